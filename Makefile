@@ -1,0 +1,30 @@
+# Everything a newcomer needs: `make demo` runs the whole pipeline, `make test` runs the tests; both set up .venv first.
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: .venv demo test lint clean
+
+.venv: .venv/.complete
+
+.venv/.complete: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: .venv
+	dvc repro
+	fairway report
+
+test: .venv
+	pytest -m "not slow and not gpu"
+
+lint: .venv
+	ruff check .
+	ruff format --check .
+	mypy
+
+clean:
+	rm -rf .venv artifacts build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Fairway's library: everything a stage or a record program calls. Nouns live here, verbs in `stages`."""

@@ -1,0 +1,155 @@
+"""The table of artifacts, and how the float ones are stored.
+
+Every file a stage writes for another stage stands in `TABLE` with its path, its writer and its format; no other module
+spells a path under `artifacts/`. Tensors outside the record (checkpoint, Hessian bundle) are safetensors files with one
+JSON text as metadata: a single key, because safetensors writes several in no fixed order.
+
+Checked by: tests/test_artifacts.py, tests/stages/test_dvc.py (the table against dvc.yaml).
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.closure import import_closure
+from pipeline.files import atomic_path, sha256_of_file, write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROOT = Path("artifacts")
+CACHE = Path(".cache")
+"""Downloads, outside of DVC's outs: they survive `dvc repro --force` and are shared by all runs of a checkout."""
+
+
+class Artifact(NamedTuple):
+    """One row of the table."""
+
+    path: str
+    """Below `ROOT`; `{seed}` and `{item}` are filled in by `path_of`."""
+    writer: str
+    """The stage that writes it."""
+    format: str
+
+
+TABLE = {
+    "tokenizer": Artifact("data/tokenizer.model", "prepare", "SentencePiece model"),
+    "byte_table": Artifact("data/byte_table.npz", "prepare", "bytes per piece, leading-space and boundary flags"),
+    "manifest": Artifact("data/manifest.json", "prepare", "JSON: digests, documents, tokens, bytes per split"),
+    "train_shards": Artifact("data/train", "prepare", "folder of shards: 256 x int32 header, uint16 tokens"),
+    "val_shards": Artifact("data/val", "prepare", "folder of shards"),
+    "checkpoint": Artifact("seeds/{seed}/train/checkpoint.safetensors", "train", "float32 tensors, model config"),
+    "train_report": Artifact("seeds/{seed}/train/report.json", "train", "JSON: steps, seconds, loss, hardware"),
+    "train_log": Artifact("seeds/{seed}/train/train.log", "train", "the record's training log lines"),
+    "curve": Artifact("seeds/{seed}/train/curve.csv", "train", "CSV: step, loss, lr_scale, seconds, tokens"),
+    "hessians": Artifact("seeds/{seed}/calibrate/hessians.safetensors", "calibrate", "second moments per matrix, loop"),
+    "calibrate_report": Artifact("seeds/{seed}/calibrate/report.json", "calibrate", "JSON: tokens, seconds"),
+    "model": Artifact("seeds/{seed}/quantize/model.fwy", "quantize", "the artifact (docs/format.md)"),
+    "quantize_report": Artifact("seeds/{seed}/quantize/report.json", "quantize", "JSON: per layer, bits, bytes"),
+    "scores": Artifact("seeds/{seed}/evaluate/scores-{item}.json", "evaluate", "JSON: bpb, nats, targets, bytes"),
+    "ledger": Artifact("seeds/{seed}/evaluate/ledger-{item}.npz", "evaluate", "nats and bytes per target, in order"),
+    "submission": Artifact("submission", "package", "the record folder"),
+}
+
+
+def path_of(name: str, **keys: object) -> Path:
+    """Return the path of artifact `name`; `keys` are its seed and item where it has them."""
+    return ROOT / TABLE[name].path.format(**keys)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as indented JSON with sorted keys, atomically."""
+    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; ValueError names the stage that writes it when it is absent or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(_absent(path)) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); run `dvc repro -f` on the stage that writes it") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-able `meta` to a safetensors file, atomically and with deterministic bytes."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    with atomic_path(path) as partial:
+        save_file(contiguous, partial, metadata={"fairway": json.dumps(meta, sort_keys=True)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Return (tensors, meta) of a file written by `save_tensors`; ValueError when absent, damaged or foreign."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ValueError(_absent(path))
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: damaged safetensors file ({error}); run the stage that writes it again") from None
+    meta = _safetensors_metadata(path).get("fairway")
+    if meta is None:
+        raise ValueError(f"{path}: no Fairway metadata inside; expected a file written by this pipeline")
+    return tensors, json.loads(meta)
+
+
+def provenance(stage: str, root: Path, sections: Mapping[str, object], inputs: Iterable[Path]) -> dict[str, Any]:
+    """Return the digests a report carries: code (the stage's import closure), parameters, input files.
+
+    Call it when the stage starts: DVC hashes dependencies after the command, so an edit during a run would be blessed.
+    Raises ValueError for an input that does not exist, naming the stage that writes it.
+    """
+    inputs = list(inputs)
+    for path in inputs:
+        if not path.exists():
+            raise ValueError(_absent(path))
+    code = hashlib.sha256()
+    for path in import_closure(f"stages.{stage}", root):
+        code.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    plain = {name: _plain(section) for name, section in sections.items()}
+    return {
+        "stage": stage,
+        "code_sha256": code.hexdigest(),
+        "params_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
+        "inputs_sha256": {str(path): sha256_of_file(path) for path in inputs},
+    }
+
+
+def git_commit(root: Path) -> str:
+    """Return the short commit of the checkout, `+dirty` when tracked files differ from it, or `none`."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        return run.stdout.strip() if run.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        return commit + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "") if commit else "none"
+    except FileNotFoundError:
+        return "none"
+
+
+def _plain(section: object) -> object:
+    return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[call-overload]
+
+
+def _absent(path: Path) -> str:
+    writers = {str(path_of(n, seed="*", item="*")): a.writer for n, a in TABLE.items()}
+    writer = next((stage for pattern, stage in writers.items() if path.match(pattern)), None)
+    return f"{path}: no such file" + (f"; run `dvc repro {writer}` first" if writer else "")
+
+
+def _safetensors_metadata(path: Path) -> dict[str, str]:
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length)).get("__metadata__", {})

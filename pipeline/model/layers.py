@@ -1,0 +1,26 @@
+"""Functions that every part of the network uses: the norm, the soft cap, the dtype of matrix products.
+
+Source: RMSNorm arXiv 1910.07467; logit soft-capping arXiv 2408.00118.
+Differs: the norm has no weights, and its epsilon is that of the tensor's dtype.
+Checked by: tests/model/test_network.py
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Scale the last axis to unit root mean square; same shape and dtype."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def softcap(z: Tensor, cap: float) -> Tensor:
+    """Bound `z` smoothly to (-cap, cap); the slope at zero is 1."""
+    return cap * torch.tanh_(z / cap)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which a matrix product of `x` runs: autocast's where it is on, else that of `x`."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype

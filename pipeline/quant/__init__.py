@@ -1,0 +1,1 @@
+"""Quantization: calibration moments, GPTQ, and the search for the artifact that just fits."""

@@ -1,0 +1,24 @@
+"""The model of an artifact file, built from the config inside it.
+
+Apart from `dequantize.py` because it reads that config with the strict loader, which no record program needs.
+
+Checked by: tests/quant/test_artifact_model.py.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.codec.container import ArtifactError, read_artifact
+from pipeline.config import parse_value
+from pipeline.model.config import ModelConfig
+from pipeline.quant.dequantize import dequantized_model
+
+
+def load_artifact_model(path: Path) -> nn.Module:
+    """Return the dequantized model of an artifact; raises ArtifactError when file and config do not fit."""
+    tensors, meta = read_artifact(path)
+    try:
+        return dequantized_model(tensors, parse_value(ModelConfig, meta.get("model"), "model"))
+    except (ValueError, ArtifactError) as error:
+        raise ArtifactError(f"{path}: {error}") from None

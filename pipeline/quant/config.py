@@ -1,0 +1,90 @@
+"""The `calibrate`, `quantize` and `size` sections."""
+
+from dataclasses import dataclass
+
+from pipeline.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvisionalConfig:
+    """The quantizer settings that the loop-aware sweeps of calibration use."""
+
+    matrix_bits: int
+    """Bits of a block matrix's codes, sign included."""
+    clip_std: float
+    """Row standard deviations at which the grid clips."""
+    damp_frac: float
+    """Damping over the mean live diagonal of a Hessian."""
+
+    def __post_init__(self) -> None:
+        require(2 <= self.matrix_bits <= 8, "matrix_bits", self.matrix_bits, "2 to 8")
+        require(self.clip_std > 0, "clip_std", self.clip_std, "above 0")
+        require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """How many training tokens the second moments come from, and the loop-aware sweeps."""
+
+    num_sequences: int
+    """Training sequences of model.context_tokens, spread evenly over the shards."""
+    batch_sequences: int
+    """Sequences per forward pass."""
+    sweeps: int
+    """Sweeps in which looped blocks see their own quantized trajectory; 0 stops after the quantized encoder."""
+    provisional: ProvisionalConfig
+    """Quantizer settings of the sweeps."""
+
+    def __post_init__(self) -> None:
+        require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")
+        require(self.batch_sequences >= 1, "batch_sequences", self.batch_sequences, "at least 1")
+        require(self.sweeps >= 0, "sweeps", self.sweeps, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """GPTQ settings; the clip of all tensors moves together on one knob until the budget is met."""
+
+    matrix_bits: int
+    """Bits of a block matrix's codes, sign included."""
+    embedding_bits: int
+    """Bits of the tied embedding's codes."""
+    table_bits: int
+    """Bits of the bigram and value tables' codes."""
+    embedding_clip_ratio: float
+    """Clip of embedding and tables over the clip of matrices, both in row standard deviations."""
+    min_clip_std: float
+    """Finest clip the budget search may use, in row standard deviations: the largest file."""
+    max_clip_std: float
+    """Coarsest clip the budget search may use: the smallest file."""
+    damp_frac: float
+    """Damping over the mean live diagonal of a Hessian."""
+    block_columns: int
+    """Columns per block of the GPTQ update: speed only, codes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name in ("matrix_bits", "embedding_bits", "table_bits"):
+            require(2 <= getattr(self, name) <= 8, name, getattr(self, name), "2 to 8")
+        for name in ("embedding_clip_ratio", "min_clip_std", "damp_frac"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(self.max_clip_std > self.min_clip_std, "max_clip_std", self.max_clip_std,
+                f"above min_clip_std ({self.min_clip_std})")  # fmt: skip
+        require(self.block_columns >= 1, "block_columns", self.block_columns, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeConfig:
+    """The byte budget of a submission."""
+
+    limit_bytes: int
+    """Code plus artifact may not exceed this (decimal bytes)."""
+    code_reserve_bytes: int
+    """Bytes set aside for train_gpt.py; package fails when the code is larger."""
+    tolerance_frac: float
+    """The artifact lands at most this share of limit_bytes below its budget."""
+
+    def __post_init__(self) -> None:
+        require(self.limit_bytes >= 1, "limit_bytes", self.limit_bytes, "at least 1")
+        require(0 <= self.code_reserve_bytes < self.limit_bytes, "code_reserve_bytes", self.code_reserve_bytes,
+                f"0 or more and below limit_bytes ({self.limit_bytes})")  # fmt: skip
+        require(0 < self.tolerance_frac < 1, "tolerance_frac", self.tolerance_frac, "a share between 0 and 1")

@@ -1,0 +1,58 @@
+"""What a report says about each quantized tensor.
+
+Terms: bits per weight is the order-0 entropy of the codes; proxy loss is tr(E H E^T) with the undamped mean moment;
+SQNR is the ratio of the weights' energy to the error's, in decibels.
+
+Axes: R rows, C columns.
+Source: the per-layer report of gpt-fast, SQNR after its quantizer tests.
+Checked by: tests/quant/test_calibrate_and_fit.py.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.quant.gptq import proxy_loss, round_to_nearest
+
+_NO_ERROR_DB = 300.0
+"""Shown when codes reproduce the weights exactly: beyond what float64 can resolve."""
+
+
+def entropy_bits(codes: Tensor) -> float:
+    """Return the order-0 entropy of integer codes, bits per code."""
+    counts = torch.unique(codes, return_counts=True)[1].to(torch.float64)
+    share = counts / counts.sum()
+    return max(0.0, float(-(share * share.log2()).sum()))
+
+
+def sqnr_db(weight_RC: Tensor, codes_RC: Tensor, step_R: Tensor) -> float:
+    """Return the signal-to-quantization-noise ratio of a tensor in decibels."""
+    weight_RC = weight_RC.to(torch.float64)
+    noise = float((weight_RC - codes_RC * step_R.to(torch.float64)[:, None]).square().sum())
+    signal = float(weight_RC.square().sum())
+    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB
+
+
+def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step_R: Tensor, max_code: int,
+                hessian_CC: Tensor | None) -> dict:  # fmt: skip
+    """Return one tensor's line of the report; the proxy losses are None without a Hessian."""
+    entry = {"name": name, "role": role, "shape": list(weight_RC.shape), "bits_per_weight": entropy_bits(codes_RC),
+             "clipped_frac": float((codes_RC.abs() == max_code).double().mean()),
+             "sqnr_db": sqnr_db(weight_RC, codes_RC, step_R), "proxy_loss": None,
+             "nearest_proxy_loss": None}  # fmt: skip
+    if hessian_CC is not None:
+        nearest_RC = round_to_nearest(weight_RC, step_R, max_code)
+        entry["proxy_loss"] = proxy_loss(weight_RC, codes_RC, step_R, hessian_CC)
+        entry["nearest_proxy_loss"] = proxy_loss(weight_RC, nearest_RC, step_R, hessian_CC)
+    return entry
+
+
+def report_totals(layers: list[dict], passthrough_values: int) -> dict:
+    """Return sums over the layers: weights, mean bits per weight, proxy losses, values kept in float16."""
+    weights = [math.prod(layer["shape"]) for layer in layers]
+    bits = sum(count * layer["bits_per_weight"] for count, layer in zip(weights, layers, strict=True))
+    return {"weights": sum(weights), "bits_per_weight": bits / max(sum(weights), 1),
+            "proxy_loss": sum(layer["proxy_loss"] or 0.0 for layer in layers),
+            "nearest_proxy_loss": sum(layer["nearest_proxy_loss"] or 0.0 for layer in layers),
+            "passthrough_values": passthrough_values}  # fmt: skip

@@ -1,0 +1,70 @@
+"""The calibration bundle: one flat dict of tensors, ready for a safetensors file, and how to read it.
+
+Keys (parameter names hold no slash):
+* `moment/<owner>/<visit>` float32 (C, C): mean of x x^T over what the matrices of a site were fed on that visit
+* `tokens/<owner>/<visit>` int64 scalar: activations in that mean
+* `uses/<matrix>/<owner>`  int64 scalar: every matrix's site, the value is its visits per forward
+* `head/moment` float32 (D, D), `head/tokens` int64: the final hidden states, input of the tied head
+* `token_frequency` int64 (V,): how often each token id occurs in the calibration text
+
+A site is named after its first matrix. Visits are kept apart; a quantizer that wants one Hessian takes `mean_moment`.
+
+Axes: C columns (in features), D model width, V vocabulary.
+Source: ours.
+Checked by: tests/quant/test_calibrate_and_fit.py.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.quant.hessian import InputSite, Moment
+
+Bundle = dict[str, Tensor]
+
+
+def pack_bundle(sites: list[InputSite], moments: Mapping[tuple[str, int], Moment], head: Moment,
+                token_frequency_V: Tensor) -> Bundle:  # fmt: skip
+    """Return the bundle of a calibration; moments are by (owner, visit)."""
+    bundle: Bundle = {}
+    for (owner, visit), moment in moments.items():
+        bundle[f"moment/{owner}/{visit}"] = moment.mean_CC.to(torch.float32)
+        bundle[f"tokens/{owner}/{visit}"] = torch.tensor(moment.tokens)
+    for site in sites:
+        for member in site.members:
+            bundle[f"uses/{member}/{site.owner}"] = torch.tensor(site.visits)
+    bundle["head/moment"] = head.mean_CC.to(torch.float32)
+    bundle["head/tokens"] = torch.tensor(head.tokens)
+    bundle["token_frequency"] = token_frequency_V
+    return bundle
+
+
+def site_members(bundle: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return the matrices of every site, by owner."""
+    members: dict[str, list[str]] = {}
+    for key in bundle:
+        if key.startswith("uses/"):
+            _, member, owner = key.split("/")
+            members.setdefault(owner, []).append(member)
+    return members
+
+
+def mean_moment(bundle: Mapping[str, Tensor], owner: str) -> Tensor:
+    """Return one float64 (C, C) moment of a site: the mean over all activations of all visits."""
+    prefix = f"moment/{owner}/"
+    parts = [
+        Moment(moment.to(torch.float64), int(bundle[f"tokens/{owner}/{key.removeprefix(prefix)}"]))
+        for key, moment in bundle.items()
+        if key.startswith(prefix)
+    ]
+    return pooled_moment(parts)
+
+
+def pooled_moment(parts: list[Moment]) -> Tensor:
+    """Return the mean over the union of several means' activations, float64."""
+    tokens = sum(part.tokens for part in parts)
+    total_CC = torch.zeros_like(parts[0].mean_CC)
+    for part in parts:
+        total_CC += part.mean_CC * (part.tokens / tokens)
+    return total_CC

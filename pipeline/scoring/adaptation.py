@@ -1,0 +1,110 @@
+"""What a model may learn while it is scored: objects with `before(group)` and `after(group, revealed)`.
+
+One idea: the scorer calls `before`, scores every window of the group, freezes the group's rows, and only then hands
+`after` the group's tokens. An adaptation never holds the token stream, so it can train on nothing that is not scored.
+
+Axes: B sequences, T positions (the protocol's context), V vocabulary, N targets of a chunk.
+Source: score-first chunk TTT of the published looped records (one SGD over the run, cosine over chunks).
+Differs: gradients come from one process.
+Checked by: tests/scoring/test_adaptation.py, against published per-target nats and an independent oracle.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.scoring.config import Protocol, TTTProtocol
+from pipeline.scoring.windows import Group
+
+
+class NoAdaptation:
+    """The interface, and the adaptation that does nothing."""
+
+    def before(self, group: Group) -> None:
+        """Prepare the model for scoring `group`; no label of the group is known yet."""
+
+    def after(self, group: Group, revealed_M: Tensor) -> None:
+        """Learn from the group, now scored: int64 tokens group.start..group.stop, the last one only as a target."""
+
+
+class ChunkSGD(NoAdaptation):
+    """Train on each scored chunk but the last with one SGD whose momentum lives for the whole run."""
+
+    def __init__(self, model: nn.Module, protocol: TTTProtocol, num_groups: int, dtype: torch.dtype) -> None:
+        """Own `model`, which is mutated: blocks are frozen now, parameters move in `after`."""
+        self.model = model
+        self.protocol = protocol
+        self.num_groups = num_groups
+        self.dtype = dtype
+        self.trainable = freeze_first_blocks(model, protocol.freeze_blocks)
+        self.optimizer = torch.optim.SGD(self.trainable, lr=protocol.learning_rate, momentum=protocol.momentum)
+
+    def after(self, group: Group, revealed_M: Tensor) -> None:
+        """Run the protocol's epochs over the chunk's whole sequences, in file order; the remainder is dropped."""
+        length, size = self.protocol.context_tokens, self.protocol.batch_sequences
+        num_sequences = (len(revealed_M) - 1) // length
+        if group.number == self.num_groups - 1:
+            return
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = chunk_learning_rate(self.protocol.learning_rate, group.number, self.num_groups)
+        inputs_NT = revealed_M[: num_sequences * length].view(-1, length)
+        targets_NT = revealed_M[1 : num_sequences * length + 1].view(-1, length)
+        for _ in range(self.protocol.epochs):
+            for first in range(0, num_sequences, size):
+                self._descend_batch(inputs_NT[first : first + size], targets_NT[first : first + size])
+
+    def _descend_batch(self, inputs_BT: Tensor, targets_BT: Tensor) -> None:
+        """Take one clipped SGD step on the mean loss of a batch."""
+        # The caller may sit inside no_grad; the model must still train.
+        with torch.enable_grad(), autocast_to(self.dtype, inputs_BT.device):
+            logits_BTV = self.model(inputs_BT)
+            loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trainable, self.protocol.grad_clip)
+        self.optimizer.step()
+
+
+def adaptation_for(model: nn.Module, protocol: Protocol, num_groups: int, dtype: torch.dtype) -> NoAdaptation:
+    """Return the adaptation that `protocol` asks for, bound to `model`."""
+    if isinstance(protocol, TTTProtocol):
+        return ChunkSGD(model, protocol, num_groups, dtype)
+    return NoAdaptation()
+
+
+def chunk_learning_rate(peak: float, chunk: int, num_chunks: int) -> float:
+    """Return the cosine over chunks: `peak` at chunk 0, zero at the last chunk."""
+    return peak * (1.0 + math.cos(math.pi * chunk / max(num_chunks - 1, 1))) / 2.0
+
+
+def freeze_first_blocks(model: nn.Module, num_blocks: int) -> list[nn.Parameter]:
+    """Freeze the first `num_blocks` unique and looped blocks, unfreeze all else and return what trains.
+
+    Reads `model.blocks` and `model.schedule.looped`; raises ValueError when blocks must freeze and the model has none.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    for parameter in _tensors_of_first_blocks(model, num_blocks) if num_blocks else []:
+        parameter.requires_grad_(False)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ValueError(f"freeze_blocks: got {num_blocks}, which freezes every tensor; expected some left to train")
+    return trainable
+
+
+def _tensors_of_first_blocks(model: nn.Module, num_blocks: int) -> list[nn.Parameter]:
+    blocks, schedule = getattr(model, "blocks", None), getattr(model, "schedule", None)
+    if blocks is None or schedule is None:
+        raise ValueError(f"freeze_blocks: got {num_blocks} for a model without blocks and schedule, expected 0")
+    looped = sorted(schedule.looped)
+    unique = [index for index in range(len(blocks)) if index not in looped]
+    return [
+        parameter for index in unique[:num_blocks] + looped[:num_blocks] for parameter in blocks[index].parameters()
+    ]
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Return the context of a forward pass: autocast for a reduced dtype, and no autocast at all for float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32)

@@ -1,0 +1,92 @@
+"""The `evaluate` section and the protocols: what is scored, in which windows, with which adaptation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlocksProtocol:
+    """Non-overlapping windows; the last, shorter one included."""
+
+    kind: Literal["blocks"]
+    context_tokens: int
+    """Window length L."""
+
+    def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingProtocol:
+    """Overlapping windows; every target but those of window 0 is scored with at least L - S tokens of context."""
+
+    kind: Literal["sliding"]
+    context_tokens: int
+    """Window length L."""
+    stride_tokens: int
+    """Distance S between windows."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
+                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTTProtocol:
+    """Sliding windows in chunks; after a chunk is scored the model trains on it (score first)."""
+
+    kind: Literal["ttt"]
+    context_tokens: int
+    """Window and training-sequence length L."""
+    stride_tokens: int
+    """Distance S between windows."""
+    chunk_tokens: int
+    """Targets per chunk C."""
+    epochs: int
+    """Passes over a scored chunk."""
+    learning_rate: float
+    """SGD's peak learning rate, decayed by a cosine over the chunks."""
+    momentum: float
+    """SGD's momentum, never reset."""
+    grad_clip: float
+    """Largest global gradient norm."""
+    batch_sequences: int
+    """Sequences per SGD step."""
+    freeze_blocks: int
+    """The first n unique and the first n looped blocks stay as they are."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
+                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        for name in ("chunk_tokens", "batch_sequences"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("epochs", "freeze_blocks"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("learning_rate", "grad_clip"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+
+
+Protocol = BlocksProtocol | SlidingProtocol | TTTProtocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Which items are scored, each with its protocol."""
+
+    items: tuple[str, ...]
+    """Protocols the artifact is scored under, one cached stage item each; the last one is the record's headline."""
+    batch_tokens: int
+    """Tokens per forward pass: speed and memory, not part of any protocol."""
+    protocols: dict[str, Protocol]
+    """Protocol of each item, and of `float`, the float checkpoint's own score."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        require("float" in self.protocols, "protocols", tuple(self.protocols), "an entry `float`")
+        require("float" not in self.items, "items", self.items, "artifact items only: `float` always runs")
+        for item in self.items:
+            require(item in self.protocols, "items", item, f"names among protocols ({', '.join(self.protocols)})")
+        require(len(set(self.items)) == len(self.items), "items", self.items, "each name once")

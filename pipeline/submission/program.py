@@ -1,0 +1,117 @@
+"""The record program: trains, calibrates, quantizes, decodes and scores in one process group, from one file.
+
+`bundle.py` flattens this module and everything it reaches into train_gpt.py; the call of `main` with the resolved
+recipe is appended there. It calls the same functions as the stages, in the same order, so that equal weights give an
+equal artifact and an equal artifact gives equal scores. No rich, click, DVC or YAML is reachable from here.
+
+Checked by: tests/submission/test_program.py, and by `fairway package`, which runs the result.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.codec.container import read_artifact
+from pipeline.data.batches import calibration_sequences
+from pipeline.data.byte_count import byte_table
+from pipeline.data.shards import open_shards, shard_paths
+from pipeline.data.tokenizer import load_tokenizer
+from pipeline.files import sha256_of_file, write_bytes
+from pipeline.model.config import ModelConfig
+from pipeline.progress import silent
+from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
+from pipeline.quant.dequantize import dequantized_model
+from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.quantizer import fit_to_budget
+from pipeline.scoring.config import EvaluateConfig
+from pipeline.scoring.run import score_item
+from pipeline.submission.log_lines import score_line, size_lines
+from pipeline.training.config import TrainConfig
+from pipeline.training.launch import Ranks, current_ranks, resolve_device
+from pipeline.training.run import train_from_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The resolved configuration that a record carries inside."""
+
+    seed: int
+    device: str
+    model: ModelConfig
+    train: TrainConfig
+    calibrate: CalibrateConfig
+    quantize: QuantizeConfig
+    size: SizeConfig
+    evaluate: EvaluateConfig
+
+
+def main(recipe: Recipe) -> None:
+    """Run the record: train and compress unless `--evaluate-only` names an artifact, then score it."""
+    arguments = _parse_arguments(recipe)
+    ranks = current_ranks()
+    device = resolve_device(recipe.device, ranks.local_rank)
+    artifact = arguments.evaluate_only
+    if artifact is None:
+        model = _train_record(recipe, arguments, ranks, device)
+        artifact = arguments.output
+        if ranks.rank == 0:
+            write_bytes(artifact, compress(recipe, model, arguments.data, device))
+    if ranks.rank == 0:
+        _score_artifact(recipe, artifact, arguments, device)
+
+
+def compress(recipe: Recipe, model: nn.Module, data: Path, device: torch.device) -> bytes:
+    """Calibrate and quantize a trained model; return the artifact's bytes."""
+    shards = open_shards(shard_paths(data, "train"), recipe.model.vocab_size)
+    ids_NT = calibration_sequences(shards, recipe.model.context_tokens, recipe.calibrate.num_sequences)
+    bundle = calibrate(model, ids_NT, recipe.calibrate, device, silent)
+    meta = {"model": asdict(recipe.model)}
+    return fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)[0]
+
+
+def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train, compress and score this record.")
+    parser.add_argument("--seed", type=int, default=recipe.seed, help="training seed")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with *train_*.bin and *val_*.bin")
+    parser.add_argument("--tokenizer", type=Path, help="SentencePiece .model; default: the first in tokenizers/")
+    parser.add_argument("--evaluate-only", type=Path, metavar="ARTIFACT", help="score this artifact, train nothing")
+    parser.add_argument("--output", type=Path, default=Path("model.fwy"), help="where the trained artifact goes")
+    return parser.parse_args()
+
+
+def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> nn.Module:
+    return train_from_shards(recipe.model, recipe.train, arguments.data, arguments.seed, ranks, device, say, silent)[0]
+
+
+def _score_artifact(recipe: Recipe, artifact: Path, arguments: argparse.Namespace, device: torch.device) -> None:
+    started = time.perf_counter()
+    tokenizer = arguments.tokenizer or next(iter(sorted(Path("tokenizers").glob("*.model"))), Path("tokenizer.model"))
+    val_paths = shard_paths(arguments.data, "val")
+    tokens_M = np.concatenate(open_shards(val_paths, recipe.model.vocab_size))
+    for line in size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size):
+        say(line)
+    say(f"val_tokens: {len(tokens_M)}")
+    say(f"target_tokens: {len(tokens_M) - 1}")
+    for path in (Path(sys.argv[0]), artifact, tokenizer, *val_paths):
+        say(f"sha256 {sha256_of_file(path)} {path.name}")
+    say(f"sha256 {hashlib.sha256(repr(recipe).encode()).hexdigest()} config")
+    tensors, _ = read_artifact(artifact)
+    model = dequantized_model(tensors, recipe.model)
+    table = byte_table(load_tokenizer(tokenizer))
+    for item in recipe.evaluate.items:
+        protocol = recipe.evaluate.protocols[item]
+        ledger = score_item(model, tokens_M, table, protocol, device, recipe.evaluate.batch_tokens, silent)
+        say(score_line(protocol.kind, ledger.val_loss, ledger.val_bpb))
+    say(f"total_eval_time:{time.perf_counter() - started:.1f}s")
+
+
+def say(line: str) -> None:
+    """Print one log line at once."""
+    print(line, flush=True)

@@ -1,0 +1,111 @@
+"""Processes and devices: who am I, how do several of me start, and what do we run on.
+
+The one idea: a rank is a plain value read once from torchrun's environment; everything else takes it as an argument.
+This is the only module that reads the environment (RANK, LOCAL_RANK, WORLD_SIZE).
+
+Source: torch.distributed.run (torchrun), called in process.
+Differs: no restarts; a rank that dies ends the run with one line.
+Checked by: tests/training/test_launch.py, tests/training/test_ranks.py.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from pipeline.checks import FairwayError, require
+
+
+class Ranks(NamedTuple):
+    """This process among the processes of a run."""
+
+    rank: int
+    """Number of this process over all machines, from 0."""
+    local_rank: int
+    """Number of this process on its machine, from 0: its GPU."""
+    world_size: int
+    """Processes over all machines."""
+
+
+class LaunchError(FairwayError):
+    """A process of a torchrun group died or was stopped."""
+
+
+def current_ranks() -> Ranks:
+    """Return what torchrun put into the environment, or the only rank of a world of one."""
+    return Ranks(*(int(os.environ.get(name, unset)) for name, unset in
+                   (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))))  # fmt: skip
+
+
+def resolve_device(name: str, local_rank: int) -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`; on CUDA also make it the current one.
+
+    Raises ValueError when CUDA is asked for and absent, or when there are more processes than GPUs.
+    """
+    require(name in ("auto", "cpu", "cuda"), "launch.device", name, "auto, cpu or cuda")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    require(num_gpus > 0, "launch.device", name, "auto or cpu: this machine has no usable CUDA device")
+    require(local_rank < num_gpus, "launch.num_processes", local_rank + 1, f"at most {num_gpus}, one per GPU")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Join the ranks into a process group for the block; a world of one needs and makes none.
+
+    On CUDA, tensors on the GPU travel by nccl and tensors on the host by gloo, so that agreeing on the clock never
+    waits for the GPU.
+    """
+    if ranks.world_size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    except BaseException:
+        # Leaving an nccl group waits for peers, which may be stuck in a collective that this rank will never join.
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def torchrun(module: str, argv: list[str], num_processes: int) -> None:
+    """Run `python -m module argv` on `num_processes` processes of this machine and wait; only rank 0 prints.
+
+    Raises LaunchError, one line, when a rank dies, and KeyboardInterrupt on Ctrl-C. The cause of a death is part of
+    the line when the module's main function carries torch.distributed.elastic's `record`.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as run_torchrun
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    try:
+        run_torchrun(["--standalone", f"--nproc-per-node={num_processes}", "--local-ranks-filter=0",
+                      "--module", module, *argv])  # fmt: skip
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise LaunchError(f"{module}: stopped by {error.sigval.name} on {num_processes} processes") from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise LaunchError(f"{module}: rank {rank} of {num_processes} died: {_death_of(failure)}") from None
+
+
+def _death_of(failure: "torch.distributed.elastic.multiprocessing.errors.ProcessFailure") -> str:
+    """Return one line on why a rank died: its exception when recorded, else its signal or exit code."""
+    if failure.error_file != "<N/A>":
+        return str(failure.message).strip().splitlines()[-1]
+    return f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"

@@ -1,0 +1,83 @@
+"""One training run from shards to weights, as the train stage and the record program both call it.
+
+Checked by: tests/stages/test_pipeline.py (stage), tests/submission/test_program.py (record program).
+"""
+
+import csv
+import io
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.data.batches import SequenceSampler
+from pipeline.data.shards import open_shards, shard_paths
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import build
+from pipeline.progress import Log, Progress
+from pipeline.training.config import TrainConfig
+from pipeline.training.launch import Ranks, process_group
+from pipeline.training.loop import TrainReport, train
+
+
+def train_from_shards(
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    shards: Path,
+    seed: int,
+    ranks: Ranks,
+    device: torch.device,
+    log: Log,
+    progress: Progress,
+) -> tuple[nn.Module, TrainReport]:
+    """Build a model, train it on the train shards in folder `shards` and return it with its report.
+
+    Joins the ranks into a process group for the run; every rank returns the same weights.
+    Raises ShardError for shards that are absent, damaged or of another vocabulary.
+    """
+    paths = shard_paths(shards, "train")
+    sampler = SequenceSampler(open_shards(paths, model_config.vocab_size), model_config.context_tokens, seed)
+    if ranks.rank == 0:
+        log(f"train_shards: {len(paths)}")
+    model = build(model_config, seed).to(device)
+    with process_group(ranks, device):
+        report = train(model, train_config, sampler, model_config.context_tokens, ranks, device, log, progress)
+    return model, report
+
+
+def train_report(
+    model: nn.Module, report: TrainReport, seed: int, device: torch.device, ranks: Ranks
+) -> dict[str, Any]:
+    """Return the report of a finished run as JSON-able values."""
+    return {
+        "seed": seed,
+        "device": str(device),
+        "hardware": hardware_name(device),
+        "torch_version": torch.__version__,
+        "num_processes": ranks.world_size,
+        "model_params": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": report.steps,
+        "seconds": report.seconds,
+        "step_avg_ms": 1000 * report.seconds / report.steps,
+        "tokens": report.tokens,
+        "final_train_loss": report.final_train_loss,
+    }
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return what a report calls the machine: GPU model, or core count and processor architecture."""
+    if device.type == "cuda":
+        return f"{torch.cuda.device_count()}x {torch.cuda.get_device_name(device)}"
+    return f"{len(os.sched_getaffinity(0))}-core {platform.machine()} CPU"
+
+
+def curve_csv(report: TrainReport) -> str:
+    """Return the loss curve as CSV text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(report.curve[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(report.curve)
+    return text.getvalue()

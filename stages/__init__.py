@@ -1,0 +1,1 @@
+"""Fairway's commands: verbs, one module each; thin shells around `pipeline`."""

@@ -1,0 +1,69 @@
+"""The `fairway` command: a lazy group, exit codes, errors as one line.
+
+Exit codes: 0 success, 1 an error of input or parameters (one line), 2 wrong usage, 130 Ctrl-C. A traceback is a bug.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pipeline.checks import FairwayError
+
+COMMANDS = {
+    "prepare": ("stages.prepare", "Turn a corpus into a tokenizer, shards and a byte table."),
+    "train": ("stages.train", "Train the float checkpoint of one seed."),
+    "calibrate": ("stages.calibrate", "Collect the Hessians that the quantizer needs."),
+    "quantize": ("stages.quantize", "Turn a checkpoint into an artifact of the budgeted size."),
+    "evaluate": ("stages.evaluate", "Score the artifact (or the float checkpoint) in bits per byte."),
+    "package": ("stages.package", "Build the record folder and prove that it reproduces its score."),
+    "report": ("stages.report", "Print the result table of the last run."),
+}
+"""Command -> module and one-line help; a module is imported only when its command runs."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use, so that `--help` never loads torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the pipeline."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command list from the table, importing nothing."""
+        with formatter.section("Commands, in the order of the pipeline"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fairway")
+def fairway() -> None:
+    """Train a small language model, squeeze it under a byte budget, score it in bits per byte, package the record.
+
+    Every command is one stage of `dvc repro`; run alone, it reads params.yaml and the artifacts of earlier stages.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the documented code."""
+    try:
+        sys.exit(fairway.main(args=arguments, prog_name="fairway", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except (ValueError, OSError, FairwayError) as error:
+        print(f"fairway: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What a person sees: a header, a progress bar or plain lines, a two-line summary. Rank 0 only.
+
+Results go to stdout, everything else to stderr. On a terminal long work shows a bar with rate and ETA; elsewhere one
+plain line every few seconds.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from pipeline.artifacts import git_commit, provenance
+
+SECONDS_BETWEEN_LINES = 5.0
+ROOT = Path(__file__).resolve().parent.parent
+
+params_option = click.option(
+    "--params", "params_path", default="params.yaml", show_default=True, help="The configuration file to read."
+)
+seed_option = click.option("--seed", type=int, required=True, help="Training seed; one of `seeds` in params.yaml.")
+
+
+class Stage:
+    """One running stage: its provenance (hashed at the start), its log and its summary."""
+
+    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str) -> None:
+        self.rank = rank
+        self.started = time.monotonic()
+        self.provenance = provenance(name, ROOT, sections, inputs if rank == 0 else [])
+        digest = self.provenance["params_sha256"][:12]
+        libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
+        self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the stage started."""
+        return time.monotonic() - self.started
+
+    def log(self, line: str) -> None:
+        """Print a line to stderr, on rank 0."""
+        if self.rank == 0:
+            print(line, file=sys.stderr, flush=True)
+
+    def summary(self, first: str, second: str) -> None:
+        """Print the stage's two-line result to stdout, on rank 0."""
+        if self.rank == 0:
+            print(f"{first} ({self.seconds:.1f} s)\n{second}", flush=True)
+
+    @contextmanager
+    def progress(self, label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Yield a progress callable (done, total, note) for one piece of long work counted in `unit`."""
+        if self.rank != 0:
+            yield lambda done, total, note: None
+        elif sys.stderr.isatty():
+            with _bar(label, unit) as report:
+                yield report
+        else:
+            yield _PlainLines(label, unit, self.log)
+
+
+class _PlainLines:
+    """One line every few seconds, and one when the work is done."""
+
+    def __init__(self, label: str, unit: str, log: Callable[[str], None]) -> None:
+        self.label, self.unit, self.log = label, unit, log
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES and done < total:
+            return
+        self.last = now
+        rate = done / max(now - self.started, 1e-9)
+        eta = (total - done) / rate if rate else 0.0
+        self.log(f"{self.label} {done}/{total} {self.unit}, {rate:.1f}/s, {eta:.0f} s left {note}".rstrip())
+
+
+@contextmanager
+def _bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=None, rate="", note="")
+
+        def report(done: int, total: int, note: str) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            progress.update(task, completed=done, total=total, rate=f"{rate:.1f}/s", note=note)
+
+        yield report

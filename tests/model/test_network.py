@@ -1,0 +1,230 @@
+"""The network against the slow oracle, and its invariants: causality, batching, determinism, gradients."""
+
+import dataclasses
+import importlib.util
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.model.attention import attend_by_products
+from pipeline.model.config import ModelConfig
+from pipeline.model.mlp import squared_leaky_relu
+from pipeline.model.network import build, with_context
+
+TINY = ModelConfig(
+    vocab_size=48, context_tokens=32, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=4, looped_blocks=2,
+    num_loops=3, mlp_mult=2.0, looped_mlp_mult=3.0, mlp_slope=0.5, looped_mlp_slope=0.3, rope_dims=6,
+    rope_base=10000.0, rope_base_tokens=1024, rope_loop_scales=(9.0, 1.0, 2.0), qk_gain=1.5, xsa_last_looped=1,
+    ln_scale=True, flow_dim=4, bigram_buckets=19, bigram_dim=8, smear_gate=True, value_embedding_dim=8,
+    value_embedding_blocks=(0, 1), logit_softcap=30.0, embed_init_std=0.5,
+)  # fmt: skip
+
+# Each differs from TINY where another branch of the definitions is taken.
+VARIANTS = {
+    "tiny": {},
+    "odd unique, raised base": {"unique_blocks": 5, "context_tokens": 4096, "rope_base_tokens": 256},
+    "raised base without battery": {"context_tokens": 4096, "rope_loop_scales": (1.0, 1.0, 1.0)},
+    "whole head, no XSA": {"rope_dims": 0, "xsa_last_looped": 0, "ln_scale": False, "rope_base_tokens": 8},
+    "one pass has no FLOW": {"num_loops": 1, "rope_loop_scales": (3.0,), "xsa_last_looped": 2},
+    "core only": {"unique_blocks": 0, "value_embedding_blocks": (1,)},
+    "unique only": {"looped_blocks": 0, "xsa_last_looped": 0, "value_embedding_blocks": (), "unique_blocks": 3},
+    "one unique": {"unique_blocks": 1, "mlp_slope": 0.0, "looped_mlp_slope": 0.0},
+    "no projections": {"bigram_dim": 32, "value_embedding_dim": 16},
+    "bare": {"flow_dim": 0, "bigram_buckets": 0, "smear_gate": False, "value_embedding_dim": 0, "num_kv_heads": 4},
+    "swapped readers, one pair": {"value_embedding_blocks": (1, 0), "rope_dims": 2, "num_kv_heads": 1},
+}
+
+
+def _load_oracles():
+    spec = importlib.util.spec_from_file_location("oracles", Path(__file__).parents[1] / "oracles.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+oracles = _load_oracles()
+
+
+def variant(name):
+    return dataclasses.replace(TINY, **VARIANTS[name])
+
+
+def randomised(config, seed=0):
+    """Return a network in which every parameter matters."""
+    model = build(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            spread = 0.5 if "embedding" in name or "table" in name else 0.3
+            parameter.copy_(noise * spread if parameter.dim() == 2 and "mix" not in name else 1 + noise * spread)
+    return model
+
+
+def random_ids(config, *shape, seed=0):
+    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_equals_the_unrolled_oracle(name):
+    config = variant(name)
+    model = randomised(config).double()
+    model.rotary.inv_freq_PK = model.rotary.inv_freq_PK.double()
+    ids_BT = random_ids(config, 2, 11)
+    with torch.no_grad():
+        logits_BTV = model(ids_BT)
+        expected_BTV = torch.stack([oracles.looped_unet_logits(config, model.state_dict(), ids) for ids in ids_BT])
+    # Angles are float32 in the network, exact in the oracle; logits reach 30.
+    assert (logits_BTV - expected_BTV).abs().max() < 2e-4
+
+
+def test_equals_the_oracle_for_random_options():
+    choose = random.Random(7)
+    for trial in range(6):
+        looped, loops = choose.randint(1, 3), choose.randint(1, 4)
+        config = dataclasses.replace(
+            TINY, unique_blocks=choose.randint(0, 6), looped_blocks=looped, num_loops=loops,
+            rope_loop_scales=tuple(choose.choice([1.0, 3.0, 9.0]) for _ in range(loops)),
+            xsa_last_looped=choose.randint(0, looped), ln_scale=choose.random() < 0.5,
+            num_kv_heads=choose.choice([1, 2, 4]), rope_dims=choose.choice([0, 2, 4, 8]),
+            rope_base_tokens=choose.choice([16, 1024]), flow_dim=choose.choice([0, 5]),
+            value_embedding_blocks=tuple(choose.sample(range(looped), choose.randint(0, looped))),
+        )  # fmt: skip
+        model = randomised(config, trial)
+        ids_BT = random_ids(config, 1, 7, seed=trial)
+        with torch.no_grad():
+            logits_TV = model(ids_BT)[0]
+            expected_TV = oracles.looped_unet_logits(config, model.state_dict(), ids_BT[0])
+        assert (logits_TV - expected_TV).abs().max() < 2e-4, config
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_later_tokens_never_move_earlier_logits(name):
+    config = variant(name)
+    model = randomised(config)
+    ids_BT = random_ids(config, 2, 24)
+    with torch.no_grad():
+        logits_BTV = model(ids_BT)
+        for cut in (1, 9, 23):
+            changed_BT = ids_BT.clone()
+            changed_BT[:, cut:] = (changed_BT[:, cut:] + 1) % config.vocab_size
+            assert torch.equal(model(changed_BT)[:, :cut], logits_BTV[:, :cut])
+            assert not torch.equal(model(changed_BT)[:, cut], logits_BTV[:, cut])
+
+
+def test_bfloat16_autocast_is_causal_and_close():
+    model, ids_BT = randomised(TINY), random_ids(TINY, 2, 24)
+    changed_BT = ids_BT.clone()
+    changed_BT[:, 12:] = 0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits_BTV = model(ids_BT)
+        assert torch.equal(model(changed_BT)[:, :12], logits_BTV[:, :12])
+    assert logits_BTV.dtype == torch.float32
+    with torch.no_grad():
+        exact_BTV = model(ids_BT)
+    # Eight bits of mantissa through ten visits of a random network.
+    assert (logits_BTV - exact_BTV).abs().mean() < 0.1 * exact_BTV.std()
+
+
+def test_attention_by_products_equals_the_library_kernel():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 40, 16, generator=generator).requires_grad_() for heads in (6, 3, 3))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    got = attend_by_products(q, k, v)
+    cotangent = torch.randn(expected.shape, generator=generator)
+    assert torch.allclose(got, expected, atol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, (q, k, v), cotangent), torch.autograd.grad(expected, (q, k, v), cotangent), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 0.5])
+def test_squared_leaky_relu_has_the_right_value_and_gradient(slope):
+    x = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    assert torch.allclose(squared_leaky_relu(x, slope), F.leaky_relu(x, slope) ** 2)
+    assert torch.autograd.gradcheck(lambda x: squared_leaky_relu(x, slope), (x,))
+
+
+def test_batch_composition_and_padding_change_nothing():
+    model, ids_BT = randomised(TINY), random_ids(TINY, 3, 20)
+    with torch.no_grad():
+        together_BTV = model(ids_BT)
+        alone_TV = model(ids_BT[1:2])[0]
+        padded_TV = model(F.pad(ids_BT[1:2], (0, 60)))[0, :20]
+    # Other shapes, other summation order in the matrix products; logits reach 30.
+    assert (alone_TV - together_BTV[1]).abs().max() < 1e-3
+    assert (padded_TV - together_BTV[1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 33, 100])
+def test_any_length_works(num_tokens):
+    logits_BTV = build(TINY)(random_ids(TINY, 1, num_tokens))
+    assert logits_BTV.shape == (1, num_tokens, TINY.vocab_size)
+    assert logits_BTV.isfinite().all()
+
+
+def test_build_is_deterministic_and_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    first, again, other = build(TINY, 3), build(TINY, 3), build(TINY, 4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(99)
+    later = build(TINY, 3)
+    pairs = zip(first.state_dict().values(), again.state_dict().values(), later.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in pairs)
+    assert not torch.equal(first.token_embedding.weight, other.token_embedding.weight)
+    assert not torch.equal(first.blocks[0].mlp.up.weight, other.blocks[0].mlp.up.weight)
+
+
+def test_a_fresh_network_reads_only_the_embedding():
+    model = build(TINY)
+    ids_BT = random_ids(TINY, 2, 10)
+    with torch.no_grad():
+        direction_BTD = F.normalize(model.hidden(ids_BT), dim=-1)
+        embedded_BTD = F.normalize(model.embed(ids_BT), dim=-1)
+    # Skips add copies of the embedding and change its length; the blocks do not turn it.
+    assert (direction_BTD - embedded_BTD).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradients_reach_every_parameter(name):
+    config = variant(name)
+    model, ids_BT = randomised(config), random_ids(config, 2, 12)
+    F.cross_entropy(model(ids_BT).flatten(0, 1), ids_BT.roll(-1, 1).flatten()).backward()
+    dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+def test_logits_stay_inside_the_softcap():
+    model = randomised(dataclasses.replace(TINY, logit_softcap=2.0))
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(50)
+        logits_BTV = model(random_ids(TINY, 2, 12))
+    assert logits_BTV.abs().max() <= 2.0
+    assert logits_BTV.abs().max() > 1.9
+
+
+def test_the_context_moves_the_base_and_nothing_else():
+    config = dataclasses.replace(TINY, rope_base_tokens=16, rope_loop_scales=(1.0, 1.0, 1.0))
+    model, ids_BT = randomised(config), random_ids(config, 1, 20)
+    with torch.no_grad():
+        before = model(ids_BT)
+        longer = with_context(model, 256)
+        assert torch.equal(model(ids_BT), before)
+        assert longer.config.context_tokens == 256
+        assert not torch.allclose(longer(ids_BT), before, atol=1e-2)
+        assert torch.equal(with_context(longer, config.context_tokens)(ids_BT), before)
+
+
+def test_parameter_count_in_closed_form():
+    """The published 4F+1C count, whose value table no block reads."""
+    config = dataclasses.replace(
+        TINY, vocab_size=1024, model_dim=512, num_heads=8, num_kv_heads=4, unique_blocks=4, looped_blocks=1,
+        num_loops=3, mlp_mult=3.0, looped_mlp_mult=6.0, rope_dims=16, rope_loop_scales=(9.0, 1.0, 1.0), flow_dim=32,
+        bigram_buckets=2048, bigram_dim=128, value_embedding_dim=128, value_embedding_blocks=(),
+    )  # fmt: skip
+    unread_value_embedding = 1024 * 128 + 256 * 128 + 1 + 2
+    assert sum(p.numel() for p in build(config).parameters()) + unread_value_embedding == 14_462_508

@@ -1,0 +1,269 @@
+"""Calibration on the looped forward, and from its bundle to an artifact on budget, with a real tiny network."""
+
+import copy
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codec import ArtifactError, QuantizedTensor, read_artifact
+from pipeline.codec.container import decode_artifact
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import build
+from pipeline.progress import silent
+from pipeline.quant.budget import ClipWindow, search_clip
+from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, SizeConfig
+from pipeline.quant.gptq import HessianError
+from pipeline.quant.hessian import find_input_sites
+from pipeline.quant.loop_aware import calibrate, core_sites, looped_prefixes, provisional_rows
+from pipeline.quant.moments import mean_moment, site_members
+from pipeline.quant.quantizer import (
+    BudgetError,
+    dequantized_model,
+    fit_to_budget,
+    plan_quantization,
+    quantize_model,
+)
+from pipeline.quant.roles import tensor_roles
+
+MODEL = ModelConfig(
+    vocab_size=64, context_tokens=24, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=2, looped_blocks=1,
+    num_loops=3, mlp_mult=2.0, looped_mlp_mult=3.0, mlp_slope=0.5, looped_mlp_slope=0.5, rope_dims=4, rope_base=1e4,
+    rope_base_tokens=1024, rope_loop_scales=(2.0, 1.0, 1.0), qk_gain=1.5, xsa_last_looped=1, ln_scale=True, flow_dim=4,
+    bigram_buckets=50, bigram_dim=8, smear_gate=True, value_embedding_dim=8, value_embedding_blocks=(0,),
+    logit_softcap=30.0, embed_init_std=0.05,
+)  # fmt: skip
+QUANTIZE = QuantizeConfig(matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55, min_clip_std=2.0,
+                          max_clip_std=60.0, damp_frac=0.01, block_columns=16)  # fmt: skip
+CPU = torch.device("cpu")
+LOOPED_DOWN = "blocks.2.mlp.down.weight"
+
+
+def settings(sweeps):
+    return CalibrateConfig(num_sequences=8, batch_sequences=3, sweeps=sweeps,
+                           provisional=ProvisionalConfig(matrix_bits=4, clip_std=4.0, damp_frac=0.01))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    network = build(MODEL)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+@pytest.fixture(scope="module")
+def ids_NT():  # noqa: N802
+    return torch.randint(0, 64, (8, 24), generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture(scope="module")
+def bundle(model, ids_NT):
+    return calibrate(model, ids_NT, settings(2), CPU, silent)
+
+
+def inputs_by_visit(network, module, ids_NT):
+    seen = []
+    handle = module.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach()))
+    with torch.no_grad():
+        network.hidden(ids_NT)
+    handle.remove()
+    return seen
+
+
+def test_float_moments_are_those_of_each_visit(model, ids_NT):
+    bundle = calibrate(model, ids_NT, settings(0), CPU, silent)
+    x = inputs_by_visit(model, model.blocks[0].mlp.down, ids_NT)
+    assert len(x) == 1
+    x_NC = x[0].reshape(-1, x[0].shape[-1]).double()
+    torch.testing.assert_close(bundle["moment/blocks.0.mlp.down.weight/0"].double(), x_NC.T @ x_NC / len(x_NC),
+                               rtol=1e-4, atol=1e-6)  # fmt: skip
+    assert int(bundle["tokens/blocks.0.mlp.down.weight/0"]) == ids_NT.numel()
+    hidden_ND = model.hidden(ids_NT).detach().reshape(-1, 32).double()
+    torch.testing.assert_close(bundle["head/moment"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND),
+                               rtol=1e-4, atol=1e-6)  # fmt: skip
+    assert torch.equal(bundle["token_frequency"], torch.bincount(ids_NT.flatten(), minlength=64))
+
+
+def test_looped_moments_are_those_of_the_perturbed_stream(model, ids_NT):
+    """With 0 sweeps: exactly a model whose matrices outside the core went through provisional codes."""
+    config = settings(0)
+    sites = find_input_sites(model, ids_NT[:1])
+    core = {site.owner for site in core_sites(sites, looped_prefixes(model))}
+    bundle = calibrate(model, ids_NT, config, CPU, silent)
+    perturbed = copy.deepcopy(model)
+    for owner, members in site_members(bundle).items():
+        for name in members if owner not in core else []:
+            weight = perturbed.get_parameter(name)
+            weight.data = provisional_rows(weight.data, mean_moment(bundle, owner), config.provisional, name)
+    visits = inputs_by_visit(perturbed, perturbed.blocks[2].mlp.down, ids_NT)
+    assert len(visits) == 3
+    floats = inputs_by_visit(model, model.blocks[2].mlp.down, ids_NT)
+    for visit, (x, x_float) in enumerate(zip(visits, floats, strict=True)):
+        x_NC, float_NC = x.reshape(-1, x.shape[-1]), x_float.reshape(-1, x.shape[-1])
+        moment = bundle[f"moment/{LOOPED_DOWN}/{visit}"]
+        expected = x_NC.T @ x_NC / len(x_NC)
+        torch.testing.assert_close(moment, expected, rtol=2e-3, atol=1e-3 * float(expected.abs().max()))
+        assert (moment - float_NC.T @ float_NC / len(x_NC)).norm() > 0.02 * moment.norm()
+
+
+def test_sweeps_move_the_core_only(model, ids_NT, bundle):
+    without = calibrate(model, ids_NT, settings(0), CPU, silent)
+    assert without.keys() == bundle.keys()
+    changed = {key for key in bundle if not torch.equal(bundle[key], without[key])}
+    assert all(key.startswith("moment/") for key in changed)
+    moved = {key.split("/")[1] for key in changed}
+    sites = find_input_sites(model, ids_NT[:1])
+    core = {site.owner for site in core_sites(sites, looped_prefixes(model))}
+    assert LOOPED_DOWN in moved
+    assert moved <= core
+    assert "conditioners.flow.down.weight" in core
+    assert "bigram.projection.weight" not in core
+
+
+def test_matrices_with_one_input_share_a_site(model, bundle):
+    members = site_members(bundle)
+    attention = "blocks.2.attention."
+    assert members[f"{attention}query.weight"] == [f"{attention}{n}.weight" for n in ("query", "key", "value")]
+    matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
+    assert sorted(name for names in members.values() for name in names) == sorted(matrices)
+    assert int(bundle[f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"]) == 3
+
+
+def test_visits_are_pooled_by_tokens(bundle):
+    parts = [bundle[f"moment/{LOOPED_DOWN}/{visit}"].double() for visit in range(3)]
+    torch.testing.assert_close(mean_moment(bundle, LOOPED_DOWN), sum(parts) / 3)
+
+
+def test_calibration_leaves_the_model_alone(model, ids_NT):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    calibrate(model, ids_NT, settings(1), CPU, silent)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_roles_cover_the_state_dict(model):
+    roles = tensor_roles(model)
+    assert list(roles) == list(model.state_dict())
+    assert roles["token_embedding.weight"] == "embedding"
+    assert roles["bigram.table.weight"] == roles["value_embedding.table.weight"] == "table"
+    assert roles["skip_weights"] == "passthrough"
+
+
+def logit_error(model, network, ids_NT):
+    with torch.no_grad():
+        return float((network(ids_NT) - model(ids_NT)).norm() / model(ids_NT).norm())
+
+
+def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model, ids_NT, bundle):
+    fine = QuantizeConfig(**{**QUANTIZE.__dict__, "matrix_bits": 8, "table_bits": 8})
+    near = dequantized_model(quantize_model(model, bundle, fine, 4.0), MODEL)
+    far = dequantized_model(quantize_model(model, bundle, QUANTIZE, 60.0), MODEL)
+    assert logit_error(model, near, ids_NT) < 0.03  # steps of about a thirtieth of a standard deviation
+    assert logit_error(model, far, ids_NT) > 10 * logit_error(model, near, ids_NT)
+
+
+def size_config(limit_bytes, tolerance_frac=0.002):
+    return SizeConfig(limit_bytes=limit_bytes, code_reserve_bytes=1000, tolerance_frac=tolerance_frac)
+
+
+def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
+    size = size_config(22_000)
+    content, report = fit_to_budget(model, bundle, QUANTIZE, size, {"k": 1}, silent)
+    assert 21_000 - 44 <= len(content) <= 21_000
+    assert report["bytes"] == len(content)
+    assert report["budget"]["reached"]
+    assert len(report["search"]) <= 8
+    assert fit_to_budget(model, bundle, QUANTIZE, size, {"k": 1}, silent)[0] == content
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    assert len(layers) == sum(role != "passthrough" for role in tensor_roles(model).values())
+    assert layers[LOOPED_DOWN]["proxy_loss"] < layers[LOOPED_DOWN]["nearest_proxy_loss"]
+    assert layers["bigram.table.weight"]["proxy_loss"] is None
+    tensors, meta = decode_artifact(content)
+    assert meta == {"k": 1}
+    # Codes were chosen with the stored steps: nearest rounding of a table must reproduce from the file alone.
+    table = tensors["bigram.table.weight"]
+    nearest = np.rint(model.bigram.table.weight.detach().double().numpy() / table.step.astype(np.float64)[:, None])
+    assert np.array_equal(table.codes, np.clip(nearest, -31, 31))
+
+
+def test_an_impossible_budget_says_what_would_work(model, bundle):
+    with pytest.raises(BudgetError, match=r"^size\.limit_bytes: 5000 .* to at least \d+") as caught:
+        fit_to_budget(model, bundle, QUANTIZE, size_config(5000), {}, silent)
+    enough = int(str(caught.value).split("to at least ")[1].split()[0])
+    content, _ = fit_to_budget(model, bundle, QUANTIZE, size_config(enough), {}, silent)
+    assert len(content) <= enough - 1000
+    with pytest.raises(BudgetError):
+        fit_to_budget(model, bundle, QUANTIZE, size_config(enough - 1), {}, silent)
+
+
+def test_a_generous_budget_takes_the_finest_clip(model, bundle):
+    content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(10**6), {}, silent)
+    assert report["clip_std"] == QUANTIZE.min_clip_std
+    assert report["budget"]["finest_clip_fits"]
+    assert not report["budget"]["reached"]
+    assert len(report["search"]) == 1
+    assert len(content) < 10**6
+
+
+def test_search_survives_sizes_that_are_not_monotone():
+    def encode(clip):
+        return bytes(int(10_000 / clip**0.7 + 60 * np.sin(400 * clip)))
+
+    search = search_clip(encode, 3.0, ClipWindow(1.0, 50.0, 3999, 4000), 100.0)
+    assert len(search.best.content) <= 4000
+    assert len(search.best.content) == max(size for _, size in search.trace if size <= 4000)
+    assert len(search.best.content) >= 3900
+
+
+def test_search_keeps_the_largest_file_that_fits_not_the_last():
+    sizes = iter([3900] + [3800] * 40)
+    search = search_clip(lambda clip: bytes(next(sizes)), 3.0, ClipWindow(1.0, 50.0, 3999, 4000), 100.0)
+    assert len(search.best.content) == 3900
+    assert search.best.clip_std == 3.0
+
+
+def test_decoding_in_a_fresh_process_gives_the_same_bits(model, bundle, tmp_path, repo):
+    content, _ = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000), {}, silent)
+    path = tmp_path / "model.fwy"
+    path.write_bytes(content)
+    ours = hashlib.sha256()
+    for name, tensor in dequantized_model(read_artifact(path)[0], MODEL).state_dict().items():
+        ours.update(name.encode() + tensor.numpy().tobytes())
+    program = (
+        "import sys, hashlib\nfrom pathlib import Path\n"
+        "from pipeline.codec import read_artifact, dequantize\n"
+        "d = hashlib.sha256()\n"
+        "for n, a in dequantize(read_artifact(Path(sys.argv[1]))[0]).items(): d.update(n.encode() + a.tobytes())\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(d.hexdigest())\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    out = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == ours.hexdigest()
+
+
+def test_mismatches_name_the_tensor(model, ids_NT, bundle):
+    tensors = quantize_model(model, bundle, QUANTIZE, 12.0)
+    lacking = {name: tensor for name, tensor in tensors.items() if name != "skip_weights"}
+    with pytest.raises(ArtifactError, match="lacks skip_weights"):
+        dequantized_model(lacking, MODEL)
+    wrong = {**tensors, LOOPED_DOWN: QuantizedTensor(np.zeros((2, 2), np.int8), np.ones(2, np.float16))}
+    with pytest.raises(ArtifactError, match=rf"{LOOPED_DOWN} of shape \(2, 2\)"):
+        dequantized_model(wrong, MODEL)
+    with pytest.raises(ValueError, match=r"no moments of blocks\.2\.mlp\.down\.weight"):
+        plan_quantization(model, {k: v for k, v in bundle.items() if LOOPED_DOWN not in k}, QUANTIZE)
+    spoilt = {**bundle, "moment/blocks.0.mlp.down.weight/0": -bundle["moment/blocks.0.mlp.down.weight/0"]}
+    with pytest.raises(HessianError, match=r"^blocks\.0\.mlp\.down\.weight: "):
+        plan_quantization(model, spoilt, QUANTIZE)
+    overflowing = copy.deepcopy(model)
+    overflowing.skip_weights.data[0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"^tensor skip_weights: .*float16"):
+        plan_quantization(overflowing, bundle, QUANTIZE)

@@ -1,0 +1,177 @@
+"""The solver against brute force, its invariants, and stored figures of real layers."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pipeline.quant.gptq import (
+    HessianError,
+    factorise,
+    proxy_loss,
+    quantize_matrix,
+    quantize_matrix_with_losses,
+    round_to_nearest,
+    solve,
+)
+from pipeline.quant.steps import SMALLEST_STEP, sdclip_step
+
+_spec = importlib.util.spec_from_file_location("oracle_obq", Path(__file__).with_name("oracle_obq.py"))
+oracle_obq = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(oracle_obq)
+
+
+def layer(rows=12, columns=40, seed=0, samples=200):
+    """Return a weight, the correlated second moment of its inputs, and SDClip steps."""
+    generator = torch.Generator().manual_seed(seed)
+    weight_RC = torch.randn(rows, columns, generator=generator)
+    mix = torch.randn(columns, columns, generator=generator) * torch.logspace(0, -1.5, columns)
+    x = torch.randn(samples, columns, generator=generator) @ mix
+    return weight_RC, x.T @ x / samples, sdclip_step(weight_RC, 3.0, 7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_brute_force_obq(seed):
+    weight_RC, hessian_CC, step_R = layer(seed=seed)
+    if seed == 3:
+        hessian_CC[:, 5] = hessian_CC[5, :] = 0
+    expected = oracle_obq.brute_force_obq(weight_RC.numpy(), hessian_CC.numpy(), step_R.double().numpy(), 7, 0.02)
+    codes_RC = quantize_matrix(weight_RC, hessian_CC, step_R, 7, damp_frac=0.02, block_columns=16)
+    assert torch.equal(codes_RC, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("block_columns", [1, 3, 16, 39, 40, 1000])
+def test_block_size_changes_no_code(block_columns):
+    weight_RC, hessian_CC, step_R = layer(rows=30)
+    reference = quantize_matrix(weight_RC, hessian_CC, step_R, 7)
+    assert torch.equal(quantize_matrix(weight_RC, hessian_CC, step_R, 7, block_columns=block_columns), reference)
+
+
+def test_stacking_rows_changes_no_code():
+    weight_RC, hessian_CC, step_R = layer(rows=30)
+    parts = [quantize_matrix(weight_RC[i : i + 10], hessian_CC, step_R[i : i + 10], 7) for i in (0, 10, 20)]
+    assert torch.equal(torch.cat(parts), quantize_matrix(weight_RC, hessian_CC, step_R, 7))
+
+
+def test_reordering_columns_reorders_codes():
+    weight_RC, hessian_CC, step_R = layer()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(5))
+    permuted = quantize_matrix(weight_RC[:, order], hessian_CC[order][:, order], step_R, 7)
+    assert torch.equal(permuted, quantize_matrix(weight_RC, hessian_CC, step_R, 7)[:, order])
+
+
+def test_step_per_entry_equals_step_per_row():
+    weight_RC, hessian_CC, step_R = layer()
+    step_RC = step_R[:, None].repeat(1, 40)
+    per_row = quantize_matrix(weight_RC, hessian_CC, step_R, 7)
+    assert torch.equal(quantize_matrix(weight_RC, hessian_CC, step_RC, 7), per_row)
+    step_RC[:, 20:] *= 2  # a column's step must follow it through act-order
+    reverse = torch.arange(39, -1, -1)
+    mirrored = quantize_matrix(weight_RC[:, reverse], hessian_CC[reverse][:, reverse], step_RC[:, reverse], 7)
+    assert torch.equal(mirrored[:, reverse], quantize_matrix(weight_RC, hessian_CC, step_RC, 7))
+
+
+def test_scaled_errors_sum_to_the_damped_loss():
+    """The sum over columns of |e_j|^2 / U_jj^2, e_j the error at j's own turn, is tr(E (H + damping) E^T)."""
+    weight_RC, hessian_CC, step_R = layer()
+    factor = factorise(hessian_CC, 0.01)
+    codes_RC = solve(weight_RC, factor, step_R, 7, 16)
+    error = (weight_RC.double() - codes_RC * step_R.double()[:, None])[:, factor.order_L]
+    # E = S U with S_j = e_j / U_jj, because column j ends at its value less the pulled errors.
+    scaled = torch.linalg.solve_triangular(factor.upper_LL, error, upper=True, left=False)
+    damped = hessian_CC.double() + factor.damping * torch.eye(40, dtype=torch.float64)
+    expected = torch.trace(error @ damped[factor.order_L][:, factor.order_L] @ error.T)
+    assert float(scaled.square().sum()) == pytest.approx(float(expected), rel=1e-9)
+    # Each error at its own turn is at most half a step unless the grid clipped.
+    unclipped = codes_RC[:, factor.order_L].abs() < 7
+    own_error = (scaled * factor.upper_LL.diagonal()).abs()
+    assert (own_error <= 0.5 * step_R.double()[:, None] * (1 + 1e-9))[unclipped].all()
+
+
+def test_factor_is_the_cholesky_factor_of_the_inverse():
+    _, hessian_CC, _ = layer()
+    factor = factorise(hessian_CC, 0.01)
+    damping = factor.damping * torch.eye(40, dtype=torch.float64)
+    damped = hessian_CC.double()[factor.order_L][:, factor.order_L] + damping
+    torch.testing.assert_close(factor.upper_LL.T @ factor.upper_LL, torch.linalg.inv(damped), rtol=1e-7, atol=1e-9)
+    assert torch.equal(factor.upper_LL, factor.upper_LL.triu())
+    assert factor.damping == pytest.approx(0.01 * float(hessian_CC.double().diagonal().mean()), rel=1e-12)
+    assert (hessian_CC.diagonal()[factor.order_L].diff() <= 0).all()
+
+
+def test_identity_hessian_is_nearest_rounding_half_to_even():
+    weight_RC = torch.tensor([[0.5, 1.5, 2.5, -0.5, -1.5, 9.0, 0.4]])
+    codes_RC = quantize_matrix(weight_RC, torch.eye(7), torch.ones(1), 7)
+    assert codes_RC.tolist() == [[0, 2, 2, 0, -2, 7, 0]]
+    weight_RC, _, step_R = layer()
+    assert torch.equal(quantize_matrix(weight_RC, torch.eye(40), step_R, 7), round_to_nearest(weight_RC, step_R, 7))
+
+
+def test_no_clipping_without_max_code():
+    codes_RC = quantize_matrix(torch.tensor([[1000.0, -300.0]]), torch.eye(2), torch.ones(1), None)
+    assert codes_RC.tolist() == [[1000, -300]]
+
+
+def test_dead_columns_get_code_zero_and_do_not_enter_the_damping():
+    weight_RC, hessian_CC, step_R = layer()
+    dead = [0, 7, 39]
+    hessian_CC[dead] = 0
+    hessian_CC[:, dead] = 0
+    live = [c for c in range(40) if c not in dead]
+    solution = quantize_matrix_with_losses(weight_RC, hessian_CC, step_R, 7)
+    assert (solution.codes_RC[:, dead] == 0).all()
+    assert solution.damping == pytest.approx(0.01 * float(hessian_CC.double().diagonal()[live].mean()), rel=1e-12)
+    alone = quantize_matrix(weight_RC[:, live], hessian_CC[live][:, live], step_R, 7)
+    assert torch.equal(solution.codes_RC[:, live], alone)
+    assert (quantize_matrix(weight_RC, torch.zeros(40, 40), step_R, 7) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "hessian_CC",
+    [-torch.eye(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
+     torch.full((2, 2), float("nan"))],
+)  # fmt: skip
+def test_indefinite_hessian_is_refused_by_name(hessian_CC):
+    with pytest.raises(HessianError, match=r"^blocks\.3\.mlp\.down: "):
+        quantize_matrix_with_losses(torch.ones(1, 2), hessian_CC, torch.ones(1), 7, name="blocks.3.mlp.down")
+
+
+@pytest.mark.parametrize("step", [torch.ones(3), torch.zeros(12), torch.full((12,), float("nan"))])
+def test_bad_steps_are_refused(step):
+    weight_RC, hessian_CC, _ = layer()
+    with pytest.raises(ValueError, match=r"^step: "):
+        quantize_matrix(weight_RC, hessian_CC, step, 7)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_never_worse_than_nearest(seed):
+    weight_RC, hessian_CC, step_R = layer(rows=40, seed=seed)
+    solution = quantize_matrix_with_losses(weight_RC, hessian_CC, step_R, 31)
+    assert solution.proxy_loss < 0.9 * solution.nearest_proxy_loss
+    assert solution.proxy_loss == proxy_loss(weight_RC, solution.codes_RC, step_R, hessian_CC)
+
+
+def test_real_layers_reach_the_stored_losses(shared):
+    with safe_open(shared / "fixtures" / "gptq_layers.safetensors", "pt") as file:
+        for name, figures in file.metadata().items():
+            stored = json.loads(figures)
+            weight_RC = file.get_tensor(f"{name}.weight")
+            step_R = sdclip_step(weight_RC, 12.85, 31)
+            solution = quantize_matrix_with_losses(weight_RC, file.get_tensor(f"{name}.hessian"), step_R, 31)
+            assert solution.proxy_loss <= 1.001 * stored["gptq_actorder_damp1pct"], name
+            assert solution.nearest_proxy_loss == pytest.approx(stored["rtn"], rel=1e-6)
+
+
+def test_steps_are_positive_stored_values_of_the_unbiased_deviation():
+    weight_RC = torch.randn(50, 9, generator=torch.Generator().manual_seed(1))
+    weight_RC[3] = 0
+    step_R = sdclip_step(weight_RC, 12.85, 31)
+    assert torch.equal(step_R, step_R.half().float())
+    assert float(step_R[3]) == SMALLEST_STEP
+    expected = weight_RC[0].sub(weight_RC[0].mean()).square().sum().div(8).sqrt() * 12.85 / 31
+    assert float(step_R[0]) == pytest.approx(float(expected), rel=2**-11)
+    with pytest.raises(ValueError, match="float16"):
+        sdclip_step(weight_RC * 1e6, 12.85, 31)

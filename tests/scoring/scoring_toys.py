@@ -1,0 +1,35 @@
+"""Tiny real networks and protocols shared by the scoring tests."""
+
+from typing import Any
+
+import torch
+
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet, build
+
+TTT: dict[str, Any] = {
+    "kind": "ttt", "context_tokens": 16, "stride_tokens": 6, "chunk_tokens": 40, "epochs": 2, "learning_rate": 0.3,
+    "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 2, "freeze_blocks": 1,
+}  # fmt: skip
+BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
+SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6}
+
+
+def tiny_network(vocab_size: int = 64) -> LoopedUNet:
+    """Return a looped network whose every tensor is random: a fresh one would not even look at its context."""
+    model = build(ModelConfig(
+        vocab_size=vocab_size, context_tokens=32, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=3,
+        looped_blocks=2, num_loops=2, mlp_mult=2.0, looped_mlp_mult=2.0, mlp_slope=0.5, looped_mlp_slope=0.5,
+        rope_dims=4, rope_base=10000.0, rope_base_tokens=24, rope_loop_scales=(9.0, 1.0), qk_gain=1.5,
+        xsa_last_looped=1, ln_scale=True, flow_dim=4, bigram_buckets=32, bigram_dim=8, smear_gate=True,
+        value_embedding_dim=8, value_embedding_blocks=(0,), logit_softcap=30.0, embed_init_std=0.005,
+    ))  # fmt: skip
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_tokens(num_tokens: int, vocab_size: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randint(vocab_size, (num_tokens,), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,131 @@
+"""Scores: against naive per-window loops, independent of batching, and leaving the caller's model alone."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.model.network import with_context
+from pipeline.progress import silent
+from pipeline.scoring import evaluate, score_tokens
+from pipeline.scoring.evaluate import score
+from pipeline.scoring.protocols import parse_protocol
+from tests.scoring.scoring_toys import BLOCKS, SLIDING, TTT, random_tokens, tiny_network
+
+EVERY_PROTOCOL = pytest.mark.parametrize("protocol", [BLOCKS, SLIDING, TTT], ids=lambda protocol: protocol["kind"])
+
+
+def run(model, tokens, protocol, batch_tokens=64, dtype=torch.float32):
+    return score(model, tokens, parse_protocol(protocol), device="cpu", dtype=dtype, batch_tokens=batch_tokens,
+                 progress=silent)  # fmt: skip
+
+
+def one_target_at_a_time(model, tokens, context: int, stride: int) -> np.ndarray:
+    """Score target j from the window that the definition names, alone, from full float32 logits."""
+    model, nats = with_context(model, context).eval(), []
+    for j in range(len(tokens) - 1):
+        past_first = max(0, math.ceil((j + 1 - context) / stride)) * stride
+        with torch.no_grad():
+            logits = model(tokens[None, past_first : j + 1])[0, -1]
+        nats.append(-F.log_softmax(logits, -1)[tokens[j + 1]].item())
+    return np.array(nats)
+
+
+@pytest.mark.parametrize("num_tokens", [2, 9, 17, 18, 23, 100])
+@pytest.mark.parametrize(("protocol", "stride"), [(BLOCKS, 16), (SLIDING, 6)])
+def test_windows_equal_the_definition_target_by_target(protocol: dict, stride: int, num_tokens: int) -> None:
+    model, tokens = tiny_network(), random_tokens(num_tokens)
+    expected = one_target_at_a_time(model, tokens, 16, stride)
+    # float32 sums in another order: windows of other lengths, rows of other batches
+    np.testing.assert_allclose(score_tokens(model, tokens, protocol), expected, rtol=0, atol=2e-5)
+
+
+@EVERY_PROTOCOL
+def test_sliced_head_equals_full_logits(protocol: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = tiny_network(), random_tokens(150)
+    monkeypatch.setattr(evaluate, "LOGIT_ROWS", 5)
+    sliced = run(model, tokens, {**protocol, **({"epochs": 0} if protocol is TTT else {})}).nats
+    network = with_context(model, 16).eval()
+    full = run(lambda ids: network(ids), tokens, BLOCKS if protocol is BLOCKS else SLIDING).nats
+    np.testing.assert_allclose(sliced, full, rtol=0, atol=1e-6 * max(1.0, full.max()))
+
+
+@EVERY_PROTOCOL
+def test_batching_moves_only_the_last_bits_and_a_rerun_none(protocol: dict) -> None:
+    model, tokens = tiny_network(), random_tokens(150)
+    first, again, other = (run(model, tokens, protocol, batch_tokens=size) for size in (64, 64, 1))
+    assert first.nats.tobytes() == again.nats.tobytes()
+    np.testing.assert_allclose(first.nats, other.nats, rtol=0, atol=1e-4 if protocol is TTT else 1e-5)
+    np.testing.assert_array_equal(first.order, other.order)
+
+
+def test_scores_name_the_chunk_of_every_target() -> None:
+    scores = run(tiny_network(), random_tokens(100), {**TTT, "context_tokens": 8, "stride_tokens": 8})
+    np.testing.assert_array_equal(scores.order, np.arange(99))
+    np.testing.assert_array_equal(scores.group, np.arange(99) // 40)
+
+
+@EVERY_PROTOCOL
+def test_the_callers_model_is_unchanged(protocol: dict) -> None:
+    model = tiny_network().train()
+    model.blocks[2].requires_grad_(False)
+    before, config = copy.deepcopy(model.state_dict()), model.config
+    rotary = model.rotary.inv_freq_PK.clone()
+    with torch.inference_mode():  # the caller's own mode must not keep adaptation from training
+        inside = score_tokens(model, random_tokens(150), protocol)
+    np.testing.assert_array_equal(inside, score_tokens(model, random_tokens(150), protocol))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert model.config == config
+    assert torch.equal(model.rotary.inv_freq_PK, rotary)
+    assert [p.requires_grad for p in model.blocks[2].parameters()].count(True) == 0
+    assert all(p.requires_grad and p.grad is None for p in model.blocks[0].parameters())
+
+
+def test_the_protocols_context_sets_the_rope_base() -> None:
+    model, tokens = tiny_network(), random_tokens(20)  # its base rises beyond 24 tokens
+    short = score_tokens(model, tokens, {**BLOCKS, "context_tokens": 24})
+    raised = score_tokens(model, tokens, {**BLOCKS, "context_tokens": 48})
+    assert not np.allclose(short, raised, rtol=0, atol=1e-3)
+
+
+def test_streams_without_targets_and_token_types() -> None:
+    model = tiny_network()
+    for protocol in (BLOCKS, SLIDING, TTT):
+        assert score_tokens(model, [5], protocol).shape == (0,)
+    tokens = random_tokens(40)
+    as_shard = score_tokens(model, tokens.numpy().astype(np.uint16), SLIDING)
+    np.testing.assert_array_equal(as_shard, score_tokens(model, tokens, SLIDING))
+    assert as_shard.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        ([], "at least one token"),
+        ([[1, 2]], "one row"),
+        ([1.0, 2.0], "integer"),
+        ([1, 64], "vocabulary"),
+        ([-1], "0 on"),
+    ],
+)
+def test_bad_streams_are_refused(tokens: list, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        score_tokens(tiny_network(), tokens, BLOCKS)
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(ValueError, match="learning_rate"):
+        score_tokens(lambda ids: torch.full((*ids.shape, 64), float("nan")), random_tokens(5), BLOCKS)
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    model, tokens = tiny_network(), random_tokens(100)
+    reduced = score_tokens(model, tokens, SLIDING, dtype=torch.bfloat16)
+    exact = score_tokens(model, tokens, SLIDING)
+    assert 0 < np.abs(reduced - exact).max() < 0.5  # 8 bits of mantissa through 7 visits
+    assert abs(reduced.mean() - exact.mean()) < 0.05

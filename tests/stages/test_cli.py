@@ -1,0 +1,57 @@
+"""The command line from outside: help that loads nothing heavy, exit codes, one-line errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.cli import COMMANDS
+
+
+def fairway(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a fresh process."""
+    command = [sys.executable, "-m", "stages.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_lists_every_command_in_order(repo: Path):
+    shown = fairway("--help", cwd=repo).stdout
+    positions = [shown.index(f"\n  {name} ") for name in COMMANDS]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_help_explains_and_loads_no_heavy_library(name: str, repo: Path):
+    probe = (
+        "import sys, stages.cli\n"
+        f"try: stages.cli.main(['{name}', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('HEAVY', sorted({'torch', 'numpy', 'rich', 'sentencepiece', 'ruamel'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], cwd=repo, capture_output=True, text=True, check=True)
+    assert "HEAVY []" in run.stdout
+    assert "params.yaml" in run.stdout
+
+
+def test_wrong_usage_exits_2(repo: Path):
+    run = fairway("train", cwd=repo)
+    assert run.returncode == 2
+    assert "--seed" in run.stderr
+    assert fairway("quantise", cwd=repo).returncode == 2
+
+
+def test_a_misspelt_parameter_is_one_line_and_exit_1(repo: Path, tmp_path: Path):
+    text = (repo / "params.yaml").read_text().replace("val_frac:", "val_fraction:")
+    (tmp_path / "params.yaml").write_text(text)
+    run = fairway("prepare", "--params", str(tmp_path / "params.yaml"), cwd=repo)
+    assert run.returncode == 1
+    assert run.stderr.strip() == ("fairway: error: data.val_fraction: unknown key in data; did you mean `val_frac`?")
+
+
+def test_a_missing_checkpoint_names_the_stage_to_run(repo: Path, tmp_path: Path):
+    run = fairway("quantize", "--seed", "1", "--params", str(repo / "params.yaml"), cwd=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1] == (
+        "fairway: error: artifacts/seeds/1/train/checkpoint.safetensors: no such file; run `dvc repro train` first"
+    )

@@ -1,0 +1,135 @@
+"""The shape of the house: who may import whom, how long things get, what nobody may do. Read from the syntax trees."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+SOURCES = sorted(path for folder in ("pipeline", "stages", "benchmarks") for path in (REPO / folder).rglob("*.py"))
+
+RANK = {
+    "checks": 0, "progress": 0, "files": 0, "closure": 0, "config": 1, "artifacts": 1,
+    "model": 2, "data": 2, "optim": 2, "codec": 2, "checkpoint": 3, "interop": 3,
+    "training": 4, "quant": 4, "scoring": 4, "submission": 5, "audit": 5,
+}  # fmt: skip
+"""Package or module of `pipeline` -> floor of the house; imports go to the same floor's own package or downwards."""
+
+LAZY_PUBLIC_DOORS = {("scoring/protocols.py", "config")}
+
+
+def _trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in SOURCES:
+        yield path, ast.parse(path.read_text())
+
+
+def _project_imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("pipeline", "stages"):
+            yield node.lineno, node.module
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] in ("pipeline", "stages"):
+                    yield node.lineno, alias.name
+
+
+def _without_type_checking(tree: ast.Module) -> ast.Module:
+    class Drop(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
+
+    return Drop().visit(tree)
+
+
+def test_imports_go_downwards():
+    wrong = []
+    for path, tree in _trees():
+        top, *rest = path.relative_to(REPO).with_suffix("").parts
+        for line, module in _project_imports(_without_type_checking(tree)):
+            target = module.split(".")
+            if top == "pipeline" and rest[0] != "__init__":
+                upward = target[0] == "stages" or (
+                    target[1] != rest[0] and RANK[target[1]] >= RANK[rest[0]] and target[2:] != ["config"]
+                )
+                if upward:
+                    wrong.append(f"{path.relative_to(REPO)}:{line} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_library_knows_no_shell():
+    shells = {"click", "rich", "dvc"}
+    wrong = [
+        f"{path.relative_to(REPO)}:{node.lineno}"
+        for path, tree in _trees()
+        if path.is_relative_to(REPO / "pipeline")
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and {a.name.split(".")[0] for a in node.names} & shells)
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in shells)
+    ]
+    assert not wrong, wrong
+
+
+def test_stages_import_no_torch_at_the_top():
+    heavy = {"torch", "numpy", "sentencepiece", "rich"}
+    wrong = []
+    for path in (REPO / "stages").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong += [f"{path.name}:{node.lineno} {name}" for name in names if name.split(".")[0] in heavy]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(("folder", "limit"), [("pipeline", 300), ("stages", 160)])
+def test_modules_stay_short(folder: str, limit: int):
+    lengths = {str(p.relative_to(REPO)): len(p.read_text().splitlines()) for p in (REPO / folder).rglob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > limit} == {}
+
+
+def test_functions_stay_short():
+    long = [
+        f"{path.relative_to(REPO)}:{node.lineno} {node.name} ({node.end_lineno - node.lineno + 1} lines)"
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long, long
+
+
+def test_public_functions_and_modules_have_docstrings():
+    missing = []
+    for path, tree in _trees():
+        if path.name != "__init__.py" and not ast.get_docstring(tree):
+            missing.append(str(path.relative_to(REPO)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node in tree.body and not node.name.startswith("_"):
+                missing += [] if ast.get_docstring(node) else [f"{path.relative_to(REPO)}:{node.lineno} {node.name}"]
+    assert not missing, missing
+
+
+def test_no_bare_except_and_no_unsafe_load():
+    wrong = []
+    for path, tree in _trees():
+        for node in ast.walk(tree):
+            where = f"{path.relative_to(REPO)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.ExceptHandler) and node.type is None:
+                wrong.append(f"{where} bare except")
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads"):
+                safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+                wrong += [] if safe else [f"{where} {ast.unparse(node.func)} without weights_only=True"]
+    assert not wrong, wrong
+
+
+def test_only_the_launcher_reads_the_environment():
+    readers = {
+        str(path.relative_to(REPO))
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv")
+    }
+    assert readers <= {"pipeline/training/launch.py", "pipeline/submission/prove.py"}
+
+
+def test_source_is_ascii():
+    assert [str(p) for p in SOURCES if not p.read_text().isascii()] == []

@@ -1,0 +1,137 @@
+"""Community checkpoints compute what the programs that wrote them computed."""
+
+import json
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+
+from pipeline.interop import crawler_config, load_community
+from pipeline.model import build
+
+FIXTURES = ("crawler_4f1c_x3", "crawler_5f2c_x2")
+
+
+def read_fixture(folder, name):
+    """Return (constructor arguments, published weights, other tensors) of a fixture."""
+    path = folder / "fixtures" / f"{name}.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    tensors = safetensors.torch.load_file(path)
+    weights = {k.removeprefix("param."): v for k, v in tensors.items() if k.startswith("param.")}
+    return config, weights, {k: v for k, v in tensors.items() if not k.startswith("param.")}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_logits_and_loss_equal_the_published_program(shared, tmp_path, name):
+    config, weights, reference = read_fixture(shared, name)
+    safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
+    model_config, state = load_community(tmp_path / "weights.safetensors", "crawler", config)
+    model = build(model_config)
+    model.load_state_dict(state, strict=True)
+
+    ids_BT = reference["input_ids"]
+    with torch.no_grad():
+        logits_BTV = model(ids_BT)
+    loss = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT.roll(-1, dims=1).flatten())
+    assert logits_BTV.dtype == torch.float32
+    assert (logits_BTV - reference["logits"]).abs().max() < 1e-4
+    assert abs(loss - reference["loss"].item()) < 1e-5
+
+
+def test_the_evaluation_fixture_loads_from_a_pt_file(shared, tmp_path):
+    config, weights, _ = read_fixture(shared, "eval_crawler_4f1c_x3")
+    torch.save({name: tensor.bfloat16() for name, tensor in weights.items()}, tmp_path / "weights.pt")
+    model_config, state = load_community(str(tmp_path / "weights.pt"), "crawler", {**config, "context_tokens": 256})
+    assert model_config.context_tokens == 256
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    build(model_config).load_state_dict(state, strict=True)
+
+
+def crawler_arguments(**changes):
+    return {
+        "vocab_size": 24, "num_flat_layers": 2, "num_crawler_layers": 2, "crawler_loops": 2, "model_dim": 16,
+        "num_heads": 2, "num_kv_heads": 1, "mlp_mult": 2.0, "crawler_mlp_mult": 2.0, "tied_embed_init_std": 0.005,
+        "logit_softcap": 30.0, "rope_base": 10000.0, "qk_gain_init": 1.5, "bigram_vocab_size": 0, "bigram_dim": 8,
+        "rope_dims": 4, "ln_scale": True, **changes,
+    }  # fmt: skip
+
+
+def test_omitted_arguments_take_the_published_defaults():
+    config = crawler_config(crawler_arguments())
+    assert config.context_tokens == 1024
+    assert config.rope_loop_scales == (1.0, 1.0)
+    assert (config.mlp_slope, config.looped_mlp_slope) == (0.0, 0.0)
+    assert (config.flow_dim, config.xsa_last_looped, config.value_embedding_dim) == (32, 0, 0)
+
+
+def test_exclusive_attention_counts_looped_blocks_only():
+    assert crawler_config(crawler_arguments(xsa_last_n=11)).xsa_last_looped == 2
+    assert crawler_config(crawler_arguments(xsa_last_n=1)).xsa_last_looped == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"crawler_tap_dim": 8}, "crawler_tap_dim"),
+        ({"anchor_dim": 8}, "anchor_dim"),
+        ({"crawler_loop_smear": True}, "crawler_loop_smear"),
+        ({"crawler_mlp_choke_dim": 16}, "crawler_mlp_choke_dim"),
+        ({"helix_enabled": True}, "helix_enabled"),
+        ({"flat_weight_share": True}, "flat_weight_share"),
+        ({"inst_dim": 0}, "inst_dim"),
+        ({"tie_embeddings": False}, "tie_embeddings"),
+        ({"embed_bottleneck": 4}, "embed_bottleneck"),
+        ({"mlp_act": "gelu"}, "mlp_act"),
+        ({"ve_enabled": True, "ve_dim": 8, "ve_layers": "9,10"}, "ve_layers"),
+        ({"crawler_loop_rope_scales": [9]}, "crawler_loop_rope_scales"),
+        ({"crawler_loop_rope_scales": [1, 1, 9]}, "crawler_loop_rope_scales"),
+        ({"num_flat_layer": 4}, "num_flat_layers"),
+    ],
+)
+def test_what_the_network_cannot_express_is_refused_by_name(changes, names):
+    with pytest.raises(ValueError, match=names) as refusal:
+        crawler_config(crawler_arguments(**changes))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_argument_is_named():
+    arguments = crawler_arguments()
+    del arguments["rope_dims"]
+    with pytest.raises(ValueError, match="rope_dims"):
+        crawler_config(arguments)
+
+
+def test_an_unknown_layout_names_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="crawler"):
+        load_community(tmp_path / "weights.pt", "looped", {})
+
+
+def test_tensors_that_do_not_fit_are_named(shared, tmp_path):
+    config, weights, _ = read_fixture(shared, "crawler_4f1c_x3")
+    del weights["smear.gate"]
+    weights["lm_head.weight"] = torch.zeros(3)
+    weights["flat_blocks.1.attn.q_gain"] = torch.zeros(5)
+    safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"missing smear\.gate") as refusal:
+        load_community(tmp_path / "weights.safetensors", "crawler", config)
+    assert "extra lm_head.weight" in str(refusal.value)
+    assert "blocks.1.attention.gain has shape (5,), expected (4,)" in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_an_unreadable_file_is_one_line(tmp_path, content, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="checkpoint") as refusal:
+        load_community(path, "crawler", crawler_arguments())
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    torch.save({"weight": tmp_path}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="unreadable"):
+        load_community(tmp_path / "weights.pt", "crawler", crawler_arguments())

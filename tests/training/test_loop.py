@@ -1,0 +1,142 @@
+"""train() on a tiny real model, on one process."""
+
+import itertools
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.model.network import build
+from pipeline.training.launch import Ranks
+from pipeline.training.loop import DivergenceError, _build_batch_loss, _training_step, sequences_per_step
+from tests.training.tiny_run import MODEL, SEQUENCE_TOKENS, pattern_sampler, train_config, train_tiny
+
+
+def ticking_clock(seconds_per_reading: float):
+    """Return a clock that advances by the same amount at every reading."""
+    return itertools.count(0.0, seconds_per_reading).__next__
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_learns_a_repeated_pattern(precision: str) -> None:
+    _, report = train_tiny(train_config(max_steps=60, precision=precision))
+    first, last = report.curve[0]["loss"], report.final_train_loss
+    assert first == pytest.approx(math.log(32), abs=0.1), "a fresh model knows nothing"
+    assert last < 0.25 * first
+    assert [row["step"] for row in report.curve] == [1, *range(5, 61, 5)]
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    runs = [train_tiny(train_config(precision="bf16")) for _ in range(2)]
+    for (name, one), two in zip(runs[0][0].state_dict().items(), runs[1][0].state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+    assert [row["loss"] for row in runs[0][1].curve] == [row["loss"] for row in runs[1][1].curve]
+
+
+def test_reported_loss_is_the_mean_over_all_targets_before_the_update() -> None:
+    """The first row's loss, recomputed in float64 from an untouched model."""
+    sampler = pattern_sampler()
+    model = build(MODEL, seed=0).double()
+    batch_BT = sampler.batch(0, 8, 0, 1)
+    logits_BTV = model(batch_BT[:, :-1]).double()
+    nats_BT = -logits_BTV.log_softmax(-1).gather(-1, batch_BT[:, 1:, None])
+    _, report = train_tiny(train_config(max_steps=1))
+    assert report.final_train_loss == pytest.approx(nats_BT.mean().item(), abs=1e-5)
+    assert report.tokens == 8 * SEQUENCE_TOKENS
+
+
+def test_log_lines() -> None:
+    lines: list[str] = []
+    model, _ = train_tiny(train_config(max_steps=7), log=lines.append)
+    assert lines[0] == f"model_params:{sum(p.numel() for p in model.parameters())}"
+    rows = [re.fullmatch(r"step:(\d+)/7 train_loss:\d+\.\d{4} train_time:\d+ms step_avg:\d+\.\d\dms", line)
+            for line in lines[1:]]  # fmt: skip
+    assert all(rows)
+    assert [int(row[1]) for row in rows if row] == [1, 5, 7], "the first, every fifth, the last"
+
+
+def test_clock_budget_stops_and_says_so() -> None:
+    """A clock of one second per reading: the start reads it once, a step once, a row once more: 16 + 4 rows."""
+    lines: list[str] = []
+    _, report = train_tiny(train_config(max_steps=1000, max_seconds=20.0), log=lines.append, clock=ticking_clock(1.0))
+    assert report.steps == 16
+    assert report.seconds >= 20.0
+    assert lines[-1] == f"stopping_early: wallclock_cap train_time:{1000 * report.seconds:.0f}ms step:16/1000"
+
+
+def test_warm_down_reaches_its_end_on_a_clock_budget() -> None:
+    _, report = train_tiny(train_config(max_steps=None, max_seconds=50.0, log_every_steps=1, warmdown_frac=0.4),
+                           clock=ticking_clock(0.5))  # fmt: skip
+    scales = [row["lr_scale"] for row in report.curve]
+    assert max(scales) == 1.0
+    assert scales[-1] == pytest.approx(1.0 / (0.4 * 50)), "the last step starts one second before the end"
+    peak = scales.index(1.0)
+    assert scales[peak:] == sorted(scales[peak:], reverse=True)
+
+
+def test_a_real_clock_budget_ends_in_time() -> None:
+    _, report = train_tiny(train_config(max_steps=None, max_seconds=0.3))
+    assert 0.3 <= report.seconds < 1.5
+    assert report.steps > 1
+
+
+def test_progress_ends_full() -> None:
+    seen: list[tuple[int, int, str]] = []
+    train_tiny(train_config(max_steps=4), progress=lambda *shown: seen.append(shown))
+    assert [shown[:2] for shown in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen[-1][2].startswith("loss ")
+
+
+def test_divergence_names_the_step_and_a_remedy() -> None:
+    """A weight that is not a number makes the first loss one."""
+    model = build(MODEL, seed=0)
+    with torch.no_grad():
+        model.token_embedding.weight[:] = math.nan
+    with pytest.raises(DivergenceError, match=r"at step 1: loss nan.*train\.matrix_lr") as caught:
+        train_tiny(train_config(), model)
+    assert "\n" not in str(caught.value)
+
+
+def test_divergence_later_names_its_own_step() -> None:
+    """The loss of a step is looked at while the next one runs; the message still names the right one."""
+    with pytest.raises(DivergenceError, match="at step 4:"):
+        train_tiny(train_config(log_every_steps=100), _BreaksAfter(3))
+
+
+class _BreaksAfter(nn.Module):
+    """The tiny model, whose logits stop being numbers after a number of passes."""
+
+    def __init__(self, num_good_passes: int) -> None:
+        super().__init__()
+        self.inner, self.remaining = build(MODEL, seed=0), num_good_passes
+
+    def forward(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        self.remaining -= 1
+        return self.inner(input_ids_BT) * (math.nan if self.remaining < 0 else 1.0)
+
+
+def test_clipping_bounds_the_global_norm_of_a_step() -> None:
+    """Under plain gradient descent with rate one, a step moves all weights together by the clipped gradient."""
+    batch_BT = pattern_sampler().batch(0, 8, 0, 1)
+    moves = {}
+    for grad_clip in (0.0, 1e-2):
+        model = build(MODEL, seed=0)
+        before = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
+        batch_loss = _build_batch_loss(model, train_config(), torch.device("cpu"))
+        _, norm = _training_step(model, [torch.optim.SGD(model.parameters(), lr=1.0)], batch_loss, batch_BT, grad_clip,
+                                 Ranks(0, 0, 1))  # fmt: skip
+        moves[grad_clip] = (torch.nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
+    assert moves[0.0] == pytest.approx(norm.item(), rel=1e-4), "0 is off"
+    assert norm > 1e-2, "the reported norm is the one before clipping"
+    assert moves[1e-2] == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_sequences_per_step() -> None:
+    assert sequences_per_step(8192, 256, 1) == 32
+    assert sequences_per_step(786432, 2048, 8) == 384
+    with pytest.raises(ValueError, match=r"train\.batch_tokens: got 8000.*such as 8192"):
+        sequences_per_step(8000, 256, 2)
+    with pytest.raises(ValueError, match="such as 1024"):
+        sequences_per_step(100, 256, 4)

@@ -1,0 +1,79 @@
+"""A real model, a real sampler and a real configuration at toy size; also the program that test_ranks runs on ranks.
+
+* `python -m tests.training.tiny_run FOLDER PRECISION` trains; every rank saves its weights in the folder.
+* `python -m tests.training.tiny_run --die RANK` fails on one rank.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from pipeline.data.batches import SequenceSampler
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import build
+from pipeline.progress import Log, silent
+from pipeline.training.config import TrainConfig
+from pipeline.training.launch import Ranks, current_ranks, process_group, resolve_device
+from pipeline.training.loop import TrainReport, train
+
+VOCAB_SIZE = 32
+SEQUENCE_TOKENS = 16
+PERIOD = 11
+ALONE = Ranks(0, 0, 1)
+
+MODEL = ModelConfig(
+    vocab_size=VOCAB_SIZE, context_tokens=SEQUENCE_TOKENS, model_dim=16, num_heads=2, num_kv_heads=1, unique_blocks=2,
+    looped_blocks=1, num_loops=2, mlp_mult=2.0, looped_mlp_mult=2.0, mlp_slope=0.5, looped_mlp_slope=0.5, rope_dims=4,
+    rope_base=10000.0, rope_base_tokens=1024, rope_loop_scales=(9.0, 1.0), qk_gain=1.5, xsa_last_looped=1,
+    ln_scale=True, flow_dim=4, bigram_buckets=16, bigram_dim=8, smear_gate=True, value_embedding_dim=8,
+    value_embedding_blocks=(0,), logit_softcap=30.0, embed_init_std=0.005,
+)  # fmt: skip
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    """Return a short run's configuration with some values changed."""
+    values: dict[str, Any] = {
+        "max_steps": 12, "max_seconds": None, "batch_tokens": 8 * SEQUENCE_TOKENS, "warmup_steps": 2,
+        "warmdown_frac": 0.5, "min_lr_frac": 0.0, "matrix_lr": 0.03, "embed_lr": 0.035, "scalar_lr": 0.025,
+        "muon_momentum": 0.95, "muon_momentum_start": 0.85, "muon_momentum_warmup_steps": 10,
+        "newton_schulz_steps": 5, "adam_beta1": 0.9, "adam_beta2": 0.95, "weight_decay": 0.04, "grad_clip": 0.3,
+        "precision": "fp32", "compile": False, "log_every_steps": 5,
+    }  # fmt: skip
+    return TrainConfig(**values | changes)
+
+
+def pattern_sampler() -> SequenceSampler:
+    """Return batches of a text that repeats a random pattern: every token follows from the ones before it."""
+    pattern = np.random.default_rng(0).integers(0, VOCAB_SIZE, PERIOD)
+    return SequenceSampler([np.tile(pattern, 100).astype(np.uint16)], SEQUENCE_TOKENS, seed=0)
+
+
+def train_tiny(config: TrainConfig, model: nn.Module | None = None, ranks: Ranks = ALONE,
+               log: Log = lambda line: None, **arguments: Any) -> tuple[nn.Module, TrainReport]:  # fmt: skip
+    """Train the tiny model, a fresh one unless given, on the pattern; return it with the report."""
+    model = build(MODEL, seed=ranks.rank) if model is None else model
+    return model, train(model, config, pattern_sampler(), SEQUENCE_TOKENS, ranks, resolve_device("cpu", 0), log,
+                        arguments.pop("progress", silent), **arguments)  # fmt: skip
+
+
+@record
+def main(arguments: list[str]) -> None:
+    """Run this rank's part; see the module's docstring."""
+    ranks = current_ranks()
+    torch.set_num_threads(1)
+    if arguments[0] == "--die":
+        if ranks.rank == int(arguments[1]):
+            raise ValueError("the reason it died")
+        return
+    with process_group(ranks, torch.device("cpu")):
+        model, _ = train_tiny(train_config(precision=arguments[1], max_steps=6), ranks=ranks, log=print)
+        torch.save(model.state_dict(), Path(arguments[0]) / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
