@@ -140,7 +140,8 @@ def git_commit(root: Path) -> str:
 
 
 def _plain(section: object) -> object:
-    return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[call-overload]
+    is_instance = dataclasses.is_dataclass(section) and not isinstance(section, type)
+    return dataclasses.asdict(section) if is_instance else section  # type: ignore[call-overload]
 
 
 def _absent(path: Path) -> str:

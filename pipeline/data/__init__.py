@@ -1,0 +1,1 @@
+"""Text to tokens: corpora, tokenizer, shards, byte counts, batches."""

@@ -7,15 +7,14 @@ Checked by: tests/quant/test_artifact_model.py.
 
 from pathlib import Path
 
-from torch import nn
-
 from pipeline.codec.container import ArtifactError, read_artifact
 from pipeline.config import parse_value
 from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet
 from pipeline.quant.dequantize import dequantized_model
 
 
-def load_artifact_model(path: Path) -> nn.Module:
+def load_artifact_model(path: Path) -> LoopedUNet:
     """Return the dequantized model of an artifact; raises ArtifactError when file and config do not fit."""
     tensors, meta = read_artifact(path)
     try:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.codec.container import ArtifactError, QuantizedTensor, dequantize
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import build
+from pipeline.model.network import LoopedUNet, build
 
 
-def dequantized_model(tensors: Mapping[str, QuantizedTensor | np.ndarray], model_config: ModelConfig) -> nn.Module:
+def dequantized_model(tensors: Mapping[str, QuantizedTensor | np.ndarray], model_config: ModelConfig) -> LoopedUNet:
     """Return a float32 model with the artifact's values, ready to score, in evaluation mode.
 
     Raises ArtifactError naming the first tensors that the artifact lacks, has in excess or has in another shape.

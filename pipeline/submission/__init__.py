@@ -1,0 +1,1 @@
+"""The record: one-file program, folder, proof."""

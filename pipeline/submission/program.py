@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.codec.container import read_artifact
 from pipeline.data.batches import calibration_sequences
@@ -25,6 +24,7 @@ from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.files import sha256_of_file, write_bytes
 from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet
 from pipeline.progress import silent
 from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
 from pipeline.quant.dequantize import dequantized_model
@@ -67,7 +67,7 @@ def main(recipe: Recipe) -> None:
         _score_artifact(recipe, artifact, arguments, device)
 
 
-def compress(recipe: Recipe, model: nn.Module, data: Path, device: torch.device) -> bytes:
+def compress(recipe: Recipe, model: LoopedUNet, data: Path, device: torch.device) -> bytes:
     """Calibrate and quantize a trained model; return the artifact's bytes."""
     shards = open_shards(shard_paths(data, "train"), recipe.model.vocab_size)
     ids_NT = calibration_sequences(shards, recipe.model.context_tokens, recipe.calibrate.num_sequences)
@@ -86,7 +86,7 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> nn.Module:
+def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> LoopedUNet:
     return train_from_shards(recipe.model, recipe.train, arguments.data, arguments.seed, ranks, device, say, silent)[0]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.data.batches import SequenceSampler
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import build
+from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import Ranks, process_group
@@ -32,7 +32,7 @@ def train_from_shards(
     device: torch.device,
     log: Log,
     progress: Progress,
-) -> tuple[nn.Module, TrainReport]:
+) -> tuple[LoopedUNet, TrainReport]:
     """Build a model, train it on the train shards in folder `shards` and return it with its report.
 
     Joins the ranks into a process group for the run; every rank returns the same weights.
