@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.closure import import_closure
+from pipeline.closure import stage_closure
 from pipeline.files import atomic_path, sha256_of_file, write_bytes
 
 if TYPE_CHECKING:
@@ -70,11 +70,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; ValueError names the stage that writes it when it is absent or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); {_remedy(path)}") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a text; ValueError names the stage that writes it when it is absent or damaged."""
+    try:
+        return path.read_text("utf-8")
     except FileNotFoundError:
         raise ValueError(_absent(path)) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); run `dvc repro -f` on the stage that writes it") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid UTF-8 ({error}); {_remedy(path)}") from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
@@ -96,7 +104,7 @@ def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: damaged safetensors file ({error}); run the stage that writes it again") from None
+        raise ValueError(f"{path}: damaged safetensors file ({error}); {_remedy(path)}") from None
     meta = _safetensors_metadata(path).get("fairway")
     if meta is None:
         raise ValueError(f"{path}: no Fairway metadata inside; expected a file written by this pipeline")
@@ -104,7 +112,7 @@ def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
 
 
 def provenance(stage: str, root: Path, sections: Mapping[str, object], inputs: Iterable[Path]) -> dict[str, Any]:
-    """Return the digests a report carries: code (the stage's import closure), parameters, input files.
+    """Return the digests a report carries: code (all files the stage runs), parameters, input files.
 
     Call it when the stage starts: DVC hashes dependencies after the command, so an edit during a run would be blessed.
     Raises ValueError for an input that does not exist, naming the stage that writes it.
@@ -114,15 +122,20 @@ def provenance(stage: str, root: Path, sections: Mapping[str, object], inputs: I
         if not path.exists():
             raise ValueError(_absent(path))
     code = hashlib.sha256()
-    for path in import_closure(f"stages.{stage}", root):
+    for path in stage_closure(stage, root):
         code.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    plain = {name: _plain(section) for name, section in sections.items()}
     return {
         "stage": stage,
         "code_sha256": code.hexdigest(),
-        "params_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
+        "params_sha256": params_digest(sections),
         "inputs_sha256": {str(path): sha256_of_file(path) for path in inputs},
     }
+
+
+def params_digest(sections: Mapping[str, object]) -> str:
+    """Return the hex sha256 of parameter sections, dataclasses or plain data, by name."""
+    plain = {name: _plain(section) for name, section in sections.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def git_commit(root: Path) -> str:
@@ -145,9 +158,17 @@ def _plain(section: object) -> object:
 
 
 def _absent(path: Path) -> str:
-    writers = {str(path_of(n, seed="*", item="*")): a.writer for n, a in TABLE.items()}
-    writer = next((stage for pattern, stage in writers.items() if path.match(pattern)), None)
-    return f"{path}: no such file" + (f"; run `dvc repro {writer}` first" if writer else "")
+    return f"{path}: no such file; {_remedy(path)}"
+
+
+def _remedy(path: Path) -> str:
+    """Return what writes a path of the table, or a file in one of its folders, again."""
+    for name, row in TABLE.items():
+        pattern = str(path_of(name, seed="*", item="*"))
+        if any(place.match(pattern) for place in (path, *path.parents)):
+            stage = "evaluate-float" if path.stem.endswith("-float") else row.writer
+            return f"run `dvc repro -f --glob '{stage}*'`"
+    return "no stage writes it"
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:

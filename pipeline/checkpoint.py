@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.artifacts import read_tensors, save_tensors
 from pipeline.config import parse_value
+from pipeline.files import sha256_of_file
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 
@@ -19,6 +20,11 @@ def save_checkpoint(path: Path, model: LoopedUNet, model_config: ModelConfig, me
     save_tensors(path, model.state_dict(), {"model": dataclasses.asdict(model_config), **meta})
 
 
+def hessian_identity(checkpoint: Path, calibrate: object) -> dict[str, Any]:
+    """Return what a Hessian bundle belongs to: the checkpoint's digest and the section `calibrate` (a dataclass)."""
+    return {"checkpoint_sha256": sha256_of_file(checkpoint), "calibrate": dataclasses.asdict(calibrate)}  # type: ignore
+
+
 def load_checkpoint(path: Path) -> LoopedUNet:
     """Return the float model that `save_checkpoint` stored; ValueError when config and weights disagree."""
     state, meta = read_tensors(path)
@@ -26,5 +32,6 @@ def load_checkpoint(path: Path) -> LoopedUNet:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit the model config inside: {error}") from None
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path}: weights do not fit the model config inside: {first}") from None
     return model

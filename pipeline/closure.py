@@ -1,4 +1,4 @@
-"""Which project files a module runs: its import closure, read from syntax trees.
+"""Which project files a module or a stage runs, read from syntax trees.
 
 The one idea: what importing a module executes can be known without executing it. DVC's code dependencies, a report's
 code digest and the bundle all rest on this list.
@@ -9,6 +9,8 @@ Checked by: tests/test_closure.py.
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+
+from pipeline.config import SECTIONS
 
 PROJECT_PACKAGES = ("pipeline", "stages")
 """Top-level packages of this project; every other import is somebody else's."""
@@ -33,6 +35,28 @@ def import_closure(module: str, root: Path) -> list[Path]:
                 found.add(path)
                 pending += [(target, path.relative_to(root).as_posix()) for target in _imported(part, path, root)]
     return sorted(found)
+
+
+def stage_closure(stage: str, root: Path) -> list[Path]:
+    """Return the files that stage `stage` runs: its import closure, and the config classes of the sections it loads.
+
+    The loader imports those classes by name, where no import statement shows it.
+    """
+    files = set(import_closure(f"stages.{stage}", root))
+    for section in loaded_sections(stage, root):
+        if address := SECTIONS[section]:
+            files.update(import_closure(address.partition(":")[0], root))
+    return sorted(files)
+
+
+def loaded_sections(stage: str, root: Path) -> list[str]:
+    """Return the sections of params.yaml that stage `stage` asks `load_params` for, in the order of the file."""
+    asked: set[str] = set()
+    for node in ast.walk(ast.parse((root / "stages" / f"{stage}.py").read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "load_params":
+            wanted = node.args[1]
+            asked.update(SECTIONS if ast.unparse(wanted) == "SECTIONS" else ast.literal_eval(wanted))
+    return [section for section in SECTIONS if section in asked]
 
 
 def module_file(module: str, root: Path) -> Path | None:
@@ -65,6 +89,7 @@ def _imported(module: str, path: Path, root: Path) -> Iterator[str]:
 
 def _executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
     yield node
+    skipped = node.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" else []
     for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+        if child not in skipped:
             yield from _executed_nodes(child)

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
     from pipeline.scoring.config import EvaluateConfig
     from pipeline.submission.config import PackageConfig
-    from pipeline.training.config import LaunchConfig, TrainConfig
+    from pipeline.training.config import TrainConfig
+    from pipeline.training.launch_config import LaunchConfig
 
 SECTIONS = {
     "seeds": None,
     "data": "pipeline.data.config:DataConfig",
     "model": "pipeline.model.config:ModelConfig",
     "train": "pipeline.training.config:TrainConfig",
-    "launch": "pipeline.training.config:LaunchConfig",
+    "launch": "pipeline.training.launch_config:LaunchConfig",
     "calibrate": "pipeline.quant.config:CalibrateConfig",
     "quantize": "pipeline.quant.config:QuantizeConfig",
     "size": "pipeline.quant.config:SizeConfig",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checks import require
+from pipeline.config import parse_value
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet
 
@@ -29,12 +30,13 @@ LAYOUTS = ("crawler",)
 CRAWLER_RAISES_BASE_ABOVE_TOKENS = 1024
 DEFAULT_CONTEXT_TOKENS = 1024
 
-CRAWLER_REQUIRED = (
-    "vocab_size", "num_flat_layers", "num_crawler_layers", "crawler_loops", "model_dim", "num_heads", "num_kv_heads",
-    "mlp_mult", "crawler_mlp_mult", "tied_embed_init_std", "logit_softcap", "rope_base", "qk_gain_init",
-    "bigram_vocab_size", "bigram_dim", "rope_dims", "ln_scale",
-)  # fmt: skip
-"""Constructor arguments without a published default."""
+CRAWLER_REQUIRED: dict[str, Any] = {
+    "vocab_size": int, "num_flat_layers": int, "num_crawler_layers": int, "crawler_loops": int, "model_dim": int,
+    "num_heads": int, "num_kv_heads": int, "mlp_mult": float, "crawler_mlp_mult": float, "tied_embed_init_std": float,
+    "logit_softcap": float, "rope_base": float, "qk_gain_init": float, "bigram_vocab_size": int, "bigram_dim": int,
+    "rope_dims": int, "ln_scale": bool,
+}  # fmt: skip
+"""Constructor arguments without a published default -> type."""
 
 CRAWLER_DEFAULTS: dict[str, Any] = {
     "context_tokens": DEFAULT_CONTEXT_TOKENS,
@@ -42,14 +44,39 @@ CRAWLER_DEFAULTS: dict[str, Any] = {
     "xsa_last_n": 0,
     "ve_enabled": False,
     "ve_dim": 0,
-    "ve_layers": "",
+    "ve_layers": (),
     "mlp_act": "relu_sq",
     "mlp_leaky_slope": 0.5,
     "crawler_mlp_leaky_slope": 0.5,
     "crawler_loop_rope_scales": (1.0, 1.0, 1.0),
     "inst_dim": 32,
 }
-"""Constructor arguments a config may omit."""
+"""Constructor arguments a config may omit -> published default."""
+
+CRAWLER_OPTIONAL: dict[str, Any] = {
+    "context_tokens": int, "tie_embeddings": bool, "xsa_last_n": int, "ve_enabled": bool, "ve_dim": int,
+    "ve_layers": tuple[int, ...], "mlp_act": str, "mlp_leaky_slope": float, "crawler_mlp_leaky_slope": float,
+    "crawler_loop_rope_scales": tuple[float, ...], "inst_dim": int,
+}  # fmt: skip
+"""The same arguments -> type."""
+
+CRAWLER_RENAMED = {
+    "unique_blocks": "num_flat_layers",
+    "looped_blocks": "num_crawler_layers",
+    "num_loops": "crawler_loops",
+    "looped_mlp_mult": "crawler_mlp_mult",
+    "mlp_slope": "mlp_leaky_slope",
+    "looped_mlp_slope": "crawler_mlp_leaky_slope",
+    "rope_loop_scales": "crawler_loop_rope_scales",
+    "qk_gain": "qk_gain_init",
+    "xsa_last_looped": "xsa_last_n",
+    "flow_dim": "inst_dim",
+    "bigram_buckets": "bigram_vocab_size",
+    "value_embedding_dim": "ve_dim",
+    "value_embedding_blocks": "ve_layers",
+    "embed_init_std": "tied_embed_init_std",
+}
+"""Our field -> published argument, where the names differ."""
 
 CRAWLER_OFF: dict[str, Any] = {
     "crawler_tap_dim": 0,
@@ -122,42 +149,54 @@ def load_community(path: str | Path, layout: str, config: Mapping[str, Any]) -> 
 
 
 def crawler_config(config: Mapping[str, Any]) -> ModelConfig:
-    """Translate the constructor arguments of a crawler program; ValueError names what cannot be expressed."""
+    """Translate the constructor arguments of a crawler program; ValueError names the argument that does not do."""
+    require(isinstance(config, Mapping), "config", config, "a mapping of constructor arguments")
     args = _complete_crawler_arguments(config)
+    fields = _crawler_fields(args)
+    try:
+        return ModelConfig(**fields)
+    except ValueError as error:
+        field, colon, reason = str(error).partition(":")
+        raise ValueError(f"{CRAWLER_RENAMED.get(field, field)}{colon}{reason}") from None
+
+
+def _crawler_fields(args: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of `ModelConfig` for complete, typed crawler arguments."""
     leaky = args["mlp_act"] == "leaky_relu_sq"
     looped = args["num_crawler_layers"]
     num_loops = args["crawler_loops"]
+    require(num_loops >= 1, "crawler_loops", num_loops, "at least 1")
     require(args["inst_dim"] > 0 or num_loops < 2, "inst_dim", args["inst_dim"],
             "above 0: fixed loop positions are not supported")  # fmt: skip
-    return ModelConfig(
-        vocab_size=args["vocab_size"],
-        context_tokens=args["context_tokens"],
-        model_dim=args["model_dim"],
-        num_heads=args["num_heads"],
-        num_kv_heads=args["num_kv_heads"],
-        unique_blocks=args["num_flat_layers"],
-        looped_blocks=looped,
-        num_loops=num_loops,
-        mlp_mult=float(args["mlp_mult"]),
-        looped_mlp_mult=float(args["crawler_mlp_mult"]),
-        mlp_slope=float(args["mlp_leaky_slope"]) if leaky else 0.0,
-        looped_mlp_slope=float(args["crawler_mlp_leaky_slope"]) if leaky else 0.0,
-        rope_dims=args["rope_dims"],
-        rope_base=float(args["rope_base"]),
-        rope_base_tokens=CRAWLER_RAISES_BASE_ABOVE_TOKENS,
-        rope_loop_scales=_crawler_loop_scales(args["crawler_loop_rope_scales"], num_loops),
-        qk_gain=float(args["qk_gain_init"]),
-        xsa_last_looped=min(args["xsa_last_n"], looped),
-        ln_scale=bool(args["ln_scale"]),
-        flow_dim=args["inst_dim"],
-        bigram_buckets=args["bigram_vocab_size"],
-        bigram_dim=args["bigram_dim"],
-        smear_gate=True,
-        value_embedding_dim=args["ve_dim"] if args["ve_enabled"] else 0,
-        value_embedding_blocks=_crawler_value_blocks(args["ve_layers"], looped) if args["ve_enabled"] else (),
-        logit_softcap=float(args["logit_softcap"]),
-        embed_init_std=float(args["tied_embed_init_std"]),
-    )
+    return {
+        "vocab_size": args["vocab_size"],
+        "context_tokens": args["context_tokens"],
+        "model_dim": args["model_dim"],
+        "num_heads": args["num_heads"],
+        "num_kv_heads": args["num_kv_heads"],
+        "unique_blocks": args["num_flat_layers"],
+        "looped_blocks": looped,
+        "num_loops": num_loops,
+        "mlp_mult": args["mlp_mult"],
+        "looped_mlp_mult": args["crawler_mlp_mult"],
+        "mlp_slope": args["mlp_leaky_slope"] if leaky else 0.0,
+        "looped_mlp_slope": args["crawler_mlp_leaky_slope"] if leaky else 0.0,
+        "rope_dims": args["rope_dims"],
+        "rope_base": args["rope_base"],
+        "rope_base_tokens": CRAWLER_RAISES_BASE_ABOVE_TOKENS,
+        "rope_loop_scales": _crawler_loop_scales(args["crawler_loop_rope_scales"], num_loops),
+        "qk_gain": args["qk_gain_init"],
+        "xsa_last_looped": min(args["xsa_last_n"], looped),
+        "ln_scale": args["ln_scale"],
+        "flow_dim": args["inst_dim"],
+        "bigram_buckets": args["bigram_vocab_size"],
+        "bigram_dim": args["bigram_dim"],
+        "smear_gate": True,
+        "value_embedding_dim": args["ve_dim"] if args["ve_enabled"] else 0,
+        "value_embedding_blocks": args["ve_layers"] if args["ve_enabled"] else (),
+        "logit_softcap": args["logit_softcap"],
+        "embed_init_std": args["tied_embed_init_std"],
+    }
 
 
 def _complete_crawler_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,29 +209,33 @@ def _complete_crawler_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"{CRAWLER_OFF.get(name)!r}: the network does not have this feature")  # fmt: skip
     for name in CRAWLER_REQUIRED:
         require(name in config, name, None, "a value: layout crawler has no default for it")
-    args = {**CRAWLER_DEFAULTS, **config}
+    types = {**CRAWLER_REQUIRED, **CRAWLER_OPTIONAL}
+    given = {name: value for name, value in config.items() if name in types}
+    if isinstance(given.get("ve_layers"), str):
+        given["ve_layers"] = _listed_indices(given["ve_layers"])
+    args = {**CRAWLER_DEFAULTS, **{name: parse_value(types[name], value, name) for name, value in given.items()}}
     require(args["tie_embeddings"] is True, "tie_embeddings", args["tie_embeddings"], "true: heads are tied")
     require(args["mlp_act"] in ("relu_sq", "leaky_relu_sq"), "mlp_act", args["mlp_act"], "relu_sq or leaky_relu_sq")
     return args
 
 
-def _crawler_loop_scales(scales: list[float] | tuple[float, ...], num_loops: int) -> tuple[float, ...]:
+def _crawler_loop_scales(scales: tuple[float, ...], num_loops: int) -> tuple[float, ...]:
     """Return one scale per pass; entries beyond the last pass are never read."""
     if all(scale == 1 for scale in scales):
         return (1.0,) * num_loops
-    used = tuple(float(scale) for scale in scales[:num_loops])
+    used = scales[:num_loops]
     require(len(used) == num_loops and any(scale != 1 for scale in used), "crawler_loop_rope_scales", scales,
             f"one entry for each of the {num_loops} passes, one of them not 1 (or all 1)")  # fmt: skip
     return used
 
 
-def _crawler_value_blocks(layers: str | list[int], looped_blocks: int) -> tuple[int, ...]:
-    """Return the looped blocks that read the value embedding, from "0,1" or a list."""
-    parts = [part for part in layers.split(",") if part.strip()] if isinstance(layers, str) else layers
-    indices = tuple(int(part) for part in parts)
-    require(all(0 <= i < looped_blocks for i in indices), "ve_layers", layers,
-            f"indices of looped blocks, below {looped_blocks}: unread tables are not supported")  # fmt: skip
-    return indices
+def _listed_indices(layers: str) -> list[int]:
+    """Return the blocks of a `ve_layers` in the published form "0,1"."""
+    parts = [part.strip() for part in layers.split(",") if part.strip()]
+    require(
+        all(re.fullmatch("[0-9]+", part) for part in parts), "ve_layers", layers, 'indices such as "0,1", or a list'
+    )
+    return [int(part) for part in parts]
 
 
 def _crawler_name(name: str, unique_blocks: int) -> str:

@@ -14,28 +14,24 @@ def calibrate(seed: int, params_path: str) -> None:
     Reads sections `calibrate` and `launch`, the checkpoint and the train shards; looped blocks are observed on their
     own quantized trajectory. Writes artifacts/seeds/SEED/calibrate/.
     """
-    import dataclasses
-
     from pipeline.artifacts import path_of, save_tensors, write_json
-    from pipeline.checkpoint import load_checkpoint
+    from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.config import load_params
     from pipeline.data.batches import calibration_sequences
     from pipeline.data.shards import open_shards, shard_paths
-    from pipeline.files import sha256_of_file
     from pipeline.quant.loop_aware import calibrate as collect
     from pipeline.training.launch import resolve_device
 
     params = load_params(params_path, ["calibrate", "launch"])
     checkpoint = path_of("checkpoint", seed=seed)
     device = resolve_device(params.launch.device, 0)
-    stage = Stage("calibrate", vars(params), [checkpoint], rank=0, note=f"{device}, seed {seed}")
+    stage = Stage("calibrate", vars(params), [checkpoint, path_of("manifest")], rank=0, note=f"{device}, seed {seed}")
     model = load_checkpoint(checkpoint).to(device)
     shards = open_shards(shard_paths(path_of("train_shards"), "train"), model.config.vocab_size)
     ids_NT = calibration_sequences(shards, model.config.context_tokens, params.calibrate.num_sequences)
     with stage.progress("calibrate", "batches") as progress:
         bundle = collect(model, ids_NT, params.calibrate, device, progress)
-    meta = {"checkpoint_sha256": sha256_of_file(checkpoint), "calibrate": dataclasses.asdict(params.calibrate)}
-    save_tensors(path_of("hessians", seed=seed), bundle, meta)
+    save_tensors(path_of("hessians", seed=seed), bundle, hessian_identity(checkpoint, params.calibrate))
     report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "provenance": stage.provenance}
     write_json(path_of("calibrate_report", seed=seed), report)
     stage.summary(

@@ -36,13 +36,14 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
     weights = path_of("checkpoint" if item == "float" else "model", seed=seed)
     device = resolve_device(params.launch.device, 0)
     note = f"{item}, {device}, seed {seed}"
-    stage = Stage("evaluate", {"protocol": protocol}, [weights, path_of("byte_table")], rank=0, note=note)
+    stage = Stage(
+        "evaluate", {"protocol": protocol}, [weights, path_of("byte_table"), path_of("manifest")], rank=0, note=note
+    )
     model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
     tokens_M = np.concatenate(open_shards(shard_paths(path_of("val_shards"), "val"), model.config.vocab_size))
     table = load_byte_table(path_of("byte_table"))
     with stage.progress(f"evaluate {item}", "targets") as progress:
         ledger = score_item(model, tokens_M, table, protocol, device, params.evaluate.batch_tokens, progress)
-    save_ledger(path_of("ledger", seed=seed, item=item), ledger)
     scores = {
         "item": item,
         "weights": "float" if item == "float" else "artifact",
@@ -57,6 +58,7 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
         "provenance": stage.provenance,
     }
     scores_path = path_of("scores", seed=seed, item=item)
+    save_ledger(path_of("ledger", seed=seed, item=item), ledger)
     write_json(scores_path, scores)
     stage.summary(
         f"evaluate: seed {seed}, {item}: {ledger.val_bpb:.4f} bpb, {ledger.val_loss:.4f} nats per token",

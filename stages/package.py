@@ -1,5 +1,7 @@
 """`fairway package`: all seeds' outputs -> the record folder, proven by running it."""
 
+import os
+
 import click
 
 from stages.console import ROOT, Stage, params_option
@@ -14,18 +16,18 @@ def package(params_path: str) -> None:
     the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit.
     Writes artifacts/submission/.
     """
-    import hashlib
+    from dataclasses import replace
     from importlib.metadata import version
 
     from pipeline.artifacts import path_of
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.shards import shard_paths
     from pipeline.files import sha256_of_file
-    from pipeline.submission.build import record_source, shipped_program
+    from pipeline.submission.build import check_sizes, record_source, shipped_program, size_note
     from pipeline.submission.minify import unwrap
-    from pipeline.submission.program import Recipe
+    from pipeline.submission.program import Recipe, recipe_digest
     from pipeline.submission.record import assemble, folder_digest, imported_packages
-    from pipeline.submission.runs import check_model_config, prove_runs, read_run
+    from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run
 
     params = load_params(params_path, SECTIONS)
     artifacts = [path_of("model", seed=seed) for seed in params.seeds]
@@ -40,19 +42,30 @@ def package(params_path: str) -> None:
     )
     source = record_source(recipe, ROOT)
     code = shipped_program(source, params.package.readable)
+    # Sizes first: quantizing again before the reserve is right would be in vain.
+    check_sizes(params.size, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
+    for run in runs:
+        check_settings(run, params)
 
     submission = assemble(
         path_of("submission"), params.package, params.size, code=code, human_code=source, runs=runs,
         tokenizer=path_of("tokenizer"), headline=params.evaluate.items[-1],
         versions={name: version(name) for name in imported_packages(code)},
-        digests={
-            "config": hashlib.sha256(repr(recipe).encode()).hexdigest(),
-            **{path.name: sha256_of_file(path) for path in shard_paths(path_of("val_shards"), "val")},
-        },
-        prove=lambda folder: prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), stage.log),
+        digests={path.name: sha256_of_file(path) for path in shard_paths(path_of("val_shards"), "val")},
+        config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
+        prove=lambda folder: prove_runs(
+            folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log
+        ),
     )  # fmt: skip
     stage.summary(
         f"package: {submission['val_bpb']:.4f} bpb, {submission['bytes_total']:,} bytes "
-        f"({submission['bytes_code']:,} code, {len(unwrap(code)):,} unwrapped), proven for seeds {list(params.seeds)}",
-        f"         {path_of('submission')}/, folder digest {folder_digest(path_of('submission'))[:16]}",
+        f"({len(code):,} code, {len(unwrap(code).encode()):,} unwrapped), proven for seeds {list(params.seeds)}",
+        f"         {size_note(params.size, len(code), submission['bytes_total'])}; "
+        f"{path_of('submission')}/, folder digest {folder_digest(path_of('submission'))[:16]}",
     )
+
+
+def machine_environment() -> dict[str, str]:
+    """Return the variables by which a fresh process finds this machine's programs, libraries and GPUs."""
+    names = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -18,19 +18,21 @@ def quantize(seed: int, params_path: str) -> None:
     import hashlib
 
     from pipeline.artifacts import path_of, read_tensors, write_json
-    from pipeline.checkpoint import load_checkpoint
+    from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.checks import require
     from pipeline.config import load_params
-    from pipeline.files import sha256_of_file, write_bytes
+    from pipeline.files import write_bytes
     from pipeline.quant.quantizer import fit_to_budget
 
-    params = load_params(params_path, ["quantize", "size"])
+    params = load_params(params_path, ["calibrate", "quantize", "size"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
-    stage = Stage("quantize", vars(params), [checkpoint, hessians], rank=0, note=f"seed {seed}")
+    sections = {"quantize": params.quantize, "size": params.size}
+    stage = Stage("quantize", sections, [checkpoint, hessians], rank=0, note=f"seed {seed}")
     model = load_checkpoint(checkpoint)
     bundle, bundle_meta = read_tensors(hessians)
-    belongs = bundle_meta["checkpoint_sha256"] == sha256_of_file(checkpoint)
-    require(belongs, str(hessians), "Hessians of another checkpoint", "this checkpoint's: run `dvc repro calibrate`")
+    for key, value in hessian_identity(checkpoint, params.calibrate).items():
+        remedy = f"{value!r}: run `dvc repro calibrate@{seed}`"
+        require(bundle_meta.get(key) == value, f"{hessians}: {key}", bundle_meta.get(key), remedy)
     with stage.progress("quantize", "trials") as progress:
         meta = {"model": dataclasses.asdict(model.config)}
         artifact, report = fit_to_budget(model, bundle, params.quantize, params.size, meta, progress)

@@ -46,8 +46,9 @@ def _train_under_torchrun(params: "Params", seed: int, ranks: "Ranks") -> None:
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import path_of, write_json
+    from pipeline.artifacts import path_of, read_json, write_json
     from pipeline.checkpoint import save_checkpoint
+    from pipeline.checks import require
     from pipeline.files import write_bytes
     from pipeline.training.launch import resolve_device
     from pipeline.training.run import curve_csv, train_from_shards, train_report
@@ -55,14 +56,17 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     device = resolve_device(params.launch.device, ranks.local_rank)
     note = f"{device} x{ranks.world_size}, seed {seed}"
     stage = Stage("train", vars(params), [path_of("manifest")], ranks.rank, note)
+    vocab_size = read_json(path_of("manifest"))["vocab_size"]
+    require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
+            f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
     lines: list[str] = []
     with stage.progress("train", "steps") as progress:
         model, result = train_from_shards(
             params.model, params.train, path_of("train_shards"), seed, ranks, device, lines.append, progress
         )
     if ranks.rank == 0:
-        report = train_report(model, result, seed, device, ranks)
         save_checkpoint(path_of("checkpoint", seed=seed), model, params.model, {"seed": seed})
+        report = train_report(model, result, seed, device, ranks)
         write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
         write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())
         write_bytes(path_of("train_log", seed=seed), ("\n".join(lines) + "\n").encode())

@@ -89,12 +89,41 @@ def test_exclusive_attention_counts_looped_blocks_only():
         ({"crawler_loop_rope_scales": [9]}, "crawler_loop_rope_scales"),
         ({"crawler_loop_rope_scales": [1, 1, 9]}, "crawler_loop_rope_scales"),
         ({"num_flat_layer": 4}, "num_flat_layers"),
+        ({"vocab_size": "24"}, "vocab_size: got '24'"),
+        ({"model_dim": None}, "model_dim: got None"),
+        ({"num_heads": 2.0}, "num_heads: got 2.0"),
+        ({"logit_softcap": "30"}, "logit_softcap: got '30'"),
+        ({"ln_scale": 1}, "ln_scale: got 1"),
+        ({"mlp_act": 3}, "mlp_act: got 3"),
+        ({"inst_dim": None}, "inst_dim: got None"),
+        ({"crawler_loop_rope_scales": "9,1,1"}, "crawler_loop_rope_scales: got '9,1,1'"),
+        ({"crawler_loop_rope_scales": [9, None]}, r"crawler_loop_rope_scales\[1\]: got None"),
+        ({"crawler_loop_rope_scales": [9, -1]}, "crawler_loop_rope_scales"),
+        ({"crawler_loops": -1}, "crawler_loops: got -1"),
+        ({"ve_enabled": True, "ve_dim": 8, "ve_layers": "0;1"}, "ve_layers: got '0;1'"),
+        ({"ve_enabled": True, "ve_dim": 8, "ve_layers": ["0"]}, r"ve_layers\[0\]: got '0'"),
+        ({"ve_enabled": True, "ve_dim": 8, "ve_layers": None}, "ve_layers: got None"),
+        ({"ve_enabled": True, "ve_dim": 8, "ve_layers": "0,0"}, "ve_layers"),
+        ({"xsa_last_n": -1}, "xsa_last_n: got -1"),
+        ({"num_flat_layers": -1}, "num_flat_layers: got -1"),
     ],
 )
 def test_what_the_network_cannot_express_is_refused_by_name(changes, names):
     with pytest.raises(ValueError, match=names) as refusal:
         crawler_config(crawler_arguments(**changes))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("config", [None, [], "model_dim"])
+def test_a_config_that_is_no_mapping_is_one_line(config):
+    with pytest.raises(ValueError, match="config: got"):
+        crawler_config(config)
+
+
+def test_value_blocks_come_as_text_or_list():
+    for layers in ("0,1", " 0, 1,", [0, 1]):
+        config = crawler_config(crawler_arguments(ve_enabled=True, ve_dim=8, ve_layers=layers))
+        assert config.value_embedding_blocks == (0, 1)
 
 
 def test_a_missing_argument_is_named():

@@ -90,9 +90,9 @@ def load_byte_table(path: Path) -> ByteTable:
         with np.load(path, allow_pickle=False) as arrays:
             table = ByteTable(*(arrays[name] for name in ByteTable._fields))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable byte table; run the prepare stage again") from error
+        raise ValueError(f"{path}: not a readable byte table; run `dvc repro -f prepare`") from error
     shapes = {column.shape for column in table}
     kinds = "".join(column.dtype.kind for column in table)
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or kinds != "ibb":
-        raise ValueError(f"{path}: columns of a byte table do not fit together; run the prepare stage again")
+        raise ValueError(f"{path}: columns of a byte table do not fit together; run `dvc repro -f prepare`")
     return table

@@ -5,6 +5,9 @@ from typing import Literal
 
 from pipeline.checks import require
 
+LEAST_TRAINED_PIECES = 256 + 4
+"""Byte fallback takes a piece per byte value, the trainer pad, BOS, EOS and unknown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -27,8 +30,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.val_frac < 1, "val_frac", self.val_frac, "a share between 0 and 1")
-        require(256 < self.vocab_size <= 65536, "vocab_size", self.vocab_size,
-                "260 to 65536: byte fallback needs 256 pieces and 4 controls")  # fmt: skip
+        trains = self.tokenizer_model is None
+        require(1 <= self.vocab_size <= 65536, "vocab_size", self.vocab_size, "1 to 65536: shards hold 16-bit tokens")
+        require(self.vocab_size >= LEAST_TRAINED_PIECES or not trains, "vocab_size", self.vocab_size,
+                f"at least {LEAST_TRAINED_PIECES} to train a tokenizer: 256 bytes and 4 controls")  # fmt: skip
         require(self.shard_tokens >= 1024, "shard_tokens", self.shard_tokens, "at least 1024")
         require(self.max_documents is None or self.max_documents >= 2, "max_documents", self.max_documents,
                 "null or at least 2")  # fmt: skip

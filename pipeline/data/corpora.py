@@ -14,10 +14,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.data.config import DataConfig
 from pipeline.data.source_files import find_source_files
@@ -93,8 +94,11 @@ def read_wheel_documents(wheel: Path, member: str) -> Iterator[str]:
 
 
 def text_digest(text: str) -> bytes:
-    """Return the sha256 of a document's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).digest()
+    """Return the sha256 of a document's content: NFKC form, each run of white space one space, none at the ends.
+
+    Copies that differ in nothing else thus share a digest, and with it a split.
+    """
+    return hashlib.sha256(" ".join(unicodedata.normalize("NFKC", text).split()).encode()).digest()
 
 
 def _source_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
@@ -129,7 +133,7 @@ def _read_txt(path: Path) -> Iterator[str]:
     try:
         yield path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from error
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:
@@ -156,8 +160,10 @@ def _read_parquet(path: Path) -> Iterator[str]:
             kind = table.schema_arrow.field("text").type
             if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
                 raise ValueError(f"{path}: column 'text' holds {kind}, expected strings; convert it")
+            first_row = 1
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=["text"]):
-                yield from (text for text in batch.column(0).to_pylist() if text is not None)
+                yield from _column_texts(path, batch.column(0), first_row)
+                first_row += len(batch)
     except pyarrow.ArrowException as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(f"{path}: not a readable parquet file ({first_line}); fetch it anew") from error
@@ -178,13 +184,31 @@ def _json_texts(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:  # UnicodeDecodeError included
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError included
             raise ValueError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise ValueError(f"{path}, line {number}: no field 'text' with a string; correct or remove the line")
-        if any("\ud800" <= character <= "\udfff" for character in entry["text"]):
-            raise ValueError(f"{path}, line {number}: 'text' holds half a surrogate pair; correct or remove the line")
+        try:
+            entry["text"].encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: 'text' holds half a surrogate pair; correct or remove the line"
+            ) from error
         yield entry["text"]
+
+
+def _column_texts(path: Path, column: Any, first_row: int) -> Iterator[str]:
+    """Yield the texts of an arrow column, nulls left out; ValueError naming file and row (from 1) when not UTF-8."""
+    # Arrow writes and reads strings without looking; the fault shows when one is decoded.
+    for row, value in enumerate(column, start=first_row):
+        try:
+            text = value.as_py()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}, row {row}: 'text' is not UTF-8 at byte {error.start}; correct or remove the row"
+            ) from error
+        if text is not None:
+            yield text
 
 
 def _zstd_blocks(path: Path) -> Iterator[bytes]:

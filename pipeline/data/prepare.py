@@ -2,8 +2,9 @@
 
 Two passes over the documents. The first counts the splits and samples training text for the tokenizer, the second
 encodes batch by batch straight into shards; memory is bounded by the sample, one batch and one shard. The one idea: a
-document's split is decided by a hash of its content alone, so that duplicates never straddle the splits and adding
-documents moves none. Everything is written beside the destination and moved in place at the end.
+document's split is decided by a hash of its content alone (NFKC form, white space collapsed), so that duplicates, those
+that differ in such form only included, never straddle the splits and adding documents moves none. Everything is written
+beside the destination and moved in place at the end.
 
 Source: the shard export of the Parameter Golf challenge.
 Differs: the challenge takes its validation split from the front of the data, not by a hash.
@@ -72,7 +73,8 @@ class SplitWriter:
         self._root = root
         self._split = split
         self._shard_tokens = shard_tokens
-        self._pending = np.zeros(0, np.uint16)
+        self._pending: list[np.ndarray] = []
+        self._pending_tokens = 0
         self._shards: list[dict[str, Any]] = []
 
     def add(self, processor: sentencepiece.SentencePieceProcessor, table: ByteTable, documents: list[str]) -> None:
@@ -85,16 +87,16 @@ class SplitWriter:
         self.bytes += batch.bytes
         self.counts_V += np.bincount(batch.tokens_M, minlength=len(self.counts_V))
         self.first_token = int(batch.tokens_M[0]) if self.first_token is None else self.first_token
-        self._pending = np.concatenate([self._pending, batch.tokens_M])
-        while len(self._pending) >= self._shard_tokens:
-            self._write_shard(self._pending[: self._shard_tokens])
-            self._pending = self._pending[self._shard_tokens :]
+        self._pending.append(batch.tokens_M)
+        self._pending_tokens += len(batch.tokens_M)
+        if self._pending_tokens >= self._shard_tokens:
+            self._write_full_shards()
 
     def finish(self) -> dict[str, Any]:
         """Write the last, shorter shard and return the split's part of the manifest."""
-        if len(self._pending):
-            self._write_shard(self._pending)
-            self._pending = self._pending[:0]
+        if self._pending_tokens:
+            self._write_shard(np.concatenate(self._pending))
+            self._pending, self._pending_tokens = [], 0
         assert sum(shard["tokens"] for shard in self._shards) == self.tokens == int(self.counts_V.sum())
         return {
             "documents": self.documents,
@@ -103,6 +105,15 @@ class SplitWriter:
             "bytes": self.bytes,
             "shards": self._shards,
         }
+
+    def _write_full_shards(self) -> None:
+        """Write every shard that the pending batches fill and keep the rest, joined once per shard, not per batch."""
+        tokens = np.concatenate(self._pending)
+        stop = len(tokens) - len(tokens) % self._shard_tokens
+        for start in range(0, stop, self._shard_tokens):
+            self._write_shard(tokens[start : start + self._shard_tokens])
+        # A copy: a view would keep the written tokens in memory.
+        self._pending, self._pending_tokens = [tokens[stop:].copy()], len(tokens) - stop
 
     def _write_shard(self, tokens: np.ndarray) -> None:
         """Write one shard and note its name, digest and tokens."""

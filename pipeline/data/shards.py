@@ -22,7 +22,7 @@ from pipeline.files import atomic_path
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_WORDS = 256
-_SHARD_REMEDY = "run the prepare stage again or fetch the file anew"
+_SHARD_REMEDY = "run `dvc repro -f prepare` or fetch the file anew"
 
 
 class ShardError(FairwayError):
@@ -41,24 +41,27 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
         file.write(tokens.astype("<u2").tobytes())
 
 
-def open_shard(path: Path, vocab_size: int) -> np.ndarray:
-    """Map a shard read-only as uint16 (M,); ShardError when it is missing, damaged or holds an id >= vocab_size."""
+def open_shard(path: Path, vocab_size: int, *, check_ids: bool = True) -> np.ndarray:
+    """Map a shard read-only as uint16 (M,); ShardError when it is missing, damaged or holds an id >= vocab_size.
+
+    `check_ids=False` skips the ids, whose check reads the whole file: for ranks beside one that does check.
+    """
     num_tokens = _checked_token_count(path)
     tokens_M = np.memmap(path, dtype="<u2", mode="r", offset=4 * SHARD_HEADER_WORDS, shape=(num_tokens,))
-    largest = int(tokens_M.max())
+    largest = int(tokens_M.max()) if check_ids else 0
     if largest >= vocab_size:
         raise ShardError(
-            f"{path}: token id {largest} lies beyond the vocabulary of {vocab_size}; "
-            "set vocab_size to the tokenizer's or use shards of this tokenizer"
+            f"{path}: token id {largest} lies beyond the vocabulary of {vocab_size}; set model.vocab_size and "
+            "data.vocab_size to the tokenizer's, or run `dvc repro -f prepare` for shards of this tokenizer"
         )
     return tokens_M
 
 
-def open_shards(paths: Sequence[Path], vocab_size: int) -> list[np.ndarray]:
-    """Open every shard of a split; ShardError when there is none or one is bad."""
+def open_shards(paths: Sequence[Path], vocab_size: int, *, check_ids: bool = True) -> list[np.ndarray]:
+    """Open every shard of a split as `open_shard` does; ShardError when there is none or one is bad."""
     if not paths:
-        raise ShardError("no shards given: run the prepare stage or correct the data folder")
-    return [open_shard(path, vocab_size) for path in paths]
+        raise ShardError("no shards given; run `dvc repro -f prepare` or correct the data folder")
+    return [open_shard(path, vocab_size, check_ids=check_ids) for path in paths]
 
 
 def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
@@ -66,7 +69,9 @@ def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
     pattern = f"*{split}_*.bin"
     paths = sorted([*directory.glob(pattern), *directory.glob(f"*/{pattern}")])
     if not paths:
-        raise ShardError(f"{directory}: no {split} shards ({pattern}); run the prepare stage or correct the folder")
+        raise ShardError(
+            f"{directory}: no {split} shards ({pattern}); run `dvc repro -f prepare` or correct the folder"
+        )
     return paths
 
 
@@ -78,7 +83,7 @@ def _checked_token_count(path: Path) -> int:
         with open(path, "rb") as file:
             header = np.frombuffer(file.read(header_bytes), np.uint8)
     except FileNotFoundError as error:
-        raise ShardError(f"{path}: no such shard; run the prepare stage or correct the data folder") from error
+        raise ShardError(f"{path}: no such shard; run `dvc repro -f prepare` or correct the folder") from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); {_SHARD_REMEDY}") from error
     if header.size < header_bytes:

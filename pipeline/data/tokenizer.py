@@ -17,11 +17,11 @@ SPACE_MARK = "\u2581"
 def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a SentencePiece model; ValueError when it is absent, damaged or lacks the space mark as its own piece."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such tokenizer; run the prepare stage or correct data.tokenizer_model")
+        raise ValueError(f"{path}: no such tokenizer; run `dvc repro -f prepare` or correct data.tokenizer_model")
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a SentencePiece model; run the prepare stage again or give another") from error
+        raise ValueError(f"{path}: not a SentencePiece model; run `dvc repro -f prepare` or give another") from error
     space_id = processor.piece_to_id(SPACE_MARK)
     if processor.id_to_piece(space_id) != SPACE_MARK or processor.is_unused(space_id):
         raise ValueError(

@@ -1,5 +1,5 @@
 """The network: `build` makes it from the `model` section."""
 
-from pipeline.model.network import LoopedUNet, build, with_context
+from pipeline.model.network import LoopedUNet, build
 
-__all__ = ["LoopedUNet", "build", "with_context"]
+__all__ = ["LoopedUNet", "build"]

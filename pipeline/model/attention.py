@@ -19,28 +19,46 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.layers import rms_norm
 from pipeline.model.rotary import Rotation, apply_rotation
 
+LONGEST_PRODUCTS_TOKENS = 512
+"""Contexts up to which a CPU in bfloat16 keeps all scores in memory: measured, training is a third faster with them up
+to here and slower from twice this on, and their memory grows with the square."""
+
 
 def exclude_own_value(y_BTHE: Tensor, v_BTGE: Tensor) -> Tensor:
     """Return head outputs without their component along the value of the same position and group."""
     batch, num_tokens, num_groups, head_dim = v_BTGE.shape
     y_BTGJE = y_BTHE.reshape(batch, num_tokens, num_groups, -1, head_dim)
-    unit_BTG1E = F.normalize(v_BTGE, dim=-1, eps=1e-12).unsqueeze(-2)
-    y_BTGJE = y_BTGJE - (y_BTGJE * unit_BTG1E).sum(dim=-1, keepdim=True) * unit_BTG1E
+    # Autocast on CUDA norms and sums in float32: back to the input dtype, or all products would run in it.
+    unit_BTG1E = F.normalize(v_BTGE, dim=-1, eps=1e-12).to(v_BTGE.dtype).unsqueeze(-2)
+    y_BTGJE = y_BTGJE - (y_BTGJE * unit_BTG1E).sum(dim=-1, keepdim=True).to(y_BTGJE.dtype) * unit_BTG1E
     return y_BTGJE.reshape(y_BTHE.shape)
 
 
 def attend(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor) -> Tensor:
     """Return causal attention (B, T, H, E) at scale 1/sqrt(E)."""
     q_BHTE, k_BGTE, v_BGTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTGE, v_BTGE))
-    if q_BHTE.device.type == "cpu" and q_BHTE.dtype == torch.bfloat16:
+    device_type, dtype = q_BHTE.device.type, q_BHTE.dtype
+    if device_type == "cpu" and dtype == torch.bfloat16 and q_BHTE.size(2) <= LONGEST_PRODUCTS_TOKENS:
         y_BHTE = attend_by_products(q_BHTE, k_BGTE, v_BGTE)
+    elif device_type == "cuda" and dtype == torch.float32:
+        y_BHTE = attend_with_repeated_groups(q_BHTE, k_BGTE, v_BGTE)
     else:
         y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True, enable_gqa=True)
     return y_BHTE.transpose(1, 2)
 
 
+def attend_with_repeated_groups(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
+    """Return the same with a copy of keys and values per query head.
+
+    No fused CUDA kernel takes both float32 and grouped heads: the library would fall back to scores in memory.
+    """
+    repeats = q_BHTE.size(1) // k_BGTE.size(1)
+    k_BHTE, v_BHTE = (x.repeat_interleave(repeats, dim=1) for x in (k_BGTE, v_BGTE))
+    return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
+
+
 def attend_by_products(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
-    """Return the same with all scores in memory; on a CPU torch's own bfloat16 kernel takes twice as long to train."""
+    """Return the same with all scores in memory, for a CPU in bfloat16: see `LONGEST_PRODUCTS_TOKENS`."""
     batch, num_groups, num_tokens, head_dim = k_BGTE.shape
     # Heads of a group share keys and values: stack their queries as rows of one product.
     q_NRE = (q_BHTE * head_dim**-0.5).reshape(batch * num_groups, -1, head_dim)
@@ -81,8 +99,10 @@ class Attention(nn.Module):
             value = value + added_value.to(value.dtype)
         v_BTGE = self._split_heads(value)
 
-        q_BTHE = apply_rotation(rms_norm(q_BTHE), rotation) * self.gain.to(q_BTHE.dtype)[:, None]
-        k_BTGE = apply_rotation(rms_norm(k_BTGE), rotation)
+        # Autocast on CUDA norms in float32: back to the projections' dtype, or attention would run in it.
+        q_BTHE, k_BTGE = rms_norm(q_BTHE).to(q_BTHE.dtype), rms_norm(k_BTGE).to(k_BTGE.dtype)
+        q_BTHE = apply_rotation(q_BTHE, rotation) * self.gain.to(q_BTHE.dtype)[:, None]
+        k_BTGE = apply_rotation(k_BTGE, rotation)
         y_BTHE = attend(q_BTHE, k_BTGE, v_BTGE)
         if self.exclusive:
             y_BTHE = exclude_own_value(y_BTHE, v_BTGE)

@@ -1,5 +1,6 @@
 """The `model` section: everything that decides which network is built."""
 
+import math
 from dataclasses import dataclass
 
 from pipeline.checks import require
@@ -65,12 +66,24 @@ class ModelConfig:
     """Standard deviation of the token embedding at initialisation."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_tokens", "model_dim", "num_heads", "num_kv_heads", "num_loops"):
+        for name in ("vocab_size", "context_tokens", "model_dim", "num_heads", "num_kv_heads", "num_loops",
+                     "rope_base_tokens"):  # fmt: skip
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("unique_blocks", "looped_blocks", "rope_dims", "flow_dim", "bigram_buckets",
+        for name in ("unique_blocks", "looped_blocks", "rope_dims", "flow_dim", "bigram_buckets", "bigram_dim",
                      "value_embedding_dim"):  # fmt: skip
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 (off) or more")
+        for name in ("mlp_mult", "looped_mlp_mult", "rope_base", "logit_softcap", "embed_init_std"):
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number above 0")
+        for name in ("mlp_slope", "looped_mlp_slope", "qk_gain"):
+            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number")
         require(self.vocab_size <= 65536, "vocab_size", self.vocab_size, "at most 65536: shards hold 16-bit tokens")
+        self._check_heads()
+        self._check_blocks()
+        require(self.bigram_buckets != 1, "bigram_buckets", self.bigram_buckets, "0 (off) or at least 2")
+        require(self.bigram_dim >= 1 or not self.bigram_buckets, "bigram_dim", self.bigram_dim,
+                "at least 1 with bigram_buckets above 0")  # fmt: skip
+
+    def _check_heads(self) -> None:
         require(self.model_dim % self.num_heads == 0, "model_dim", self.model_dim,
                 f"a multiple of num_heads ({self.num_heads})")  # fmt: skip
         require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads,
@@ -78,9 +91,22 @@ class ModelConfig:
         head_dim = self.model_dim // self.num_heads
         require(self.rope_dims % 2 == 0 and self.rope_dims <= head_dim, "rope_dims", self.rope_dims,
                 f"an even number up to the head width ({head_dim})")  # fmt: skip
+        require(self.rope_dims > 0 or head_dim % 2 == 0, "rope_dims", self.rope_dims,
+                f"an even number above 0: the head width ({head_dim}) is odd")  # fmt: skip
+
+    def _check_blocks(self) -> None:
+        require(self.unique_blocks + self.looped_blocks >= 1, "unique_blocks", self.unique_blocks,
+                "at least 1 without looped_blocks: a network has a block")  # fmt: skip
+        for name, mult in (("mlp_mult", self.mlp_mult), ("looped_mlp_mult", self.looped_mlp_mult)):
+            require(int(mult * self.model_dim) >= 1, name, mult,
+                    f"a hidden width of at least 1 (times model_dim, {self.model_dim})")  # fmt: skip
         require(len(self.rope_loop_scales) == self.num_loops, "rope_loop_scales", self.rope_loop_scales,
                 f"one entry per loop ({self.num_loops})")  # fmt: skip
-        require(self.xsa_last_looped <= self.looped_blocks, "xsa_last_looped", self.xsa_last_looped,
-                f"at most looped_blocks ({self.looped_blocks})")  # fmt: skip
-        require(all(0 <= i < self.looped_blocks for i in self.value_embedding_blocks), "value_embedding_blocks",
-                self.value_embedding_blocks, f"looped-block indices below {self.looped_blocks}")  # fmt: skip
+        require(all(0 < scale < math.inf for scale in self.rope_loop_scales), "rope_loop_scales",
+                self.rope_loop_scales, "finite numbers above 0")  # fmt: skip
+        require(0 <= self.xsa_last_looped <= self.looped_blocks, "xsa_last_looped", self.xsa_last_looped,
+                f"0 to looped_blocks ({self.looped_blocks})")  # fmt: skip
+        readers = self.value_embedding_blocks
+        require(all(0 <= i < self.looped_blocks for i in readers) and len(set(readers)) == len(readers),
+                "value_embedding_blocks", readers,
+                f"looped-block indices below {self.looped_blocks}, each once")  # fmt: skip

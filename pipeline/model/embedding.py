@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.checks import require
-
 
 def bigram_bucket(input_ids_BT: Tensor, num_buckets: int) -> Tensor:
     """Hash every token with its predecessor to a bucket; the last bucket is the first position's own."""
-    hashed = (36313 * input_ids_BT[:, 1:]) ^ (27191 * input_ids_BT[:, :-1])
+    ids_BT = input_ids_BT.long()
+    hashed = (36313 * ids_BT[:, 1:]) ^ (27191 * ids_BT[:, :-1])
     return F.pad(hashed % (num_buckets - 1), (1, 0), value=num_buckets - 1)
 
 
@@ -32,7 +31,6 @@ class BigramHash(nn.Module):
 
     def __init__(self, num_buckets: int, bigram_dim: int, model_dim: int) -> None:
         super().__init__()
-        require(num_buckets >= 2, "model.bigram_buckets", num_buckets, "0 (off) or at least 2")
         self.table = nn.Embedding(num_buckets, bigram_dim)
         self.projection = _projection(bigram_dim, model_dim)
         self.scale = nn.Parameter(torch.tensor(self.INITIAL_SCALE))

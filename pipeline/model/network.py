@@ -19,7 +19,6 @@ Differs: the RoPE base follows the configured context, never the tensor's length
 Checked by: tests/model/, tests/test_interop.py
 """
 
-import copy
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -182,10 +181,3 @@ def build(config: ModelConfig, seed: int = 0) -> LoopedUNet:
         model = LoopedUNet(config)
     initialise(model, torch.Generator().manual_seed(seed))
     return model
-
-
-def with_context(model: LoopedUNet, context_tokens: int) -> LoopedUNet:
-    """Return a copy of `model` whose rotary base follows `context_tokens`; the given model is unchanged."""
-    changed = copy.deepcopy(model)
-    changed.set_context(context_tokens)
-    return changed

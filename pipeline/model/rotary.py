@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.checks import require
 from pipeline.model.config import ModelConfig
 from pipeline.model.schedule import Visit
 
@@ -59,8 +58,6 @@ class RotaryTable(nn.Module):
         super().__init__()
         head_dim = config.model_dim // config.num_heads
         self.rotated_dims = config.rope_dims or head_dim
-        require(self.rotated_dims % 2 == 0, "model.rope_dims", config.rope_dims,
-                f"an even number above 0: the head width ({head_dim}) is odd")  # fmt: skip
         self.base = config.rope_base
         self.base_tokens = config.rope_base_tokens
         self.loop_scales: Sequence[float] = config.rope_loop_scales

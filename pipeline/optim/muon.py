@@ -10,6 +10,7 @@ Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networ
     coefficients, scale sqrt(max(1, rows / columns)).
 Differs: momentum is an exponential average (as in torch.optim.Muon), which the scale-free orthogonalisation makes the
     same as the classic sum while momentum is constant; the Frobenius norm is taken in fp32, before the cast to bf16.
+    The step is not sharded over ranks yet: every rank updates all matrices.
 Checked by: tests/optim/test_muon.py against torch.optim.Muon and against a float64 SVD.
 """
 

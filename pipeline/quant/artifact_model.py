@@ -2,7 +2,7 @@
 
 Apart from `dequantize.py` because it reads that config with the strict loader, which no record program needs.
 
-Checked by: tests/quant/test_artifact_model.py.
+Checked by: tests/test_checkpoint.py.
 """
 
 from pathlib import Path

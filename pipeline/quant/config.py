@@ -52,7 +52,9 @@ class QuantizeConfig:
     table_bits: int
     """Bits of the bigram and value tables' codes."""
     embedding_clip_ratio: float
-    """Clip of embedding and tables over the clip of matrices, both in row standard deviations."""
+    """Clip of the tied embedding over the clip of matrices, both in row standard deviations."""
+    table_clip_ratio: float
+    """The same for the bigram and value tables."""
     min_clip_std: float
     """Finest clip the budget search may use, in row standard deviations: the largest file."""
     max_clip_std: float
@@ -65,7 +67,7 @@ class QuantizeConfig:
     def __post_init__(self) -> None:
         for name in ("matrix_bits", "embedding_bits", "table_bits"):
             require(2 <= getattr(self, name) <= 8, name, getattr(self, name), "2 to 8")
-        for name in ("embedding_clip_ratio", "min_clip_std", "damp_frac"):
+        for name in ("embedding_clip_ratio", "table_clip_ratio", "min_clip_std", "damp_frac"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(self.max_clip_std > self.min_clip_std, "max_clip_std", self.max_clip_std,
                 f"above min_clip_std ({self.min_clip_std})")  # fmt: skip

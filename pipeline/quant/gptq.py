@@ -40,6 +40,8 @@ class Factor(NamedTuple):
     """Upper Cholesky factor U of the inverse of the damped H, float64: inverse = U^T U."""
     damping: float
     """What was added to the diagonal of H, once."""
+    columns: int
+    """Columns of H, dead ones included."""
 
 
 class Solution(NamedTuple):
@@ -61,7 +63,7 @@ def factorise(hessian_CC: Tensor, damp_frac: float, name: str = "matrix") -> Fac
     Raises HessianError when the matrix is not finite or not positive definite after damping.
     """
     hessian_CC = hessian_CC.detach().to(torch.float64)
-    columns = hessian_CC.shape[0]
+    columns = hessian_CC.shape[-1] if hessian_CC.ndim else 0
     require(hessian_CC.shape == (columns, columns), f"hessian of {name}", tuple(hessian_CC.shape), "a square matrix")
     if not torch.isfinite(hessian_CC).all():
         raise HessianError(f"{name}: the Hessian holds values that are not finite; check the calibration activations")
@@ -71,11 +73,11 @@ def factorise(hessian_CC: Tensor, damp_frac: float, name: str = "matrix") -> Fac
     order_L = torch.argsort(diagonal_C, descending=True, stable=True)
     order_L = order_L[~dead_C[order_L]]
     if len(order_L) == 0:
-        return Factor(order_L, hessian_CC.new_zeros(0, 0), 0.0)
+        return Factor(order_L, hessian_CC.new_zeros(0, 0), 0.0, columns)
     damping = damp_frac * float(diagonal_C[order_L].mean())
     damped_LL = hessian_CC[order_L][:, order_L]
     damped_LL.diagonal().add_(damping)
-    return Factor(order_L, _inverse_factor(damped_LL, name), damping)
+    return Factor(order_L, _inverse_factor(damped_LL, name), damping, columns)
 
 
 def _check_dead_columns(hessian_CC: Tensor, dead_C: Tensor, name: str) -> None:
@@ -123,6 +125,7 @@ def solve(weight_RC: Tensor, factor: Factor, step: Tensor, max_code: int | None,
 
 def _check_solve_inputs(weight_RC: Tensor, factor: Factor, step: Tensor, block_columns: int) -> None:
     rows, columns = weight_RC.shape
+    require(factor.columns == columns, "hessian", f"{factor.columns} columns", f"{columns}, those of the weight")
     require(bool(torch.isfinite(weight_RC).all()), "weight", "values that are not finite", "finite values")
     require(step.shape in ((rows,), (rows, columns)), "step", tuple(step.shape), f"({rows},) or ({rows}, {columns})")
     require(bool((step > 0).all()), "step", float(step.min()), "positive steps")

@@ -115,7 +115,11 @@ def find_input_sites(model: LoopedUNet, ids_NT: Tensor) -> list[InputSite]:
 
 
 class MomentCollector:
-    """Sums for chosen sites, per visit, and for the head's input, over any number of forwards."""
+    """Sums for chosen sites, per visit, and for the head's input, over any number of forwards.
+
+    Each site and visit holds 8 C^2 bytes on the model's device and, once asked for its mean, as many on the host: 75 MB
+    at C = 3072, so 0.7 GB for that layer of three looped blocks passed three times.
+    """
 
     def __init__(self, model: LoopedUNet, sites: list[InputSite]) -> None:
         self._model = model

@@ -19,9 +19,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pipeline.checks import require
 from pipeline.quant.hessian import InputSite, Moment
 
 Bundle = dict[str, Tensor]
+_REMEDY = "calibrate this checkpoint again"
 
 
 def pack_bundle(sites: list[InputSite], moments: Mapping[tuple[str, int], Moment], head: Moment,
@@ -51,14 +53,27 @@ def site_members(bundle: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def mean_moment(bundle: Mapping[str, Tensor], owner: str) -> Tensor:
-    """Return one float64 (C, C) moment of a site: the mean over all activations of all visits."""
-    prefix = f"moment/{owner}/"
-    parts = [
-        Moment(moment.to(torch.float64), int(bundle[f"tokens/{owner}/{key.removeprefix(prefix)}"]))
-        for key, moment in bundle.items()
-        if key.startswith(prefix)
-    ]
+    """Return one float64 (C, C) moment of a site: the mean over all activations of all visits.
+
+    Raises ValueError when the bundle lacks a visit or its visits are not square and of one shape.
+    """
+    visits = range(int(bundle_entry(bundle, f"uses/{owner}/{owner}")))
+    first = bundle_entry(bundle, f"moment/{owner}/0")
+    parts = []
+    for visit in visits:
+        key = f"moment/{owner}/{visit}"
+        mean_CC = bundle_entry(bundle, key)
+        require(mean_CC.ndim == 2 and mean_CC.shape == first.mT.shape, f"calibration bundle: {key}",
+                tuple(mean_CC.shape), f"a square moment like its other visits'; {_REMEDY}")  # fmt: skip
+        parts.append(Moment(mean_CC.to(torch.float64), int(bundle_entry(bundle, f"tokens/{owner}/{visit}"))))
     return pooled_moment(parts)
+
+
+def bundle_entry(bundle: Mapping[str, Tensor], key: str) -> Tensor:
+    """Return one tensor of a bundle; raises ValueError naming the key that it lacks."""
+    if key not in bundle:
+        raise ValueError(f"calibration bundle: no {key} in it; {_REMEDY}")
+    return bundle[key]
 
 
 def pooled_moment(parts: list[Moment]) -> Tensor:

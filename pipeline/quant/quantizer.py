@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checks import FairwayError, require
-from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
 from pipeline.progress import Progress
-from pipeline.quant.budget import ClipWindow, search_clip
+from pipeline.quant.budget import MAX_TRIALS, ClipWindow, search_clip
 from pipeline.quant.config import QuantizeConfig, SizeConfig
 from pipeline.quant.gptq import Factor, factorise, round_to_nearest, solve
 from pipeline.quant.layer_report import layer_entry, report_totals
-from pipeline.quant.moments import mean_moment, site_members
+from pipeline.quant.moments import bundle_entry, mean_moment, site_members
 from pipeline.quant.roles import Role, tensor_roles
 from pipeline.quant.steps import max_code_of, sdclip_step
 
@@ -78,10 +78,10 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
                    config: QuantizeConfig) -> Iterator[TensorGroup]:  # fmt: skip
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(bundle).items():
-        _check_members(owner, members, roles, weights, bundle)
+        hessian_CC = mean_moment(bundle, owner)
+        _check_members(members, roles, weights, len(hessian_CC))
         missing -= set(members)
         parts = [weights[name] for name in members]
-        hessian_CC = mean_moment(bundle, owner)
         factor = factorise(hessian_CC, config.damp_frac, owner)
         yield TensorGroup(tuple(members), tuple(len(part) for part in parts), "matrix", torch.cat(parts).float(),
                           hessian_CC, factor, config.matrix_bits, 1.0)  # fmt: skip
@@ -89,9 +89,8 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
 
 
-def _check_members(owner: str, members: list[str], roles: Mapping[str, Role], weights: Mapping[str, Tensor],
-                   bundle: Mapping[str, Tensor]) -> None:  # fmt: skip
-    columns = bundle[f"moment/{owner}/0"].shape[0]
+def _check_members(members: list[str], roles: Mapping[str, Role], weights: Mapping[str, Tensor],
+                   columns: int) -> None:  # fmt: skip
     for name in members:
         require(roles.get(name) == "matrix" and weights[name].shape[1] == columns, "calibration bundle",
                 f"moments of {name} with {columns} columns",
@@ -104,13 +103,17 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
         if role not in ("table", "embedding"):
             continue
         weight_RC = weights[name].float()
-        bits = config.table_bits if role == "table" else config.embedding_bits
+        is_table = role == "table"
+        bits = config.table_bits if is_table else config.embedding_bits
+        clip_ratio = config.table_clip_ratio if is_table else config.embedding_clip_ratio
         hessian_CC = factor = None
         if role == "embedding":
-            hessian_CC = bundle["head/moment"].to(torch.float64)
+            hessian_CC = bundle_entry(bundle, "head/moment").to(torch.float64)
+            width = weight_RC.shape[1]
+            require(hessian_CC.shape == (width, width), "calibration bundle: head/moment", tuple(hessian_CC.shape),
+                    f"({width}, {width}) for {name}: calibrate this checkpoint again")  # fmt: skip
             factor = factorise(hessian_CC, config.damp_frac, name)
-        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, bits,
-                          config.embedding_clip_ratio)  # fmt: skip
+        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, bits, clip_ratio)
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
@@ -140,18 +143,14 @@ def quantize_plan(plan: QuantizationPlan, clip_std: float) -> ArtifactTensors:
     return {name: tensors[name] for name in plan.order}
 
 
-def quantize_model(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig, clip_std: float,
-                   plan: QuantizationPlan | None = None) -> ArtifactTensors:  # fmt: skip
-    """Return the artifact's tensors at one clip; a `plan` of the same model saves preparing it again."""
-    return quantize_plan(plan or plan_quantization(model, bundle, config), clip_std)
-
-
 def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig, size: SizeConfig, meta: dict,
                   progress: Progress) -> tuple[bytes, dict]:  # fmt: skip
     """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
 
-    It lands within tolerance_frac * limit_bytes below that budget, unless the finest allowed clip is already smaller
-    (accepted, and said in report["budget"]). Deterministic. Raises BudgetError when even the coarsest clip is too big.
+    It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted and
+    said in report["budget"]: the finest allowed clip is already smaller, or no tried clip came closer, because file
+    sizes jump over the tolerance or the search used up its trials. Deterministic. Raises BudgetError when no tried
+    clip fits.
     """
     plan = plan_quantization(model, bundle, config)
     budget_bytes = size.limit_bytes - size.code_reserve_bytes
@@ -163,11 +162,12 @@ def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: Quanti
         nonlocal trials
         content = encode_artifact(quantize_plan(plan, clip_std), meta)
         trials += 1
-        progress(trials, trials, f"clip {clip_std:.3f}: {len(content)} bytes")
+        progress(trials, MAX_TRIALS, f"clip {clip_std:.3f}: {len(content)} bytes")
         return content
 
     guess, bytes_per_octave = _first_guess(plan, (window.floor_bytes + budget_bytes) / 2)
     search = search_clip(encode, guess, window, bytes_per_octave)
+    progress(trials, trials, "search done")
     if search.best is None:
         needed = min(num_bytes for _, num_bytes in search.trace)
         raise BudgetError(
@@ -175,7 +175,7 @@ def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: Quanti
             f"{needed} (at quantize.max_clip_std {config.max_clip_std}): raise size.limit_bytes to at least "
             f"{needed + size.code_reserve_bytes} or raise quantize.max_clip_std"
         )
-    report = describe_quantization(plan, search.best.clip_std)
+    report = {"clip_std": search.best.clip_std, **describe_quantization(plan, decode_artifact(search.best.content)[0])}
     fitted = len(search.best.content)
     report["bytes"] = fitted
     report["budget"] = {"budget_bytes": budget_bytes, "tolerance_bytes": tolerance_bytes,
@@ -199,16 +199,19 @@ def _first_guess(plan: QuantizationPlan, aim_bytes: float) -> tuple[float, float
     return 2.0 ** min(max(octaves, -32.0), 32.0), max(num_codes, 1) / 8 * _CODER_OVERHEAD
 
 
-def describe_quantization(plan: QuantizationPlan, clip_std: float) -> dict:
-    """Return the report of a plan at one clip: every quantized tensor's bits, losses and SQNR, and the totals."""
+def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> dict:
+    """Return the report of a plan's artifact: every quantized tensor's bits, losses and SQNR, and the totals."""
     layers = []
     for group in plan.groups:
-        codes_RC, step_R = quantize_group(group, clip_std, plan.block_columns)
         for name, rows in _member_slices(group):
-            layers.append(layer_entry(name, group.role, group.weight_RC[rows], codes_RC[rows], step_R[rows],
+            stored = tensors[name]
+            assert isinstance(stored, QuantizedTensor), "the plan quantized it"
+            codes_RC = torch.from_numpy(stored.codes.astype(np.int64))
+            step_R = torch.from_numpy(stored.step.astype(np.float32))
+            layers.append(layer_entry(name, group.role, group.weight_RC[rows], codes_RC, step_R,
                                       max_code_of(group.bits), group.hessian_CC))  # fmt: skip
     passthrough_values = sum(array.size for array in plan.passthrough.values())
-    return {"clip_std": clip_std, "layers": layers, "totals": report_totals(layers, passthrough_values)}
+    return {"layers": layers, "totals": report_totals(layers, passthrough_values)}
 
 
 def _member_slices(group: TensorGroup) -> Iterator[tuple[str, slice]]:

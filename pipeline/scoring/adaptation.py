@@ -10,10 +10,13 @@ Checked by: tests/scoring/test_adaptation.py, against published per-target nats 
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.scoring.config import Protocol, TTTProtocol
 from pipeline.scoring.windows import Group
@@ -58,11 +61,12 @@ class ChunkSGD(NoAdaptation):
     def _descend_batch(self, inputs_BT: Tensor, targets_BT: Tensor) -> None:
         """Take one clipped SGD step on the mean loss of a batch."""
         # The caller may sit inside no_grad; the model must still train.
-        with torch.enable_grad(), autocast_to(self.dtype, inputs_BT.device):
-            logits_BTV = self.model(inputs_BT)
-            loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
-        self.optimizer.zero_grad()
-        loss.backward()
+        with reproducible_attention(inputs_BT.device):
+            with torch.enable_grad(), autocast_to(self.dtype, inputs_BT.device):
+                logits_BTV = self.model(inputs_BT)
+                loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+            self.optimizer.zero_grad()
+            loss.backward()
         nn.utils.clip_grad_norm_(self.trainable, self.protocol.grad_clip)
         self.optimizer.step()
 
@@ -103,6 +107,15 @@ def _tensors_of_first_blocks(model: nn.Module, num_blocks: int) -> list[nn.Param
     return [
         parameter for index in unique[:num_blocks] + looped[:num_blocks] for parameter in blocks[index].parameters()
     ]
+
+
+def reproducible_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which attention's gradients are the same in every run.
+
+    The fused CUDA kernels add gradients up in the order in which blocks of threads happen to finish; a record must
+    score the same twice. Their forward passes have no such freedom, so scoring itself keeps them.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:

@@ -7,7 +7,7 @@ Axes: M tokens, N = M - 1 targets (target j is token j + 1), B windows, T inputs
 R scored rows of a batch, V vocabulary.
 Source: shared definition of the protocols; score-first order (adaptation sees a group only after its rows are frozen).
 Differs: log-softmax in float32 on sliced hidden states; the same numbers as the full logits up to rounding.
-Checked by: tests/scoring/test_evaluate.py, test_protocol_oracles.py, test_legality.py.
+Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py.
 """
 
 import copy
@@ -69,6 +69,7 @@ def score(
             adaptation.before(group)
             for batch in window_batches(group.windows, batch_tokens):
                 rows.append(_frozen_rows(batch, score_windows(worker, tokens, batch, device, dtype), group.number))
+                _require_finite(rows[-1])
                 done += len(rows[-1].nats)
                 progress(done, num_targets, f"{rows[-1].nats.mean():.4f} nats per target")
             adaptation.after(group, tokens[group.start : group.stop + 1].to(device))
@@ -132,15 +133,18 @@ def _frozen_rows(batch: list[Window], nats: np.ndarray, group: int) -> GroupRows
     return rows
 
 
+def _require_finite(rows: GroupRows) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows.nats))
+    if len(bad):
+        raise ValueError(
+            f"nats: got {rows.nats[bad[0]]} at target {rows.targets[bad[0]]} (group {rows.groups[bad[0]]}), expected "
+            "finite scores; check the weights, or lower learning_rate of a ttt protocol"
+        )
+
+
 def _gather_scores(rows: list[GroupRows], num_targets: int) -> Scores:
     order_N, nats_by_order_N, group_N = (np.concatenate(column) for column in zip(*rows, strict=True))
     assert np.array_equal(np.sort(order_N), np.arange(num_targets)), "every target is scored exactly once"
     nats_N = np.full(num_targets, np.nan)
     nats_N[order_N] = nats_by_order_N
-    if not np.isfinite(nats_N).all():
-        first = int(np.flatnonzero(~np.isfinite(nats_by_order_N))[0])
-        raise ValueError(
-            f"nats: got {nats_by_order_N[first]} at target {order_N[first]} (group {group_N[first]}), expected finite "
-            "scores; check the weights, or lower learning_rate of a ttt protocol"
-        )
     return Scores(nats_N, order_N, group_N)

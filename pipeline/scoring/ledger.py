@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Ledger:
         exactly_once = np.array_equal(np.sort(self.target), np.arange(self.num_targets))
         require(exactly_once, "ledger.target", "repeated or missing targets", "every target exactly once")
 
-    @property
+    @cached_property
     def total_nats(self) -> float:
         """Return the correctly rounded sum of all nats."""
         return math.fsum(self.nats)

@@ -23,8 +23,8 @@ from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 
 PROTOCOL_KINDS = ("blocks", "sliding", "ttt")
-DEFAULT_BATCH_TOKENS = 4096
-"""Inputs per forward pass of `score_tokens`: speed only."""
+DEFAULT_BATCH_TOKENS = {"cpu": 4096, "cuda": 131072}
+"""Device type -> inputs per forward pass of `score_tokens`: speed and memory only."""
 
 
 def score_tokens(
@@ -39,9 +39,8 @@ def score_tokens(
     `model(ids_BT)` gives logits (B, T, V). Raises ValueError with one line for a bad protocol or token stream.
     """
     checked = parse_protocol(protocol)
-    return score(
-        model, tokens_M, checked, device=device, dtype=dtype, batch_tokens=DEFAULT_BATCH_TOKENS, progress=silent
-    ).nats
+    batch_tokens = DEFAULT_BATCH_TOKENS.get(torch.device(device).type, DEFAULT_BATCH_TOKENS["cpu"])
+    return score(model, tokens_M, checked, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=silent).nats
 
 
 def parse_protocol(protocol: Mapping[str, Any] | Protocol) -> Protocol:

@@ -1,12 +1,13 @@
 """One evaluation from tokens to ledger, as the evaluate stage and the record program both call it.
 
-Checked by: tests/stages/test_pipeline.py.
+Checked by: tests/scoring/test_run.py, tests/stages/test_pipeline.py.
 """
 
 import numpy as np
 import torch
 from torch import nn
 
+from pipeline.checks import require
 from pipeline.data.byte_count import ByteTable, count_bytes
 from pipeline.progress import Progress
 from pipeline.scoring.config import Protocol
@@ -23,7 +24,18 @@ def score_item(
     batch_tokens: int,
     progress: Progress,
 ) -> Ledger:
-    """Return the ledger of `tokens_M` under `protocol`: bf16 autocast on CUDA, fp32 on a CPU."""
+    """Return the ledger of `tokens_M` under `protocol`: bf16 autocast on CUDA, fp32 on a CPU.
+
+    ValueError before anything is scored when the table is another tokenizer's or the targets stand for no bytes.
+    """
+    vocab_size, pieces = getattr(getattr(model, "config", None), "vocab_size", len(table.base_V)), len(table.base_V)
+    if vocab_size != pieces:
+        raise ValueError(
+            f"model.vocab_size: got {vocab_size}, expected the tokenizer's {pieces} pieces; score with the tokenizer "
+            "the model was trained on, or train again"
+        )
+    bytes_N = count_bytes(tokens_M, table)
+    require(bytes_N.sum() > 0, "validation text", int(bytes_N.sum()), "targets that stand for at least one byte")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     scores = score(model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress)
-    return make_ledger(scores, count_bytes(tokens_M, table), protocol)
+    return make_ledger(scores, bytes_N, protocol)

@@ -1,13 +1,18 @@
-"""From a resolved recipe to the text of train_gpt.py.
+"""From a resolved recipe to the text of train_gpt.py, and whether it fits the byte limit.
 
-Checked by: tests/submission/test_program.py.
+Checked by: tests/submission/test_record.py (sizes), tests/stages/test_pipeline.py.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.quant.config import SizeConfig
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
 from pipeline.submission.program import Recipe
+
+_SLACK_FRAC = 0.0005
+"""Share of the limit above which unused code reserve is worth mentioning."""
 
 
 def record_source(recipe: Recipe, root: Path) -> str:
@@ -18,3 +23,30 @@ def record_source(recipe: Recipe, root: Path) -> str:
 def shipped_program(source: str, readable: bool) -> bytes:
     """Return the bytes of train_gpt.py: the smallest wrapped form, or the source itself when `readable`."""
     return source.encode() if readable else wrap(minify(source))
+
+
+def check_sizes(size: SizeConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:
+    """Raise ValueError, naming the parameter and the value it needs, when code or total exceed the size section."""
+    if code_bytes > size.code_reserve_bytes:
+        raise ValueError(
+            f"size.code_reserve_bytes: got {size.code_reserve_bytes}, expected at least {code_bytes}, "
+            "the size of train_gpt.py; raise it and quantize again"
+        )
+    for seed, model_bytes in artifact_bytes.items():
+        if code_bytes + model_bytes > size.limit_bytes:
+            raise ValueError(
+                f"size.limit_bytes: got {size.limit_bytes}, expected at least {code_bytes + model_bytes} for seed "
+                f"{seed} (train_gpt.py {code_bytes} + artifact {model_bytes}); quantize again under this limit"
+            )
+
+
+def size_note(size: SizeConfig, code_bytes: int, bytes_total: int) -> str:
+    """Return how far the record stays below its limit, and by how much the code reserve is too large, if that counts.
+
+    `bytes_total`: code and largest artifact. A reserve costs the artifact its slack; small slack is not worth a rerun.
+    """
+    note = f"{100 * (1 - bytes_total / size.limit_bytes):.3f} % below size.limit_bytes"
+    slack_bytes = size.code_reserve_bytes - code_bytes
+    if slack_bytes > _SLACK_FRAC * size.limit_bytes:
+        note += f"; size.code_reserve_bytes could be {slack_bytes:,} lower"
+    return note

@@ -3,7 +3,9 @@
 The one idea: when every top-level name of the library is unique and modules import each other only as
 `from pipeline.x import name`, flattening is concatenation without those lines. Everything that would break this
 (aliases, relative or star imports, equal names, builtins shadowed, names nobody defines) is refused with one line that
-names the files. Only what the tail, the statements that run the program, can reach is kept.
+names the files. Only what the tail, the statements that run the program, can reach is kept. The text
+does not depend on the Python that writes it: since 3.12, `ast.unparse` gives nested f-strings quotes that are a syntax
+error before, so those are rewritten.
 
 Differs: general bundlers keep modules as namespaces at run time; here nothing of the package structure is left.
 Checked by: tests/submission/test_bundle.py.
@@ -42,7 +44,7 @@ def bundle(entry_module: str, root: Path, tail: str) -> str:
     for binding in sorted(imports.keys() & owners.keys()):
         raise ValueError(f"{owners[binding]}: top-level name {binding} is also imported in {imports[binding][1]}")
     tree = ast.Module(_merged_imports(imports) + body + ast.parse(tail).body, type_ignores=[])
-    tree = ast.fix_missing_locations(remove_unreachable(tree))
+    tree = ast.fix_missing_locations(_PortableFormats().visit(remove_unreachable(tree)))
     if missing := undefined_names(tree):
         raise ValueError(f"bundle of {entry_module}: no module defines {', '.join(missing)}")
     return ast.unparse(tree) + "\n"
@@ -118,6 +120,36 @@ def _check_nodes(tree: ast.Module, shown: str) -> None:
             problem = f"{node.id} cannot be bundled"
         if problem:
             raise ValueError(f"{shown}:{getattr(node, 'lineno', 1)}: {problem}")
+
+
+class _PortableFormats(ast.NodeTransformer):
+    """Write each f-string that has text or another f-string inside a replacement field as a call of str.format."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        fields = [field for field in ast.walk(node) if isinstance(field, ast.FormattedValue)]
+        if not any(_is_text(inner) for field in fields for inner in ast.walk(field.value)):
+            return node
+        arguments: list[ast.expr] = []
+        template = ast.Constant(self._template(node, arguments))
+        return ast.Call(ast.Attribute(template, "format", ast.Load()), arguments, [])
+
+    def _template(self, node: ast.expr, arguments: list[ast.expr]) -> str:
+        """Return the format text of an f-string or format spec; what it formats is appended to `arguments`."""
+        assert isinstance(node, ast.JoinedStr)
+        text = ""
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                arguments.append(self.visit(part.value))
+                conversion = f"!{chr(part.conversion)}" if part.conversion >= 0 else ""
+                spec = ":" + self._template(part.format_spec, arguments) if part.format_spec else ""
+                text += "{" + conversion + spec + "}"
+            else:
+                text += str(ast.literal_eval(part)).replace("{", "{{").replace("}", "}}")
+        return text
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes))
 
 
 def _import_problem(node: ast.ImportFrom, top_level: bool) -> str | None:

@@ -8,7 +8,8 @@ Checked by: tests/submission/test_record.py.
 from collections.abc import Mapping, Sequence
 
 ARTIFACT_FORMAT = "int6+brotli"
-"""How the log names the artifact's coding: the bits of its matrices and its compressor."""
+"""The artifact's coding as the log's size lines name it; like the names of the score lines it says int6 whatever
+`quantize.matrix_bits` is, because people and tools look for these lines by name."""
 
 
 def score_line(kind: str, val_loss: float, val_bpb: float) -> str:
@@ -33,6 +34,11 @@ def size_lines(code_bytes: int, artifact_bytes: int) -> list[str]:
         f"Serialized model {ARTIFACT_FORMAT}: {artifact_bytes} bytes",
         f"Total submission size {ARTIFACT_FORMAT}: {code_bytes + artifact_bytes} bytes",
     ]
+
+
+def digest_line(digest: str, name: str) -> str:
+    """Return the line that states the hex sha256 of a file, or of the recipe under the name `config`."""
+    return f"sha256 {digest} {name}"
 
 
 def artifact_score_lines(scores: Sequence[Mapping]) -> list[str]:
@@ -69,7 +75,7 @@ def log_lines(
             lines.append(f"pre_quant val_loss:{score['val_loss']:.8f} val_bpb:{score['val_bpb']:.8f}")
     lines += artifact_score_lines(scores)
     lines.append(f"total_eval_time:{evaluation_seconds(scores):.1f}s")
-    lines += [f"sha256 {digests[name]} {name}" for name in sorted(digests)]
+    lines += [digest_line(digests[name], name) for name in sorted(digests)]
     return "\n".join(lines) + "\n"
 
 

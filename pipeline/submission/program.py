@@ -4,22 +4,25 @@
 recipe is appended there. It calls the same functions as the stages, in the same order, so that equal weights give an
 equal artifact and an equal artifact gives equal scores. No rich, click, DVC or YAML is reachable from here.
 
-Checked by: tests/submission/test_program.py, and by `fairway package`, which runs the result.
+Checked by: tests/stages/test_pipeline.py, and by `fairway package`, which runs the result.
 """
 
 import argparse
 import hashlib
+import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from pipeline.checks import FairwayError, require
 from pipeline.codec.container import read_artifact
 from pipeline.data.batches import calibration_sequences
-from pipeline.data.byte_count import byte_table
+from pipeline.data.byte_count import ByteTable, byte_table
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.files import sha256_of_file, write_bytes
@@ -32,7 +35,7 @@ from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.quantizer import fit_to_budget
 from pipeline.scoring.config import EvaluateConfig
 from pipeline.scoring.run import score_item
-from pipeline.submission.log_lines import score_line, size_lines
+from pipeline.submission.log_lines import digest_line, score_line, size_lines
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import Ranks, current_ranks, resolve_device
 from pipeline.training.run import train_from_shards
@@ -52,11 +55,25 @@ class Recipe:
     evaluate: EvaluateConfig
 
 
+def recipe_digest(recipe: Recipe) -> str:
+    """Return the hex sha256 of a recipe's values by field name, which minification keeps, unlike class names."""
+    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
+
+
 def main(recipe: Recipe) -> None:
-    """Run the record: train and compress unless `--evaluate-only` names an artifact, then score it."""
+    """Run the record with the seed of the command line; what a judge can resolve ends in one line and exit status 1."""
     arguments = _parse_arguments(recipe)
+    try:
+        _run_record(replace(recipe, seed=arguments.seed), arguments)
+    except (ValueError, OSError, FairwayError) as error:
+        sys.exit(f"train_gpt.py: error: {error}")
+
+
+def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """Train and compress unless `--evaluate-only` names an artifact, then score it."""
     ranks = current_ranks()
     device = resolve_device(recipe.device, ranks.local_rank)
+    inputs = _open_inputs(recipe, arguments)
     artifact = arguments.evaluate_only
     if artifact is None:
         model = _train_record(recipe, arguments, ranks, device)
@@ -64,7 +81,7 @@ def main(recipe: Recipe) -> None:
         if ranks.rank == 0:
             write_bytes(artifact, compress(recipe, model, arguments.data, device))
     if ranks.rank == 0:
-        _score_artifact(recipe, artifact, arguments, device)
+        _score_artifact(recipe, artifact, inputs, device)
 
 
 def compress(recipe: Recipe, model: LoopedUNet, data: Path, device: torch.device) -> bytes:
@@ -87,27 +104,43 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
 
 
 def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> LoopedUNet:
-    return train_from_shards(recipe.model, recipe.train, arguments.data, arguments.seed, ranks, device, say, silent)[0]
+    return train_from_shards(recipe.model, recipe.train, arguments.data, recipe.seed, ranks, device, say, silent)[0]
 
 
-def _score_artifact(recipe: Recipe, artifact: Path, arguments: argparse.Namespace, device: torch.device) -> None:
-    started = time.perf_counter()
+class ScoringInputs(NamedTuple):
+    """What scoring reads besides the artifact."""
+
+    paths: list[Path]
+    tokens_M: np.ndarray
+    table: ByteTable
+
+
+def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs:
+    """Open what only scoring needs, on every rank before training: a bad file must not cost a run."""
     tokenizer = arguments.tokenizer or next(iter(sorted(Path("tokenizers").glob("*.model"))), Path("tokenizer.model"))
     val_paths = shard_paths(arguments.data, "val")
     tokens_M = np.concatenate(open_shards(val_paths, recipe.model.vocab_size))
+    processor = load_tokenizer(tokenizer)
+    require(processor.vocab_size() == recipe.model.vocab_size, f"{tokenizer}: vocabulary", processor.vocab_size(),
+            f"{recipe.model.vocab_size}, the model's")  # fmt: skip
+    return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor))
+
+
+def _score_artifact(recipe: Recipe, artifact: Path, inputs: ScoringInputs, device: torch.device) -> None:
+    started = time.perf_counter()
+    tokens_M = inputs.tokens_M
     for line in size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size):
         say(line)
     say(f"val_tokens: {len(tokens_M)}")
     say(f"target_tokens: {len(tokens_M) - 1}")
-    for path in (Path(sys.argv[0]), artifact, tokenizer, *val_paths):
-        say(f"sha256 {sha256_of_file(path)} {path.name}")
-    say(f"sha256 {hashlib.sha256(repr(recipe).encode()).hexdigest()} config")
+    for path in (Path(sys.argv[0]), artifact, *inputs.paths):
+        say(digest_line(sha256_of_file(path), path.name))
+    say(digest_line(recipe_digest(recipe), "config"))
     tensors, _ = read_artifact(artifact)
     model = dequantized_model(tensors, recipe.model)
-    table = byte_table(load_tokenizer(tokenizer))
     for item in recipe.evaluate.items:
         protocol = recipe.evaluate.protocols[item]
-        ledger = score_item(model, tokens_M, table, protocol, device, recipe.evaluate.batch_tokens, silent)
+        ledger = score_item(model, tokens_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent)
         say(score_line(protocol.kind, ledger.val_loss, ledger.val_bpb))
     say(f"total_eval_time:{time.perf_counter() - started:.1f}s")
 

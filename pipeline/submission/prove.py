@@ -17,6 +17,8 @@ from pipeline.progress import Log
 from pipeline.submission.bundle import project_imports
 from pipeline.submission.minify import unwrap
 
+_DIGEST = "sha256 "
+
 
 class ProofError(FairwayError):
     """The shipped program does not reproduce the scores that the record claims."""
@@ -29,14 +31,16 @@ def prove(
     artifact: str,
     expected_lines: Sequence[str],
     *,
-    timeout_seconds: float,
+    seed: int,
     environment: Mapping[str, str],
     log: Log,
+    timeout_seconds: float | None = None,
 ) -> None:
     """Rescore `folder/artifact` with `folder/train_gpt.py --evaluate-only` in a fresh process in an empty folder.
 
-    The process gets those two files, paths of data and tokenizer, and `environment` only. Its output goes to `log` line
-    by line. Raises ProofError, in one line, when it fails, takes too long or does not print every expected line.
+    The process gets those two files, paths of data and tokenizer, the seed, and `environment` only. Its output goes to
+    `log` line by line; by default it may take as long as it needs.
+    Raises ProofError, in one line, when it fails, takes too long or does not print every expected line.
     """
     program = folder / "train_gpt.py"
     if borrowed := project_imports(unwrap(program.read_bytes())):
@@ -45,14 +49,17 @@ def prove(
         shutil.copyfile(program, Path(empty, "train_gpt.py"))
         shutil.copyfile(folder / artifact, Path(empty, artifact))
         command = [sys.executable, "-I", "train_gpt.py", "--evaluate-only", artifact]
-        command += ["--data", str(data_dir.resolve()), "--tokenizer", str(tokenizer.resolve())]
+        command += ["--seed", str(seed), "--data", str(data_dir.resolve()), "--tokenizer", str(tokenizer.resolve())]
         printed = _run_lines(command, empty, {"HOME": empty, "TMPDIR": empty, **environment}, timeout_seconds, log)
     for line in expected_lines:
         if line not in printed:
-            raise ProofError(f"train_gpt.py --evaluate-only: expected `{line}`, got {_nearest_line(line, printed)}")
+            nearest = _nearest_line(line, printed)
+            raise ProofError(f"train_gpt.py --evaluate-only: expected `{line}`, got {nearest}; {_remedy_for(line)}")
 
 
-def _run_lines(command: list[str], cwd: str, environment: Mapping[str, str], seconds: float, log: Log) -> list[str]:
+def _run_lines(
+    command: list[str], cwd: str, environment: Mapping[str, str], seconds: float | None, log: Log
+) -> list[str]:
     """Run a command and return the lines of its output and errors."""
     expired = threading.Event()
     lines: list[str] = []
@@ -65,8 +72,9 @@ def _run_lines(command: list[str], cwd: str, environment: Mapping[str, str], sec
             expired.set()
             process.kill()
 
-        timer = threading.Timer(seconds, stop)
-        timer.start()
+        timer = threading.Timer(seconds or 0, stop)
+        if seconds is not None:
+            timer.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -86,6 +94,18 @@ def _run_lines(command: list[str], cwd: str, environment: Mapping[str, str], sec
 
 
 def _nearest_line(line: str, printed: Sequence[str]) -> str:
-    same_name = [other for other in printed if other.split(" ")[0] == line.split(" ")[0]]
+    label = _label(line)
+    same_name = [other for other in printed if _label(other) == label]
     nearest = same_name or difflib.get_close_matches(line, printed, n=1)
     return f"`{nearest[-1]}`" if nearest else "nothing like it"
+
+
+def _label(line: str) -> str:
+    """Return what a line is about: the name after a digest, else its first word."""
+    return line.split(" ", 2)[-1] if line.startswith(_DIGEST) else line.split(" ")[0]
+
+
+def _remedy_for(line: str) -> str:
+    if line.startswith(_DIGEST):
+        return "an input changed since the stages ran: run `dvc repro`"
+    return "scores come from another machine or thread count? run `dvc repro -f evaluate` here"

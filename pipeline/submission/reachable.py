@@ -5,11 +5,15 @@ global; statements that define nothing (calls, `if`) are needed from the start. 
 a local variable that shares its name with a function keeps nothing alive. Decorators, defaults, base classes and
 annotations count as references. Relies on definitions having no side effects.
 
+Source: PEP 709: since Python 3.12 a function's symbol table also holds the variables of its list, set and dict
+comprehensions, as if they were its own or, at module level, globals. Generator expressions keep their own table.
+
 Checked by: tests/submission/test_bundle.py.
 """
 
 import ast
 import builtins
+import copy
 import symtable
 from collections.abc import Iterator
 
@@ -27,8 +31,25 @@ def defined_names(statement: ast.stmt) -> list[str]:
 
 def global_references(statement: ast.stmt) -> set[str]:
     """Return the names that `statement`, run at module level, reads from the module's globals at any depth."""
-    table = symtable.symtable(ast.unparse(statement), "<statement>", "exec")
+    plain = comprehensions_as_generators(statement)
+    table = symtable.symtable(ast.unparse(plain), "<statement>", "exec")
     return set(_table_references(table, module_level=True))
+
+
+def comprehensions_as_generators(statement: ast.stmt) -> ast.stmt:
+    """Return a copy that reads the same names, with every comprehension written as a generator expression."""
+    return ast.fix_missing_locations(_Generators().visit(copy.deepcopy(statement)))
+
+
+class _Generators(ast.NodeTransformer):
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        pair = ast.Tuple([node.key, node.value], ast.Load())
+        return self.generic_visit(ast.GeneratorExp(pair, node.generators))
 
 
 def _table_references(table: symtable.SymbolTable, module_level: bool) -> Iterator[str]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline.files import sha256_of_file
 from pipeline.quant.config import SizeConfig
+from pipeline.submission.build import check_sizes
 from pipeline.submission.config import PackageConfig
 from pipeline.submission.log_lines import evaluation_seconds, log_lines
 from pipeline.submission.minify import unwrap
@@ -61,13 +62,15 @@ def assemble(
     headline: str,
     versions: Mapping[str, str],
     digests: Mapping[str, str],
+    config_digests: Mapping[int, str],
     prove: Callable[[Path], None],
 ) -> dict[str, Any]:
     """Write the record folder and return the fields of its submission.json.
 
     `code`: the bytes of train_gpt.py; `human_code`: its readable source; `headline`: the item whose score is the
     record's; `versions`: installed version of every package in `imported_packages(code)`; `digests`: further hex sha256
-    by name for the logs (config, val shards). `prove` is called with the complete folder before it takes its final name
+    by name for the logs (val shards); `config_digests`: of the recipe with each seed, by seed.
+    `prove` is called with the complete folder before it takes its final name
     and raises when the folder does not hold what it says. An older folder is replaced.
     Raises ValueError when a size limit is exceeded or a report does not belong to its file.
     """
@@ -82,7 +85,8 @@ def assemble(
         shared_digests = {**digests, "train_gpt.py": hashlib.sha256(code).hexdigest()}
         shared_digests[tokenizer.name] = sha256_of_file(tokenizer)
         for run in runs:
-            _write_seed(partial, run, artifact_name(runs, run.seed), code, shared_digests)
+            seed_digests = {**shared_digests, "config": config_digests[run.seed]}
+            _write_seed(partial, run, artifact_name(runs, run.seed), code, seed_digests)
         submission = submission_fields(config, size, len(code), runs, headline)
         check_submission(submission)
         _write_text(partial / "submission.json", json.dumps(submission, indent=2, sort_keys=True) + "\n")
@@ -120,21 +124,6 @@ def _write_seed(folder: Path, run: SeedRun, name: str, code: bytes, digests: Map
 def artifact_name(runs: Sequence[SeedRun], seed: int) -> str:
     """Return the artifact's file name in the folder: plain when the record has one seed."""
     return "model.fwy" if len(runs) == 1 else f"model_seed{seed}.fwy"
-
-
-def check_sizes(size: SizeConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:
-    """Raise ValueError, naming the parameter and the value it needs, when code or total exceed the size section."""
-    if code_bytes > size.code_reserve_bytes:
-        raise ValueError(
-            f"size.code_reserve_bytes: got {size.code_reserve_bytes}, expected at least {code_bytes}, "
-            "the size of train_gpt.py; raise it and quantize again"
-        )
-    for seed, model_bytes in artifact_bytes.items():
-        if code_bytes + model_bytes > size.limit_bytes:
-            raise ValueError(
-                f"size.limit_bytes: got {size.limit_bytes}, expected at least {code_bytes + model_bytes} for seed "
-                f"{seed} (train_gpt.py {code_bytes} + artifact {model_bytes}); quantize again under this limit"
-            )
 
 
 def submission_fields(
@@ -273,16 +262,31 @@ def _first_bpb(run: SeedRun, weights: str) -> float | None:
 
 @contextlib.contextmanager
 def _atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on any error it is removed."""
+    """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on any error it is removed.
+
+    Files and folders reach the disk before the name does: after a power cut the name never means a torn folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
     partial.mkdir()
     try:
         yield partial
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
+        _sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,24 +1,22 @@
 """What the stages of one seed left behind, read back for the record.
 
-Checked by: tests/submission/test_runs.py.
+Checked by: tests/stages/test_pipeline.py.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import path_of, read_json
+from pipeline.artifacts import params_digest, path_of, read_json, read_text
 from pipeline.codec.container import read_artifact
+from pipeline.config import Params
 from pipeline.model.config import ModelConfig
 from pipeline.progress import Log
 from pipeline.submission.log_lines import artifact_score_lines
 from pipeline.submission.prove import prove
 from pipeline.submission.record import SeedRun, artifact_name
-
-PROOF_TIMEOUT_SECONDS = 3600.0
-"""Longest time that rescoring one seed may take."""
 
 
 def read_run(seed: int, items: Sequence[str]) -> SeedRun:
@@ -30,7 +28,7 @@ def read_run(seed: int, items: Sequence[str]) -> SeedRun:
         calibrate=read_json(path_of("calibrate_report", seed=seed)),
         quantize=read_json(path_of("quantize_report", seed=seed)),
         scores={item: read_json(path_of("scores", seed=seed, item=item)) for item in ("float", *items)},
-        log=path_of("train_log", seed=seed).read_text(),
+        log=read_text(path_of("train_log", seed=seed)),
     )
 
 
@@ -44,14 +42,36 @@ def check_model_config(artifact: Path, config: ModelConfig) -> None:
             raise ValueError(f"model.{key}: got {wanted!r}, expected {found!r} as in {artifact}; run `dvc repro` first")
 
 
-def prove_runs(folder: Path, runs: Sequence[SeedRun], data_dir: Path, tokenizer: Path, log: Log) -> None:
-    """Rescore every seed's artifact with the shipped program; raises ProofError when a score differs in any digit.
+def check_settings(run: SeedRun, params: Params) -> None:
+    """Raise ValueError naming the first stage of a seed whose report was made under other sections than `params`.
 
-    The fresh process gets as many threads as this one: a sum split over more threads rounds differently.
+    The sections are those each stage puts into its provenance.
+    """
+    reports: list[tuple[str, dict, dict[str, object]]] = [
+        ("train", run.train, {"model": params.model, "train": params.train, "launch": params.launch}),
+        ("calibrate", run.calibrate, {"calibrate": params.calibrate, "launch": params.launch}),
+        ("quantize", run.quantize, {"quantize": params.quantize, "size": params.size}),
+    ]
+    for item, score in run.scores.items():
+        reports.append((f"evaluate, item {item}", score, {"protocol": params.evaluate.protocols[item]}))
+    for stage, report, sections in reports:
+        if report.get("provenance", {}).get("params_sha256") != params_digest(sections):
+            raise ValueError(f"report of {stage}, seed {run.seed}: made with other settings; run `dvc repro`")
+
+
+def prove_runs(
+    folder: Path, runs: Sequence[SeedRun], data_dir: Path, tokenizer: Path, environment: Mapping[str, str], log: Log
+) -> None:
+    """Rescore every seed's artifact with the shipped program; raises ProofError when a score or digest differs.
+
+    The digests are those its log in the folder states: code, artifact, tokenizer, val shards, config. The fresh process
+    gets `environment` and as many threads as this one: a sum split over more threads rounds differently.
     """
     for run in runs:
+        log_text = (folder / f"train_seed{run.seed}.log").read_text("utf-8")
+        digests = [line for line in log_text.splitlines() if line.startswith("sha256 ")]
         prove(
-            folder, data_dir, tokenizer, artifact_name(runs, run.seed), artifact_score_lines(list(run.scores.values())),
-            timeout_seconds=PROOF_TIMEOUT_SECONDS, environment={"OMP_NUM_THREADS": str(torch.get_num_threads())},
-            log=log,
+            folder, data_dir, tokenizer, artifact_name(runs, run.seed),
+            digests + artifact_score_lines(list(run.scores.values())), seed=run.seed,
+            environment={**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())}, log=log,
         )  # fmt: skip

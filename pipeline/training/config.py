@@ -1,4 +1,4 @@
-"""The `train` and `launch` sections: budget, optimizer settings, processes."""
+"""The `train` section: budget and optimizer settings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +16,9 @@ class TrainConfig:
     """Wall-clock budget in seconds; null leaves the step budget in charge. With both, whichever ends first."""
     batch_tokens: int
     """Tokens per optimizer step over all processes."""
+    micro_batch_sequences: int | None
+    """Sequences per forward and backward pass of a process: bounds memory, changes rounding only; null takes the
+    process's whole share of a batch at once."""
     warmup_steps: int
     """Steps over which the learning rate rises linearly to its peak."""
     warmdown_frac: float
@@ -56,6 +59,8 @@ class TrainConfig:
                 "a number here or in max_seconds: a run needs a budget")  # fmt: skip
         require(self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "null or at least 1")
         require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", self.max_seconds, "null or above 0")
+        require(self.micro_batch_sequences is None or self.micro_batch_sequences >= 1, "micro_batch_sequences",
+                self.micro_batch_sequences, "null or at least 1")  # fmt: skip
         for name in ("warmdown_frac", "min_lr_frac"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share between 0 and 1")
         for name in ("batch_tokens", "newton_schulz_steps", "log_every_steps"):
@@ -66,16 +71,3 @@ class TrainConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("muon_momentum", "muon_momentum_start", "adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchConfig:
-    """Where and on how many processes training runs."""
-
-    num_processes: int
-    """Data-parallel processes on this machine; above 1 they run under torchrun."""
-    device: Literal["auto", "cpu", "cuda"]
-    """`auto` takes CUDA when there is one; the log and the report say which."""
-
-    def __post_init__(self) -> None:
-        require(self.num_processes >= 1, "num_processes", self.num_processes, "at least 1")

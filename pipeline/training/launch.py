@@ -1,10 +1,13 @@
-"""Processes and devices: who am I, how do several of me start, and what do we run on.
+"""Processes and devices: who am I, how do several of me start and agree, and what do we run on.
 
 The one idea: a rank is a plain value read once from torchrun's environment; everything else takes it as an argument.
-This is the only module that reads the environment (RANK, LOCAL_RANK, WORLD_SIZE).
+This is the only module that touches the environment: it reads RANK, LOCAL_RANK and WORLD_SIZE, and hands ranks that it
+starts OMP_NUM_THREADS, their share of the cores, unless the user set it. A torchrun that the user started himself is
+left as it is: there the 1 that torchrun sets by default looks like a 1 that the user chose.
 
 Source: torch.distributed.run (torchrun), called in process.
-Differs: no restarts; a rank that dies ends the run with one line.
+Differs: no restarts; a rank that dies ends the run with one line; ranks share the cores, where torchrun by default
+    gives each a single thread.
 Checked by: tests/training/test_launch.py, tests/training/test_ranks.py.
 """
 
@@ -12,11 +15,12 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from pipeline.checks import FairwayError, require
 
@@ -57,6 +61,13 @@ def resolve_device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def available_cores() -> int:
+    """Return the cores that this process may use; all of the machine's where the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """Join the ranks into a process group for the block; a world of one needs and makes none.
@@ -81,20 +92,43 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@torch.no_grad()
+def share_from_rank_zero(tensors: Iterable[Tensor], ranks: Ranks) -> None:
+    """Overwrite every rank's tensors with rank 0's."""
+    if ranks.world_size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+@torch.no_grad()
+def average_over_ranks(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+    """Replace every tensor by its mean over ranks, with one fp32 all-reduce."""
+    if ranks.world_size == 1:
+        return
+    flat = torch.cat([tensor.float().flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= ranks.world_size
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
 def torchrun(module: str, argv: list[str], num_processes: int) -> None:
     """Run `python -m module argv` on `num_processes` processes of this machine and wait; only rank 0 prints.
 
     Raises LaunchError, one line, when a rank dies, and KeyboardInterrupt on Ctrl-C. The cause of a death is part of
-    the line when the module's main function carries torch.distributed.elastic's `record`.
+    the line when the module's main function carries torch.distributed.elastic's `record`. Each process computes with
+    its share of the cores, or with the user's OMP_NUM_THREADS.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as run_torchrun
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    silenced = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # what torchrun says of a dead rank, the error below says in one line
     try:
-        run_torchrun(["--standalone", f"--nproc-per-node={num_processes}", "--local-ranks-filter=0",
-                      "--module", module, *argv])  # fmt: skip
+        with _threads_per_rank(num_processes):
+            run_torchrun(["--standalone", f"--nproc-per-node={num_processes}", "--local-ranks-filter=0",
+                          "--module", module, *argv])  # fmt: skip
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -102,10 +136,27 @@ def torchrun(module: str, argv: list[str], num_processes: int) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise LaunchError(f"{module}: rank {rank} of {num_processes} died: {_death_of(failure)}") from None
+    finally:
+        logging.disable(silenced)
+
+
+@contextlib.contextmanager
+def _threads_per_rank(num_processes: int) -> Iterator[None]:
+    """Share the cores among the processes started inside, unless the user chose a number of threads."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // num_processes))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def _death_of(failure: "torch.distributed.elastic.multiprocessing.errors.ProcessFailure") -> str:
     """Return one line on why a rank died: its exception when recorded, else its signal or exit code."""
     if failure.error_file != "<N/A>":
-        return str(failure.message).strip().splitlines()[-1]
+        recorded = failure.message  # torch declares a str, and hands over the mapping in the error file
+        text = recorded.get("message", "") if isinstance(recorded, dict) else str(recorded)
+        return text.strip().splitlines()[-1]
     return f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"

@@ -7,12 +7,11 @@ ranks run it beyond rounding.
 Axes: B sequences of this rank, T position. A sequence of a batch holds T + 1 tokens: inputs and, one later, targets.
 
 Differs: no DistributedDataParallel: gradients are averaged by one flat fp32 all-reduce after the backward pass, because
-    Muon orthogonalises averaged gradients. The whole share of a rank is one forward pass: a share that does not fit
-    into memory needs more ranks or fewer tokens per step.
+    Muon orthogonalises averaged gradients. The optimizer is not sharded over ranks yet: every rank does all of Muon's
+    step, so more ranks do not make it faster.
 Checked by: tests/training/test_loop.py, tests/training/test_ranks.py.
 """
 
-import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,14 +28,19 @@ from pipeline.optim.lr_schedule import budget_progress, lr_scale, momentum_at
 from pipeline.optim.muon import Muon
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import Ranks
+from pipeline.training.launch import Ranks, average_over_ranks, share_from_rank_zero
 
 Clock = Callable[[], float]
-BatchLoss = Callable[[Tensor], Tensor]
+Backward = Callable[[Tensor], Tensor]
+"""Adds a rank's gradients of the mean nats per target of tokens (B, T + 1) and returns that mean, detached."""
 
 
 class DivergenceError(FairwayError):
     """The loss or the gradient stopped being a number."""
+
+
+class DeviceMemoryError(FairwayError):
+    """A forward or backward pass does not fit into the GPU's memory."""
 
 
 class TrainReport(NamedTuple):
@@ -136,31 +140,34 @@ def train(
     `model` maps ids (B, T) to fp32 logits (B, T, V). Every rank calls this inside its process group; weights start
     as rank 0's. Rank 0 logs and reports progress. Step n reads the sampler's batch n, whatever the world size.
     Raises ValueError when the batch does not divide into sequences over ranks, DivergenceError when the loss or the
-    gradient is no longer finite.
+    gradient is no longer finite, DeviceMemoryError when a pass does not fit into the GPU.
     """
     batch_sequences = sequences_per_step(config.batch_tokens, sequence_tokens, ranks.world_size)
     journal = _Journal(config, ranks, log, progress)
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
     model.to(device).train()
-    _share_weights(model, ranks)
+    share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
     optimizers = _build_optimizers(model, config)
-    batch_loss = _build_batch_loss(model, config, device)
+    backward = _build_backward(model, config, device)
 
     def fetch(step: int) -> Tensor:
-        return sampler.batch(step, batch_sequences, ranks.rank, ranks.world_size).to(device, non_blocking=True)
+        batch_BT = sampler.batch(step, batch_sequences, ranks.rank, ranks.world_size)
+        # Only from pinned memory does a copy to the GPU run beside the computation.
+        return batch_BT.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch_BT
 
-    batch_BT, step, seconds, health = fetch(0), 0, 0.0, torch.zeros(2)
+    batch_BT, step, seconds, broken_at = fetch(0), 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if config.compile:
-        _warm_up(model, batch_loss, batch_BT, ranks)
+        _warm_up(model, backward, batch_BT, ranks)
     budget = _Budget(config, ranks, clock)
     while not budget.is_spent(step, seconds):
         scale = _set_schedule(optimizers, config, step, seconds)
-        loss, norm = _training_step(model, optimizers, batch_loss, batch_BT, config.grad_clip, ranks)
-        _require_finite(health, step)  # of the step before: a GPU is still busy with this one
-        step, health, batch_BT = step + 1, torch.stack([loss, norm]), fetch(step + 1)
+        loss, norm = _training_step(model, optimizers, backward, batch_BT, config.grad_clip, ranks)
+        step, batch_BT = step + 1, fetch(step + 1)
+        # Kept on the device: looking at it each step would make the host wait for the GPU.
+        broken_at = torch.where((broken_at == 0) & ~torch.isfinite(loss + norm), step, broken_at)
         seconds = budget.seconds()
         if journal.is_due(step) or budget.is_spent(step, seconds):
-            _require_finite(health, step)
+            _require_unbroken(int(broken_at))
             seconds = budget.seconds()  # again, now that the device has caught up
             tokens = step * batch_sequences * sequence_tokens
             row = {"step": step, "loss": loss.item(), "lr_scale": scale, "seconds": seconds, "tokens": tokens}
@@ -213,35 +220,50 @@ def _set_schedule(optimizers: list[torch.optim.Optimizer], config: TrainConfig, 
     return scale
 
 
-def _build_batch_loss(model: nn.Module, config: TrainConfig, device: torch.device) -> BatchLoss:
-    """Return the function from a rank's tokens (B, T + 1) to the fp32 mean nats of its targets."""
+def _build_backward(model: nn.Module, config: TrainConfig, device: torch.device) -> Backward:
+    """Return the function that runs a rank's share of a batch forward and backward, micro batch by micro batch."""
 
-    def batch_loss(tokens_BT: Tensor) -> Tensor:
+    def mean_nats(tokens_BT: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits_BTV = model(tokens_BT[:, :-1])
         return F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
 
-    return torch.compile(batch_loss, fullgraph=True, dynamic=False) if config.compile else batch_loss
+    part_loss = torch.compile(mean_nats, fullgraph=True, dynamic=False) if config.compile else mean_nats
+
+    def backward(tokens_BT: Tensor) -> Tensor:
+        parts = tokens_BT.split(config.micro_batch_sequences or len(tokens_BT))
+        total_loss = torch.zeros((), device=device)
+        try:
+            for part_BT in parts:
+                # Sequences are of equal length: weighted by its share of them, a part's mean adds up to the whole's.
+                loss = part_loss(part_BT) * (len(part_BT) / len(tokens_BT))
+                loss.backward()
+                total_loss += loss.detach()
+        except torch.OutOfMemoryError:
+            raise DeviceMemoryError(f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory: lower "
+                                    "train.micro_batch_sequences or raise launch.num_processes") from None  # fmt: skip
+        return total_loss
+
+    return backward
 
 
-def _warm_up(model: nn.Module, batch_loss: BatchLoss, batch_BT: Tensor, ranks: Ranks) -> None:
+def _warm_up(model: nn.Module, backward: Backward, batch_BT: Tensor, ranks: Ranks) -> None:
     """Compile, and open the connections between ranks, before the clock starts; weights stay as they are.
 
     The tokens are zeros of the batch's shape: nothing is learned, so nothing has to be undone.
     """
     for _ in range(2):
-        loss = batch_loss(torch.zeros_like(batch_BT))
-        loss.backward()
-        _average_over_ranks(model, loss.detach(), ranks).item()
+        loss = backward(torch.zeros_like(batch_BT))
+        average_over_ranks([loss, *_gradients(model)], ranks)
+        loss.item()
         model.zero_grad(set_to_none=True)
 
 
-def _training_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch_loss: BatchLoss, batch_BT: Tensor,
+def _training_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], backward: Backward, batch_BT: Tensor,
                    grad_clip: float, ranks: Ranks) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run one step on this rank's share of the batch; return the global loss and gradient norm, on the device."""
-    loss = batch_loss(batch_BT)
-    loss.backward()
-    loss = _average_over_ranks(model, loss.detach(), ranks)
+    loss = backward(batch_BT)
+    average_over_ranks([loss, *_gradients(model)], ranks)
     norm = torch.nn.utils.get_total_norm(_gradients(model))
     if grad_clip > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
@@ -256,34 +278,8 @@ def _gradients(model: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-def _average_over_ranks(model: nn.Module, loss: Tensor, ranks: Ranks) -> Tensor:
-    """Replace every gradient by its mean over ranks, with one fp32 all-reduce; return the mean loss.
-
-    Shares are of equal size, so the mean over ranks is the mean over the global batch.
-    """
-    if ranks.world_size == 1:
-        return loss
-    parts = [loss, *_gradients(model)]
-    flat = torch.cat([part.float().flatten() for part in parts])
-    dist.all_reduce(flat)
-    flat /= ranks.world_size
-    for part, mean in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
-        part.copy_(mean.view_as(part))
-    return loss
-
-
-def _share_weights(model: nn.Module, ranks: Ranks) -> None:
-    """Give every rank the parameters and buffers of rank 0."""
-    if ranks.world_size == 1:
-        return
-    with torch.no_grad():
-        for weight in [*model.parameters(), *model.buffers()]:
-            dist.broadcast(weight, src=0)
-
-
-def _require_finite(health: Tensor, step: int) -> None:
-    """Raise DivergenceError unless loss and gradient norm of step `step` (counted from 1) are numbers."""
-    loss, norm = health.tolist()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DivergenceError(f"training diverged at step {step}: loss {loss}, gradient norm {norm}; lower "
+def _require_unbroken(broken_at: int) -> None:
+    """Raise DivergenceError when a step, counted from 1, had a loss or gradient norm that is not a number."""
+    if broken_at:
+        raise DivergenceError(f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
                               "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip")  # fmt: skip

@@ -1,11 +1,10 @@
 """One training run from shards to weights, as the train stage and the record program both call it.
 
-Checked by: tests/stages/test_pipeline.py (stage), tests/submission/test_program.py (record program).
+Checked by: tests/stages/test_pipeline.py, for the stage and for the record program.
 """
 
 import csv
 import io
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import Ranks, process_group
+from pipeline.training.launch import Ranks, available_cores, process_group
 from pipeline.training.loop import TrainReport, train
 
 
@@ -39,7 +38,8 @@ def train_from_shards(
     Raises ShardError for shards that are absent, damaged or of another vocabulary.
     """
     paths = shard_paths(shards, "train")
-    sampler = SequenceSampler(open_shards(paths, model_config.vocab_size), model_config.context_tokens, seed)
+    tokens = open_shards(paths, model_config.vocab_size, check_ids=ranks.rank == 0)
+    sampler = SequenceSampler(tokens, model_config.context_tokens, seed)
     if ranks.rank == 0:
         log(f"train_shards: {len(paths)}")
     model = build(model_config, seed).to(device)
@@ -55,7 +55,7 @@ def train_report(
     return {
         "seed": seed,
         "device": str(device),
-        "hardware": hardware_name(device),
+        "hardware": hardware_name(device, ranks.world_size),
         "torch_version": torch.__version__,
         "num_processes": ranks.world_size,
         "model_params": sum(parameter.numel() for parameter in model.parameters()),
@@ -67,11 +67,11 @@ def train_report(
     }
 
 
-def hardware_name(device: torch.device) -> str:
-    """Return what a report calls the machine: GPU model, or core count and processor architecture."""
+def hardware_name(device: torch.device, world_size: int = 1) -> str:
+    """Return what a report calls the machine: the GPUs in use, or core count and processor architecture."""
     if device.type == "cuda":
-        return f"{torch.cuda.device_count()}x {torch.cuda.get_device_name(device)}"
-    return f"{len(os.sched_getaffinity(0))}-core {platform.machine()} CPU"
+        return f"{world_size}x {torch.cuda.get_device_name(device)}"
+    return f"{available_cores()}-core {platform.machine()} CPU"
 
 
 def curve_csv(report: TrainReport) -> str:

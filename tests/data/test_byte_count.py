@@ -91,5 +91,5 @@ def test_table_file_round_trip_and_damage(tmp_path, toy_processor):
     save_byte_table(path, table._replace(base_V=table.base_V[1:]))
     with pytest.raises(ValueError, match="do not fit together"):
         load_byte_table(path)
-    with pytest.raises(ValueError, match="run the prepare stage"):
+    with pytest.raises(ValueError, match="run `dvc repro -f prepare`"):
         load_byte_table(tmp_path / "absent.npz")

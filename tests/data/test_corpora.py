@@ -11,7 +11,7 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.data.config import DataConfig
-from pipeline.data.corpora import WheelSource, fetch_wheel, read_documents, read_wheel_documents
+from pipeline.data.corpora import WheelSource, fetch_wheel, read_documents, read_wheel_documents, text_digest
 
 TEXTS = ["first text\nwith two lines", "second \u00e9\u4e2d\U0001f600", "third\u2028no new line"]
 
@@ -91,6 +91,7 @@ def test_names_that_match_nothing(tmp_path, monkeypatch):
         (b'{"text": 3}', "no field 'text'"),
         (b'["text"]', "no field 'text'"),
         (b'{"text": "\\ud800"}', "surrogate"),
+        (b"[" * 100_000, "not JSON"),
     ],
 )
 @pytest.mark.parametrize("name", ["bad.jsonl", "bad.jsonl.zst"])
@@ -115,7 +116,24 @@ def test_damaged_files(tmp_path):
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "numbers.parquet")
     assert "column 'text' holds int64" in fault(tmp_path / "numbers.parquet")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    assert "not UTF-8 at byte 3" in fault(tmp_path / "latin.txt")
+    assert "latin.txt: not UTF-8 at byte 3; convert the file" in fault(tmp_path / "latin.txt")
+
+
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])
+def test_a_parquet_row_that_is_not_utf8_names_file_and_row(tmp_path, kind):
+    rows = [b"fine"] * 1500 + [None, b"caf\xe9"]  # beyond the first batch of rows
+    column = pyarrow.array(rows, pyarrow.binary() if kind == pyarrow.string() else pyarrow.large_binary()).view(kind)
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "bad.parquet")
+    message = fault(tmp_path / "bad.parquet")
+    assert "bad.parquet, row 1502: 'text' is not UTF-8 at byte 3; correct or remove the row" in message
+
+
+def test_the_digest_reads_through_white_space_and_compatibility_forms():
+    digest = text_digest("caf\u00e9 finds 1 file")
+    for same in ("cafe\u0301 finds 1 file", " caf\u00e9\n\tfinds\u00a01  file\n", "caf\u00e9 \ufb01nds \uff11 file"):
+        assert text_digest(same) == digest, same
+    for other in ("caf\u00e9 finds 1file", "cafe finds 1 file", "Caf\u00e9 finds 1 file"):
+        assert text_digest(other) != digest, other
 
 
 @pytest.fixture

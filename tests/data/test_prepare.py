@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
 from pipeline.data.config import DataConfig
-from pipeline.data.encoding import normalised_text
-from pipeline.data.prepare import prepare, split_of
+from pipeline.data.encoding import encode_documents, normalised_text
+from pipeline.data.prepare import SplitWriter, prepare, split_of
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.progress import silent
@@ -63,6 +64,62 @@ def test_outputs_hold_the_documents(tmp_path, corpus, toy_documents):
     assert sorted(decoded["train"] + decoded["val"]) == sorted(expected)
     assert not set(decoded["train"]) & set(decoded["val"])
     assert 0.1 < len(decoded["val"]) / len(expected) < 0.3
+
+
+def test_near_duplicates_never_straddle_the_splits(tmp_path, corpus, toy_documents):
+    path = tmp_path / "near.jsonl"
+    spaced = [text.replace(" ", "\n \u00a0") + " " for text in toy_documents]
+    decomposed = [unicodedata.normalize("NFD", text) for text in toy_documents]
+    texts = [*toy_documents, *spaced, *decomposed]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    manifest = prepare(dataclasses.replace(corpus, files=(str(path),)), tmp_path / "data", tmp_path / "cache", silent)
+    processor = load_tokenizer(tmp_path / "data" / "tokenizer.model")
+    decoded = {}
+    for split in ("train", "val"):
+        stream = np.concatenate(open_shards(shard_paths(tmp_path / "data", split), 512))
+        pieces = np.split(stream, np.flatnonzero(stream == processor.bos_id()))[1:]
+        decoded[split] = {processor.decode(piece.tolist()).strip() for piece in pieces}
+        assert manifest["splits"][split]["documents"] % 3 == 0
+    assert not decoded["train"] & decoded["val"]
+
+
+def test_batches_are_joined_once_per_shard_whatever_their_sizes(tmp_path, toy_documents, toy_processor, monkeypatch):
+    """Small batches and shards, and one batch of many shards, give the stream of one pass in order."""
+    table, joined = byte_table(toy_processor), []
+    real = np.concatenate
+
+    def counting(arrays, *args, **kwargs):
+        joined.append(sum(map(len, arrays)))
+        return real(arrays, *args, **kwargs)
+
+    whole = encode_documents(toy_processor, table, toy_documents).tokens_M
+    for size, shard_tokens in ((400, 1024), (7, 1024), (1, 10**9)):
+        writer = SplitWriter(tmp_path / str(size), "train", shard_tokens, 512)
+        joined.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.data.prepare.np.concatenate", counting)
+            for first in range(0, len(toy_documents), size):
+                writer.add(toy_processor, table, toy_documents[first : first + size])
+            entry = writer.finish()
+        shards = open_shards(shard_paths(tmp_path / str(size), "train"), 512)
+        np.testing.assert_array_equal(real(shards), whole)
+        assert [len(shard) for shard in shards[:-1]] == [shard_tokens] * (len(shards) - 1)
+        assert entry["tokens"] == len(whole)
+        # Encoding joins every token twice, the shards up to twice more; joining per batch would take hundreds of times.
+        assert sum(joined) < 8 * len(whole)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "reused", "fits"),
+    [(259, None, False), (260, None, True), (257, "a.model", True), (0, "a.model", False), (65537, None, False)],
+)
+def test_only_a_tokenizer_to_train_needs_room_for_bytes(corpus, vocab_size, reused, fits):
+    change = {"vocab_size": vocab_size, "tokenizer_model": reused}
+    if fits:
+        assert dataclasses.replace(corpus, **change).vocab_size == vocab_size
+        return
+    with pytest.raises(ValueError, match=f"vocab_size: got {vocab_size}, expected .*(260|65536)"):
+        dataclasses.replace(corpus, **change)
 
 
 def test_unigram_baseline_against_a_slow_oracle(tmp_path, corpus):

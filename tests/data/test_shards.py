@@ -44,7 +44,10 @@ def test_layout_is_the_challenges(tmp_path):
         (lambda content: content[:4] + b"\x02" + content[5:], "version 2"),
         (lambda content: content[:8] + bytes(4) + content[12:1024], "promises 0 tokens"),
         (lambda content: content[:8] + b"\xff" * 4 + content[12:], "promises -1 tokens"),
-        (lambda content: content[:-2] + b"\x00\x02", "token id 512 lies beyond the vocabulary of 512"),
+        (
+            lambda content: content[:-2] + b"\x00\x02",
+            "token id 512 lies beyond the vocabulary of 512; set model.vocab_size and data.vocab_size",
+        ),
     ],
 )
 def test_damage_is_one_line_with_the_file_and_a_remedy(tmp_path, damage, words):
@@ -56,19 +59,31 @@ def test_damage_is_one_line_with_the_file_and_a_remedy(tmp_path, damage, words):
     message = str(caught.value)
     assert words in message
     assert str(path) in message
-    assert ";" in message
+    assert "; " in message
+    assert "`dvc repro -f prepare`" in message
     assert "\n" not in message
 
 
 def test_missing_shards(tmp_path):
-    with pytest.raises(ShardError, match=r"absent\.bin: no such shard; run the prepare stage"):
+    with pytest.raises(ShardError, match=r"absent\.bin: no such shard; run `dvc repro -f prepare`"):
         open_shard(tmp_path / "absent.bin", 512)
-    with pytest.raises(ShardError, match="cannot be read"):
+    with pytest.raises(ShardError, match=r"cannot be read .*dvc repro -f prepare"):
         open_shard(tmp_path, 512)
-    with pytest.raises(ShardError, match="no shards given"):
+    with pytest.raises(ShardError, match="no shards given; run `dvc repro -f prepare`"):
         open_shards([], 512)
-    with pytest.raises(ShardError, match="no val shards"):
+    with pytest.raises(ShardError, match=r"no val shards .*dvc repro -f prepare"):
         shard_paths(tmp_path, "val")
+
+
+def test_a_rank_may_leave_the_ids_to_another(tmp_path):
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, np.array([1, 512]))
+    assert open_shards([path], 512, check_ids=False)[0].tolist() == [1, 512]
+    with pytest.raises(ShardError, match="token id 512"):
+        open_shards([path], 512)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError, match="truncated"):
+        open_shards([path], 512, check_ids=False)
 
 
 def test_shard_paths_finds_both_layouts_and_not_the_other_split(tmp_path):

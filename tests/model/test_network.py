@@ -1,5 +1,6 @@
 """The network against the slow oracle, and its invariants: causality, batching, determinism, gradients."""
 
+import copy
 import dataclasses
 import importlib.util
 import random
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.model.attention import attend_by_products
+from pipeline.model.attention import LONGEST_PRODUCTS_TOKENS, attend, attend_by_products, attend_with_repeated_groups
 from pipeline.model.config import ModelConfig
+from pipeline.model.embedding import bigram_bucket
 from pipeline.model.mlp import squared_leaky_relu
-from pipeline.model.network import build, with_context
+from pipeline.model.network import build
 
 TINY = ModelConfig(
     vocab_size=48, context_tokens=32, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=4, looped_blocks=2,
@@ -142,6 +145,58 @@ def test_attention_by_products_equals_the_library_kernel():
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_repeated_groups_equal_grouped_heads():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 40, 16, generator=generator) for heads in (6, 3, 3))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    assert torch.allclose(attend_with_repeated_groups(q, k, v), expected, atol=1e-5)
+
+
+def test_long_contexts_never_hold_all_scores_in_memory():
+    """The memory of all scores grows with the square of the context: the largest tensor tells which path ran."""
+    largest = {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes = [x.numel() for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, torch.Tensor)]
+            largest[num_tokens] = max([largest.get(num_tokens, 0), *sizes])
+            return out
+
+    for num_tokens in (LONGEST_PRODUCTS_TOKENS, LONGEST_PRODUCTS_TOKENS + 1):
+        q, k, v = (torch.randn(1, num_tokens, heads, 8, dtype=torch.bfloat16) for heads in (4, 2, 2))
+        with Watch():
+            attend(q, k, v)
+    short, long = largest.values()
+    assert short == 4 * LONGEST_PRODUCTS_TOKENS**2
+    assert long <= 16 * LONGEST_PRODUCTS_TOKENS * 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_attention_on_cuda_stays_in_bfloat16_under_autocast():
+    model, ids_BT = randomised(TINY).cuda(), random_ids(TINY, 2, 24).cuda()
+    with torch.no_grad():
+        exact_BTV = model(ids_BT)
+    seen = []
+    model.blocks[4].attention.output.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    model.blocks[5].attention.output.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        logits_BTV = model(ids_BT)
+    assert set(seen) == {torch.bfloat16}
+    assert (logits_BTV - exact_BTV).abs().mean() < 0.1 * exact_BTV.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_bigram_buckets_do_not_depend_on_the_dtype_of_the_ids(dtype):
+    largest = {torch.int32: 65535, torch.int16: 2**15 - 1, torch.uint8: 255}[dtype]
+    ids = [[largest, largest - 3, 7, largest, 0]]
+    expected = [(36313 * b) ^ (27191 * a) for a, b in zip(ids[0], ids[0][1:], strict=False)]
+    buckets_BT = bigram_bucket(torch.tensor(ids, dtype=dtype), 1000)
+    assert buckets_BT.dtype == torch.int64
+    assert buckets_BT.tolist() == [[999, *(pair % 999 for pair in expected)]]
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.3, 0.5])
 def test_squared_leaky_relu_has_the_right_value_and_gradient(slope):
     x = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
@@ -212,11 +267,13 @@ def test_the_context_moves_the_base_and_nothing_else():
     model, ids_BT = randomised(config), random_ids(config, 1, 20)
     with torch.no_grad():
         before = model(ids_BT)
-        longer = with_context(model, 256)
+        longer = copy.deepcopy(model)
+        longer.set_context(256)
         assert torch.equal(model(ids_BT), before)
         assert longer.config.context_tokens == 256
         assert not torch.allclose(longer(ids_BT), before, atol=1e-2)
-        assert torch.equal(with_context(longer, config.context_tokens)(ids_BT), before)
+        longer.set_context(config.context_tokens)
+        assert torch.equal(longer(ids_BT), before)
 
 
 def test_parameter_count_in_closed_form():

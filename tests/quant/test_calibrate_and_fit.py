@@ -14,19 +14,14 @@ from pipeline.codec.container import decode_artifact
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import build
 from pipeline.progress import silent
-from pipeline.quant.budget import ClipWindow, search_clip
+from pipeline.quant.budget import MAX_TRIALS, ClipWindow, search_clip
 from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, SizeConfig
-from pipeline.quant.gptq import HessianError
+from pipeline.quant.dequantize import dequantized_model
+from pipeline.quant.gptq import HessianError, proxy_loss
 from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.loop_aware import calibrate, core_sites, looped_prefixes, provisional_rows
 from pipeline.quant.moments import mean_moment, site_members
-from pipeline.quant.quantizer import (
-    BudgetError,
-    dequantized_model,
-    fit_to_budget,
-    plan_quantization,
-    quantize_model,
-)
+from pipeline.quant.quantizer import BudgetError, fit_to_budget, plan_quantization, quantize_plan
 from pipeline.quant.roles import tensor_roles
 
 MODEL = ModelConfig(
@@ -36,7 +31,8 @@ MODEL = ModelConfig(
     bigram_buckets=50, bigram_dim=8, smear_gate=True, value_embedding_dim=8, value_embedding_blocks=(0,),
     logit_softcap=30.0, embed_init_std=0.05,
 )  # fmt: skip
-QUANTIZE = QuantizeConfig(matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55, min_clip_std=2.0,
+QUANTIZE = QuantizeConfig(matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
+                          table_clip_ratio=1.55, min_clip_std=2.0,
                           max_clip_std=60.0, damp_frac=0.01, block_columns=16)  # fmt: skip
 CPU = torch.device("cpu")
 LOOPED_DOWN = "blocks.2.mlp.down.weight"
@@ -164,8 +160,8 @@ def logit_error(model, network, ids_NT):
 
 def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model, ids_NT, bundle):
     fine = QuantizeConfig(**{**QUANTIZE.__dict__, "matrix_bits": 8, "table_bits": 8})
-    near = dequantized_model(quantize_model(model, bundle, fine, 4.0), MODEL)
-    far = dequantized_model(quantize_model(model, bundle, QUANTIZE, 60.0), MODEL)
+    near = dequantized_model(quantize_plan(plan_quantization(model, bundle, fine), 4.0), MODEL)
+    far = dequantized_model(quantize_plan(plan_quantization(model, bundle, QUANTIZE), 60.0), MODEL)
     assert logit_error(model, near, ids_NT) < 0.03  # steps of about a thirtieth of a standard deviation
     assert logit_error(model, far, ids_NT) > 10 * logit_error(model, near, ids_NT)
 
@@ -188,10 +184,56 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
     assert layers["bigram.table.weight"]["proxy_loss"] is None
     tensors, meta = decode_artifact(content)
     assert meta == {"k": 1}
+    down = tensors[LOOPED_DOWN]
+    codes_RC, step_R = torch.from_numpy(down.codes.astype(np.int64)), torch.from_numpy(down.step.astype(np.float32))
+    weight_RC = model.get_parameter(LOOPED_DOWN)
+    of_file = proxy_loss(weight_RC, codes_RC, step_R, mean_moment(bundle, LOOPED_DOWN))
+    assert layers[LOOPED_DOWN]["proxy_loss"] == of_file
+    assert report["clip_std"] in [trial["clip_std"] for trial in report["search"]]
     # Codes were chosen with the stored steps: nearest rounding of a table must reproduce from the file alone.
     table = tensors["bigram.table.weight"]
     nearest = np.rint(model.bigram.table.weight.detach().double().numpy() / table.step.astype(np.float64)[:, None])
     assert np.array_equal(table.codes, np.clip(nearest, -31, 31))
+
+
+def test_progress_counts_trials_and_ends_full(model, bundle):
+    seen = []
+    _, report = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000), {}, lambda *shown: seen.append(shown))
+    trials = len(report["search"])
+    assert [done for done, _, _ in seen] == [*range(1, trials + 1), trials]
+    assert all(total == MAX_TRIALS > trials for _, total, _ in seen[:-1])
+    assert seen[-1][:2] == (trials, trials)
+
+
+def test_a_budget_between_two_file_sizes_takes_the_one_below(model, bundle):
+    """A tolerance of less than a byte: a file of exactly the budget's bytes would be luck."""
+    content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000, 1e-9), {}, silent)
+    budget = report["budget"]
+    assert not budget["finest_clip_fits"]
+    assert budget["unused_bytes"] == 21_000 - len(content) >= 0
+    assert budget["reached"] == (len(content) == 21_000)
+
+
+def damaged_bundles(bundle):
+    """Yield (bundle, what its error starts with): entries that are missing or of another shape."""
+    for key in ("head/moment", f"moment/{LOOPED_DOWN}/0", f"moment/{LOOPED_DOWN}/2", f"tokens/{LOOPED_DOWN}/1",
+                f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"):  # fmt: skip
+        missing = f"no {key} in it" if not key.startswith("uses") else f"got 'no moments of {LOOPED_DOWN}'"
+        yield {name: tensor for name, tensor in bundle.items() if name != key}, missing
+        if key.startswith(("head", "moment")):
+            for tensor in (bundle[key][1:], bundle[key][0], bundle[key][0, 0]):
+                yield {**bundle, key: tensor}, f"{key}: got {tuple(tensor.shape)}"
+    yield {**bundle, "head/moment": bundle["head/moment"][1:, 1:]}, "head/moment: got (31, 31)"
+    yield {**bundle, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}}, "7 columns"
+
+
+def test_a_damaged_bundle_is_one_line(model, bundle):
+    for damaged, complaint in damaged_bundles(bundle):
+        with pytest.raises(ValueError, match=r"^calibration bundle: ") as caught:
+            plan_quantization(model, damaged, QUANTIZE)
+        assert complaint in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert "calibrate" in str(caught.value)
 
 
 def test_an_impossible_budget_says_what_would_work(model, bundle):
@@ -251,7 +293,7 @@ def test_decoding_in_a_fresh_process_gives_the_same_bits(model, bundle, tmp_path
 
 
 def test_mismatches_name_the_tensor(model, ids_NT, bundle):
-    tensors = quantize_model(model, bundle, QUANTIZE, 12.0)
+    tensors = quantize_plan(plan_quantization(model, bundle, QUANTIZE), 12.0)
     lacking = {name: tensor for name, tensor in tensors.items() if name != "skip_weights"}
     with pytest.raises(ArtifactError, match="lacks skip_weights"):
         dequantized_model(lacking, MODEL)

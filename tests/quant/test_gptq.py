@@ -146,6 +146,15 @@ def test_bad_steps_are_refused(step):
         quantize_matrix(weight_RC, hessian_CC, step, 7)
 
 
+def test_a_hessian_of_other_columns_is_refused():
+    weight_RC, hessian_CC, step_R = layer()
+    with pytest.raises(ValueError, match=r"^hessian: got '39 columns', expected 40"):
+        quantize_matrix(weight_RC, hessian_CC[1:, 1:], step_R, 7)
+    for misshapen in (hessian_CC[1:], torch.ones(()), torch.ones(40)):
+        with pytest.raises(ValueError, match=r"^hessian of matrix: .*a square matrix"):
+            quantize_matrix(weight_RC, misshapen, step_R, 7)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_never_worse_than_nearest(seed):
     weight_RC, hessian_CC, step_R = layer(rows=40, seed=seed)

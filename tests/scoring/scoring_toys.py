@@ -1,5 +1,6 @@
 """Tiny real networks and protocols shared by the scoring tests."""
 
+import copy
 from typing import Any
 
 import torch
@@ -29,6 +30,13 @@ def tiny_network(vocab_size: int = 64) -> LoopedUNet:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def in_context(model: LoopedUNet, context_tokens: int) -> LoopedUNet:
+    """Return a copy of the network whose rotary base follows another context."""
+    changed = copy.deepcopy(model)
+    changed.set_context(context_tokens)
+    return changed
 
 
 def random_tokens(num_tokens: int, vocab_size: int = 64, seed: int = 0) -> torch.Tensor:

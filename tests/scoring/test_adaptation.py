@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pipeline.model.network import with_context
 from pipeline.scoring import score_tokens
-from pipeline.scoring.adaptation import NoAdaptation, chunk_learning_rate, freeze_first_blocks
+from pipeline.scoring.adaptation import NoAdaptation, chunk_learning_rate, freeze_first_blocks, reproducible_attention
 from pipeline.scoring.windows import Group
 from tests.oracle_pervisit import PervisitOracle
-from tests.scoring.scoring_toys import TTT, random_tokens, tiny_network
+from tests.scoring.scoring_toys import TTT, in_context, random_tokens, tiny_network
 
 
 def published(path: Path) -> tuple[PervisitOracle, dict[str, torch.Tensor], dict[str, str]]:
@@ -55,7 +54,7 @@ def slow_ttt(model, tokens: torch.Tensor, rule: dict) -> np.ndarray:
     """The rule word by word: hand-written SGD, one window and one sequence at a time."""
     length, stride, chunk = rule["context_tokens"], rule["stride_tokens"], rule["chunk_tokens"]
     num_targets, nats = len(tokens) - 1, np.full(len(tokens) - 1, np.nan)
-    model = with_context(model, length)
+    model = in_context(model, length)
     frozen = {"blocks.0.", f"blocks.{model.config.unique_blocks}."}
     named = {n: p for n, p in model.named_parameters() if not any(n.startswith(prefix) for prefix in frozen)}
     velocity: dict[str, torch.Tensor] = {}
@@ -121,6 +120,18 @@ def test_a_model_without_blocks_adapts_only_unfrozen() -> None:
     assert score_tokens(plain, random_tokens(100), {**TTT, "freeze_blocks": 0}).shape == (99,)
     with pytest.raises(ValueError, match="freeze_blocks"):
         score_tokens(plain, random_tokens(100), TTT)
+
+
+def test_only_cuda_trains_without_the_fused_attention_kernels() -> None:
+    def enabled() -> tuple[bool, bool, bool]:
+        library = torch.backends.cuda
+        return library.flash_sdp_enabled(), library.mem_efficient_sdp_enabled(), library.math_sdp_enabled()
+
+    before = enabled()
+    with reproducible_attention(torch.device("cuda")):
+        assert enabled() == (False, False, True)
+    with reproducible_attention(torch.device("cpu")):
+        assert enabled() == before == (True, True, True)
 
 
 def test_the_rate_falls_from_peak_to_zero() -> None:

@@ -8,12 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.model.network import with_context
 from pipeline.progress import silent
 from pipeline.scoring import evaluate, score_tokens
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.protocols import parse_protocol
-from tests.scoring.scoring_toys import BLOCKS, SLIDING, TTT, random_tokens, tiny_network
+from tests.scoring.scoring_toys import BLOCKS, SLIDING, TTT, in_context, random_tokens, tiny_network
 
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", [BLOCKS, SLIDING, TTT], ids=lambda protocol: protocol["kind"])
 
@@ -25,7 +24,7 @@ def run(model, tokens, protocol, batch_tokens=64, dtype=torch.float32):
 
 def one_target_at_a_time(model, tokens, context: int, stride: int) -> np.ndarray:
     """Score target j from the window that the definition names, alone, from full float32 logits."""
-    model, nats = with_context(model, context).eval(), []
+    model, nats = in_context(model, context).eval(), []
     for j in range(len(tokens) - 1):
         past_first = max(0, math.ceil((j + 1 - context) / stride)) * stride
         with torch.no_grad():
@@ -48,7 +47,7 @@ def test_sliced_head_equals_full_logits(protocol: dict, monkeypatch: pytest.Monk
     model, tokens = tiny_network(), random_tokens(150)
     monkeypatch.setattr(evaluate, "LOGIT_ROWS", 5)
     sliced = run(model, tokens, {**protocol, **({"epochs": 0} if protocol is TTT else {})}).nats
-    network = with_context(model, 16).eval()
+    network = in_context(model, 16).eval()
     full = run(lambda ids: network(ids), tokens, BLOCKS if protocol is BLOCKS else SLIDING).nats
     np.testing.assert_allclose(sliced, full, rtol=0, atol=1e-6 * max(1.0, full.max()))
 
@@ -121,6 +120,31 @@ def test_bad_streams_are_refused(tokens: list, says: str) -> None:
 def test_scores_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(ValueError, match="learning_rate"):
         score_tokens(lambda ids: torch.full((*ids.shape, 64), float("nan")), random_tokens(5), BLOCKS)
+
+
+def test_a_score_that_is_not_finite_stops_the_run_at_once() -> None:
+    calls, steps = [], []
+
+    def breaks_down(ids: torch.Tensor) -> torch.Tensor:
+        calls.append(len(ids))
+        return torch.full((*ids.shape, 64), float("nan") if len(calls) >= 2 else 0.0)
+
+    with pytest.raises(ValueError, match=r"got nan at target 16 \(group 0\)"):
+        score(breaks_down, random_tokens(200), parse_protocol(BLOCKS), device="cpu", dtype=torch.float32,
+              batch_tokens=16, progress=lambda done, total, note: steps.append(done))  # fmt: skip
+    assert (len(calls), steps) == (2, [16])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adaptation_on_cuda_gives_the_same_bytes_twice(dtype: torch.dtype) -> None:
+    rule = parse_protocol({**TTT, "context_tokens": 256, "stride_tokens": 64, "chunk_tokens": 2048})
+    model, tokens = tiny_network(), random_tokens(10_000)
+    first, again = (
+        score(model, tokens, rule, device="cuda", dtype=dtype, batch_tokens=16384, progress=silent) for _ in range(2)
+    )
+    assert first.nats.tobytes() == again.nats.tobytes()
 
 
 def test_bfloat16_is_close_to_float32() -> None:

@@ -39,6 +39,14 @@ def test_totals_do_not_depend_on_the_order() -> None:
     assert ledger.val_bpb == pytest.approx(ledger.total_nats / math.log(2) / 15, rel=1e-15)
 
 
+def test_the_sum_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(math, "fsum", lambda nats, real=math.fsum: taken.append(len(nats)) or real(nats))
+    ledger = example()
+    assert ledger.total_nats > ledger.val_loss > ledger.val_bpb
+    assert taken == [5]
+
+
 def test_a_file_gives_back_the_ledger_and_has_no_clock_in_it(tmp_path: Path) -> None:
     save_ledger(tmp_path / "a.npz", example())
     time.sleep(2.1)  # a zip member's time has a resolution of two seconds

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.interop import load_community
 from pipeline.model.network import build
-from pipeline.scoring import score_tokens
+from pipeline.scoring import protocols, score_tokens
+from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.protocols import parse_protocol
 from tests.scoring.scoring_toys import BLOCKS, SLIDING, TTT
 
@@ -48,6 +49,19 @@ def test_bad_protocols_are_refused_in_one_line(protocol: object, says: list[str]
         score_tokens(lambda ids: ids, [1, 2], protocol)
     assert all(word in str(caught.value) for word in says), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("device", "batch_tokens"), [("cpu", 4096), ("cuda", 131072), ("cuda:1", 131072)])
+def test_the_device_decides_the_batch(monkeypatch: pytest.MonkeyPatch, device: str, batch_tokens: int) -> None:
+    seen = {}
+
+    def recorder(*args: object, **keywords: object) -> Scores:
+        seen.update(keywords)
+        return Scores(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+    monkeypatch.setattr(protocols, "score", recorder)
+    score_tokens(lambda ids: ids, [1, 2], BLOCKS, device)
+    assert seen["batch_tokens"] == batch_tokens
 
 
 def test_published_sliding_nats_are_reproduced(shared: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ranks, devices and torchrun."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.training.launch import LaunchError, Ranks, current_ranks, process_group, resolve_device, torchrun
+from pipeline.training.run import hardware_name
 
 
 def test_ranks_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +45,33 @@ def test_with_a_gpu() -> None:
 def test_a_world_of_one_has_no_group() -> None:
     with process_group(Ranks(0, 0, 1), torch.device("cpu")):
         assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, "3"), ("2", "2")])
+def test_ranks_share_the_cores_unless_the_user_chose(chosen: str | None, threads: str, repo: Path, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """A machine said to have six cores; torchrun alone would give each of two ranks one thread."""
+    monkeypatch.chdir(repo)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(6)), raising=False)
+    torchrun("tests.training.tiny_run", ["--threads", str(tmp_path)], num_processes=2)
+    assert [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)] == [threads, threads]
+    assert os.environ.get("OMP_NUM_THREADS") == chosen, "the caller's environment is as before"
+
+
+def test_hardware_is_named_where_the_system_tells_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    assert hardware_name(torch.device("cpu")).startswith("10-core ")
+
+
+def test_gpus_are_counted_by_ranks_not_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "H100")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert hardware_name(torch.device("cuda", 0), world_size=2) == "2x H100"
 
 
 def test_a_dying_rank_is_one_line(

@@ -2,8 +2,10 @@
 
 * `python -m tests.training.tiny_run FOLDER PRECISION` trains; every rank saves its weights in the folder.
 * `python -m tests.training.tiny_run --die RANK` fails on one rank.
+* `python -m tests.training.tiny_run --threads FOLDER` writes how many threads each rank is told to use.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,9 @@ MODEL = ModelConfig(
 def train_config(**changes: Any) -> TrainConfig:
     """Return a short run's configuration with some values changed."""
     values: dict[str, Any] = {
-        "max_steps": 12, "max_seconds": None, "batch_tokens": 8 * SEQUENCE_TOKENS, "warmup_steps": 2,
-        "warmdown_frac": 0.5, "min_lr_frac": 0.0, "matrix_lr": 0.03, "embed_lr": 0.035, "scalar_lr": 0.025,
+        "max_steps": 12, "max_seconds": None, "batch_tokens": 8 * SEQUENCE_TOKENS,
+        "micro_batch_sequences": None, "warmup_steps": 2, "warmdown_frac": 0.5, "min_lr_frac": 0.0,
+        "matrix_lr": 0.03, "embed_lr": 0.035, "scalar_lr": 0.025,
         "muon_momentum": 0.95, "muon_momentum_start": 0.85, "muon_momentum_warmup_steps": 10,
         "newton_schulz_steps": 5, "adam_beta1": 0.9, "adam_beta2": 0.95, "weight_decay": 0.04, "grad_clip": 0.3,
         "precision": "fp32", "compile": False, "log_every_steps": 5,
@@ -65,6 +68,9 @@ def train_tiny(config: TrainConfig, model: nn.Module | None = None, ranks: Ranks
 def main(arguments: list[str]) -> None:
     """Run this rank's part; see the module's docstring."""
     ranks = current_ranks()
+    if arguments[0] == "--threads":
+        (Path(arguments[1]) / f"rank{ranks.rank}.txt").write_text(os.environ["OMP_NUM_THREADS"])
+        return
     torch.set_num_threads(1)
     if arguments[0] == "--die":
         if ranks.rank == int(arguments[1]):

@@ -1,0 +1,66 @@
+"""The whole course from outside: a fresh clone, `make demo`, a no-op rerun, a requantization, `--help`.
+
+Run `python -m benchmarks.course` on a quiet machine with nothing uncommitted: it clones HEAD into a temporary folder
+and sets up an environment there. Wall seconds; memory is the largest single process, in bytes.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.results import ROOT, write_result
+from pipeline.training.run import hardware_name
+
+
+def main() -> None:
+    """Measure, print and record."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder, "fairway")
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        measured: dict = {"environment_seconds": _seconds(clone, "make", ".venv")}
+        measured["pipeline_seconds"] = _seconds(clone, "make", "demo")
+        measured["cold_demo_seconds"] = measured["environment_seconds"] + measured["pipeline_seconds"]
+        measured["noop_repro_seconds"] = min(_seconds(clone, "dvc", "repro") for _ in range(3))
+        measured["help_seconds"] = {name: _best_help(clone, name) for name in ("prepare", "train", "package")}
+        measured["report"] = json.loads(_run(clone, "fairway", "report", "--json"))
+        measured["train"] = _train_report(clone)
+        params = clone / "params.yaml"
+        text = params.read_text()
+        assert text.count("\n  damp_frac: 0.01 ") == 1, "params.yaml: one quantize.damp_frac at the section's indent"
+        params.write_text(text.replace("\n  damp_frac: 0.01 ", "\n  damp_frac: 0.02 "))
+        measured["requantize_to_record_seconds"] = _seconds(clone, "dvc", "repro")
+        measured["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    for name, value in measured.items():
+        print(f"{name:32} {value if not isinstance(value, float) else round(value, 2)}")
+    print(write_result("course", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
+
+
+def _run(clone: Path, *command: str) -> str:
+    environment = {**os.environ, "PATH": f"{clone}/.venv/bin{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _seconds(clone: Path, *command: str) -> float:
+    started = time.perf_counter()
+    _run(clone, *command)
+    return time.perf_counter() - started
+
+
+def _best_help(clone: Path, name: str) -> float:
+    return min(_seconds(clone, "fairway", name, "--help") for _ in range(5))
+
+
+def _train_report(clone: Path) -> dict:
+    path = next(clone.glob("artifacts/seeds/*/train/report.json"))
+    report = json.loads(path.read_text())
+    return {key: report[key] for key in ("seconds", "steps", "tokens", "model_params", "hardware", "torch_version")}
+
+
+if __name__ == "__main__":
+    main()

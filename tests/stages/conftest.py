@@ -1,0 +1,123 @@
+"""A tiny copy of the project in which the whole pipeline runs in well under a minute."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+REPO = Path(__file__).resolve().parent.parent.parent
+
+TINY = {
+    "seeds": [1],
+    "data": {"source": "text", "files": ["corpus/*.jsonl"], "val_frac": 0.1, "vocab_size": 320, "shard_tokens": 20000},
+    "model": {
+        "vocab_size": 320, "context_tokens": 32, "model_dim": 32, "num_heads": 2, "num_kv_heads": 1,
+        "unique_blocks": 2, "num_loops": 2, "rope_dims": 8, "rope_loop_scales": [2.0, 1.0], "flow_dim": 8,
+        "bigram_buckets": 64, "bigram_dim": 16, "value_embedding_dim": 16,
+    },
+    "train": {"max_steps": 6, "batch_tokens": 512, "warmup_steps": 2, "log_every_steps": 2},
+    "launch": {"device": "cpu"},
+    "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1},
+    "size": {"limit_bytes": 56000, "code_reserve_bytes": 26000, "tolerance_frac": 0.004},
+    "evaluate": {
+        "protocols": {
+            "float": {"kind": "blocks", "context_tokens": 32},
+            "blocks": {"kind": "blocks", "context_tokens": 32},
+            "sliding": {"kind": "sliding", "context_tokens": 32, "stride_tokens": 16},
+            "ttt": {
+                "kind": "ttt", "context_tokens": 32, "stride_tokens": 16, "chunk_tokens": 512, "epochs": 1,
+                "learning_rate": 0.01, "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 8, "freeze_blocks": 1,
+            },
+        }
+    },
+}  # fmt: skip
+
+
+def write_corpus(path: Path, documents: int) -> None:
+    """Write a deterministic .jsonl of short documents over a small vocabulary of words."""
+    generator = random.Random(7)
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    words = ["".join(generator.choices(letters, k=generator.randint(2, 7))) for _ in range(200)]
+    lines = [" ".join(generator.choices(words, k=60)) for _ in range(documents)]
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f'{{"text": "{line}."}}\n' for line in lines))
+
+
+class Project:
+    """A checkout of its own: run `fairway` and `dvc` in it, edit its parameters and code."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.yaml = YAML()
+
+    def run(self, *command: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run a command with this environment's programs first on PATH; `fairway` runs this project's own code."""
+        if command[0] == "fairway":
+            command = (sys.executable, "-m", "stages.cli", *command[1:])
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def repro(self, *targets: str) -> list[str]:
+        """Run `dvc repro` and return the names of the stages that ran."""
+        printed = self.run("dvc", "repro", *targets).stdout
+        return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+    def changed(self) -> set[str]:
+        """Return the names of the stages that `dvc status` finds changed."""
+        printed = self.run("dvc", "status").stdout
+        return {line[:-1] for line in printed.splitlines() if line.endswith(":") and not line.startswith(("\t", " "))}
+
+    def edit(self, **sections: object) -> None:
+        """Merge `sections` into params.yaml."""
+        path = self.root / "params.yaml"
+        document = self.yaml.load(path.read_text())
+        _merge(document, sections)
+        with open(path, "w") as file:
+            self.yaml.dump(document, file)
+
+
+def _merge(document: dict, changes: dict) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(document.get(key), dict) and key != "protocols":
+            _merge(document[key], value)
+        else:
+            document[key] = value
+
+
+def make_project(root: Path) -> Project:
+    """Copy the checkout to `root`, with a tiny corpus and tiny parameters, as a git repository of its own."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=REPO, capture_output=True, text=True, check=True).stdout.split():
+        if name.startswith((".dvc/", "pipeline/", "stages/")) or name in ("dvc.yaml", "params.yaml", ".dvcignore",
+                                                                        ".gitignore"):  # fmt: skip
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPO / name, root / name)
+    write_corpus(root / "corpus" / "documents.jsonl", 300)
+    project = Project(root)
+    project.edit(**TINY)
+    project.run("git", "init", "-q")
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a tiny project after one `dvc repro`; tests that change it must copy it first."""
+    project = make_project(tmp_path_factory.mktemp("finished"))
+    project.repro()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """Return a copy of the finished project, free to be changed."""
+    shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")

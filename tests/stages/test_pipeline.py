@@ -1,0 +1,255 @@
+"""The whole course at toy size: what runs, what reruns, what the record reproduces, what bad input says."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts import ROOT
+from pipeline.checkpoint import load_checkpoint
+from pipeline.scoring.ledger import load_ledger
+from tests.stages.conftest import TINY, Project
+
+EVALUATIONS = {"evaluate@1-blocks", "evaluate@1-sliding", "evaluate@1-ttt"}
+ARTIFACTS = ROOT
+SEED = "seeds/1"
+LIMIT = TINY["size"]["limit_bytes"]
+BUDGET = LIMIT - TINY["size"]["code_reserve_bytes"]
+TOLERANCE = TINY["size"]["tolerance_frac"] * LIMIT
+
+
+def scores(project, item: str) -> dict:
+    """Return the score report of an item of seed 1."""
+    return json.loads((project.root / ARTIFACTS / SEED / f"evaluate/scores-{item}.json").read_text())
+
+
+def test_every_stage_leaves_its_outputs(finished):
+    root = finished.root / ARTIFACTS
+    manifest = json.loads((root / "data/manifest.json").read_text())
+    report = json.loads((root / SEED / "train/report.json").read_text())
+    quantized = json.loads((root / SEED / "quantize/report.json").read_text())
+    rows = list(csv.DictReader((root / SEED / "train/curve.csv").read_text().splitlines()))
+    assert manifest["splits"]["val"]["targets"] == scores(finished, "sliding")["targets"]
+    assert manifest["splits"]["val"]["bytes"] == scores(finished, "ttt")["bytes"]
+    assert report["steps"] == 6 == int(rows[-1]["step"])
+    assert quantized["artifact_bytes"] == (root / SEED / "quantize/model.fwy").stat().st_size
+    assert quantized["budget"]["reached"]
+    assert {layer["role"] for layer in quantized["layers"]} == {"matrix", "table", "embedding"}
+    assert load_checkpoint(root / SEED / "train/checkpoint.safetensors").config.model_dim == 32
+
+
+def test_scores_are_those_of_their_ledgers_and_the_gap_is_small(finished):
+    for item in ("float", "blocks", "sliding", "ttt"):
+        ledger = load_ledger(finished.root / ARTIFACTS / SEED / f"evaluate/ledger-{item}.npz")
+        assert ledger.val_bpb == scores(finished, item)["val_bpb"]
+    # Six steps leave a model near its initialisation; a quantizer that loses more than this is broken.
+    assert abs(scores(finished, "blocks")["val_bpb"] - scores(finished, "float")["val_bpb"]) < 0.03
+    assert scores(finished, "float")["weights"] == "float"
+
+
+def test_code_and_artifact_land_just_below_the_limit(finished):
+    submission = json.loads((finished.root / ARTIFACTS / "submission/submission.json").read_text())
+    assert submission["bytes_total"] <= LIMIT
+    code = (finished.root / ARTIFACTS / "submission/train_gpt.py").stat().st_size
+    artifact = (finished.root / ARTIFACTS / "submission/model.fwy").stat().st_size
+    assert submission["bytes_total"] == code + artifact
+    assert BUDGET - TOLERANCE <= artifact <= BUDGET
+
+
+def test_report_ends_with_the_table(finished):
+    printed = finished.run("fairway", "report").stdout
+    words = " ".join(printed.split())
+    for text in ("float", "int6 ttt", "blocks", "sliding", "artifact", "code bytes", "unigram", "total"):
+        assert text in words
+    assert printed.rstrip().endswith("artifacts/submission/")
+    result = json.loads(finished.run("fairway", "report", "--json").stdout)
+    assert result["seeds"][0]["ttt"] == scores(finished, "ttt")["val_bpb"]
+
+
+def test_metrics_and_plots_show_scores_and_curve(finished):
+    metrics = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)
+    shown = json.dumps(metrics)
+    assert str(scores(finished, "sliding")["val_bpb"]) in shown
+    finished.run("dvc", "plots", "show", "-o", "plots")
+    first_loss = (finished.root / ARTIFACTS / SEED / "train/curve.csv").read_text().splitlines()[1].split(",")[1]
+    assert first_loss[:12] in (finished.root / "plots/index.html").read_text()
+
+
+def test_a_second_repro_runs_nothing(finished):
+    assert finished.repro() == []
+
+
+def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
+    project.edit(quantize={"damp_frac": 0.02})
+    assert set(project.repro()) == {"quantize@1", *EVALUATIONS, "package"}
+
+
+def test_a_protocol_reruns_its_own_item_and_package(project):
+    project.edit(evaluate={"protocols": {**_protocols(project), "blocks": {"kind": "blocks", "context_tokens": 16}}})
+    assert set(project.repro()) == {"evaluate@1-blocks", "package"}
+
+
+def _protocols(project) -> dict:
+    return project.yaml.load((project.root / "params.yaml").read_text())["evaluate"]["protocols"]
+
+
+def test_editing_the_scorer_touches_no_model(project):
+    with open(project.root / "pipeline/scoring/windows.py", "a") as file:
+        file.write("# edited\n")
+    assert project.changed() == {"evaluate-float@1", *EVALUATIONS, "package"}
+
+
+def test_editing_the_quantizer_never_retrains(project):
+    with open(project.root / "pipeline/quant/gptq.py", "a") as file:
+        file.write("# edited\n")
+    changed = project.changed()
+    assert "quantize@1" in changed
+    assert not changed & {"prepare", "train@1", "evaluate-float@1"}
+
+
+def test_packaging_again_gives_the_same_folder(project):
+    before = project.run("fairway", "package").stdout.split("folder digest ")[1]
+    assert project.run("fairway", "package").stdout.split("folder digest ")[1] == before
+
+
+@pytest.fixture
+def alone(finished, tmp_path: Path) -> Path:
+    """Return an empty folder with nothing but train_gpt.py, the tokenizer and the data."""
+    record = tmp_path / "record"
+    shutil.copytree(finished.root / ARTIFACTS / "data", record / "data")
+    shutil.copytree(finished.root / ARTIFACTS / "submission/tokenizers", record / "tokenizers")
+    shutil.copyfile(finished.root / ARTIFACTS / "submission/train_gpt.py", record / "train_gpt.py")
+    return record
+
+
+def test_the_record_trains_from_scratch_to_the_same_artifact(finished, alone: Path):
+    printed = Project(alone).run(sys.executable, "-I", "train_gpt.py").stdout
+    ours = (finished.root / ARTIFACTS / SEED / "quantize/model.fwy").read_bytes()
+    assert (alone / "model.fwy").read_bytes() == ours
+    log = (finished.root / ARTIFACTS / "submission/train_seed1.log").read_text().splitlines()
+    final = [line for line in log if line.startswith("final_")]
+    assert len(final) == 3
+    assert set(final) <= set(printed.splitlines())
+
+
+def test_the_record_trains_under_torchrun_on_two_processes(finished, alone: Path):
+    command = ["torchrun", "--standalone", "--nproc_per_node=2", "train_gpt.py", "--seed", "1"]
+    printed = Project(alone).run(*command).stdout
+    two = float(printed.split("final_int6_sliding_window_exact val_loss:")[1].split()[0])
+    # Six bf16 steps on a tiny model: rank gradients round before they are averaged.
+    assert two == pytest.approx(scores(finished, "sliding")["val_loss"], abs=0.02)
+    assert (alone / "model.fwy").stat().st_size <= BUDGET
+
+
+def test_the_train_stage_runs_on_two_processes(project):
+    project.edit(launch={"num_processes": 2})
+    project.run("fairway", "train", "--seed", "1")
+    report = json.loads((project.root / ARTIFACTS / SEED / "train/report.json").read_text())
+    assert report["num_processes"] == 2
+    assert report["steps"] == 6
+
+
+def fails(project, *command: str) -> str:
+    """Run a command that must exit 1 with exactly one error line and return that line."""
+    done = project.run(*command, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("fairway: error: ")]
+    assert len(errors) == 1, done.stderr
+    return errors[0]
+
+
+@pytest.fixture
+def shard(project) -> Path:
+    """Return the first train shard, as a plain file that may be damaged."""
+    path = project.root / ARTIFACTS / "data/train/train_000000.bin"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(0o644)
+    return path
+
+
+def _corrupt_token(content: bytes) -> bytes:
+    tokens = np.frombuffer(content, "<u2").copy()
+    tokens[512 + 100] = 9999
+    return tokens.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-10], "train_000000.bin"),
+        (lambda content: b"\x00\x00\x00\x00" + content[4:], "20240520"),
+        (_corrupt_token, "9999"),
+    ],
+    ids=["truncated", "wrong magic", "token beyond the vocabulary"],
+)
+def test_a_damaged_shard_stops_training_in_one_line(project, shard: Path, damage, message: str):
+    checkpoint = project.root / ARTIFACTS / SEED / "train/checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    shard.write_bytes(damage(shard.read_bytes()))
+    line = fails(project, "fairway", "train", "--seed", "1")
+    assert message in line
+    assert "dvc repro" in line
+    assert checkpoint.read_bytes() == before
+    assert not list(checkpoint.parent.glob("*.partial"))
+
+
+def test_a_missing_shard_folder_names_the_remedy(project):
+    shutil.rmtree(project.root / ARTIFACTS / "data/train")
+    assert "prepare" in fails(project, "fairway", "train", "--seed", "1")
+
+
+def test_a_damaged_shard_under_torchrun_is_one_line(project, shard: Path):
+    shard.write_bytes(shard.read_bytes()[:-10])
+    project.edit(launch={"num_processes": 2})
+    assert "train_000000.bin" in fails(project, "fairway", "train", "--seed", "1")
+
+
+def test_an_empty_corpus_is_one_line_and_leaves_nothing(project):
+    (project.root / "corpus/documents.jsonl").write_text("")
+    shutil.rmtree(project.root / ARTIFACTS)
+    line = fails(project, "fairway", "prepare")
+    assert "corpus" in line
+    assert not [path for path in (project.root / ARTIFACTS).rglob("*") if path.is_file()]
+
+
+def test_a_budget_too_small_names_one_that_works(project):
+    model = project.root / ARTIFACTS / SEED / "quantize/model.fwy"
+    before = model.read_bytes()
+    project.edit(size={"limit_bytes": 30000})
+    line = fails(project, "fairway", "quantize", "--seed", "1")
+    needed = int(line.split("raise size.limit_bytes to at least ")[1].split()[0])
+    assert model.read_bytes() == before
+    project.edit(size={"limit_bytes": needed})
+    project.run("fairway", "quantize", "--seed", "1")
+
+
+def test_code_larger_than_its_reserve_names_the_reserve(project):
+    project.edit(size={"code_reserve_bytes": 1000})
+    line = fails(project, "fairway", "package")
+    assert "size.code_reserve_bytes: got 1000, expected at least" in line
+    assert (project.root / ARTIFACTS / "submission/train_gpt.py").exists()
+
+
+def test_a_config_that_does_not_match_the_artifact_is_one_line(project):
+    project.edit(model={"model_dim": 64})
+    assert "model.model_dim: got 64, expected 32" in fails(project, "fairway", "package")
+
+
+def test_a_vocabulary_that_does_not_match_the_shards_is_one_line(project):
+    project.edit(model={"vocab_size": 300})
+    assert "300" in fails(project, "fairway", "train", "--seed", "1")
+
+
+def test_hessians_of_another_checkpoint_are_refused(project):
+    checkpoint = project.root / ARTIFACTS / SEED / "train/checkpoint.safetensors"
+    project.edit(train={"max_steps": 3})
+    checkpoint.unlink()
+    project.run("fairway", "train", "--seed", "1")
+    assert "run `dvc repro calibrate@1`" in fails(project, "fairway", "quantize", "--seed", "1")

@@ -1,0 +1,75 @@
+"""Artifacts on disk: paths from one table, deterministic tensors, provenance that follows what a stage reads."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.artifacts import path_of, provenance, read_json, read_tensors, save_tensors, write_json
+
+
+def test_tensors_and_meta_round_trip_with_deterministic_bytes(tmp_path: Path):
+    tensors = {"b": torch.arange(6.0).view(2, 3).T, "a": torch.tensor(3)}
+    meta = {"z": [1, None], "a": {"nested": True}}
+    save_tensors(tmp_path / "one", tensors, meta)
+    save_tensors(tmp_path / "two", dict(reversed(tensors.items())), dict(reversed(meta.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    loaded, loaded_meta = read_tensors(tmp_path / "one")
+    assert loaded_meta == meta
+    assert torch.equal(loaded["b"], tensors["b"])
+    assert torch.equal(loaded["a"], tensors["a"])
+
+
+def test_a_missing_file_names_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape("run `dvc repro -f --glob 'calibrate*'`")):
+        read_tensors(path_of("hessians", seed=3))
+    with pytest.raises(ValueError, match=re.escape("run `dvc repro -f --glob 'evaluate*'`")):
+        read_json(path_of("scores", seed=3, item="ttt"))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, 100, -1])
+def test_a_damaged_tensor_file_is_one_line(tmp_path: Path, keep: int):
+    path = tmp_path / "file.safetensors"
+    save_tensors(path, {"a": torch.ones(50)}, {})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="damaged safetensors file"):
+        read_tensors(path)
+
+
+def test_a_foreign_tensor_file_is_refused(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="no Fairway metadata"):
+        read_tensors(tmp_path / "foreign.safetensors")
+
+
+def test_provenance_changes_with_params_inputs_and_code(tmp_path: Path):
+    (tmp_path / "stages").mkdir()
+    for name in ("__init__", "toy", "other"):
+        (tmp_path / "stages" / f"{name}.py").write_text("")
+    data = tmp_path / "input"
+    data.write_text("1")
+
+    def now(params: object) -> dict:
+        return provenance("toy", tmp_path, {"section": params}, [data])
+
+    first = now({"a": 1})
+    assert now({"a": 1}) == first
+    assert now({"a": 2})["params_sha256"] != first["params_sha256"]
+    (tmp_path / "stages/other.py").write_text("x = 1")
+    assert now({"a": 1})["code_sha256"] == first["code_sha256"]
+    (tmp_path / "stages/toy.py").write_text("import stages.other")
+    assert now({"a": 1})["code_sha256"] != first["code_sha256"]
+    data.write_text("2")
+    assert now({"a": 1})["inputs_sha256"] != first["inputs_sha256"]
+
+
+def test_json_is_sorted_and_damaged_json_is_one_line(tmp_path: Path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert (tmp_path / "a.json").read_text() == '{\n "a": 2,\n "b": 1\n}\n'
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match="not valid JSON"):
+        read_json(tmp_path / "a.json")

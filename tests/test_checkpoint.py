@@ -1,0 +1,51 @@
+"""Models on disk: what was saved comes back, what does not fit is refused in one line."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.artifacts import save_tensors
+from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.codec.container import ArtifactError, write_artifact
+from pipeline.config import load_params
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import build
+from pipeline.quant.artifact_model import load_artifact_model
+
+
+@pytest.fixture
+def config(repo: Path) -> ModelConfig:
+    """Return the demo's model config at toy width."""
+    model = load_params(repo / "params.yaml", ["model"]).model
+    return dataclasses.replace(model, model_dim=32, num_heads=2, num_kv_heads=1, rope_dims=8, vocab_size=64)
+
+
+def test_a_checkpoint_comes_back_bit_for_bit_with_its_config(tmp_path: Path, config: ModelConfig):
+    model = build(config, 5)
+    save_checkpoint(tmp_path / "c", model, config, {"seed": 5})
+    loaded = load_checkpoint(tmp_path / "c")
+    assert loaded.config == config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path: Path, config: ModelConfig):
+    larger = dataclasses.replace(config, vocab_size=65)
+    save_tensors(tmp_path / "c", build(config).state_dict(), {"model": dataclasses.asdict(larger)})
+    with pytest.raises(ValueError, match="weights do not fit the model config inside") as caught:
+        load_checkpoint(tmp_path / "c")
+    assert "token_embedding.weight" in str(caught.value)
+
+
+def test_an_artifact_that_does_not_fit_its_config_is_an_artifact_error(tmp_path: Path, config: ModelConfig):
+    state = {name: tensor.half().numpy() for name, tensor in build(config).state_dict().items()}
+    write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(config)})
+    assert load_artifact_model(tmp_path / "a").config == config
+    write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(dataclasses.replace(config, model_dim=64))})
+    with pytest.raises(ArtifactError, match="does not fit the model config"):
+        load_artifact_model(tmp_path / "a")
+    write_artifact(tmp_path / "a", state, {})
+    with pytest.raises(ArtifactError, match="a mapping of keys"):
+        load_artifact_model(tmp_path / "a")
