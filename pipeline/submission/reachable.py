@@ -13,7 +13,6 @@ Checked by: tests/submission/test_bundle.py.
 
 import ast
 import builtins
-import copy
 import symtable
 from collections.abc import Iterator
 
@@ -31,14 +30,15 @@ def defined_names(statement: ast.stmt) -> list[str]:
 
 def global_references(statement: ast.stmt) -> set[str]:
     """Return the names that `statement`, run at module level, reads from the module's globals at any depth."""
-    plain = comprehensions_as_generators(statement)
-    table = symtable.symtable(ast.unparse(plain), "<statement>", "exec")
+    plain = comprehensions_as_generators(ast.unparse(statement))
+    table = symtable.symtable(plain, "<statement>", "exec")
     return set(_table_references(table, module_level=True))
 
 
-def comprehensions_as_generators(statement: ast.stmt) -> ast.stmt:
-    """Return a copy that reads the same names, with every comprehension written as a generator expression."""
-    return ast.fix_missing_locations(_Generators().visit(copy.deepcopy(statement)))
+def comprehensions_as_generators(source: str) -> str:
+    """Return source that reads the same names, with every comprehension written as a generator expression."""
+    # Text, not a deep copy: python-minifier leaves links to its whole tree on the context nodes that all trees share.
+    return ast.unparse(ast.fix_missing_locations(_Generators().visit(ast.parse(source))))
 
 
 class _Generators(ast.NodeTransformer):

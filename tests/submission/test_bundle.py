@@ -3,14 +3,18 @@
 import ast
 import contextlib
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import python_minifier
 
 from pipeline.closure import import_closure
 from pipeline.submission.bundle import bundle, project_imports
+from pipeline.submission.minify import minify
+from pipeline.submission.reachable import comprehensions_as_generators, global_references
 
 TOY = {
     "pipeline/__init__.py": '"""Toy."""\n',
@@ -179,3 +183,60 @@ def test_import_closure_holds_packages_and_nested_imports(toy):
     assert {path.name for path in relative} >= {"program.py", "base.py", "square.py", "nested.py"}
     with pytest.raises(ValueError, match=r"the caller: imports pipeline\.absent"):
         import_closure("pipeline.absent", root)
+
+
+COMPREHENSIONS = """
+def table(rows):
+    pairs = [[other for other in row] for row in rows]
+    return {key: len(value) for key, value in enumerate(pairs)}, {item for item in SEEN}
+"""
+
+
+def test_comprehension_variables_are_no_globals_however_python_inlines_them():
+    statement = ast.parse(COMPREHENSIONS).body[0]
+    rewritten = ast.parse(comprehensions_as_generators(COMPREHENSIONS))
+    assert not [node for node in ast.walk(rewritten) if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp)]
+    assert global_references(statement) == {"len", "enumerate", "SEEN"}
+
+
+def test_fstrings_with_text_inside_a_field_keep_their_value_without_nested_quotes(toy):
+    program = """
+def main(side, label):
+    row = {"loss": side, "width": 9}
+    print(f"{{{label!r}}} {row['loss']:>{row['width']}.3f} {', '.join([label, f'<{label}>'])}", f"{label:>9}")
+"""
+    root = toy(pipeline__program=program)
+    source = bundle("pipeline.program", root, TAIL)
+    assert run_text(source) == "{'toy'}     2.500 toy, <toy>       toy\n"
+    fields = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FormattedValue)]
+    assert [ast.unparse(field.value) for field in fields] == ["label"] * 2
+
+
+OTHER_PYTHON = """
+import sys, types
+sys.modules["brotli"] = types.ModuleType("brotli")  # compiled for this environment's Python; minify never calls it
+sys.path[:0] = [sys.argv[1]]
+sys.path.append(sys.argv[2])
+from pathlib import Path
+from pipeline.submission.bundle import bundle
+from pipeline.submission.minify import minify
+source = bundle("pipeline.submission.program", Path(sys.argv[1]), "main(1)")
+sys.stdout.buffer.write((source + minify(source)).encode())
+"""
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_the_program_is_the_same_text_whichever_python_writes_it(version, repo):
+    found = [
+        *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
+        *filter(None, [shutil.which(f"python{version}")]),
+    ]
+    if not found:
+        pytest.skip(f"no Python {version} found: install it with pyenv to run this test")
+    packages = Path(python_minifier.__file__).parent.parent
+    done = subprocess.run(
+        [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(packages)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    source = bundle("pipeline.submission.program", repo, "main(1)")
+    assert done.stdout.decode() == source + minify(source)

@@ -6,6 +6,9 @@ import pytest
 
 from pipeline.submission.minify import wrap
 from pipeline.submission.prove import ProofError, prove
+from pipeline.submission.record import SeedRun
+from pipeline.submission.runs import prove_runs
+from stages.package import machine_environment
 
 PROGRAM = """
 import argparse
@@ -16,6 +19,7 @@ import time
 parser = argparse.ArgumentParser()
 parser.add_argument("--evaluate-only")
 parser.add_argument("--data")
+parser.add_argument("--seed")
 parser.add_argument("--tokenizer")
 arguments = parser.parse_args()
 assert sorted(os.listdir()) == ["model.fwy", "train_gpt.py"], os.listdir()
@@ -28,6 +32,8 @@ if content == "slow":
 if content == "broken":
     sys.exit("artifact is damaged")
 print("sizes")
+print("sha256 00" + arguments.seed + " config")
+print("sha256 aa data")
 print("final_ttt_exact val_loss:" + content, os.environ.get("THREADS"))
 """
 
@@ -40,14 +46,14 @@ def record(tmp_path: Path):
     (tmp_path / "folder").mkdir()
 
     def run(
-        content: str, expected: list[str], program: str = PROGRAM, timeout_seconds: float = 30, **extra: str
+        content: str, expected: list[str], program: str = PROGRAM, timeout_seconds: float | None = None, **extra: str
     ) -> list[str]:
         (tmp_path / "folder" / "train_gpt.py").write_bytes(wrap(program))
         (tmp_path / "folder" / "model.fwy").write_text(content)
         streamed: list[str] = []
         prove(
             tmp_path / "folder", tmp_path / "data", tmp_path / "toy.model", "model.fwy", expected,
-            timeout_seconds=timeout_seconds, environment={"THREADS": "2", **extra}, log=streamed.append,
+            seed=5, timeout_seconds=timeout_seconds, environment={"THREADS": "2", **extra}, log=streamed.append,
         )  # fmt: skip
         return streamed
 
@@ -56,7 +62,7 @@ def record(tmp_path: Path):
 
 def test_equal_lines_pass_and_are_streamed(record):
     streamed = record("1.25000000", ["final_ttt_exact val_loss:1.25000000 2", "sizes"])
-    assert streamed == ["sizes", "final_ttt_exact val_loss:1.25000000 2"]
+    assert streamed == ["sizes", "sha256 005 config", "sha256 aa data", "final_ttt_exact val_loss:1.25000000 2"]
 
 
 def test_a_different_last_digit_fails_with_both_lines(record):
@@ -64,7 +70,8 @@ def test_a_different_last_digit_fails_with_both_lines(record):
         record("1.25000001", ["final_ttt_exact val_loss:1.25000000 2"])
     assert str(caught.value) == (
         "train_gpt.py --evaluate-only: expected `final_ttt_exact val_loss:1.25000000 2`, "
-        "got `final_ttt_exact val_loss:1.25000001 2`"
+        "got `final_ttt_exact val_loss:1.25000001 2`; scores come from another machine or thread count? "
+        "run `dvc repro -f evaluate` here"
     )
 
 
@@ -94,3 +101,44 @@ def test_neither_this_environment_nor_python_variables_reach_the_program(record,
     (tmp_path / "shadow" / "argparse.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.setenv("OTHER_VARIABLE", "set")
     record("1", ["sizes"], PYTHONPATH=str(tmp_path / "shadow"))
+
+
+def test_a_different_digest_names_both(record):
+    with pytest.raises(ProofError, match=r"expected `sha256 99 config`, got `sha256 005 config`; .*run `dvc repro`$"):
+        record("1", ["sha256 99 config"])
+
+
+def seed_run(seed: int) -> SeedRun:
+    score = {"protocol": {"kind": "ttt"}, "weights": "artifact", "val_loss": 1.0, "val_bpb": 0.5}
+    return SeedRun(
+        seed=seed, artifact=Path("absent"), train={}, calibrate={}, quantize={}, scores={"ttt": score}, log=""
+    )
+
+
+@pytest.mark.parametrize(("digest", "library"), [("005", "/lib"), ("006", "/lib"), ("005", "/other")])
+def test_each_seed_reproduces_the_digests_of_its_log_in_the_given_environment(tmp_path, digest, library):
+    text = PROGRAM[: PROGRAM.rindex("print(")] + (
+        "if os.environ['LD_LIBRARY_PATH'] == '/lib':\n"
+        "    print('final_ttt_exact val_loss:1.00000000 val_bpb:0.50000000')\n"
+    )
+    (tmp_path / "train_gpt.py").write_text(text)
+    (tmp_path / "model.fwy").write_text("1")
+    (tmp_path / "toy.model").write_text("")
+    (tmp_path / "train_seed5.log").write_text(f"step:1/1\nsha256 {digest} config\nsha256 aa data\n")
+    environment = {"LD_LIBRARY_PATH": library}
+
+    def run() -> None:
+        prove_runs(tmp_path, [seed_run(5)], tmp_path, tmp_path / "toy.model", environment, lambda line: None)
+
+    if (digest, library) == ("005", "/lib"):
+        run()
+    else:
+        with pytest.raises(ProofError, match="sha256 006 config" if digest == "006" else "final_ttt_exact"):
+            run()
+
+
+def test_the_stage_hands_over_what_finds_libraries_and_gpus_and_nothing_else(monkeypatch):
+    for name in ("PATH", "LD_LIBRARY_PATH", "OTHER_VARIABLE"):
+        monkeypatch.setenv(name, "/x")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine_environment() == {"PATH": "/x", "LD_LIBRARY_PATH": "/x"}

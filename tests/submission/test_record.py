@@ -3,12 +3,14 @@
 import copy
 import hashlib
 import json
+import os
 import statistics
 from pathlib import Path
 
 import pytest
 
 from pipeline.quant.config import SizeConfig
+from pipeline.submission.build import size_note
 from pipeline.submission.config import PackageConfig
 from pipeline.submission.log_lines import score_line
 from pipeline.submission.minify import wrapped_forms
@@ -62,7 +64,8 @@ def build(home: Path, seeds: tuple[int, ...] = (7, 8), **changes) -> tuple[Path,
     tokenizer.write_bytes(b"pieces")
     arguments = {
         "config": CONFIG, "size": SIZE, "code": CODE, "human_code": SOURCE, "runs": runs, "tokenizer": tokenizer,
-        "headline": "ttt", "versions": VERSIONS, "digests": {"config": "00ff"}, "prove": lambda folder: None,
+        "headline": "ttt", "versions": VERSIONS, "digests": {"val_0.bin": "aa"},
+        "config_digests": {seed: f"00{seed}" for seed in range(10)}, "prove": lambda folder: None,
     }  # fmt: skip
     folder = home / "out" / "submission"
     return folder, assemble(folder, **{**arguments, **changes})
@@ -100,7 +103,8 @@ def test_log_states_sizes_scores_and_digests(tmp_path):
         "final_int6_roundtrip_exact val_loss:2.90700000 val_bpb:1.45350000",
         "final_ttt_exact val_loss:3.00700000 val_bpb:1.50350000",
         "total_eval_time:2.5s",
-        "sha256 00ff config",
+        "sha256 007 config",
+        "sha256 aa val_0.bin",
         f"sha256 {hashlib.sha256(code).hexdigest()} train_gpt.py",
         f"sha256 {hashlib.sha256((folder / 'model_seed7.fwy').read_bytes()).hexdigest()} model_seed7.fwy",
         f"sha256 {hashlib.sha256(b'pieces').hexdigest()} toy.model",
@@ -227,3 +231,24 @@ def test_score_line_knows_its_kinds():
     assert score_line("sliding", 1, 2) == "final_int6_sliding_window_exact val_loss:1.00000000 val_bpb:2.00000000"
     with pytest.raises(ValueError, match="blocks, sliding, ttt"):
         score_line("stream", 1, 2)
+
+
+def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, monkeypatch):
+    synced: list[tuple[Path, bool]] = []
+    final = tmp_path / "out" / "submission"
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")), final.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder, _ = build(tmp_path)
+    before = {path.name for path, named in synced if not named}
+    assert before >= {path.name for path in folder.rglob("*")}
+    assert synced[-1] == (final.parent, True)
+
+
+def test_size_note_tells_the_distance_and_only_slack_that_counts():
+    assert size_note(SIZE, 999, 4_900) == "2.000 % below size.limit_bytes"
+    assert size_note(SIZE, 900, 5_000) == "0.000 % below size.limit_bytes; size.code_reserve_bytes could be 100 lower"
