@@ -25,7 +25,8 @@ def calibrate(seed: int, params_path: str) -> None:
     params = load_params(params_path, ["calibrate", "launch"])
     checkpoint = path_of("checkpoint", seed=seed)
     device = resolve_device(params.launch.device, 0)
-    stage = Stage("calibrate", vars(params), [checkpoint, path_of("manifest")], rank=0, note=f"{device}, seed {seed}")
+    sections = {"calibrate": params.calibrate, "device": params.launch.device}
+    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], rank=0, note=f"{device}, seed {seed}")
     model = load_checkpoint(checkpoint).to(device)
     shards = open_shards(shard_paths(path_of("train_shards"), "train"), model.config.vocab_size)
     ids_NT = calibration_sequences(shards, model.config.context_tokens, params.calibrate.num_sequences)

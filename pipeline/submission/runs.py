@@ -49,7 +49,7 @@ def check_settings(run: SeedRun, params: Params) -> None:
     """
     reports: list[tuple[str, dict, dict[str, object]]] = [
         ("train", run.train, {"model": params.model, "train": params.train, "launch": params.launch}),
-        ("calibrate", run.calibrate, {"calibrate": params.calibrate, "launch": params.launch}),
+        ("calibrate", run.calibrate, {"calibrate": params.calibrate, "device": params.launch.device}),
         ("quantize", run.quantize, {"quantize": params.quantize, "size": params.size}),
     ]
     for item, score in run.scores.items():
