@@ -107,7 +107,7 @@ def reports(params: Params) -> SeedRun:
     return SeedRun(
         seed=3, artifact=Path("model.fwy"), log="",
         train=made_with(model=params.model, train=params.train, launch=params.launch),
-        calibrate=made_with(calibrate=params.calibrate, launch=params.launch),
+        calibrate=made_with(calibrate=params.calibrate, device=params.launch.device),
         quantize=made_with(quantize=params.quantize, size=params.size),
         scores={item: made_with(protocol=protocols[item]) for item in ("float", "ttt")},
     )  # fmt: skip
