@@ -5,9 +5,15 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model.schedule import looped_core_schedule
+from pipeline.model.schedule import build_schedule
+from pipeline.model.schedule_config import CoreSchedule
 
-COUNTS = st.tuples(st.integers(0, 12), st.integers(0, 4), st.integers(1, 5))
+COUNTS = st.tuples(st.integers(0, 12), st.integers(0, 4), st.integers(1, 5)).filter(lambda n: n[0] + n[1])
+
+
+def looped_core_schedule(unique, looped, loops, active=None, order=None):
+    config = CoreSchedule(kind="core", unique_blocks=unique, unique_order=order, looped_blocks=looped, num_loops=loops)
+    return build_schedule(config, active)
 
 
 def test_the_visit_order_of_seven_unique_and_three_looped():
