@@ -10,100 +10,251 @@ def _norm(x):
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + torch.finfo(x.dtype).eps)
 
 
-def _rotate(x_TE, base, rotated_dims, divisor):
+def _rotate(x_TE, base, rotated_dims, frequency_dims, divisor):
     """Rotate one head, position by position and pair by pair."""
     half = rotated_dims // 2
     out_TE = x_TE.clone()
     for t in range(x_TE.size(0)):
         for i in range(half):
-            angle = t * base ** (-2 * i / rotated_dims) / divisor
+            angle = t * base ** (-2 * i / frequency_dims) / divisor
             a, b = x_TE[t, i], x_TE[t, i + half]
             out_TE[t, i] = a * math.cos(angle) + b * math.sin(angle)
             out_TE[t, i + half] = -a * math.sin(angle) + b * math.cos(angle)
     return out_TE
 
 
-def _attention(config, w, prefix, x_TD, base, divisor, exclusive, added):
-    head_dim = config.model_dim // config.num_heads
-    rotated = config.rope_dims or head_dim
-    q_TD, k_TK, v_TK = (x_TD @ w[f"{prefix}.{name}.weight"].T for name in ("query", "key", "value"))
-    v_TK = v_TK if added is None else v_TK + added
-    heads = []
-    for h in range(config.num_heads):
-        g = h // (config.num_heads // config.num_kv_heads)
-        q = _rotate(_norm(q_TD[:, h * head_dim : (h + 1) * head_dim]), base, rotated, divisor)
-        k = _rotate(_norm(k_TK[:, g * head_dim : (g + 1) * head_dim]), base, rotated, divisor)
-        v = v_TK[:, g * head_dim : (g + 1) * head_dim]
+class Unrolled:
+    """One sequence through one network, straight from a state dict: no schedule, no batch, no modules."""
+
+    def __init__(self, config, weights, ids_T):
+        self.c, self.w, self.ids = config, weights, ids_T
+        self.x0 = None
+        self.visited = 0
+
+    def linear(self, x, name):
+        return x @ self.w[f"{name}.weight"].T
+
+    def projected(self, x, name):
+        return self.linear(x, name) if f"{name}.weight" in self.w else x
+
+    def embed(self):
+        c, ids = self.c, self.ids.tolist()
+        x = self.w["token_embedding.weight"][self.ids]
+        if c.bigram is not None:
+            buckets, last = [], c.bigram.buckets - 1
+            for t, token in enumerate(ids):
+                if c.bigram.hash == "xor":
+                    buckets.append(last if t == 0 else ((36313 * token) ^ (27191 * ids[t - 1])) % last)
+                else:
+                    buckets.append(((ids[t - 1] if t else 0) * 92821 + token) % c.bigram.buckets)
+            pairs = self.projected(self.w["bigram.table.weight"][buckets], "bigram.projection")
+            x = x + (self.w["bigram.scale"] * pairs if c.bigram.scaled else pairs)
+        x = self.projected(_norm(x), "embedding_projection")
+        if c.smear is None:
+            return x
         rows = []
-        for t in range(len(x_TD)):
-            scores = k[: t + 1] @ (q[t] * w[f"{prefix}.gain"][h]) / math.sqrt(head_dim)
-            y = torch.softmax(scores, 0) @ v[: t + 1]
-            if exclusive:
-                unit = v[t] / max(v[t].norm().item(), 1e-12)
-                y = y - (y @ unit) * unit
-            rows.append(y)
-        heads.append(torch.stack(rows))
-    return torch.cat(heads, -1) @ w[f"{prefix}.output.weight"].T
+        for t in range(len(x)):
+            before = x[t - 1] if t else torch.zeros_like(x[0])
+            if c.smear.kind == "channel":
+                g = torch.sigmoid(self.w["smear.gate"])
+                rows.append((1 - g) * x[t] + g * before)
+            else:
+                g = torch.sigmoid(self.w["smear.open.weight"][0] @ x[t][: c.smear.width])
+                rows.append(x[t] if ids[t] == c.smear.bos_id else x[t] + self.w["smear.strength"] * g * before)
+        return torch.stack(rows)
+
+    def added_value(self, block, visit):
+        v = self.c.value_embedding
+        if v is None:
+            return None
+        looped = block - self.c.schedule.unique_blocks
+        if v.read_by == "looped_blocks" and self.c.schedule.kind == "helix" and looped >= 0:
+            looped = 0
+        who = visit if v.read_by == "visits" else looped
+        if who not in v.readers:
+            return None
+        added = self.projected(self.w["value_embedding.table.weight"][self.ids], "value_embedding.projection")
+        if v.shared_scale:
+            added = added * self.w["value_embedding.scale"]
+        return added * self.w[f"value_embedding.reader_scales.{v.readers.index(who)}"]
+
+    def attention(self, block, x_TD, base, divisor, added):
+        c, p = self.c, f"blocks.{block}.attention"
+        heads, groups = c.attention.num_heads, c.attention.num_kv_heads
+        width = c.model_dim // heads
+        rotated = c.rope.dims or width
+        spread = c.rope.frequency_dims or rotated
+        q_TD, k_TK, v_TK = (self.linear(x_TD, f"{p}.{name}") for name in ("query", "key", "value"))
+        v_TK = v_TK if added is None else v_TK + added
+        outputs = []
+        for h in range(heads):
+            g = h // (heads // groups)
+            q = _rotate(_norm(q_TD[:, h * width : (h + 1) * width]), base, rotated, spread, divisor)
+            k = _rotate(_norm(k_TK[:, g * width : (g + 1) * width]), base, rotated, spread, divisor)
+            v = v_TK[:, g * width : (g + 1) * width]
+            rows = []
+            for t in range(len(x_TD)):
+                scores = k[: t + 1] @ (q[t] * self.w[f"{p}.gain"][h]) / math.sqrt(width)
+                y = torch.softmax(scores, 0) @ v[: t + 1]
+                if block in c.attention.exclusive_blocks:
+                    direction = v[t] / max(v[t].norm().item(), 1e-12)
+                    y = y - (y @ direction) * direction
+                if c.attention.gate is not None:
+                    seen = x_TD[t, : c.attention.gate.width]
+                    y = y * torch.sigmoid(c.attention.gate.scale * (self.w[f"{p}.gate.open.weight"][h] @ seen))
+                rows.append(y)
+            outputs.append(torch.stack(rows))
+        return self.linear(torch.cat(outputs, -1), f"{p}.output")
+
+    def mlp(self, block, x, loop):
+        p, m = f"blocks.{block}.mlp", self.c.mlp_of(block)
+
+        def act(z):
+            return F.leaky_relu(z, m.slope) ** 2
+
+        h = act(self.linear(x, f"{p}.up"))
+        if m.choke is None:
+            return self.linear(h, f"{p}.down")
+        if m.choke.shape == "grouped":
+            size = h.size(-1) // m.choke.groups
+            parts = [h[:, g * size : (g + 1) * size] for g in range(m.choke.groups)]
+            narrow = [self.linear(part, f"{p}.choke_down.{loop}.groups.{g}") for g, part in enumerate(parts)]
+            return self.linear(act(torch.cat(narrow, -1)), f"{p}.choke_up.{loop}")
+        middle = act(self.linear(h, f"{p}.stage")) if "pyramid" in m.choke.shape else h
+        out = self.linear(act(self.linear(middle, f"{p}.choke_down.{loop}")), f"{p}.choke_up.{loop}")
+        if m.choke.shape == "pyramid_res":
+            return middle + out
+        return self.linear(h, f"{p}.bypass") + out if m.choke.shape == "residual" else out
+
+    def raised_base(self):
+        rope = self.c.rope
+        rotated = rope.dims or self.c.model_dim // self.c.attention.num_heads
+        if rope.base_tokens is None or self.c.context_tokens <= rope.base_tokens or rotated == 2:
+            return rope.base
+        return rope.base * (self.c.context_tokens / rope.base_tokens) ** (rotated / (rotated - 2))
+
+    def block(self, block, x, loop=None, layer=None):
+        """Visit a block; `loop` is None outside a core."""
+        c, p = self.c, f"blocks.{block}"
+        visit, self.visited = self.visited, self.visited + 1
+        if c.visit_controls:
+            names = ("residual_mixes", "attention_scales", "mlp_scales")
+            mix, attention_scale, mlp_scale = (self.w[f"visit_controls.{name}"][visit] for name in names)
+        else:
+            names = ("residual_mix", "attention_scale", "mlp_scale")
+            mix, attention_scale, mlp_scale = (self.w[f"{p}.{name}"] for name in names)
+        s = 1 / math.sqrt(layer + 1) if c.ln_scale else 1.0
+        base, divisor = self.raised_base(), 1
+        if loop is not None and c.rope.loop_scales is not None:
+            base, divisor = c.rope.base, c.rope.loop_scales[loop]
+        x_in = mix[0] * x + mix[1] * self.x0
+        added = self.added_value(block, visit)
+        x = x_in + attention_scale * self.attention(block, _norm(x_in) * s, base, divisor, added)
+        read = x_in if block in c.parallel_blocks else x
+        return x + mlp_scale * self.mlp(block, _norm(read) * s, loop)
+
+    def skip(self, i, x, pushed):
+        s = self.w["skip_weights"][i] * pushed.pop()
+        if not self.c.skip_gates:
+            return x + s
+        g = torch.sigmoid(self.w["skip_gates"][i])
+        return (1 - g) * s + g * x
+
+    def core_network(self, x):
+        s = self.c.schedule
+        order = list(range(s.unique_blocks)) if s.unique_order is None else list(s.unique_order)
+        half, pushed = len(order) // 2, []
+        for i in range(half):
+            x = self.block(order[i], x, layer=order.index(order[i]))
+            pushed.append(x)
+        x = self.looped_core(x, list(pushed), len(order))
+        for i in range(half, len(order)):
+            if pushed:
+                x = self.skip(i - half, x, pushed)
+            x = self.block(order[i], x, layer=order.index(order[i]))
+        return x
+
+    def looped_core(self, x, encoded, first_layer):
+        s, d = self.c.schedule, self.c.conditioners
+        note = None
+        for k in range(s.num_loops if s.looped_blocks else 0):
+            entry = x
+            if d.flow_dim:
+                x = x + self.linear(self.linear(x, "conditioners.flow.down"), f"conditioners.flow.up.{k}")
+            if d.positions:
+                x = x + self.w[f"conditioners.positions.offsets.{k}"]
+            if note is not None:
+                x = x + self.linear(note, f"conditioners.anchor.read.{k - 1}")
+            if d.tap is not None:
+                taps = [
+                    self.linear(encoded[j], f"conditioners.tap.projections.{i}")
+                    for i, j in enumerate(d.tap.encoder_visits)
+                ]
+                x = x + self.linear(torch.cat(taps, -1), f"conditioners.tap.up.{k if d.tap.per_loop else 0}")
+            for i in range(s.looped_blocks):
+                after = self.block(s.unique_blocks + i, x, k, first_layer + i)
+                learned = d.step is not None and d.step.kind == "learned" and k > 0
+                x = x + self.w[f"conditioners.step.alpha.{k - 1}"] * (after - x) if learned else after
+            if d.step is not None and d.step.kind == "contractive":
+                x = (1 - d.step.fraction) * entry + d.step.fraction * x
+            if d.smear:
+                g = torch.sigmoid(self.w["conditioners.smear.gate"])
+                x = (1 - g) * x + g * entry
+            if d.anchor_dim and k < s.num_loops - 1:
+                note = self.linear(x, f"conditioners.anchor.write.{k}")
+        return x
+
+    def folded_network(self, x):
+        s = self.c.schedule
+        blocks = list(range(s.loop_start))
+        for _ in range(s.num_loops):
+            blocks += list(range(s.loop_start, s.loop_end + 1))
+        blocks += list(range(s.loop_end + 1, s.unique_blocks))
+        half, pushed = len(blocks) // 2, []
+        for position, block in enumerate(blocks):
+            if position >= half and pushed:
+                x = self.skip(position - half, x, pushed)
+            x = self.block(block, x, layer=block)
+            if position < half:
+                pushed.append(x)
+        return x
+
+    def hint(self, direction, listener, speaker):
+        p = f"helix.{direction}"
+        if self.c.schedule.bridge == "linear":
+            return self.linear(self.linear(speaker, f"{p}.down"), f"{p}.up")
+        q, k, v = (
+            self.linear(listener, f"{p}.query"),
+            self.linear(speaker, f"{p}.key"),
+            self.linear(speaker, f"{p}.value"),
+        )
+        rows = [torch.softmax(k[: t + 1] @ q[t] / math.sqrt(q.size(1)), 0) @ v[: t + 1] for t in range(len(q))]
+        return self.linear(torch.stack(rows), f"{p}.output")
+
+    def helix_network(self, x):
+        s = self.c.schedule
+        order = list(range(s.unique_blocks)) if s.unique_order is None else list(s.unique_order)
+        half, pushed, c = len(order) // 2, [], x
+        for i, block in enumerate(order):
+            if i >= half and pushed:
+                x = self.skip(i - half, x, pushed)
+            x = self.block(block, x, layer=order.index(block))
+            if i < half:
+                pushed.append(x)
+            if (i + 1) % s.stride == 0:
+                to_loop, to_main = self.hint("to_loop", c, x), self.hint("to_main", x, c)
+                c = c + to_loop
+                for j in range(s.looped_blocks):
+                    c = self.block(s.unique_blocks + j, c, 0, len(order) + j)
+                x = x + to_main
+        return x + torch.sigmoid(self.w["helix.merge_gate"]) * c
 
 
-def looped_unet_logits(config, w, ids_T):
-    """Return the logits (T, V) of one sequence from a state dict, unrolled: no schedule, no batch, no modules."""
-    unique, looped = config.unique_blocks, config.looped_blocks
-    battery = any(scale != 1 for scale in config.rope_loop_scales)
-    rotated = config.rope_dims or config.model_dim // config.num_heads
-    raised = config.rope_base
-    if config.context_tokens > config.rope_base_tokens and rotated > 2:
-        raised *= (config.context_tokens / config.rope_base_tokens) ** (rotated / (rotated - 2))
-
-    x = w["token_embedding.weight"][ids_T]
-    if config.bigram_buckets:
-        rows = []
-        for t, token in enumerate(ids_T.tolist()):
-            last = config.bigram_buckets - 1
-            bucket = last if t == 0 else ((36313 * token) ^ (27191 * ids_T[t - 1].item())) % last
-            rows.append(w["bigram.table.weight"][bucket])
-        pairs = torch.stack(rows)
-        if "bigram.projection.weight" in w:
-            pairs = pairs @ w["bigram.projection.weight"].T
-        x = x + w["bigram.scale"] * pairs
-    x = _norm(x)
-    if config.smear_gate:
-        g = torch.sigmoid(w["smear.gate"])
-        x = torch.stack([(1 - g) * x[t] + g * (x[t - 1] if t else torch.zeros_like(x[0])) for t in range(len(x))])
-    x0 = x
-
-    def block(index, x, base, divisor):
-        p, i = f"blocks.{index}", index - unique
-        s = 1 / math.sqrt(index + 1) if config.ln_scale else 1.0
-        added = None
-        if config.value_embedding_dim and i in config.value_embedding_blocks:
-            added = w["value_embedding.table.weight"][ids_T]
-            if "value_embedding.projection.weight" in w:
-                added = added @ w["value_embedding.projection.weight"].T
-            reader = config.value_embedding_blocks.index(i)
-            added = added * w["value_embedding.scale"] * w[f"value_embedding.reader_scales.{reader}"]
-        x = w[f"{p}.residual_mix"][0] * x + w[f"{p}.residual_mix"][1] * x0
-        exclusive = i >= 0 and i >= looped - config.xsa_last_looped
-        attended = _attention(config, w, f"{p}.attention", _norm(x) * s, base, divisor, exclusive, added)
-        x = x + w[f"{p}.attention_scale"] * attended
-        slope = config.looped_mlp_slope if i >= 0 else config.mlp_slope
-        h = F.leaky_relu((_norm(x) * s) @ w[f"{p}.mlp.up.weight"].T, slope) ** 2
-        return x + w[f"{p}.mlp_scale"] * (h @ w[f"{p}.mlp.down.weight"].T)
-
-    pushed = []
-    for index in range(unique // 2):
-        x = block(index, x, raised, 1)
-        pushed.append(x)
-    for k in range(config.num_loops if looped else 0):
-        if config.flow_dim and config.num_loops >= 2:
-            down = x @ w["conditioners.flow.down.weight"].T
-            x = x + down @ w[f"conditioners.flow.up.{k}.weight"].T
-        for i in range(looped):
-            base, divisor = (config.rope_base, config.rope_loop_scales[k]) if battery else (raised, 1)
-            x = block(unique + i, x, base, divisor)
-    for n, index in enumerate(range(unique // 2, unique)):
-        if pushed:
-            x = x + w["skip_weights"][n] * pushed.pop()
-        x = block(index, x, raised, 1)
-    z = _norm(x) @ w["token_embedding.weight"].T
+def network_logits(config, weights, ids_T):
+    """Return the logits (T, V) of one sequence from a state dict."""
+    run = Unrolled(config, weights, ids_T)
+    run.x0 = run.embed()
+    network = {"core": run.core_network, "folded": run.folded_network, "helix": run.helix_network}[config.schedule.kind]
+    x = run.projected(_norm(network(run.x0)), "head_projection")
+    z = x @ weights["token_embedding.weight"].T
     return config.logit_softcap * torch.tanh(z / config.logit_softcap)

@@ -13,13 +13,17 @@ from pipeline.config import load_params
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import build
 from pipeline.quant.artifact_model import load_artifact_model
+from tests.networks import changed
 
 
 @pytest.fixture
 def config(repo: Path) -> ModelConfig:
     """Return the demo's model config at toy width."""
     model = load_params(repo / "params.yaml", ["model"]).model
-    return dataclasses.replace(model, model_dim=32, num_heads=2, num_kv_heads=1, rope_dims=8, vocab_size=64)
+    return changed(model, {
+        "model_dim": 32, "embedding_dim": 32, "attention.num_heads": 2, "attention.num_kv_heads": 1, "rope.dims": 8,
+        "vocab_size": 64,
+    })  # fmt: skip
 
 
 def test_a_checkpoint_comes_back_bit_for_bit_with_its_config(tmp_path: Path, config: ModelConfig):

@@ -1,5 +1,6 @@
 """Community checkpoints compute what the programs that wrote them computed."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,10 +9,21 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from pipeline.interop import crawler_config, load_community
+from pipeline.interop import load_community
+from pipeline.interop.community import LAYOUTS
+from pipeline.interop.translation import unread_name
 from pipeline.model import build
+from pipeline.model.network import LoopedUNet
 
-FIXTURES = ("crawler_4f1c_x3", "crawler_5f2c_x2")
+FIXTURES = {
+    "crawler_4f1c_x3": "crawler",
+    "crawler_5f2c_x2": "crawler",
+    "crawler_4f1c_x3_tap_anchor_smear_pyramid": "crawler",
+    "helix_5f1c_linear_s2": "crawler",
+    "helix_5f1c_crossattn_s1": "crawler",
+    "crawler_3f2c_x2_pervisit": "crawler-pervisit",
+    "looped_8l_loop2to4_x3_parallel": "looped-unet",
+}
 
 
 def read_fixture(folder, name):
@@ -24,14 +36,22 @@ def read_fixture(folder, name):
     return config, weights, {k: v for k, v in tensors.items() if not k.startswith("param.")}
 
 
-@pytest.mark.parametrize("name", FIXTURES)
-def test_logits_and_loss_equal_the_published_program(shared, tmp_path, name):
-    config, weights, reference = read_fixture(shared, name)
-    safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
-    model_config, state = load_community(tmp_path / "weights.safetensors", "crawler", config)
+def load_as_model(path, layout, config, **options):
+    """Return the network of a checkpoint."""
+    model_config, state = load_community(path, layout, config, **options)
     model = build(model_config)
     model.load_state_dict(state, strict=True)
+    return model
 
+
+@pytest.mark.parametrize("drop_unread", [False, True])
+@pytest.mark.parametrize("name", FIXTURES)
+def test_logits_and_loss_equal_the_published_program(shared, tmp_path, name, drop_unread):
+    config, weights, reference = read_fixture(shared, name)
+    safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
+    said = []
+    model = load_as_model(tmp_path / "weights.safetensors", FIXTURES[name], config, drop_unread=drop_unread,
+                          log=said.append)  # fmt: skip
     ids_BT = reference["input_ids"]
     with torch.no_grad():
         logits_BTV = model(ids_BT)
@@ -39,6 +59,42 @@ def test_logits_and_loss_equal_the_published_program(shared, tmp_path, name):
     assert logits_BTV.dtype == torch.float32
     assert (logits_BTV - reference["logits"]).abs().max() < 1e-4
     assert abs(loss - reference["loss"].item()) < 1e-5
+    stored = sum(tensor.numel() for tensor in weights.values())
+    kept = sum(parameter.numel() for parameter in model.parameters())
+    assert kept < stored if drop_unread and said else kept == stored
+
+
+def test_unread_tensors_are_named(shared, tmp_path):
+    config, weights, _ = read_fixture(shared, "crawler_3f2c_x2_pervisit")
+    torch.save(weights, tmp_path / "weights.pt")
+    kept, dropped = [], []
+    model = load_as_model(tmp_path / "weights.pt", "crawler-pervisit", config, log=kept.append)
+    load_as_model(tmp_path / "weights.pt", "crawler-pervisit", config, drop_unread=True, log=dropped.append)
+    assert kept == ["kept 2 tensors that no forward pass reads: skip_weights.surplus, crawler_residual_scales.0"]
+    assert dropped == ["dropped 2 tensors that no forward pass reads: skip_weights.surplus, crawler_residual_scales.0"]
+    assert torch.equal(model.unread.skip_weights_surplus, weights["skip_weights"][1:])
+
+
+PUBLISHED_TOTALS = {
+    29_415_508: {"num_flat_layers": 7, "num_crawler_layers": 3},
+    14_462_508: {"num_flat_layers": 4, "num_crawler_layers": 1},
+    26_270_292: {"num_flat_layers": 9, "num_crawler_layers": 1},
+    26_253_908: {"num_flat_layers": 9, "num_crawler_layers": 1, "crawler_loops": 2},
+}
+
+
+@pytest.mark.parametrize("total", PUBLISHED_TOTALS)
+def test_published_parameter_counts(total):
+    """Unread value embeddings (layers 9 and 10) included."""
+    translation = LAYOUTS["crawler"](crawler_arguments(
+        vocab_size=1024, model_dim=512, num_heads=8, num_kv_heads=4, mlp_mult=3.0, crawler_mlp_mult=6.0,
+        bigram_vocab_size=2048, bigram_dim=128, ve_enabled=True, ve_dim=128, ve_layers="9,10", inst_dim=32,
+        **{"crawler_loops": 3, **PUBLISHED_TOTALS[total]},
+    ))  # fmt: skip
+    shapes = {unread_name(name): shape for name, shape in translation.unread.items()}
+    with torch.device("meta"):
+        network = LoopedUNet(dataclasses.replace(translation.config, unread=shapes))
+    assert sum(parameter.numel() for parameter in network.parameters()) == total
 
 
 def test_the_evaluation_fixture_loads_from_a_pt_file(shared, tmp_path):
@@ -59,35 +115,36 @@ def crawler_arguments(**changes):
     }  # fmt: skip
 
 
+def crawler_config(config):
+    return LAYOUTS["crawler"](config).config
+
+
 def test_omitted_arguments_take_the_published_defaults():
     config = crawler_config(crawler_arguments())
     assert config.context_tokens == 1024
-    assert config.rope_loop_scales == (1.0, 1.0)
-    assert (config.mlp_slope, config.looped_mlp_slope) == (0.0, 0.0)
-    assert (config.flow_dim, config.xsa_last_looped, config.value_embedding_dim) == (32, 0, 0)
+    assert config.rope.loop_scales is None
+    assert (config.mlp.slope, config.looped_mlp.slope) == (0.0, 0.0)
+    assert (config.conditioners.flow_dim, config.value_embedding) == (32, None)
+    assert config.attention.exclusive_blocks == ()
 
 
 def test_exclusive_attention_counts_looped_blocks_only():
-    assert crawler_config(crawler_arguments(xsa_last_n=11)).xsa_last_looped == 2
-    assert crawler_config(crawler_arguments(xsa_last_n=1)).xsa_last_looped == 1
+    assert crawler_config(crawler_arguments(xsa_last_n=11)).attention.exclusive_blocks == (2, 3)
+    assert crawler_config(crawler_arguments(xsa_last_n=1)).attention.exclusive_blocks == (3,)
+
+
+def test_a_battery_of_ones_is_off_and_surplus_entries_switch_it_on():
+    assert crawler_config(crawler_arguments(crawler_loop_rope_scales=[1, 1, 1])).rope.loop_scales is None
+    assert crawler_config(crawler_arguments(crawler_loop_rope_scales=[1, 1, 9])).rope.loop_scales == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"crawler_tap_dim": 8}, "crawler_tap_dim"),
-        ({"anchor_dim": 8}, "anchor_dim"),
-        ({"crawler_loop_smear": True}, "crawler_loop_smear"),
-        ({"crawler_mlp_choke_dim": 16}, "crawler_mlp_choke_dim"),
-        ({"helix_enabled": True}, "helix_enabled"),
-        ({"flat_weight_share": True}, "flat_weight_share"),
-        ({"inst_dim": 0}, "inst_dim"),
         ({"tie_embeddings": False}, "tie_embeddings"),
         ({"embed_bottleneck": 4}, "embed_bottleneck"),
         ({"mlp_act": "gelu"}, "mlp_act"),
-        ({"ve_enabled": True, "ve_dim": 8, "ve_layers": "9,10"}, "ve_layers"),
         ({"crawler_loop_rope_scales": [9]}, "crawler_loop_rope_scales"),
-        ({"crawler_loop_rope_scales": [1, 1, 9]}, "crawler_loop_rope_scales"),
         ({"num_flat_layer": 4}, "num_flat_layers"),
         ({"vocab_size": "24"}, "vocab_size: got '24'"),
         ({"model_dim": None}, "model_dim: got None"),
@@ -123,19 +180,19 @@ def test_a_config_that_is_no_mapping_is_one_line(config):
 def test_value_blocks_come_as_text_or_list():
     for layers in ("0,1", " 0, 1,", [0, 1]):
         config = crawler_config(crawler_arguments(ve_enabled=True, ve_dim=8, ve_layers=layers))
-        assert config.value_embedding_blocks == (0, 1)
+        assert config.value_embedding.readers == (0, 1)
 
 
 def test_a_missing_argument_is_named():
     arguments = crawler_arguments()
-    del arguments["rope_dims"]
-    with pytest.raises(ValueError, match="rope_dims"):
+    del arguments["rope_base"]
+    with pytest.raises(ValueError, match="rope_base"):
         crawler_config(arguments)
 
 
 def test_an_unknown_layout_names_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="crawler"):
-        load_community(tmp_path / "weights.pt", "looped", {})
+        load_community(tmp_path / "weights.pt", "folded", {})
 
 
 def test_tensors_that_do_not_fit_are_named(shared, tmp_path):
@@ -147,7 +204,7 @@ def test_tensors_that_do_not_fit_are_named(shared, tmp_path):
     with pytest.raises(ValueError, match=r"missing smear\.gate") as refusal:
         load_community(tmp_path / "weights.safetensors", "crawler", config)
     assert "extra lm_head.weight" in str(refusal.value)
-    assert "blocks.1.attention.gain has shape (5,), expected (4,)" in str(refusal.value)
+    assert "flat_blocks.1.attn.q_gain has shape (5,), expected (4,)" in str(refusal.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

@@ -2,11 +2,13 @@
 
 Queries and keys are RMS-normalised per head, rotated, and queries multiplied by a learned gain, so the gain alone sets
 the sharpness. Exclusive self-attention (XSA) subtracts from every head's output its projection on the value of the same
-position: a head can no longer copy the token it sits on, which the residual stream carries anyway.
+position: a head can no longer copy the token it sits on, which the residual stream carries anyway. The sparse gate
+lets a head fall silent, which otherwise takes an attention sink.
 
 Axes: B batch, T position, D model width, H query heads, G key/value heads, J query heads per key/value head,
 E head width, N = B * G, R = J * T.
-Source: grouped queries arXiv 2305.13245; query-key norm arXiv 2010.04245; XSA Parameter Golf pull request 1535.
+Source: grouped queries arXiv 2305.13245; query-key norm arXiv 2010.04245; XSA Parameter Golf pull request 1535;
+sparse gate modded-nanogpt pull request 117, scaled as in Parameter Golf pull request 1855.
 Differs: the gain belongs to queries only and follows the rotation.
 Checked by: tests/model/test_network.py
 """
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.model.config import ModelConfig
 from pipeline.model.layers import rms_norm
+from pipeline.model.parts_config import AttentionGateConfig
 from pipeline.model.rotary import Rotation, apply_rotation
 
 LONGEST_PRODUCTS_TOKENS = 512
@@ -70,19 +73,37 @@ def attend_by_products(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor
     return torch.bmm(weights_NRT, v_BGTE.reshape(-1, num_tokens, head_dim)).view(q_BHTE.shape)
 
 
+class HeadGate(nn.Module):
+    """Sparse attention gate: every head's output times a sigmoid of a few channels of the attention's input."""
+
+    def __init__(self, config: AttentionGateConfig, num_heads: int) -> None:
+        super().__init__()
+        self.width, self.scale = config.width, config.scale
+        self.open = nn.Linear(config.width, num_heads, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the (B, T, H) factors."""
+        return torch.sigmoid(self.scale * self.open(x_BTD[..., : self.width]))
+
+
 class Attention(nn.Module):
     """Causal self-attention of one block."""
 
     def __init__(self, config: ModelConfig, exclusive: bool) -> None:
         super().__init__()
-        self.head_dim = config.model_dim // config.num_heads
+        heads = config.attention
+        self.head_dim = config.head_dim
         self.exclusive = exclusive
-        kv_dim = config.num_kv_heads * self.head_dim
         self.query = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        self.key = nn.Linear(config.model_dim, kv_dim, bias=False)
-        self.value = nn.Linear(config.model_dim, kv_dim, bias=False)
+        self.key = nn.Linear(config.model_dim, config.kv_dim, bias=False)
+        self.value = nn.Linear(config.model_dim, config.kv_dim, bias=False)
         self.output = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        self.gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain))
+        self.gain = nn.Parameter(torch.full((heads.num_heads,), heads.qk_gain))
+        self.gate = None if heads.gate is None else HeadGate(heads.gate, heads.num_heads)
+
+    def writers(self) -> list[nn.Module]:
+        """Return the matrices that write to the stream or open a gate: zero in a fresh network."""
+        return [self.output] if self.gate is None else [self.output, self.gate.open]
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, added_value: Tensor | None) -> Tensor:
         """Attend causally.
@@ -106,6 +127,8 @@ class Attention(nn.Module):
         y_BTHE = attend(q_BTHE, k_BTGE, v_BTGE)
         if self.exclusive:
             y_BTHE = exclude_own_value(y_BTHE, v_BTGE)
+        if self.gate is not None:
+            y_BTHE = y_BTHE * self.gate(x_BTD).to(y_BTHE.dtype).unsqueeze(-1)
         return self.output(y_BTHE.flatten(2))
 
     def _split_heads(self, x: Tensor) -> Tensor:

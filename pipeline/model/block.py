@@ -4,47 +4,100 @@
     x    = x_in + attention_scale * attention(norm(x_in) * s)
     x    = x + mlp_scale * mlp(norm(x) * s)
 
-`x0` is the embedding after the smear, `s` falls with the layer when `ln_scale` is on.
+`x0` is the embedding after the smear, `s` falls with the layer when `ln_scale` is on. A parallel block feeds its MLP
+from norm(x_in) too. Mix and scales belong to the block, or to every visit.
 
-Axes: B batch, T position, D model width.
-Source: the residual mix of modded-nanogpt, in the form of Parameter Golf pull request 1535.
-Differs: a looped block counts as layer `unique_blocks + i`, whichever the pass.
-Checked by: tests/model/test_network.py
+Axes: B batch, T position, D model width, N visits.
+Source: the residual mix of modded-nanogpt, in the form of Parameter Golf pull requests 1535, 1493 and 1579.
+Differs: a looped block counts as a layer after all unique visits, whichever the pass.
+Checked by: tests/model/test_network.py, tests/test_interop.py
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.model.attention import Attention
+from pipeline.model.choke import ChokeMLP
 from pipeline.model.config import ModelConfig
 from pipeline.model.layers import compute_dtype, rms_norm
 from pipeline.model.mlp import MLP
 from pipeline.model.rotary import Rotation
 
 
+class BlockControls(NamedTuple):
+    """Mix of stream and embedding (2, D) and scales of both branches (D,)."""
+
+    residual_mix: Tensor
+    attention_scale: Tensor
+    mlp_scale: Tensor
+
+
+class VisitInputs(NamedTuple):
+    """What a visit reads besides the stream: embedding, rotary angles, addend of the values, pass, controls."""
+
+    x0_BTD: Tensor
+    rotation: Rotation
+    added_value: Tensor | None
+    """(B, T, kv_dim), or None."""
+    loop: int
+    controls: BlockControls | None
+    """This visit's own; None takes the block's."""
+
+
+class VisitControls(nn.Module):
+    """Residual mixes and branch scales of every visit."""
+
+    def __init__(self, num_visits: int, model_dim: int) -> None:
+        super().__init__()
+        mix_2D = torch.stack((torch.ones(model_dim), torch.zeros(model_dim)))
+        self.residual_mixes = nn.Parameter(mix_2D.repeat(num_visits, 1, 1))
+        self.attention_scales = nn.Parameter(torch.ones(num_visits, model_dim))
+        self.mlp_scales = nn.Parameter(torch.ones(num_visits, model_dim))
+
+    def of(self, slot: int) -> BlockControls:
+        """Return the controls of one visit."""
+        return BlockControls(self.residual_mixes[slot], self.attention_scales[slot], self.mlp_scales[slot])
+
+
 class Block(nn.Module):
-    """Physical block `index`: unique below `config.unique_blocks`, looped from there on."""
+    """Physical block `index`: unique below `config.schedule.unique_blocks`, looped from there on."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         dim = config.model_dim
-        looped_index = index - config.unique_blocks
-        looped = looped_index >= 0
-        mlp_mult = config.looped_mlp_mult if looped else config.mlp_mult
-        slope = config.looped_mlp_slope if looped else config.mlp_slope
-        self.norm_scale = (index + 1) ** -0.5 if config.ln_scale else 1.0
-        self.attention = Attention(config, exclusive=looped_index >= config.looped_blocks - config.xsa_last_looped)
-        self.mlp = MLP(dim, int(mlp_mult * dim), slope)
-        self.residual_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
-        self.attention_scale = nn.Parameter(torch.ones(dim))
-        self.mlp_scale = nn.Parameter(torch.ones(dim))
+        self.norm_scale = (config.schedule.layer(index) + 1) ** -0.5 if config.ln_scale else 1.0
+        self.parallel = index in config.parallel_blocks
+        self.attention = Attention(config, exclusive=index in config.attention.exclusive_blocks)
+        self.mlp = _block_mlp(config, index)
+        if not config.visit_controls:
+            self.residual_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+            self.attention_scale = nn.Parameter(torch.ones(dim))
+            self.mlp_scale = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x_BTD: Tensor, x0_BTD: Tensor, rotation: Rotation, added_value: Tensor | None) -> Tensor:
-        """Return the stream after this block; arguments as in `Attention.forward`, x0 the embedding."""
-        x_BTD = self.residual_mix[0] * x_BTD + self.residual_mix[1] * x0_BTD
-        x_BTD = x_BTD + self.attention_scale * self.attention(self._normed(x_BTD), rotation, added_value)
-        return x_BTD + self.mlp_scale * self.mlp(self._normed(x_BTD))
+    def forward(self, x_BTD: Tensor, inputs: VisitInputs) -> Tensor:
+        """Return the stream after this block."""
+        mix_2D, attention_scale, mlp_scale = inputs.controls or (
+            self.residual_mix,
+            self.attention_scale,
+            self.mlp_scale,
+        )
+        x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * inputs.x0_BTD
+        read_BTD = self._normed(x_BTD)
+        x_BTD = x_BTD + attention_scale * self.attention(read_BTD, inputs.rotation, inputs.added_value)
+        if not self.parallel:
+            read_BTD = self._normed(x_BTD)
+        return x_BTD + mlp_scale * self.mlp(read_BTD, inputs.loop)
 
     def _normed(self, x_BTD: Tensor) -> Tensor:
         # One cast here spares autocast one for every matrix that reads the result.
         return (rms_norm(x_BTD) * self.norm_scale).to(compute_dtype(x_BTD))
+
+
+def _block_mlp(config: ModelConfig, index: int) -> MLP | ChokeMLP:
+    mlp = config.mlp_of(index)
+    hidden = int(mlp.mult * config.model_dim)
+    if mlp.choke is None:
+        return MLP(config.model_dim, hidden, mlp.slope)
+    return ChokeMLP(config.model_dim, hidden, mlp.slope, mlp.choke, config.schedule.num_passes)

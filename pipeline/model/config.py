@@ -1,14 +1,31 @@
-"""The `model` section: everything that decides which network is built."""
+"""The `model` section: everything that decides which network is built.
 
-import math
+Checked by: tests/model/test_model_config.py
+"""
+
+import re
 from dataclasses import dataclass
 
 from pipeline.checks import require
+from pipeline.model.parts_config import (
+    AttentionConfig,
+    BigramConfig,
+    ChannelSmear,
+    ConditionersConfig,
+    MLPConfig,
+    RopeConfig,
+    TokenSmear,
+    ValueEmbeddingConfig,
+    check_at_least,
+    check_finite,
+)
+from pipeline.model.schedule import build_schedule
+from pipeline.model.schedule_config import CoreSchedule, FoldedSchedule, HelixSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A looped U-Net: unique encoder blocks, looped core, unique decoder blocks, tied embedding."""
+    """A set of blocks, the order in which they are visited, and what every visit reads; tied embedding."""
 
     vocab_size: int
     """Number of token ids, the tokenizer's."""
@@ -16,97 +33,132 @@ class ModelConfig:
     """Sequence length in training; the RoPE base follows it, never a tensor's length."""
     model_dim: int
     """Width D of the residual stream."""
-    num_heads: int
-    """Query heads H of every attention."""
-    num_kv_heads: int
-    """Key/value heads G, a divisor of num_heads."""
-    unique_blocks: int
-    """Blocks visited once; the first half (rounded down) encodes, the rest decodes."""
-    looped_blocks: int
-    """Blocks of the looped core."""
-    num_loops: int
-    """Passes P through the looped core."""
-    mlp_mult: float
-    """MLP hidden width over model_dim, unique blocks."""
-    looped_mlp_mult: float
-    """The same for looped blocks."""
-    mlp_slope: float
-    """Slope of the leaky ReLU below zero before it is squared, unique blocks; 0 is relu squared."""
-    looped_mlp_slope: float
-    """The same for looped blocks."""
-    rope_dims: int
-    """Rotated dimensions of each head (even); 0 rotates the whole head."""
-    rope_base: float
-    """RoPE base at context_tokens <= rope_base_tokens."""
-    rope_base_tokens: int
-    """Contexts longer than this raise the base in proportion (NTK scaling)."""
-    rope_loop_scales: tuple[float, ...]
-    """Pass k divides the RoPE frequencies of looped blocks by entry k; all 1 is off."""
-    qk_gain: float
-    """Initial gain per query head after q and k are RMS-normalised."""
-    xsa_last_looped: int
-    """Exclusive self-attention in this many of the last looped blocks."""
+    embedding_dim: int
+    """Width of the token table; projected to model_dim and back where they differ."""
+    schedule: CoreSchedule | FoldedSchedule | HelixSchedule
+    """Which blocks there are and when each is visited."""
+    attention: AttentionConfig
+    """Heads, exclusive self-attention, gate."""
+    rope: RopeConfig
+    """Rotary positions."""
+    mlp: MLPConfig
+    """Feed-forward half of a block."""
+    looped_mlp: MLPConfig | None
+    """The same for looped blocks of a core or helix; null takes `mlp`."""
     ln_scale: bool
     """Scale each norm's output by 1/sqrt(layer + 1)."""
-    flow_dim: int
-    """Width of the FLOW instruction bottleneck between passes; 0 is off."""
-    bigram_buckets: int
-    """Rows of the hashed bigram embedding; 0 is off."""
-    bigram_dim: int
-    """Width of a bigram row before its projection to model_dim."""
-    smear_gate: bool
-    """Mix each embedding with its predecessor's through a learned gate."""
-    value_embedding_dim: int
-    """Width of the token table added to attention values; 0 is off."""
-    value_embedding_blocks: tuple[int, ...]
-    """Looped-block indices that read the value embedding."""
+    parallel_blocks: tuple[int, ...]
+    """Physical blocks whose MLP reads what their attention reads."""
+    visit_controls: bool
+    """Residual mix and branch scales of every visit's own, in place of every block's own."""
+    skip_gates: bool
+    """Blend skips in through a learned gate per channel, in place of adding them."""
+    bigram: BigramConfig | None
+    """Hashed bigram embedding."""
+    smear: ChannelSmear | TokenSmear | None
+    """Mix each embedding with its predecessor's."""
+    value_embedding: ValueEmbeddingConfig | None
+    """Token table added to attention values."""
+    conditioners: ConditionersConfig
+    """What changes from pass to pass of the core."""
     logit_softcap: float
     """Logits are softcap * tanh(z / softcap)."""
     embed_init_std: float
     """Standard deviation of the token embedding at initialisation."""
+    unread: dict[str, tuple[int, ...]]
+    """Tensors that are stored and counted but never read, name -> shape: what published checkpoints carry along."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_tokens", "model_dim", "num_heads", "num_kv_heads", "num_loops",
-                     "rope_base_tokens"):  # fmt: skip
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("unique_blocks", "looped_blocks", "rope_dims", "flow_dim", "bigram_buckets", "bigram_dim",
-                     "value_embedding_dim"):  # fmt: skip
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 (off) or more")
-        for name in ("mlp_mult", "looped_mlp_mult", "rope_base", "logit_softcap", "embed_init_std"):
-            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number above 0")
-        for name in ("mlp_slope", "looped_mlp_slope", "qk_gain"):
-            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number")
+        check_at_least("", self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
+        check_finite("", self, ("logit_softcap", "embed_init_std"), positive=True)
         require(self.vocab_size <= 65536, "vocab_size", self.vocab_size, "at most 65536: shards hold 16-bit tokens")
         self._check_heads()
+        self._check_mlps()
         self._check_blocks()
-        require(self.bigram_buckets != 1, "bigram_buckets", self.bigram_buckets, "0 (off) or at least 2")
-        require(self.bigram_dim >= 1 or not self.bigram_buckets, "bigram_dim", self.bigram_dim,
-                "at least 1 with bigram_buckets above 0")  # fmt: skip
+        self._check_value_embedding()
+        self._check_conditioners()
+        for name, shape in self.unread.items():
+            require(re.fullmatch("[a-z0-9_]+", name) is not None, "unread", name, "names of a-z, 0-9 and _")
+            require(all(size >= 1 for size in shape), f"unread.{name}", shape, "sizes of at least 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width E of an attention head."""
+        return self.model_dim // self.attention.num_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key/value heads together."""
+        return self.attention.num_kv_heads * self.head_dim
+
+    def mlp_of(self, block: int) -> MLPConfig:
+        """Return the MLP of a physical block."""
+        looped = block >= self.schedule.unique_blocks
+        return self.looped_mlp if looped and self.looped_mlp is not None else self.mlp
 
     def _check_heads(self) -> None:
-        require(self.model_dim % self.num_heads == 0, "model_dim", self.model_dim,
-                f"a multiple of num_heads ({self.num_heads})")  # fmt: skip
-        require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads,
-                f"a divisor of num_heads ({self.num_heads})")  # fmt: skip
-        head_dim = self.model_dim // self.num_heads
-        require(self.rope_dims % 2 == 0 and self.rope_dims <= head_dim, "rope_dims", self.rope_dims,
-                f"an even number up to the head width ({head_dim})")  # fmt: skip
-        require(self.rope_dims > 0 or head_dim % 2 == 0, "rope_dims", self.rope_dims,
-                f"an even number above 0: the head width ({head_dim}) is odd")  # fmt: skip
+        require(self.model_dim % self.attention.num_heads == 0, "model_dim", self.model_dim,
+                f"a multiple of attention.num_heads ({self.attention.num_heads})")  # fmt: skip
+        dims = self.rope.dims
+        require(dims <= self.head_dim, "rope.dims", dims, f"at most the head width ({self.head_dim})")
+        require(dims > 0 or self.head_dim % 2 == 0, "rope.dims", dims,
+                f"an even number above 0: the head width ({self.head_dim}) is odd")  # fmt: skip
+        scales, passes = self.rope.loop_scales, self.schedule.num_passes
+        require(scales is None or len(scales) == passes, "rope.loop_scales", scales,
+                f"null or one entry per pass through looped blocks ({passes})")  # fmt: skip
+        gate = self.attention.gate
+        require(gate is None or gate.width <= self.model_dim, "attention.gate.width", gate and gate.width,
+                f"at most model_dim ({self.model_dim})")  # fmt: skip
+
+    def _check_mlps(self) -> None:
+        require(self.mlp.choke is None, "mlp.choke", self.mlp.choke, "null: only looped_mlp passes more than once")
+        for name, mlp in (("mlp", self.mlp), ("looped_mlp", self.looped_mlp)):
+            hidden = 1 if mlp is None else int(mlp.mult * self.model_dim)
+            require(hidden >= 1, f"{name}.mult", mlp and mlp.mult,
+                    f"a hidden width of at least 1 (times model_dim, {self.model_dim})")  # fmt: skip
+            choke = None if mlp is None else mlp.choke
+            groups = choke.groups if choke is not None and choke.shape == "grouped" else 1
+            require(hidden % groups == 0, f"{name}.choke.groups", groups,
+                    f"a divisor of the hidden width ({hidden})")  # fmt: skip
+        require(self.looped_mlp is None or self.schedule.looped_blocks > 0, "looped_mlp", self.looped_mlp,
+                "null: the schedule has no looped blocks")  # fmt: skip
 
     def _check_blocks(self) -> None:
-        require(self.unique_blocks + self.looped_blocks >= 1, "unique_blocks", self.unique_blocks,
-                "at least 1 without looped_blocks: a network has a block")  # fmt: skip
-        for name, mult in (("mlp_mult", self.mlp_mult), ("looped_mlp_mult", self.looped_mlp_mult)):
-            require(int(mult * self.model_dim) >= 1, name, mult,
-                    f"a hidden width of at least 1 (times model_dim, {self.model_dim})")  # fmt: skip
-        require(len(self.rope_loop_scales) == self.num_loops, "rope_loop_scales", self.rope_loop_scales,
-                f"one entry per loop ({self.num_loops})")  # fmt: skip
-        require(all(0 < scale < math.inf for scale in self.rope_loop_scales), "rope_loop_scales",
-                self.rope_loop_scales, "finite numbers above 0")  # fmt: skip
-        require(0 <= self.xsa_last_looped <= self.looped_blocks, "xsa_last_looped", self.xsa_last_looped,
-                f"0 to looped_blocks ({self.looped_blocks})")  # fmt: skip
-        readers = self.value_embedding_blocks
-        require(all(0 <= i < self.looped_blocks for i in readers) and len(set(readers)) == len(readers),
-                "value_embedding_blocks", readers,
-                f"looped-block indices below {self.looped_blocks}, each once")  # fmt: skip
+        for name, blocks in (
+            ("attention.exclusive_blocks", self.attention.exclusive_blocks),
+            ("parallel_blocks", self.parallel_blocks),
+        ):
+            ok = len(set(blocks)) == len(blocks) and all(0 <= block < self.schedule.num_blocks for block in blocks)
+            require(ok, name, blocks, f"physical block indices below {self.schedule.num_blocks}, each once")
+        smear = self.smear
+        if isinstance(smear, TokenSmear):
+            require(smear.width <= self.model_dim, "smear.width", smear.width, f"at most model_dim ({self.model_dim})")
+            require(
+                smear.bos_id < self.vocab_size, "smear.bos_id", smear.bos_id, f"below vocab_size ({self.vocab_size})"
+            )
+
+    def _check_value_embedding(self) -> None:
+        value = self.value_embedding
+        if value is None:
+            return
+        by_visit = value.read_by == "visits"
+        count = build_schedule(self.schedule).effective_depth if by_visit else self.schedule.looped_blocks
+        if isinstance(self.schedule, HelixSchedule) and value.read_by == "looped_blocks":
+            count = 1  # a helix reads the first looped block's addend in all of them
+        require(all(reader < count for reader in value.readers), "value_embedding.readers", value.readers,
+                f"indices below {count}")  # fmt: skip
+
+    def _check_conditioners(self) -> None:
+        conditioners, passes = self.conditioners, self.schedule.num_passes
+        core = isinstance(self.schedule, CoreSchedule) and passes > 0
+        for name in ("flow_dim", "positions", "anchor_dim"):
+            value = getattr(conditioners, name)
+            require(not value or (core and passes >= 2), f"conditioners.{name}", value,
+                    "off: it tells the passes of a core apart, and this schedule has less than two")  # fmt: skip
+        for name in ("tap", "smear", "step"):
+            value = getattr(conditioners, name)
+            require(not value or core, f"conditioners.{name}", value, "off: this schedule has no core")
+        if conditioners.tap is not None and isinstance(self.schedule, CoreSchedule):
+            taps, outputs = conditioners.tap.encoder_visits, len(self.schedule.order) // 2
+            require(len(taps) > 0 and all(0 <= tap < outputs for tap in taps), "conditioners.tap.encoder_visits", taps,
+                    f"one or more positions below {outputs}, the encoder's visits")  # fmt: skip

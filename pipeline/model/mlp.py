@@ -46,7 +46,11 @@ class MLP(nn.Module):
         self.up = nn.Linear(model_dim, hidden_dim, bias=False)
         self.down = nn.Linear(hidden_dim, model_dim, bias=False)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Apply the MLP to every position."""
+    def writers(self) -> list[nn.Module]:
+        """Return the matrices that write to the stream: zero in a fresh network."""
+        return [self.down]
+
+    def forward(self, x_BTD: Tensor, loop: int) -> Tensor:
+        """Apply the MLP to every position; it is the same in every pass."""
         h_BTF = self.up(x_BTD)
         return self.down(squared_leaky_relu(h_BTF, self.slope))

@@ -1,20 +1,22 @@
-"""The looped U-Net, a causal language model.
+"""The network: a causal language model that visits its blocks in the order of a schedule.
 
 Features:
-* unique encoder blocks, a core of looped blocks visited several times, unique decoder blocks (`schedule.py`)
-* weighted skips from encoder to decoder, last in first out
-* grouped key/value heads, normalised queries and keys with a learned gain, exclusive self-attention (`attention.py`)
+* encoder, looped core, decoder; folded looped U-Nets; shared-only stacks; helices (`schedule.py`, `helix.py`)
+* weighted skips from encoder to decoder, last in first out, added or blended in through gates
+* grouped key/value heads, normalised queries and keys with a learned gain, exclusive self-attention, sparse head gates
+  (`attention.py`)
 * partial rotary positions with another speed in every pass (`rotary.py`)
-* squared leaky ReLU (`mlp.py`); every block can look back at the embedding (`block.py`)
-* FLOW instructions between passes (`conditioning.py`)
-* hashed bigrams, smeared embeddings, a value embedding in the core (`embedding.py`)
-* norms without weights, no biases, tied head with soft-capped logits
+* squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`choke.py`); sequential or parallel branches, controls per
+  block or per visit, a look back at the embedding (`block.py`)
+* conditioners of the passes: FLOW, offsets, anchor, tap, smear, step (`conditioners.py`)
+* hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`value_embedding.py`)
+* norms without weights, no biases, tied head with soft-capped logits, factorised embedding
 
 Every matrix that multiplies activations is an `nn.Linear` called as a module (the tied head excepted), every lookup
 table an `nn.Embedding`; what remains are small control parameters, kept in float32 under autocast.
 
 Axes: B batch, T position, D model width, V vocabulary.
-Source: the crawler programs of Parameter Golf (pull requests 1140, 1308, 1535).
+Source: programs of Parameter Golf (pull requests 1140, 1308, 1493, 1535, 1579).
 Differs: the RoPE base follows the configured context, never the tensor's length.
 Checked by: tests/model/, tests/test_interop.py
 """
@@ -26,23 +28,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.attention import Attention
-from pipeline.model.block import Block
-from pipeline.model.conditioning import CorePass, Flow, PassConditioner
+from pipeline.model.block import Block, VisitControls, VisitInputs
+from pipeline.model.conditioners import build_conditioners
+from pipeline.model.conditioning import CorePass, PassConditioner
 from pipeline.model.config import ModelConfig
-from pipeline.model.embedding import BigramHash, Smear, ValueEmbedding
+from pipeline.model.embedding import BigramHash, projection_between, smear_of
+from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap
-from pipeline.model.mlp import MLP
 from pipeline.model.rotary import RotaryTable, Rotation
-from pipeline.model.schedule import Visit, looped_core_schedule
+from pipeline.model.schedule import Visit, build_schedule
+from pipeline.model.schedule_config import HelixSchedule
+from pipeline.model.unread import UnreadTensors
+from pipeline.model.value_embedding import ValueEmbedding, readers_by_slot
 
 
-class _VisitInputs(NamedTuple):
-    """What every visit of one forward pass reads besides the stream itself."""
+class _ForwardInputs(NamedTuple):
+    """What the visits of one forward pass read besides the stream itself."""
 
     x0_BTD: Tensor
     rotations: list[Rotation]
-    added_values: dict[int, Tensor]
+    added_values: list[Tensor]
 
 
 class LoopedUNet(nn.Module):
@@ -50,105 +55,126 @@ class LoopedUNet(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        dim, width = config.model_dim, config.embedding_dim
         self.config = config
-        self.schedule = looped_core_schedule(config.unique_blocks, config.looped_blocks, config.num_loops)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.model_dim)
-        self.bigram = _bigram_hash(config)
-        self.smear = Smear(config.model_dim) if config.smear_gate else None
-        self.value_embedding = _value_embedding(config)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.unique_blocks + config.looped_blocks))
-        self.conditioners = _conditioners(config)
-        self.skip_weights = _skip_weights(len(self.schedule.skips), config.model_dim)
-        self.rotary = RotaryTable(config)
+        self.schedule = build_schedule(config.schedule)
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.bigram = None if config.bigram is None else BigramHash(config.bigram, width)
+        self.embedding_projection = projection_between(width, dim)
+        self.smear = smear_of(config.smear, dim)
+        self.value_embedding = (
+            None
+            if config.value_embedding is None
+            else ValueEmbedding(config.value_embedding, config.vocab_size, config.kv_dim)
+        )
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.schedule.num_blocks))
+        self.visit_controls = VisitControls(self.schedule.effective_depth, dim) if config.visit_controls else None
+        self.conditioners = build_conditioners(config)
+        self.helix = Helix(config.schedule, dim) if isinstance(config.schedule, HelixSchedule) else None
+        num_skips = len(self.schedule.skips)
+        self.skip_weights = nn.Parameter(torch.ones(num_skips, dim)) if num_skips else None
+        self.skip_gates = nn.Parameter(torch.zeros(num_skips, dim)) if num_skips and config.skip_gates else None
+        self.head_projection = projection_between(dim, width)
+        self.rotary = RotaryTable(config.rope, config.head_dim, config.context_tokens)
+        self.unread = UnreadTensors(config.unread)
+        self.readers = readers_by_slot(config, self.schedule)
 
     def forward(self, input_ids_BT: Tensor) -> Tensor:
         """Return float32 logits (B, T, V) of the token after each position; any T of at least 1."""
         return self.logits(self.hidden(input_ids_BT))
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Return float32 logits (..., V) of final-normed hidden states (..., D), soft-capped."""
-        z_BTV = F.linear(hidden_BTD, self.token_embedding.weight)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits (..., V) of what `hidden` returns, soft-capped."""
+        z_BTV = F.linear(hidden, self.token_embedding.weight)
         return softcap(z_BTV.float(), self.config.logit_softcap)
 
     def hidden(self, input_ids_BT: Tensor) -> Tensor:
-        """Return the final-normed hidden states (B, T, D) that the head reads."""
+        """Return the final states (B, T, embedding_dim) that the head reads: normed, projected where widths differ."""
         x_BTD = self.embed(input_ids_BT)
-        inputs = _VisitInputs(x_BTD, self.rotary(input_ids_BT.size(1)), self._added_values(input_ids_BT))
+        added = [] if self.value_embedding is None else self.value_embedding(input_ids_BT)
+        inputs = _ForwardInputs(x_BTD, self.rotary(input_ids_BT.size(1)), added)
 
-        encoder_outputs = []
-        for visit in self.schedule.encoder:
+        loop_BTD, pushed = x_BTD, []
+        for i, visit in enumerate(self.schedule.encoder):
             x_BTD = self._visit(visit, x_BTD, inputs)
-            encoder_outputs.append(x_BTD)
+            pushed.append(x_BTD)
+            x_BTD, loop_BTD = self._run_beside(i, x_BTD, loop_BTD, inputs)
 
+        encoder_outputs = tuple(pushed)
+        memory: dict[str, Tensor] = {}
         for loop, visits in enumerate(self.schedule.passes):
-            x_BTD = self._run_pass(visits, x_BTD, inputs, CorePass(loop, x_BTD, tuple(encoder_outputs)))
+            x_BTD = self._run_pass(visits, x_BTD, inputs, CorePass(loop, x_BTD, encoder_outputs, memory))
 
         for i, visit in enumerate(self.schedule.decoder):
-            if self.skip_weights is not None and encoder_outputs:
-                x_BTD = x_BTD + self.skip_weights[i] * encoder_outputs.pop()
+            if pushed:
+                x_BTD = self._add_skip(i, x_BTD, pushed.pop())
             x_BTD = self._visit(visit, x_BTD, inputs)
-        return rms_norm(x_BTD)
+            x_BTD, loop_BTD = self._run_beside(len(encoder_outputs) + i, x_BTD, loop_BTD, inputs)
+        if self.helix is not None:
+            x_BTD = self.helix.merge(x_BTD, loop_BTD)
+        return self.head_projection(rms_norm(x_BTD))
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
         """Return the (B, T, D) stream before any block runs."""
-        x_BTD = self.token_embedding(input_ids_BT)
+        x = self.token_embedding(input_ids_BT)
         if self.bigram is not None:
-            x_BTD = x_BTD + self.bigram(input_ids_BT)
-        x_BTD = rms_norm(x_BTD)
-        return x_BTD if self.smear is None else self.smear(x_BTD)
+            x = x + self.bigram(input_ids_BT)
+        x_BTD = self.embedding_projection(rms_norm(x))
+        return x_BTD if self.smear is None else self.smear(x_BTD, input_ids_BT)
 
     def set_context(self, context_tokens: int) -> None:
         """Let the rotary base follow another context length, in place; no parameter changes."""
         self.config = replace(self.config, context_tokens=context_tokens)
         self.rotary.set_context(context_tokens)
 
-    def _run_pass(self, visits: tuple[Visit, ...], x_BTD: Tensor, inputs: _VisitInputs, core_pass: CorePass) -> Tensor:
+    def set_active_loops(self, active_loops: int | None) -> None:
+        """Run the first `active_loops` passes only, in place (None: all); no parameter changes."""
+        self.schedule = build_schedule(self.config.schedule, active_loops)
+
+    def _add_skip(self, i: int, x_BTD: Tensor, pushed_BTD: Tensor) -> Tensor:
+        assert self.skip_weights is not None, "an encoder output without a weight"
+        skip_BTD = self.skip_weights[i] * pushed_BTD
+        if self.skip_gates is None:
+            return x_BTD + skip_BTD
+        gate_D = torch.sigmoid(self.skip_gates[i])
+        return skip_BTD + gate_D * (x_BTD - skip_BTD)
+
+    def _run_pass(self, visits: tuple[Visit, ...], x_BTD: Tensor, inputs: _ForwardInputs,
+                  core_pass: CorePass) -> Tensor:  # fmt: skip
         conditioners = [cast(PassConditioner, module) for module in self.conditioners.values()]
         for conditioner in conditioners:
             x_BTD = conditioner.before(x_BTD, core_pass)
         for visit in visits:
-            x_BTD = self._visit(visit, x_BTD, inputs)
+            out_BTD = self._visit(visit, x_BTD, inputs)
+            for conditioner in reversed(conditioners):
+                out_BTD = conditioner.after_block(x_BTD, out_BTD, core_pass)
+            x_BTD = out_BTD
         for conditioner in reversed(conditioners):
             x_BTD = conditioner.after(x_BTD, core_pass)
         return x_BTD
 
-    def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _VisitInputs) -> Tensor:
-        rotation = inputs.rotations[self.rotary.row(visit)]
-        return self.blocks[visit.block](x_BTD, inputs.x0_BTD, rotation, inputs.added_values.get(visit.block))
+    def _run_beside(self, i: int, x_BTD: Tensor, loop_BTD: Tensor,
+                    inputs: _ForwardInputs) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return both streams after whatever runs beside the i-th visit of encoder and decoder."""
+        visits = self.schedule.beside[i] if self.schedule.beside else ()
+        if not visits:
+            return x_BTD, loop_BTD
+        assert self.helix is not None, "a second stream without a helix"
+        to_loop_BTD, to_main_BTD = self.helix.hints(x_BTD, loop_BTD)
+        loop_BTD = loop_BTD + to_loop_BTD
+        for visit in visits:
+            loop_BTD = self._visit(visit, loop_BTD, inputs)
+        return x_BTD + to_main_BTD, loop_BTD
 
-    def _added_values(self, input_ids_BT: Tensor) -> dict[int, Tensor]:
-        """Return the value-embedding addend of every physical block that reads one."""
-        if self.value_embedding is None:
-            return {}
-        readers = [self.config.unique_blocks + i for i in self.config.value_embedding_blocks]
-        return dict(zip(readers, self.value_embedding(input_ids_BT), strict=True))
-
-
-def _bigram_hash(config: ModelConfig) -> BigramHash | None:
-    if not config.bigram_buckets:
-        return None
-    return BigramHash(config.bigram_buckets, config.bigram_dim, config.model_dim)
-
-
-def _value_embedding(config: ModelConfig) -> ValueEmbedding | None:
-    num_readers = len(config.value_embedding_blocks)
-    if not config.value_embedding_dim or not num_readers:
-        return None
-    kv_dim = config.num_kv_heads * (config.model_dim // config.num_heads)
-    return ValueEmbedding(config.vocab_size, config.value_embedding_dim, kv_dim, num_readers)
-
-
-def _conditioners(config: ModelConfig) -> nn.ModuleDict:
-    """Return the conditioners by name, in the order in which they run before a pass."""
-    conditioners: dict[str, nn.Module] = {}
-    # A single pass has nothing to tell apart.
-    if config.flow_dim and config.looped_blocks and config.num_loops >= 2:
-        conditioners["flow"] = Flow(config.model_dim, config.flow_dim, config.num_loops)
-    return nn.ModuleDict(conditioners)
-
-
-def _skip_weights(num_skips: int, model_dim: int) -> nn.Parameter | None:
-    return nn.Parameter(torch.ones(num_skips, model_dim)) if num_skips else None
+    def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
+        reader = self.readers.get(visit.slot)
+        return self.blocks[visit.block](x_BTD, VisitInputs(
+            x0_BTD=inputs.x0_BTD,
+            rotation=inputs.rotations[self.rotary.row(visit)],
+            added_value=None if reader is None else inputs.added_values[reader],
+            loop=visit.loop,
+            controls=None if self.visit_controls is None else self.visit_controls.of(visit.slot),
+        ))  # fmt: skip
 
 
 def initialise(model: LoopedUNet, generator: torch.Generator) -> None:
@@ -160,19 +186,13 @@ def initialise(model: LoopedUNet, generator: torch.Generator) -> None:
         if isinstance(module, nn.Linear):
             nn.init.orthogonal_(module.weight, generator=generator)
     nn.init.normal_(model.token_embedding.weight, std=model.config.embed_init_std, generator=generator)
+    if model.bigram is not None:
+        nn.init.zeros_(model.bigram.table.weight)
+    if model.value_embedding is not None:
+        nn.init.normal_(model.value_embedding.table.weight, std=ValueEmbedding.INITIAL_STD, generator=generator)
     for module in model.modules():
-        match module:
-            case Attention():
-                nn.init.zeros_(module.output.weight)
-            case MLP():
-                nn.init.zeros_(module.down.weight)
-            case Flow():
-                for weight in module.up.parameters():
-                    nn.init.zeros_(weight)
-            case BigramHash():
-                nn.init.zeros_(module.table.weight)
-            case ValueEmbedding():
-                nn.init.normal_(module.table.weight, std=ValueEmbedding.INITIAL_STD, generator=generator)
+        for writer in getattr(module, "writers", list)():
+            nn.init.zeros_(writer.weight)
 
 
 def build(config: ModelConfig, seed: int = 0) -> LoopedUNet:

@@ -9,13 +9,12 @@ Differs: pairs are (i, i + K), the halves of the rotated dimensions; a battery u
 Checked by: tests/model/test_network.py
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.config import ModelConfig
+from pipeline.model.parts_config import RopeConfig
 from pipeline.model.schedule import Visit
 
 
@@ -36,32 +35,32 @@ def apply_rotation(x_BTHE: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat((a * cos_T1K + b * sin_T1K, b * cos_T1K - a * sin_T1K, rest), dim=-1)
 
 
-def raised_base(base: float, context_tokens: int, base_tokens: int, rotated_dims: int) -> float:
-    """Return the RoPE base for a context; contexts beyond `base_tokens` raise it."""
+def raised_base(base: float, context_tokens: int, base_tokens: int | None, rotated_dims: int) -> float:
+    """Return the RoPE base for a context; contexts beyond `base_tokens` raise it (None: never)."""
     # A single pair rotates with frequency 1 whatever the base, and the exponent below would not exist.
-    if context_tokens <= base_tokens or rotated_dims == 2:
+    if base_tokens is None or context_tokens <= base_tokens or rotated_dims == 2:
         return base
     return base * (context_tokens / base_tokens) ** (rotated_dims / (rotated_dims - 2))
 
 
-def inverse_frequencies(base: float, rotated_dims: int) -> Tensor:
-    """Return the float32 angle per position of every rotated pair, fastest first."""
-    return 1.0 / base ** (torch.arange(0, rotated_dims, 2, dtype=torch.float32) / rotated_dims)
+def inverse_frequencies(base: float, rotated_dims: int, frequency_dims: int) -> Tensor:
+    """Return the float32 angle per position of every rotated pair, fastest first: base^(-2i / frequency_dims)."""
+    return 1.0 / base ** (torch.arange(0, rotated_dims, 2, dtype=torch.float32) / frequency_dims)
 
 
 class RotaryTable(nn.Module):
-    """Rotations of one model: row 0 of the frequencies is for unique blocks, row 1 + k for pass k of the core."""
+    """Rotations of one model: row 0 of the frequencies is for unique blocks, row 1 + k of a battery for pass k."""
 
-    inv_freq_PK: Tensor  # (1 + P, K)
+    inv_freq_PK: Tensor  # (1 + P, K), or (1, K) without a battery
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: RopeConfig, head_dim: int, context_tokens: int) -> None:
         super().__init__()
-        head_dim = config.model_dim // config.num_heads
-        self.rotated_dims = config.rope_dims or head_dim
-        self.base = config.rope_base
-        self.base_tokens = config.rope_base_tokens
-        self.loop_scales: Sequence[float] = config.rope_loop_scales
-        self.register_buffer("inv_freq_PK", self._frequencies(config.context_tokens), persistent=False)
+        self.rotated_dims = config.dims or head_dim
+        self.frequency_dims = config.frequency_dims or self.rotated_dims
+        self.base = config.base
+        self.base_tokens = config.base_tokens
+        self.loop_scales = config.loop_scales
+        self.register_buffer("inv_freq_PK", self._frequencies(context_tokens), persistent=False)
 
     def set_context(self, context_tokens: int) -> None:
         """Recompute the frequencies for a context length, in place."""
@@ -69,11 +68,9 @@ class RotaryTable(nn.Module):
 
     def _frequencies(self, context_tokens: int) -> Tensor:
         base = raised_base(self.base, context_tokens, self.base_tokens, self.rotated_dims)
-        raised_K = inverse_frequencies(base, self.rotated_dims)
-        if all(scale == 1.0 for scale in self.loop_scales):
-            return torch.stack([raised_K] * (1 + len(self.loop_scales)))
-        plain_K = inverse_frequencies(self.base, self.rotated_dims)
-        return torch.stack([raised_K] + [plain_K / scale for scale in self.loop_scales])
+        raised_K = inverse_frequencies(base, self.rotated_dims, self.frequency_dims)
+        plain_K = inverse_frequencies(self.base, self.rotated_dims, self.frequency_dims)
+        return torch.stack([raised_K] + [plain_K / scale for scale in self.loop_scales or ()])
 
     def forward(self, num_tokens: int) -> list[Rotation]:
         """Return one rotation per row for positions 0 .. num_tokens - 1."""
@@ -81,7 +78,6 @@ class RotaryTable(nn.Module):
         angle_PTK = position_T[:, None] * self.inv_freq_PK[:, None, :]
         return [Rotation(cos_TK, sin_TK) for cos_TK, sin_TK in zip(angle_PTK.cos(), angle_PTK.sin(), strict=True)]
 
-    @staticmethod
-    def row(visit: Visit) -> int:
+    def row(self, visit: Visit) -> int:
         """Return the row a visit rotates with."""
-        return 1 + visit.loop if visit.phase == "core" else 0
+        return 1 + visit.loop if visit.phase == "core" and self.loop_scales is not None else 0

@@ -4,6 +4,7 @@ Checked by: tests/stages/test_pipeline.py.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def read_run(seed: int, items: Sequence[str]) -> SeedRun:
 def check_model_config(artifact: Path, config: ModelConfig) -> None:
     """Raise ValueError naming the first key in which an artifact's model differs from section `model`."""
     _, meta = read_artifact(artifact)
-    for key, wanted in dataclasses.asdict(config).items():
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))  # as the artifact stores it: lists, no tuples
+    for key, wanted in plain.items():
         found = meta.get("model", {}).get(key)
-        found = tuple(found) if isinstance(found, list) else found
         if found != wanted:
             raise ValueError(f"model.{key}: got {wanted!r}, expected {found!r} as in {artifact}; run `dvc repro` first")
 

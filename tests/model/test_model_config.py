@@ -1,69 +1,100 @@
 """The model section refuses every value that no network could be built or trained with, naming the field."""
 
-import dataclasses
 import math
 
 import pytest
 
-from pipeline.model.config import ModelConfig
+from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, changed, choked, folded, helix
 
-GOOD = ModelConfig(
-    vocab_size=48, context_tokens=32, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=4, looped_blocks=2,
-    num_loops=3, mlp_mult=2.0, looped_mlp_mult=3.0, mlp_slope=0.5, looped_mlp_slope=0.3, rope_dims=6,
-    rope_base=10000.0, rope_base_tokens=1024, rope_loop_scales=(9.0, 1.0, 2.0), qk_gain=1.5, xsa_last_looped=1,
-    ln_scale=True, flow_dim=4, bigram_buckets=19, bigram_dim=8, smear_gate=True, value_embedding_dim=8,
-    value_embedding_blocks=(0, 1), logit_softcap=30.0, embed_init_std=0.5,
-)  # fmt: skip
-
-POSITIVE = ("mlp_mult", "looped_mlp_mult", "rope_base", "logit_softcap", "embed_init_std")
-FINITE = ("mlp_slope", "looped_mlp_slope", "qk_gain")
-AT_LEAST_ONE = ("vocab_size", "context_tokens", "model_dim", "num_heads", "num_kv_heads", "num_loops",
-                "rope_base_tokens")  # fmt: skip
-NOT_NEGATIVE = ("unique_blocks", "looped_blocks", "rope_dims", "flow_dim", "bigram_buckets", "bigram_dim",
-                "value_embedding_dim", "xsa_last_looped")  # fmt: skip
+POSITIVE = ("mlp.mult", "rope.base", "logit_softcap", "embed_init_std")
+FINITE = ("mlp.slope", "attention.qk_gain")
+AT_LEAST_ONE = ("vocab_size", "context_tokens", "model_dim", "embedding_dim", "attention.num_heads",
+                "attention.num_kv_heads", "schedule.num_loops", "rope.base_tokens", "rope.frequency_dims",
+                "value_embedding.dim", "bigram.dim", "bigram.buckets", "conditioners.flow_dim")  # fmt: skip
+NOT_NEGATIVE = ("schedule.unique_blocks", "schedule.looped_blocks", "rope.dims")
+TAP = {"dim": 3, "encoder_visits": [0], "per_loop": True}
+ONE_PASS = {"schedule.num_loops": 1, "rope.loop_scales": None, "conditioners": NO_CONDITIONERS}
 
 BAD = [
     *((name, {name: value}) for name in POSITIVE for value in (0.0, -1.0, math.inf, math.nan)),
     *((name, {name: value}) for name in FINITE for value in (math.inf, -math.inf, math.nan)),
     *((name, {name: value}) for name in AT_LEAST_ONE for value in (0, -1)),
     *((name, {name: -1}) for name in NOT_NEGATIVE),
-    *(("rope_loop_scales", {"rope_loop_scales": (9.0, value, 1.0)}) for value in (0.0, -1.0, math.inf, math.nan)),
-    ("rope_loop_scales", {"rope_loop_scales": (1.0, 1.0)}),
+    *(("rope.loop_scales", {"rope.loop_scales": [9.0, value, 1.0]}) for value in (0.0, -1.0, math.inf, math.nan)),
+    ("rope.loop_scales", {"rope.loop_scales": [1.0, 1.0]}),
     ("vocab_size", {"vocab_size": 65537}),
     ("model_dim", {"model_dim": 34}),
-    ("num_kv_heads", {"num_kv_heads": 3}),
-    ("rope_dims", {"rope_dims": 5}),
-    ("rope_dims", {"rope_dims": 10}),
-    ("rope_dims", {"rope_dims": 0, "model_dim": 36}),
-    ("mlp_mult", {"mlp_mult": 0.01}),
-    ("xsa_last_looped", {"xsa_last_looped": 3}),
-    ("unique_blocks", {"unique_blocks": 0, "looped_blocks": 0, "xsa_last_looped": 0, "value_embedding_blocks": ()}),
-    ("bigram_buckets", {"bigram_buckets": 1}),
-    ("bigram_dim", {"bigram_dim": 0}),
-    *(("value_embedding_blocks", {"value_embedding_blocks": blocks}) for blocks in ((0, 2), (-1,), (1, 1))),
-]
+    ("attention.num_kv_heads", {"attention.num_kv_heads": 3}),
+    ("rope.dims", {"rope.dims": 5}),
+    ("rope.dims", {"rope.dims": 10}),
+    ("rope.dims", {"rope.dims": 0, "model_dim": 36}),
+    ("mlp.mult", {"mlp.mult": 0.01}),
+    ("mlp.choke", {"mlp.choke": {"shape": "flat", "dim": 4, "groups": 1}}),
+    ("looped_mlp.choke.groups", {"looped_mlp.choke": {"shape": "grouped", "dim": 5, "groups": 3}}),
+    ("looped_mlp.choke.groups", {"looped_mlp.choke": {"shape": "grouped", "dim": 10, "groups": 5}}),
+    ("looped_mlp.choke.dim", choked("flat", 0)),
+    ("attention.exclusive_blocks", {"attention.exclusive_blocks": [6]}),
+    ("attention.exclusive_blocks", {"attention.exclusive_blocks": [1, 1]}),
+    ("attention.gate.width", {"attention.gate": {"width": 33, "scale": 0.5}}),
+    ("attention.gate.scale", {"attention.gate": {"width": 3, "scale": 0.0}}),
+    ("parallel_blocks", {"parallel_blocks": [-1]}),
+    ("bigram.buckets", {"bigram.buckets": 1}),
+    ("smear.bos_id", {"smear": {"kind": "token", "width": 4, "bos_id": 48}}),
+    ("smear.width", {"smear": {"kind": "token", "width": 33, "bos_id": 1}}),
+    *(("value_embedding.readers", {"value_embedding.readers": blocks}) for blocks in ([0, 2], [-1], [1, 1], [])),
+    ("value_embedding.readers", {"value_embedding.read_by": "visits", "value_embedding.readers": [10]}),
+    ("value_embedding.readers", {**helix("linear", 1), "value_embedding.readers": [1]}),
+    ("schedule.unique_order", {"schedule.unique_order": [0, 1, 2]}),
+    ("schedule.unique_order", {"schedule.unique_order": [0, 1, 2, 4]}),
+    ("schedule.loop_start", folded(2, loop_end=6)),
+    ("schedule.loop_start", folded(2, loop_start=4)),
+    ("schedule.stride", helix("linear", 6)),
+    ("looped_mlp", {**folded(2), "looped_mlp": {"mult": 2.0, "slope": 0.0, "choke": None}}),
+    *((f"conditioners.{name}", {**ONE_PASS, f"conditioners.{name}": on}) for name, on in
+      (("flow_dim", 4), ("positions", True), ("anchor_dim", 4))),
+    *((f"conditioners.{name}", {**folded(2), "conditioners": {**NO_CONDITIONERS, name: on}}) for name, on in
+      (("flow_dim", 4), ("smear", True), ("tap", TAP), ("step", {"kind": "learned"}))),
+    ("conditioners.positions", {"conditioners.positions": True}),
+    ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": [2]}}),
+    ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": []}}),
+    ("conditioners.step.fraction", {"conditioners.step": {"kind": "contractive", "fraction": 0.0}}),
+    ("unread", {"unread": {"a.b": [1]}}),
+    ("unread.a", {"unread": {"a": [0]}}),
+]  # fmt: skip
 
 FINE = [
-    {"bigram_buckets": 0, "bigram_dim": 0},
-    {"bigram_buckets": 2, "bigram_dim": 1},
-    {"rope_dims": 0},
-    {"rope_dims": 2, "model_dim": 36},
-    {"xsa_last_looped": 2},
-    {"mlp_slope": 0.0, "looped_mlp_slope": -0.1, "qk_gain": -1.0},
-    {"value_embedding_blocks": (1, 0)},
-    {"unique_blocks": 0},
-    {"rope_base_tokens": 1},
+    {"bigram": None},
+    {"bigram.buckets": 2, "bigram.dim": 1},
+    {"rope.dims": 0},
+    {"rope.dims": 2, "model_dim": 36},
+    {"attention.exclusive_blocks": [0, 1, 2, 3, 4, 5]},
+    {"mlp.slope": 0.0, "attention.qk_gain": -1.0},
+    {"value_embedding.readers": [1, 0]},
+    {"rope.base_tokens": 1},
+    {"rope.base_tokens": None},
+    {"unread": {"skip_weights_surplus": [2, 32], "scalar": []}},
+    *ARCHITECTURES.values(),
 ]
 
 
 @pytest.mark.parametrize(("field", "change"), BAD)
 def test_a_bad_value_is_one_line_that_names_the_field(field, change):
-    with pytest.raises(ValueError, match=rf"^{field}: got .*, expected \S") as refusal:
-        dataclasses.replace(GOOD, **change)
+    with pytest.raises(ValueError, match=rf"^model\.(.*\.)?{field}: got .*, expected \S") as refusal:
+        changed(TINY, change)
     assert "\n" not in str(refusal.value)
+
+
+def test_no_architecture_has_blocks_at_all():
+    with pytest.raises(ValueError, match="unique_blocks"):
+        changed(TINY, {"schedule.unique_blocks": 0, "schedule.looped_blocks": 0})
 
 
 @pytest.mark.parametrize("change", FINE)
 def test_values_at_the_edge_are_fine(change):
-    changed = dataclasses.replace(GOOD, **change)
-    assert all(getattr(changed, name) == value for name, value in change.items())
+    config = changed(TINY, change)
+    for key, value in change.items():
+        found = config
+        for name in key.split("."):
+            found = getattr(found, name)
+        if not isinstance(value, dict):
+            assert (list(found) if isinstance(value, list) else found) == value

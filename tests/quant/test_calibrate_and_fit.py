@@ -11,7 +11,6 @@ import torch
 
 from pipeline.codec import ArtifactError, QuantizedTensor, read_artifact
 from pipeline.codec.container import decode_artifact
-from pipeline.model.config import ModelConfig
 from pipeline.model.network import build
 from pipeline.progress import silent
 from pipeline.quant.budget import MAX_TRIALS, ClipWindow, search_clip
@@ -23,14 +22,13 @@ from pipeline.quant.loop_aware import calibrate, core_sites, looped_prefixes, pr
 from pipeline.quant.moments import mean_moment, site_members
 from pipeline.quant.quantizer import BudgetError, fit_to_budget, plan_quantization, quantize_plan
 from pipeline.quant.roles import tensor_roles
+from tests.networks import TINY, changed
 
-MODEL = ModelConfig(
-    vocab_size=64, context_tokens=24, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=2, looped_blocks=1,
-    num_loops=3, mlp_mult=2.0, looped_mlp_mult=3.0, mlp_slope=0.5, looped_mlp_slope=0.5, rope_dims=4, rope_base=1e4,
-    rope_base_tokens=1024, rope_loop_scales=(2.0, 1.0, 1.0), qk_gain=1.5, xsa_last_looped=1, ln_scale=True, flow_dim=4,
-    bigram_buckets=50, bigram_dim=8, smear_gate=True, value_embedding_dim=8, value_embedding_blocks=(0,),
-    logit_softcap=30.0, embed_init_std=0.05,
-)  # fmt: skip
+MODEL = changed(TINY, {
+    "vocab_size": 64, "context_tokens": 24, "schedule.unique_blocks": 2, "schedule.looped_blocks": 1,
+    "attention.exclusive_blocks": [2], "rope.dims": 4, "rope.loop_scales": [2.0, 1.0, 1.0], "looped_mlp.slope": 0.5,
+    "bigram.buckets": 50, "value_embedding.readers": [0], "embed_init_std": 0.05,
+})  # fmt: skip
 QUANTIZE = QuantizeConfig(matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
                           table_clip_ratio=1.55, min_clip_std=2.0,
                           max_clip_std=60.0, damp_frac=0.01, block_columns=16)  # fmt: skip

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
+from tests.networks import TINY, changed
 
 TTT: dict[str, Any] = {
     "kind": "ttt", "context_tokens": 16, "stride_tokens": 6, "chunk_tokens": 40, "epochs": 2, "learning_rate": 0.3,
@@ -18,13 +18,12 @@ SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_toke
 
 def tiny_network(vocab_size: int = 64) -> LoopedUNet:
     """Return a looped network whose every tensor is random: a fresh one would not even look at its context."""
-    model = build(ModelConfig(
-        vocab_size=vocab_size, context_tokens=32, model_dim=32, num_heads=4, num_kv_heads=2, unique_blocks=3,
-        looped_blocks=2, num_loops=2, mlp_mult=2.0, looped_mlp_mult=2.0, mlp_slope=0.5, looped_mlp_slope=0.5,
-        rope_dims=4, rope_base=10000.0, rope_base_tokens=24, rope_loop_scales=(9.0, 1.0), qk_gain=1.5,
-        xsa_last_looped=1, ln_scale=True, flow_dim=4, bigram_buckets=32, bigram_dim=8, smear_gate=True,
-        value_embedding_dim=8, value_embedding_blocks=(0,), logit_softcap=30.0, embed_init_std=0.005,
-    ))  # fmt: skip
+    model = build(changed(TINY, {
+        "vocab_size": vocab_size, "schedule.unique_blocks": 3, "schedule.num_loops": 2,
+        "attention.exclusive_blocks": [4], "rope.dims": 4, "rope.base_tokens": 24, "rope.loop_scales": [9.0, 1.0],
+        "looped_mlp.mult": 2.0, "looped_mlp.slope": 0.5, "bigram.buckets": 32, "value_embedding.readers": [0],
+        "embed_init_std": 0.005,
+    }))  # fmt: skip
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -55,7 +55,7 @@ def slow_ttt(model, tokens: torch.Tensor, rule: dict) -> np.ndarray:
     length, stride, chunk = rule["context_tokens"], rule["stride_tokens"], rule["chunk_tokens"]
     num_targets, nats = len(tokens) - 1, np.full(len(tokens) - 1, np.nan)
     model = in_context(model, length)
-    frozen = {"blocks.0.", f"blocks.{model.config.unique_blocks}."}
+    frozen = {"blocks.0.", f"blocks.{model.config.schedule.unique_blocks}."}
     named = {n: p for n, p in model.named_parameters() if not any(n.startswith(prefix) for prefix in frozen)}
     velocity: dict[str, torch.Tensor] = {}
     num_chunks = math.ceil(num_targets / chunk)
@@ -108,7 +108,7 @@ def test_ttt_learns_what_repeats_and_never_the_first_chunk() -> None:
 def test_frozen_are_exactly_the_first_blocks_of_each_kind() -> None:
     model = tiny_network()
     trainable = {id(p) for p in freeze_first_blocks(model, 1)}
-    unique = model.config.unique_blocks
+    unique = model.config.schedule.unique_blocks
     for name, parameter in model.named_parameters():
         frozen = name.startswith(("blocks.0.", f"blocks.{unique}."))
         assert (id(parameter) in trainable) == (not frozen), name

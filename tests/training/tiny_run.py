@@ -16,25 +16,25 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.data.batches import SequenceSampler
-from pipeline.model.config import ModelConfig
 from pipeline.model.network import build
 from pipeline.progress import Log, silent
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import Ranks, current_ranks, process_group, resolve_device
 from pipeline.training.loop import TrainReport, train
+from tests.networks import TINY, changed
 
 VOCAB_SIZE = 32
 SEQUENCE_TOKENS = 16
 PERIOD = 11
 ALONE = Ranks(0, 0, 1)
 
-MODEL = ModelConfig(
-    vocab_size=VOCAB_SIZE, context_tokens=SEQUENCE_TOKENS, model_dim=16, num_heads=2, num_kv_heads=1, unique_blocks=2,
-    looped_blocks=1, num_loops=2, mlp_mult=2.0, looped_mlp_mult=2.0, mlp_slope=0.5, looped_mlp_slope=0.5, rope_dims=4,
-    rope_base=10000.0, rope_base_tokens=1024, rope_loop_scales=(9.0, 1.0), qk_gain=1.5, xsa_last_looped=1,
-    ln_scale=True, flow_dim=4, bigram_buckets=16, bigram_dim=8, smear_gate=True, value_embedding_dim=8,
-    value_embedding_blocks=(0,), logit_softcap=30.0, embed_init_std=0.005,
-)  # fmt: skip
+MODEL = changed(TINY, {
+    "vocab_size": VOCAB_SIZE, "context_tokens": SEQUENCE_TOKENS, "model_dim": 16, "embedding_dim": 16,
+    "attention": {"num_heads": 2, "num_kv_heads": 1, "qk_gain": 1.5, "exclusive_blocks": [2], "gate": None},
+    "schedule": {"kind": "core", "unique_blocks": 2, "unique_order": None, "looped_blocks": 1, "num_loops": 2},
+    "rope.dims": 4, "rope.loop_scales": [9.0, 1.0], "looped_mlp.mult": 2.0, "looped_mlp.slope": 0.5,
+    "bigram.buckets": 16, "value_embedding.readers": [0], "embed_init_std": 0.005,
+})  # fmt: skip
 
 
 def train_config(**changes: Any) -> TrainConfig:

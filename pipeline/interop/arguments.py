@@ -1,0 +1,98 @@
+"""Constructor arguments of community programs: types, published defaults, and errors in the program's own words.
+
+Checked by: tests/test_interop.py
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pipeline.checks import require
+from pipeline.config import parse_value
+from pipeline.model.config import ModelConfig
+
+DEFAULT_CONTEXT_TOKENS = 1024
+
+
+class ArgumentTable(NamedTuple):
+    """What the constructor of one family of programs takes."""
+
+    layout: str
+    """Name of the family, for errors."""
+    required: dict[str, Any]
+    """Argument without a published default -> type."""
+    optional: dict[str, tuple[Any, Any]]
+    """Argument that may be left out -> (type, published default); type `object` is checked by the layout."""
+    fields: dict[str, str]
+    """Field of our configuration, dotted -> argument, where the names differ."""
+    may_be_negative: tuple[str, ...] = ()
+    """Whole numbers below zero that mean something."""
+
+
+COMMON_OPTIONAL: dict[str, tuple[Any, Any]] = {
+    "context_tokens": (int, DEFAULT_CONTEXT_TOKENS),
+    "tie_embeddings": (bool, True),
+    "tied_embed_init_std": (float, 0.005),
+    "embed_bottleneck": (int, 0),
+}
+"""Arguments of every layout; `context_tokens` is ours, it sets the RoPE base."""
+
+COMMON_FIELDS = {
+    "attention.num_heads": "num_heads",
+    "attention.num_kv_heads": "num_kv_heads",
+    "attention.qk_gain": "qk_gain_init",
+    "rope.dims": "rope_dims",
+    "rope.base": "rope_base",
+    "mlp.mult": "mlp_mult",
+    "embed_init_std": "tied_embed_init_std",
+}
+
+
+def complete_arguments(config: Mapping[str, Any], table: ArgumentTable) -> dict[str, Any]:
+    """Return every argument, typed, defaults filled in; ValueError names the one that does not do."""
+    require(isinstance(config, Mapping), "config", config, "a mapping of constructor arguments")
+    types = {**table.required, **{name: kind for name, (kind, _) in table.optional.items()}}
+    for name, value in config.items():
+        nearest = difflib.get_close_matches(str(name), types, n=1, cutoff=0)[0]
+        require(name in types, name, value, f"no such argument of layout {table.layout} (nearest: {nearest})")
+    for name in table.required:
+        require(name in config, name, None, f"a value: layout {table.layout} has no default for it")
+    arguments = {name: default for name, (_, default) in table.optional.items()}
+    for name, value in config.items():
+        arguments[name] = value if types[name] is object else parse_value(types[name], value, name)
+        if types[name] is int and name not in table.may_be_negative:
+            require(arguments[name] >= 0, name, value, "at least 0")
+    require(arguments["tie_embeddings"] is True, "tie_embeddings", False, "true: heads are tied")
+    require(arguments["embed_bottleneck"] == 0, "embed_bottleneck", arguments["embed_bottleneck"],
+            "0: the network has no embedding bottleneck")  # fmt: skip
+    return arguments
+
+
+def model_config_from(fields: dict[str, Any], table: ArgumentTable) -> ModelConfig:
+    """Return the configuration with these (nested, plain) values; an error names the argument, not our field."""
+    try:
+        return parse_value(ModelConfig, {**fields, "unread": {}}, "")
+    except ValueError as error:
+        field, colon, reason = str(error).partition(":")
+        # The loader puts the path before a part's own dotted names.
+        parts = "attention|rope|mlp|looped_mlp|schedule|bigram|smear|value_embedding|conditioners"
+        field = re.sub(rf"^[.\w]*\.(?=({parts})\.)", "", field.lstrip("."))
+        raise ValueError(f"{table.fields.get(field, field)}{colon}{reason}") from None
+
+
+def listed_indices(layers: str | list[int] | tuple[int, ...], name: str) -> tuple[int, ...]:
+    """Return indices given as a list or in the published form "0,1"; ValueError names the argument."""
+    if isinstance(layers, str):
+        parts = [part.strip() for part in layers.split(",") if part.strip()]
+        require(all(re.fullmatch("[0-9]+", part) for part in parts), name, layers, 'indices such as "0,1", or a list')
+        layers = [int(part) for part in parts]
+    indices = parse_value(tuple[int, ...], layers, name)
+    require(len(set(indices)) == len(indices) and all(index >= 0 for index in indices), name, layers,
+            "indices of at least 0, each once")  # fmt: skip
+    return indices
+
+
+def conditioners_off() -> dict[str, Any]:
+    """Return the section `conditioners` with nothing in it."""
+    return {"flow_dim": None, "positions": False, "anchor_dim": None, "tap": None, "smear": False, "step": None}

@@ -1,0 +1,129 @@
+"""Float checkpoints of community scripts, read as Fairway networks.
+
+A layout is a table of constructor arguments and a table of tensor names. What the network cannot express, and any
+tensor that is missing, extra or misshapen, is refused by name: a checkpoint that loads computes what its own program
+computed. Tensors that the program itself never reads are kept apart, under `unread.<name>`, or dropped on request.
+
+Source: the layouts' modules.
+Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
+Checked by: tests/test_interop.py
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.checks import require
+from pipeline.interop.crawler import translate_crawler
+from pipeline.interop.crawler_pervisit import translate_pervisit
+from pipeline.interop.looped_unet import translate_looped_unet
+from pipeline.interop.translation import Translation, unread_name
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet
+from pipeline.progress import Log
+
+LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Translation]] = {
+    "crawler": translate_crawler,
+    "crawler-pervisit": translate_pervisit,
+    "looped-unet": translate_looped_unet,
+}
+"""Family of programs -> translation of its constructor arguments."""
+
+
+def _say_nothing(line: str) -> None:
+    """Take a log line and leave it."""
+
+
+def load_community(path: str | Path, layout: str, config: Mapping[str, Any], *, drop_unread: bool = False,
+                   log: Log = _say_nothing) -> tuple[ModelConfig, dict[str, Tensor]]:  # fmt: skip
+    """Read a community checkpoint.
+
+    Args:
+        path: `.safetensors`, or `.pt` / `.pth` holding a state dict of tensors (loaded weights-only).
+        layout: name of the program's family, one of `LAYOUTS`.
+        config: the program's constructor arguments, plus an optional `context_tokens`.
+        drop_unread: leave out what no forward pass reads, instead of keeping it under `unread.<name>`.
+        log: is told the names of unread tensors, kept or dropped.
+
+    Returns:
+        The network's configuration and float32 tensors that it loads strictly.
+
+    Raises:
+        ValueError: an unknown layout, argument or feature, or tensors that do not fit the arguments.
+    """
+    require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
+    translation = LAYOUTS[layout](config)
+    tensors = {name: tensor for name, tensor in _read_tensors(Path(path)).items() if tensor.numel()}
+    tensors = translation.reshape(_without_copies(tensors, translation, Path(path)))
+    wanted = _wanted_tensors(translation, tensors)
+    _check_fit(tensors, wanted, Path(path))
+
+    unread = {name: shape for name, shape in translation.unread.items() if name in tensors}
+    if unread:
+        done = "dropped" if drop_unread else "kept"
+        log(f"{done} {len(unread)} tensors that no forward pass reads: {', '.join(unread)}")
+    kept = {} if drop_unread else {unread_name(name): shape for name, shape in unread.items()}
+    state = {
+        ours: tensors[published].to(torch.float32).contiguous()
+        for published, (ours, _) in wanted.items()
+        if not (drop_unread and published in unread)
+    }
+    return dataclasses.replace(translation.config, unread=kept), state
+
+
+def _wanted_tensors(translation: Translation, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, torch.Size]]:
+    """Return our name and the shape of every published tensor that the checkpoint must hold."""
+    with torch.device("meta"):
+        network = LoopedUNet(translation.config).state_dict()
+    wanted = {translation.published_name(ours): (ours, tensor.shape) for ours, tensor in network.items()}
+    assert len(wanted) == len(network), "two of our tensors have one published name"
+    for published, shape in translation.unread.items():
+        if published in tensors or published not in translation.may_lack:
+            wanted[published] = (f"unread.{unread_name(published)}", torch.Size(shape))
+    return wanted
+
+
+def _without_copies(tensors: dict[str, Tensor], translation: Translation, path: Path) -> dict[str, Tensor]:
+    """Return the tensors without those that share another one's weights; ValueError when a copy differs."""
+    kept = dict(tensors)
+    for copy_prefix, prefix in translation.same_as.items():
+        for name in [name for name in kept if name.startswith(copy_prefix)]:
+            original = tensors.get(prefix + name.removeprefix(copy_prefix))
+            if original is None or not torch.equal(original, kept.pop(name)):
+                raise ValueError(f"checkpoint: {path}: {name} differs from {prefix}*, whose weights it shares")
+    return kept
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a `.safetensors` or `.pt` file; never runs code from the file."""
+    require(path.is_file(), "checkpoint", str(path), "an existing file")
+    require(path.suffix in (".safetensors", ".pt", ".pth"), "checkpoint", str(path), "a .safetensors, .pt or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"checkpoint: {path} is unreadable ({reason}); expected a state dict of tensors") from error
+    require(isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values()), "checkpoint",
+            str(path), "a state dict of tensors and nothing else")  # fmt: skip
+    return loaded
+
+
+def _check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[str, torch.Size]], path: Path) -> None:
+    """Raise ValueError naming the tensors that are missing, extra or misshapen."""
+    problems = [f"missing {name}" for name in wanted if name not in tensors]
+    problems += [f"extra {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
+        for name, (_, shape) in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if problems:
+        raise ValueError(f"checkpoint: {path} does not fit its config: {'; '.join(problems)}")

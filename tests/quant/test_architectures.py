@@ -1,0 +1,37 @@
+"""Calibration, the budget search and the way back to a model work on every architecture."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codec.container import decode_artifact
+from pipeline.progress import silent
+from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, SizeConfig
+from pipeline.quant.dequantize import dequantized_model
+from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.moments import site_members
+from pipeline.quant.quantizer import fit_to_budget
+from pipeline.quant.roles import tensor_roles
+from tests.networks import ARCHITECTURES, architecture, randomised
+
+CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sweeps=1,
+                            provisional=ProvisionalConfig(matrix_bits=6, clip_std=12.85, damp_frac=0.01))  # fmt: skip
+QUANTIZE = QuantizeConfig(matrix_bits=8, embedding_bits=8, table_bits=8, embedding_clip_ratio=1.0, table_clip_ratio=1.0,
+                          min_clip_std=4.0, max_clip_std=60.0, damp_frac=0.01, block_columns=16)  # fmt: skip
+SIZE = SizeConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_quantized_network_stays_close(name):
+    model = randomised(architecture(name))
+    ids_NT = torch.randint(0, 48, (8, 16), generator=torch.Generator().manual_seed(4))
+    bundle = calibrate(model, ids_NT, CALIBRATE, torch.device("cpu"), silent)
+    matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
+    assert {name for names in site_members(bundle).values() for name in names} == matrices
+    content, _ = fit_to_budget(model, bundle, QUANTIZE, SIZE, {}, silent)
+    restored = dequantized_model(decode_artifact(content)[0], model.config)
+    with torch.no_grad():
+        expected, found = model(ids_NT).numpy(), restored(ids_NT).numpy()
+    # Eight bits everywhere: what is left of a random network's logits after rounding is nearly all of them.
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.95
