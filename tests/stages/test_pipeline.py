@@ -222,7 +222,7 @@ def test_an_empty_corpus_is_one_line_and_leaves_nothing(project):
 def test_a_budget_too_small_names_one_that_works(project):
     model = project.root / ARTIFACTS / SEED / "quantize/model.fwy"
     before = model.read_bytes()
-    project.edit(size={"limit_bytes": 30000})
+    project.edit(size={"limit_bytes": LIMIT - BUDGET + 4000})
     line = fails(project, "fairway", "quantize", "--seed", "1")
     needed = int(line.split("raise size.limit_bytes to at least ")[1].split()[0])
     assert model.read_bytes() == before
