@@ -19,8 +19,9 @@ COMMANDS = {
     "evaluate": ("stages.evaluate", "Score the artifact (or the float checkpoint) in bits per byte."),
     "package": ("stages.package", "Build the record folder and prove that it reproduces its score."),
     "report": ("stages.report", "Print the result table of the last run."),
+    "recipe": ("stages.recipe", "List, show, compare and use the configurations of published systems."),
 }
-"""Command -> module and one-line help; a module is imported only when its command runs."""
+"""Command -> module (with the command's name in it where that differs) and one-line help; imported only on use."""
 
 
 class LazyGroup(click.Group):
@@ -34,7 +35,8 @@ class LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute or cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list from the table, importing nothing."""

@@ -21,7 +21,6 @@ QUANTIZE = QuantizeConfig(matrix_bits=8, embedding_bits=8, table_bits=8, embeddi
 SIZE = SizeConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_quantized_network_stays_close(name):
     model = randomised(architecture(name))

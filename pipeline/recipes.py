@@ -1,0 +1,147 @@
+"""Recipes: complete configurations by name, what sets two configurations apart, and one section written in place.
+
+A recipe is a file of the same schema as params.yaml; its first line, a comment, says what it is. Reading, comparing and
+writing work on plain YAML values and import no section's class.
+
+Checked by: tests/test_recipes.py, tests/stages/test_recipe.py.
+"""
+
+import difflib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MISSING = "(absent)"
+
+
+class Difference(NamedTuple):
+    """One key whose value differs."""
+
+    key: str
+    """Dotted."""
+    before: str
+    """Value as YAML, or MISSING."""
+    after: str
+    """The same on the other side."""
+
+
+def recipe_names(folder: Path) -> list[str]:
+    """Return the names of the recipes in a folder, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def recipe_path(folder: Path, name: str) -> Path:
+    """Return the file of a recipe; ValueError with the nearest name when there is none."""
+    names = recipe_names(folder)
+    if name in names:
+        return folder / f"{name}.yaml"
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
+    advice = f"did you mean `{nearest[0]}`?" if nearest else f"no recipes in {folder}"
+    raise ValueError(f"recipe: got {name!r}, which does not exist; {advice}")
+
+
+def description(path: Path) -> str:
+    """Return what the first line of a recipe says."""
+    with open(path, encoding="utf-8") as file:
+        return file.readline().lstrip("#").strip()
+
+
+def differences(before: Path, after: Path) -> list[Difference]:
+    """Return the keys in which two configuration files differ, in the order of the first; comments do not count."""
+    return list(_differences(_plain_values(before), _plain_values(after), ""))
+
+
+def value_differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> list[Difference]:
+    """Return the same for plain values; `prefix` stands before every key."""
+    return list(_differences(before, after, prefix))
+
+
+def section_values(path: Path, section: str) -> dict[str, Any]:
+    """Return one section of a configuration file as plain values."""
+    return _plain_values(path)[section]
+
+
+def with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
+    """Return YAML `text` with a section's values replaced; comments of keys that stay remain."""
+    yaml = _round_trip()
+    document = yaml.load(text)
+    _replace(document[section], values)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def _differences(before: Mapping, after: Mapping, prefix: str) -> Iterator[Difference]:
+    for key in [*before, *(key for key in after if key not in before)]:
+        name, ours, theirs = f"{prefix}{key}", before.get(key, MISSING), after.get(key, MISSING)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            yield from _differences(ours, theirs, f"{name}.")
+        elif ours != theirs or isinstance(ours, bool) != isinstance(theirs, bool):
+            yield Difference(name, _shown(ours), _shown(theirs))
+
+
+def _shown(value: object) -> str:
+    return MISSING if value == MISSING else json.dumps(value, ensure_ascii=False)
+
+
+def _plain_values(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run from the root of the checkout or pass --params") from None
+    except YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: got {document!r}, expected a mapping of sections")
+    return document
+
+
+def _round_trip() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 1000
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def _replace(section: Any, values: Mapping[str, Any]) -> None:
+    """Give a mapping of the round-trip document these values, key by key, leaving equal ones untouched."""
+    for key in [key for key in section if key not in values]:
+        del section[key]
+    for key, value in values.items():
+        before = section.get(key, MISSING)
+        if isinstance(before, dict) and isinstance(value, Mapping) and before and value:
+            _replace(before, value)
+        elif before != value or isinstance(before, bool) != isinstance(value, bool):
+            _move_comment_behind(section, key)
+            section[key] = _flow(value)
+
+
+def _move_comment_behind(section: Any, key: str) -> None:
+    """Attach the comment of a key that heads a block to the value that will follow on its line."""
+    tokens = section.ca.items.get(key)
+    if tokens and len(tokens) > 3 and tokens[3]:
+        section.ca.items[key] = [None, None, tokens[3][0], None]
+
+
+def _flow(value: Any) -> Any:
+    """Return plain data as round-trip nodes that print on one line."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if isinstance(value, Mapping):
+        mapping = CommentedMap({key: _flow(item) for key, item in value.items()})
+        mapping.fa.set_flow_style()
+        return mapping
+    if isinstance(value, list | tuple):
+        sequence = CommentedSeq(_flow(item) for item in value)
+        sequence.fa.set_flow_style()
+        return sequence
+    return value

@@ -1,0 +1,163 @@
+"""Every recipe loads, counts as published, trains a step at reduced width, and is drawn as the document shows it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.config import SECTIONS, load_params, parse_value
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet, build
+from pipeline.model.visit_picture import visit_picture
+from pipeline.recipes import description, recipe_names, recipe_path, section_values, with_section
+
+REPO = Path(__file__).resolve().parent.parent
+RECIPES = REPO / "recipes"
+NAMES = recipe_names(RECIPES)
+PUBLISHED = {
+    "nightcrawler-7f3c": 29_415_508, "microcrawler-4f1c": 14_462_508, "bwx-9f1c": 26_270_292,
+    "ouroboros-9f1c": 26_253_908,
+}  # fmt: skip
+
+
+def model_config(name: str) -> ModelConfig:
+    """Return section `model` of a recipe."""
+    return load_params(RECIPES / f"{name}.yaml", ["model"]).model
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Return the count that publications state."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in LoopedUNet(config).parameters())
+
+
+def reduced(name: str) -> ModelConfig:
+    """Return a recipe's network with heads of width 8 and small tables, everything else as it is."""
+    values = section_values(RECIPES / f"{name}.yaml", "model")
+    width = 8 * values["attention"]["num_heads"]
+    values.update(vocab_size=64, context_tokens=32, model_dim=width, embedding_dim=width, unread={})
+    values["rope"].update(dims=4, frequency_dims=8 if values["rope"]["frequency_dims"] else None)
+    for part in ("bigram", "value_embedding"):
+        if values[part]:
+            values[part]["dim"] = 8
+    if values["bigram"]:
+        values["bigram"]["buckets"] = 32
+    if values["conditioners"]["flow_dim"]:
+        values["conditioners"]["flow_dim"] = 4
+    if "bridge_dim" in values["schedule"]:
+        values["schedule"]["bridge_dim"] = 4
+    return parse_value(ModelConfig, values, "model")
+
+
+def roused(config: ModelConfig) -> LoopedUNet:
+    """Return a network in which no projection is zero."""
+    model = build(config, 1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def test_there_is_a_recipe_for_every_published_system():
+    assert set(NAMES) == {
+        *PUBLISHED, "helix", "frugendorff-6x2", "crawler-3f2c", "universal-4b7l", "sp8192-loop3", "frontier",
+        "single-h100", "demo", "tiny",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_section_loads_and_belongs_together(name: str):
+    params = load_params(RECIPES / f"{name}.yaml", SECTIONS)
+    assert params.model.vocab_size == params.data.vocab_size
+    assert params.size.limit_bytes <= 16_000_000
+    unit = params.model.context_tokens * params.launch.num_processes
+    assert params.train.batch_tokens % unit == 0
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_parameter_counts_are_exact(name: str):
+    assert num_parameters(model_config(name)) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
+def test_the_description_states_the_count(name: str):
+    stated = re.search(r"([\d,]+) parameters", description(recipe_path(RECIPES, name)))
+    assert stated is not None
+    assert int(stated[1].replace(",", "")) == num_parameters(model_config(name))
+
+
+def test_the_demo_is_the_shipped_configuration():
+    assert (RECIPES / "demo.yaml").read_bytes() == (REPO / "params.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_has_a_comment_as_in_the_shipped_configuration(name: str):
+    commented = _commented_keys(REPO / "params.yaml")
+    kept = _commented_keys(RECIPES / f"{name}.yaml")
+    present = _keys(RECIPES / f"{name}.yaml")
+    assert commented & present <= kept
+
+
+def _keys(path: Path) -> set[str]:
+    return set(re.findall(r"^ *(\w+):", path.read_text(), re.M))
+
+
+def _commented_keys(path: Path) -> set[str]:
+    return set(re.findall(r"^ *(\w+):[^#\n]*#", path.read_text(), re.M))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_forward_and_backward_at_reduced_width(name: str):
+    model = roused(reduced(name))
+    ids_BT = torch.randint(64, (2, 33), generator=torch.Generator().manual_seed(2))
+    logits_BTV = model(ids_BT[:, :-1])
+    loss = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten())
+    loss.backward()
+    assert torch.isfinite(loss)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_later_tokens_and_other_sequences_change_nothing(name: str):
+    model = roused(reduced(name))
+    ids_BT = torch.randint(64, (3, 32), generator=torch.Generator().manual_seed(3))
+    logits_BTV = model(ids_BT)
+    later_BT = ids_BT.clone()
+    later_BT[:, 20] = (later_BT[:, 20] + 1) % 64
+    assert torch.equal(model(later_BT)[:, :20], logits_BTV[:, :20])
+    assert not torch.equal(model(later_BT)[:, 20:], logits_BTV[:, 20:])
+    # Another batch size may sum products in another order, another length may block them otherwise.
+    assert torch.allclose(model(ids_BT[1:2, :25])[0], logits_BTV[1, :25], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_document_shows_the_picture_of_every_recipe(name: str):
+    shown = re.search(rf"^### {name}\n.*?```text\n(.*?)```", (REPO / "docs/architectures.md").read_text(), re.S | re.M)
+    assert shown is not None, f"docs/architectures.md has no picture of {name}: fairway recipe show --visits {name}"
+    assert shown[1] == visit_picture(model_config(name)), f"paste the output of: fairway recipe show --visits {name}"
+
+
+def test_lanes_join_the_last_encoder_output_to_the_first_decoder_block():
+    rows = visit_picture(model_config("nightcrawler-7f3c")).splitlines()
+    row_of = {row.split()[1]: row for row in rows if row.startswith(("encoder", "decoder"))}
+    for opens, closes in (("u2", "u3"), ("u1", "u4"), ("u0", "u5")):
+        assert row_of[opens].index(".") == row_of[closes].index("'")
+    assert not {".", "'", "|"} & set(row_of["u6"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_model_section_can_be_written_into_the_shipped_configuration(name: str, tmp_path: Path):
+    values = section_values(RECIPES / f"{name}.yaml", "model")
+    path = tmp_path / "params.yaml"
+    path.write_text(with_section((REPO / "params.yaml").read_text(), "model", values))
+    assert load_params(path, SECTIONS).model == model_config(name)
+    before = (REPO / "params.yaml").read_text().split("\ntrain:\n")[1].replace(" ", "").replace('"', "")
+    assert path.read_text().split("\ntrain:\n")[1].replace(" ", "").replace('"', "") == before
+    assert "# width of the residual stream" in path.read_text()
