@@ -7,7 +7,6 @@ Checked by: tests/test_recipes.py, tests/stages/test_recipe.py.
 """
 
 import difflib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,16 +62,6 @@ def section_values(path: Path, section: str) -> dict[str, Any]:
     return _plain_values(path)[section]
 
 
-def with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
-    """Return YAML `text` with a section's values replaced; comments of keys that stay remain."""
-    yaml = _round_trip()
-    document = yaml.load(text)
-    _replace(document[section], values)
-    stream = io.StringIO()
-    yaml.dump(document, stream)
-    return stream.getvalue()
-
-
 def _differences(before: Mapping, after: Mapping, prefix: str) -> Iterator[Difference]:
     for key in [*before, *(key for key in after if key not in before)]:
         name, ours, theirs = f"{prefix}{key}", before.get(key, MISSING), after.get(key, MISSING)
@@ -98,50 +87,3 @@ def _plain_values(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{path}: got {document!r}, expected a mapping of sections")
     return document
-
-
-def _round_trip() -> Any:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 1000
-    yaml.preserve_quotes = True
-    yaml.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return yaml
-
-
-def _replace(section: Any, values: Mapping[str, Any]) -> None:
-    """Give a mapping of the round-trip document these values, key by key, leaving equal ones untouched."""
-    for key in [key for key in section if key not in values]:
-        del section[key]
-    for key, value in values.items():
-        before = section.get(key, MISSING)
-        if isinstance(before, dict) and isinstance(value, Mapping) and before and value:
-            _replace(before, value)
-        elif before != value or isinstance(before, bool) != isinstance(value, bool):
-            _move_comment_behind(section, key)
-            section[key] = _flow(value)
-
-
-def _move_comment_behind(section: Any, key: str) -> None:
-    """Attach the comment of a key that heads a block to the value that will follow on its line."""
-    tokens = section.ca.items.get(key)
-    if tokens and len(tokens) > 3 and tokens[3]:
-        section.ca.items[key] = [None, None, tokens[3][0], None]
-
-
-def _flow(value: Any) -> Any:
-    """Return plain data as round-trip nodes that print on one line."""
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
-    if isinstance(value, Mapping):
-        mapping = CommentedMap({key: _flow(item) for key, item in value.items()})
-        mapping.fa.set_flow_style()
-        return mapping
-    if isinstance(value, list | tuple):
-        sequence = CommentedSeq(_flow(item) for item in value)
-        sequence.fa.set_flow_style()
-        return sequence
-    return value

@@ -11,7 +11,7 @@ from pipeline.config import SECTIONS, load_params, parse_value
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.model.visit_picture import visit_picture
-from pipeline.recipes import description, recipe_names, recipe_path, section_values, with_section
+from pipeline.recipes import description, recipe_names, recipe_path, section_values
 
 REPO = Path(__file__).resolve().parent.parent
 RECIPES = REPO / "recipes"
@@ -150,14 +150,3 @@ def test_lanes_join_the_last_encoder_output_to_the_first_decoder_block():
     for opens, closes in (("u2", "u3"), ("u1", "u4"), ("u0", "u5")):
         assert row_of[opens].index(".") == row_of[closes].index("'")
     assert not {".", "'", "|"} & set(row_of["u6"])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_any_model_section_can_be_written_into_the_shipped_configuration(name: str, tmp_path: Path):
-    values = section_values(RECIPES / f"{name}.yaml", "model")
-    path = tmp_path / "params.yaml"
-    path.write_text(with_section((REPO / "params.yaml").read_text(), "model", values))
-    assert load_params(path, SECTIONS).model == model_config(name)
-    before = (REPO / "params.yaml").read_text().split("\ntrain:\n")[1].replace(" ", "").replace('"', "")
-    assert path.read_text().split("\ntrain:\n")[1].replace(" ", "").replace('"', "") == before
-    assert "# width of the residual stream" in path.read_text()
