@@ -8,7 +8,8 @@ Checked by: tests/test_recipes.py, tests/stages/test_recipe.py.
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,57 @@ def section_values(path: Path, section: str) -> dict[str, Any]:
     return _plain_values(path)[section]
 
 
+def with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
+    """Return YAML `text` with `values` in the place of a section's; comments of keys that stay remain.
+
+    What is returned is read back first. ValueError when the section does not stand as a block of its own.
+    """
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if re.fullmatch(rf"{section}:\s*(#.*)?", line)), None)
+    if start is None:
+        raise ValueError(f"{section}: no such section, expected a line `{section}:` with its keys below")
+    end = next((i for i in range(start + 1, len(lines)) if re.match(r"\S", lines[i])), len(lines))
+    while not lines[end - 1].strip():  # blank lines belong to what follows
+        end -= 1
+    written = _written({section: values}, "", _comments(lines[start:end]))
+    result = "\n".join([*lines[:start], *written, *lines[end:]]) + "\n"
+    found, expected = _parse_yaml(result), {**_parse_yaml(text), section: values}
+    assert found == expected, "the section was written wrongly"
+    return result
+
+
+def _comments(lines: Sequence[str]) -> dict[str, str]:
+    """Return the comment behind each key of block-style YAML, by dotted key."""
+    found: dict[str, str] = {}
+    parents = {-1: ""}
+    for line in lines:
+        if match := re.match(r"( *)([\w-]+):(?:.*?\s(#.*))?", line):
+            depth, name, comment = len(match[1]), match[2], match[3]
+            parents = {indent: key for indent, key in parents.items() if indent < depth}
+            parents[depth] = f"{parents[max(parents)]}.{name}".lstrip(".")
+            found |= {parents[depth]: comment} if comment else {}
+    return found
+
+
+def _written(values: Mapping[str, Any], prefix: str, comments: Mapping[str, str]) -> Iterator[str]:
+    """Yield block-style lines; what is no mapping stands as JSON, which is YAML."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        is_block = isinstance(value, Mapping) and value
+        line = "  " * prefix.count(".") + (f"{key}:" if is_block else f"{key}: {_leaf(value)}")
+        yield f"{line:<36}{comments[name]}" if name in comments else line
+        if is_block:
+            yield from _written(value, f"{name}.", comments)
+
+
+def _leaf(value: object) -> str:
+    """Return JSON, without quotes around a word that reads as itself."""
+    text = json.dumps(value)
+    word = text[1:-1] if isinstance(value, str) else ""
+    is_bare = re.fullmatch(r"[a-z][a-z_-]*", word) and word not in ("null", "true", "false", "yes", "no", "on", "off")
+    return word if is_bare else text
+
+
 def _differences(before: Mapping, after: Mapping, prefix: str) -> Iterator[Difference]:
     for key in [*before, *(key for key in after if key not in before)]:
         name, ours, theirs = f"{prefix}{key}", before.get(key, MISSING), after.get(key, MISSING)
@@ -75,11 +127,17 @@ def _shown(value: object) -> str:
     return MISSING if value == MISSING else json.dumps(value, ensure_ascii=False)
 
 
+def _parse_yaml(text: str) -> Any:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def _plain_values(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
+        document = _parse_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; run from the root of the checkout or pass --params") from None
     except YAMLError as error:

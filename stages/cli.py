@@ -20,6 +20,7 @@ COMMANDS = {
     "package": ("stages.package", "Build the record folder and prove that it reproduces its score."),
     "report": ("stages.report", "Print the result table of the last run."),
     "recipe": ("stages.recipe", "List, show, compare and use the configurations of published systems."),
+    "import": ("stages.import_checkpoint:import_checkpoint", "Put a community checkpoint in the place of training."),
 }
 """Command -> module (with the command's name in it where that differs) and one-line help; imported only on use."""
 

@@ -11,7 +11,7 @@ from pipeline.config import SECTIONS, load_params, parse_value
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.model.visit_picture import visit_picture
-from pipeline.recipes import description, recipe_names, recipe_path, section_values
+from pipeline.recipes import description, recipe_names, recipe_path, section_values, with_section
 
 REPO = Path(__file__).resolve().parent.parent
 RECIPES = REPO / "recipes"
@@ -150,3 +150,21 @@ def test_lanes_join_the_last_encoder_output_to_the_first_decoder_block():
     for opens, closes in (("u2", "u3"), ("u1", "u4"), ("u0", "u5")):
         assert row_of[opens].index(".") == row_of[closes].index("'")
     assert not {".", "'", "|"} & set(row_of["u6"])
+
+
+@pytest.mark.parametrize("before", ["demo", "crawler-3f2c", "frontier"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_section_is_written_in_place(name: str, before: str, tmp_path: Path):
+    text = (RECIPES / f"{before}.yaml").read_text().replace("dims: 16 ", "dims:\n      16")
+    values = section_values(RECIPES / f"{name}.yaml", "model")
+    written = with_section(text, "model", values)
+    assert written.partition("\nmodel:")[0] == text.partition("\nmodel:")[0]
+    assert written.partition("\ntrain:")[2] == text.partition("\ntrain:")[2]
+    assert "# width of the residual stream" in written
+    (tmp_path / "params.yaml").write_text(written)
+    assert load_params(tmp_path / "params.yaml", ["model"]).model == model_config(name)
+
+
+def test_a_section_that_is_no_block_is_refused():
+    with pytest.raises(ValueError, match="no such section"):
+        with_section("model: {vocab_size: 3}\n", "model", {})

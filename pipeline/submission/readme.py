@@ -17,17 +17,19 @@ def readme_text(
     tokenizer: str,
     num_processes: int,
     unwrapped_bytes: int,
+    imports: Mapping[int, Mapping[str, Any]],
 ) -> str:
     """Return README.md: scores, sizes, protocol, order, the four conditions, commands.
 
     `protocols`: by item; `scores`: score reports by seed and item; `file_bytes`: size on disk by file name;
-    `artifacts`: file name by seed; `unwrapped_bytes`: of the source inside train_gpt.py.
+    `artifacts`: file name by seed; `unwrapped_bytes`: of the source inside train_gpt.py;
+    `imports`: where the weights come from, of the seeds that were imported instead of trained.
     """
     sections = [
         _title_section(submission),
         _score_section(submission, scores),
         _size_section(submission, file_bytes, unwrapped_bytes),
-        _timing_section(submission),
+        _timing_section(submission, imports),
         _protocol_section(submission, protocols),
         _condition_section(submission),
         _command_section(submission, artifacts, tokenizer, num_processes),
@@ -75,14 +77,19 @@ def _size_section(submission: Mapping[str, Any], file_bytes: Mapping[str, int], 
     )
 
 
-def _timing_section(submission: Mapping[str, Any]) -> str:
+def _timing_section(submission: Mapping[str, Any], imports: Mapping[int, Mapping[str, Any]]) -> str:
     rows = [
         (seed, f"{result['steps']:,}", f"{result['step_avg_ms']:.2f}", f"{result['train_wallclock_ms'] / 1000:.1f}",
          f"{result['eval_time_s']:.1f}")
         for seed, result in submission["seed_results"].items()
     ]  # fmt: skip
     header = ("seed", "steps", "ms per step", "training, s", "scoring all items of the artifact, s")
-    return f"## Timings\n\n{_table(header, rows)}"
+    notes = "".join(
+        f"\n\nSeed {seed} was not trained by this program: its weights are `{origin['file']}` (layout "
+        f"{origin['layout']}, sha256 {origin['checkpoint_sha256']})."
+        for seed, origin in imports.items()
+    )
+    return f"## Timings\n\n{_table(header, rows)}{notes}"
 
 
 def _protocol_section(submission: Mapping[str, Any], protocols: Mapping[str, Mapping[str, Any]]) -> str:

@@ -99,6 +99,7 @@ def assemble(
             tokenizer=f"tokenizers/{tokenizer.name}",
             num_processes=runs[0].train["num_processes"],
             unwrapped_bytes=len(unwrap(code).encode()),
+            imports={run.seed: run.train["imported"] for run in runs if run.train["imported"]},
         )
         _write_text(partial / "README.md", readme)
         prove(partial)

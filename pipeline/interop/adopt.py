@@ -1,0 +1,119 @@
+"""A community checkpoint in the place of a trained one: the files that the train stage would have written.
+
+The one idea: later stages read files, so whoever writes the same files with the same provenance has done the stage.
+The loss on a few training sequences shows whether checkpoint, architecture and tokenizer belong together.
+
+Checked by: tests/stages/test_import.py.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.artifacts import path_of, write_json
+from pipeline.checkpoint import save_checkpoint
+from pipeline.checks import require
+from pipeline.data.batches import calibration_sequences
+from pipeline.data.shards import open_shards, shard_paths
+from pipeline.files import sha256_of_file, write_bytes
+from pipeline.interop.community import load_community
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet, build
+from pipeline.progress import Log
+
+PROBE_SEQUENCES = 8
+
+
+class Community(NamedTuple):
+    """A community checkpoint, read and understood."""
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    origin: dict[str, Any]
+    """What reports say about where the weights come from."""
+
+
+def read_community(checkpoint: Path, layout: str | None, config_file: Path, drop_unread: bool, log: Log) -> Community:
+    """Read a checkpoint and the JSON of its constructor arguments.
+
+    The file holds the arguments, or an object with `config` and optionally `layout`, which `layout` must not
+    contradict, and `train_sequence_tokens`, the default of the argument `context_tokens`.
+    Raises ValueError, one line, for anything that does not fit.
+    """
+    document = _read_arguments(config_file)
+    is_wrapped = isinstance(document.get("config"), dict)
+    arguments = dict(document["config"] if is_wrapped else document)
+    stated = document.get("layout") if is_wrapped else None
+    require(not (layout and stated) or layout == stated, "--layout", layout, f"{stated!r}, as in {config_file}")
+    family = layout or stated
+    if not family:
+        raise ValueError(f"--layout: missing, and {config_file} names none; expected the program's family")
+    if is_wrapped and "train_sequence_tokens" in document:
+        arguments.setdefault("context_tokens", document["train_sequence_tokens"])
+    config, state = load_community(checkpoint, family, arguments, drop_unread=drop_unread, log=log)
+    return Community(config, state, {
+        "layout": family,
+        "file": checkpoint.name,
+        "checkpoint_sha256": sha256_of_file(checkpoint),
+        "config_sha256": sha256_of_file(config_file),
+        "unread": "dropped" if drop_unread else "kept",
+    })  # fmt: skip
+
+
+def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, Any], log: Log) -> dict[str, Any]:
+    """Write the outputs of the train stage for `seed` and return the report among them."""
+    model = build(community.config)
+    model.load_state_dict(community.state)
+    loss, uniform = probe_loss(model, path_of("train_shards")), math.log(community.config.vocab_size)
+    if loss > uniform:
+        log(f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
+            "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip
+    report = {
+        "seed": seed, "device": "none", "hardware": "none: imported checkpoint", "torch_version": torch.__version__,
+        "num_processes": 1, "model_params": sum(parameter.numel() for parameter in model.parameters()), "steps": 0,
+        "seconds": 0.0, "step_avg_ms": 0.0, "tokens": 0, "final_train_loss": loss, "imported": community.origin,
+    }  # fmt: skip
+    save_checkpoint(path_of("checkpoint", seed=seed), model, community.config,
+                    {"seed": seed, "imported": community.origin})  # fmt: skip
+    write_json(path_of("train_report", seed=seed), {**report, "provenance": dict(provenance)})
+    write_bytes(path_of("curve", seed=seed), f"step,loss,lr_scale,seconds,tokens\n0,{loss},0.0,0.0,0\n".encode())
+    lines = [
+        f"model_params:{report['model_params']}",
+        f"imported: {community.origin['layout']} checkpoint sha256 {community.origin['checkpoint_sha256']}",
+        f"step:0/0 train_loss:{loss:.4f} train_time:0ms step_avg:0.00ms",
+    ]
+    write_bytes(path_of("train_log", seed=seed), ("\n".join(lines) + "\n").encode())
+    return report
+
+
+@torch.no_grad()
+def probe_loss(model: LoopedUNet, train_shards: Path) -> float:
+    """Return the mean nats per target on a few training sequences of the model's context, in float32."""
+    length = model.config.context_tokens
+    shards = open_shards(shard_paths(train_shards, "train"), model.config.vocab_size)
+    ids_NT = calibration_sequences(shards, length, PROBE_SEQUENCES)
+    losses = [F.cross_entropy(model(ids_T[None, :-1])[0], ids_T[1:]).item() for ids_T in ids_NT]
+    return math.fsum(losses) / len(losses)
+
+
+def plain_model_section(config: ModelConfig) -> dict[str, Any]:
+    """Return a model configuration as params.yaml holds it: mappings, lists, scalars."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _read_arguments(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"--config: {path} does not exist; expected the constructor's arguments as JSON") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: {path} is not valid JSON ({error})") from None
+    require(isinstance(document, dict), "--config", document, "an object of constructor arguments")
+    return document

@@ -1,0 +1,111 @@
+"""`fairway import`: later stages run on the imported weights, training does not, and bad input is one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.interop.crawler import translate_crawler
+from pipeline.model.network import build
+
+ARGUMENTS = {
+    "vocab_size": 320, "num_flat_layers": 3, "num_crawler_layers": 1, "crawler_loops": 2, "model_dim": 32,
+    "num_heads": 2, "num_kv_heads": 1, "mlp_mult": 2.0, "crawler_mlp_mult": 3.0, "logit_softcap": 30.0,
+    "rope_base": 10000.0, "qk_gain_init": 1.5, "rope_dims": 8, "ve_enabled": True, "ve_dim": 8, "ve_layers": "9",
+    "crawler_loop_rope_scales": [2, 1], "inst_dim": 4, "bigram_vocab_size": 64, "bigram_dim": 8,
+}  # fmt: skip
+IMPORT = ("fairway", "import", "weights.safetensors", "--config", "weights.json", "--seed", "1")
+
+
+def write_checkpoint(root: Path, arguments: dict) -> None:
+    """Write a community checkpoint with its arguments, unread value embedding included."""
+    translation = translate_crawler(arguments)
+    model = build(translation.config, 3)
+    tensors = {translation.published_name(name): tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors |= {name: torch.ones(shape) for name, shape in translation.unread.items()}
+    save_file(tensors, root / "weights.safetensors")
+    document = {"layout": "crawler", "config": arguments, "train_sequence_tokens": 32}
+    (root / "weights.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def importing(project):
+    """Return a finished project with a community checkpoint in its root."""
+    write_checkpoint(project.root, ARGUMENTS)
+    return project
+
+
+def refuses(project, *command: str) -> str:
+    """Run a command that must exit 1 in one line, leaving checkpoint and parameters alone; return the line."""
+    checkpoint = project.root / "artifacts/seeds/1/train/checkpoint.safetensors"
+    before = checkpoint.read_bytes(), (project.root / "params.yaml").read_bytes()
+    done = project.run(*command, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (checkpoint.read_bytes(), (project.root / "params.yaml").read_bytes()) == before
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_repro_after_an_import_trains_nothing_and_packages(importing):
+    printed = importing.run(*IMPORT)
+    assert "params.yaml: model.mlp.mult: 3.0 -> 2.0" in printed.stderr
+    assert "kept 4 tensors" in printed.stderr
+    ran = importing.repro()
+    assert {"calibrate@1", "quantize@1", "evaluate-float@1", "evaluate@1-sliding", "package"} <= set(ran)
+    assert not {"prepare", "train@1"} & set(ran)
+    root = importing.root / "artifacts"
+    report = json.loads((root / "seeds/1/train/report.json").read_text())
+    assert report["imported"]["layout"] == "crawler"
+    assert (report["steps"], report["seconds"]) == (0, 0.0)
+    submission = json.loads((root / "submission/submission.json").read_text())
+    assert submission["seed_results"]["1"]["steps"] == 0
+    log = (root / "submission/train_seed1.log").read_text()
+    assert f"model_params:{report['model_params']}" in log
+    assert report["imported"]["checkpoint_sha256"] in log
+    ours = load_file(root / "seeds/1/train/checkpoint.safetensors")
+    theirs = load_file(importing.root / "weights.safetensors")
+    assert torch.equal(ours["token_embedding.weight"], theirs["tok_emb.weight"])
+    assert report["imported"]["checkpoint_sha256"] in (root / "submission/README.md").read_text()
+    importing.run("fairway", "report")
+
+
+def test_dropping_unread_tensors_names_them_and_saves_their_parameters(importing):
+    printed = importing.run(*IMPORT, "--drop-unread").stderr
+    assert "ve_shared.embed.weight" in printed
+    report = json.loads((importing.root / "artifacts/seeds/1/train/report.json").read_text())
+    parameters = sum(tensor.numel() for tensor in load_file(importing.root / "weights.safetensors").values())
+    assert report["model_params"] == parameters - (320 * 8 + 16 * 8 + 1 + 1)
+
+
+def test_bad_input_is_one_line(importing):
+    (importing.root / "broken.json").write_text("{")
+    (importing.root / "bare.json").write_text(json.dumps(ARGUMENTS))
+    (importing.root / "narrow.json").write_text(json.dumps({**ARGUMENTS, "model_dim": 64}))
+    (importing.root / "broken.safetensors").write_bytes(b"nothing")
+
+    def line(checkpoint: str, config: str, *more: str, seed: str = "1") -> str:
+        return refuses(importing, "fairway", "import", checkpoint, "--config", config, "--seed", seed, *more)
+
+    assert "not valid JSON" in line("weights.safetensors", "broken.json")
+    assert "does not exist" in line("weights.safetensors", "absent.json")
+    assert "--layout: missing" in line("weights.safetensors", "bare.json")
+    assert "shape" in line("weights.safetensors", "narrow.json", "--layout", "crawler")
+    assert "unreadable" in line("broken.safetensors", "weights.json")
+    assert "as in weights.json" in line("weights.safetensors", "weights.json", "--layout", "looped-unet")
+    assert "one of seeds" in line("weights.safetensors", "weights.json", seed="5")
+
+
+def test_another_vocabulary_names_the_remedy(importing):
+    write_checkpoint(importing.root, {**ARGUMENTS, "vocab_size": 330})
+    line = refuses(importing, *IMPORT)
+    assert "got 330, expected 320" in line
+    assert "dvc repro prepare" in line
+
+
+def test_without_dvc_the_error_says_what_would_happen(importing):
+    (importing.root / "dvc.yaml").rename(importing.root / "elsewhere.yaml")
+    done = importing.run(*IMPORT, check=False)
+    assert done.returncode == 1
+    assert "`dvc repro` would train" in done.stderr.splitlines()[-1]
