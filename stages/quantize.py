@@ -41,10 +41,11 @@ def quantize(seed: int, params_path: str) -> None:
     file = {"artifact_bytes": len(artifact), "artifact_sha256": digest, "seconds": stage.seconds}
     write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})
     budget, totals = report["budget"], report["totals"]
-    why = "the finest clip fits" if budget["finest_clip_fits"] else "no clip came closer"
+    why = "the finest steps fit" if budget["finest_fits"] else "no steps came closer"
     note = "" if budget["reached"] else f" ({why})"
     stage.summary(
         f"quantize: seed {seed}, {len(artifact):,} bytes, {budget['unused_bytes']:,} below the artifact's budget{note}",
-        f"          {totals['bits_per_weight']:.3f} bits per weight at clip {report['clip_std']:.3f} row deviations; "
+        f"          {totals['bits_per_weight']:.3f} bits per weight, {params.quantize.steps.kind} steps x "
+        f"{report['knob']:.4g}; "
         f"proxy loss {totals['proxy_loss'] / totals['nearest_proxy_loss']:.3f} of nearest rounding's",
     )

@@ -13,12 +13,12 @@ from stages.console import params_option
 def report(as_json: bool, params_path: str) -> None:
     """Print the scores, sizes and the record folder of the last run, one line per seed.
 
-    Reads sections `seeds`, `quantize` and `evaluate`, and the reports under artifacts/.
+    Reads sections `seeds` and `evaluate`, and the reports under artifacts/.
     """
     from pipeline.artifacts import path_of, read_json
     from pipeline.config import load_params
 
-    params = load_params(params_path, ["seeds", "quantize", "evaluate"])
+    params = load_params(params_path, ["seeds", "evaluate"])
     items = ["float", *params.evaluate.items]
     submission = read_json(path_of("submission") / "submission.json")
     rows = [
@@ -36,7 +36,6 @@ def report(as_json: bool, params_path: str) -> None:
         "unigram_bpb": manifest["unigram_bpb"],
         "val_bytes": manifest["splits"]["val"]["bytes"],
         "bytes_total": submission["bytes_total"],
-        "bits": params.quantize.matrix_bits,
         "record": str(path_of("submission")),
     }
     if as_json:
@@ -51,10 +50,9 @@ def _print_table(result: dict) -> None:
 
     table = Table(title="bits per byte (lower is better)")
     names = {"float": "float", "artifact_bytes": "artifact bytes", "code_bytes": "code bytes", "seed": "seed"}
-    artifact = f"int{result['bits']}"
     columns = list(result["seeds"][0])
     for column in columns:
-        table.add_column(names.get(column, f"{artifact} {column}"), justify="right")
+        table.add_column(names.get(column, f"artifact {column}"), justify="right")
     for row in result["seeds"]:
         table.add_row(*(_cell(column, row[column]) for column in columns))
     console = Console()

@@ -58,6 +58,8 @@ class QuantizedTensor(NamedTuple):
     """int8 or int16, (R, C)."""
     step: np.ndarray
     """float16, (R,), positive."""
+    column_step: np.ndarray | None = None
+    """float16, (C,), positive: a further factor by column; None is 1."""
 
 
 ArtifactTensors = dict[str, QuantizedTensor | np.ndarray]
@@ -103,9 +105,10 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
     layout, meta = _parse_header(header)
     expected = {"codes": 0, "steps": 0, "passthrough": 0}
     for _, dtype, shape in layout:
-        if dtype in _CODE_DTYPES:
-            expected["steps"] += 2 * shape[0]
-        expected["codes" if dtype in _CODE_DTYPES else "passthrough"] += _num_bytes(dtype, shape)
+        code_dtype, has_columns = _split_dtype(dtype)
+        if code_dtype in _CODE_DTYPES:
+            expected["steps"] += 2 * (shape[0] + shape[1] * has_columns)
+        expected["codes" if code_dtype in _CODE_DTYPES else "passthrough"] += _num_bytes(code_dtype, shape)
     for name, size in expected.items():
         if entries[name] != size:
             raise ArtifactError(f"section {name} declares {entries[name]} bytes, its tensors need {size}")
@@ -116,11 +119,17 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
 def dequantize(tensors: Mapping[str, QuantizedTensor | np.ndarray]) -> dict[str, np.ndarray]:
     """Return every tensor as float32: codes * float32(step), passthrough widened."""
     return {
-        name: tensor.codes.astype(np.float32) * tensor.step.astype(np.float32)[:, None]
+        name: tensor.codes.astype(np.float32) * full_step(tensor).reshape(len(tensor.step), -1)
         if isinstance(tensor, QuantizedTensor)
         else tensor.astype(np.float32)
         for name, tensor in tensors.items()
     }
+
+
+def full_step(tensor: QuantizedTensor) -> np.ndarray:
+    """Return the float32 steps of a tensor's codes: (R,), or (R, C) when columns have factors of their own."""
+    step_R = tensor.step.astype(np.float32)
+    return step_R if tensor.column_step is None else step_R[:, None] * tensor.column_step.astype(np.float32)
 
 
 def _raw_sections(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: dict) -> dict[str, list[bytes]]:
@@ -129,10 +138,11 @@ def _raw_sections(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: dic
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
         main = tensor.codes if isinstance(tensor, QuantizedTensor) else tensor
-        layout.append([name, main.dtype.name, list(main.shape)])
+        has_columns = isinstance(tensor, QuantizedTensor) and tensor.column_step is not None
+        layout.append([name, main.dtype.name + "/columns" * has_columns, list(main.shape)])
         if isinstance(tensor, QuantizedTensor):
             sections["codes"].append(_to_planes(tensor.codes.T))
-            sections["steps"].append(_to_planes(tensor.step))
+            sections["steps"] += [_to_planes(s) for s in (tensor.step, tensor.column_step) if s is not None]
         else:
             sections["passthrough"].append(_to_planes(tensor))
     header = json.dumps({"meta": meta, "tensors": layout}, separators=(",", ":"), sort_keys=True, allow_nan=False)
@@ -144,15 +154,24 @@ def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
     main = tensor.codes if isinstance(tensor, QuantizedTensor) else tensor
     require(main.size > 0 and main.ndim <= _MAX_AXES, name, main.shape, f"no empty axis and at most {_MAX_AXES} axes")
     if isinstance(tensor, QuantizedTensor):
-        codes, step = tensor
+        codes, step, column_step = tensor
         require(codes.dtype.name in _CODE_DTYPES and codes.ndim == 2, f"codes of {name}",
                 f"{codes.dtype} {codes.shape}", "a two-axis int8 or int16 array")  # fmt: skip
-        require(step.dtype == np.float16 and step.shape == codes.shape[:1], f"step of {name}",
-                f"{step.dtype} {step.shape}", f"float16 of shape ({codes.shape[0]},)")  # fmt: skip
-        require(_is_sound_step(step), f"step of {name}", "zero, negative or not finite", "positive finite steps")
+        for axis, factor in enumerate((step, column_step)):
+            if axis == 1 and factor is None:
+                continue
+            require(factor.dtype == np.float16 and factor.shape == codes.shape[axis : axis + 1], f"step of {name}",
+                    f"{factor.dtype} {factor.shape}", f"float16 of shape ({codes.shape[axis]},)")  # fmt: skip
+            require(_is_sound_step(factor), f"step of {name}", "zero, negative or not finite", "positive finite steps")
     else:
         require(tensor.dtype.name in _PASSTHROUGH_DTYPES, name, str(tensor.dtype), "float16 or float32")
         require(bool(np.isfinite(tensor).all()), name, "values that are not finite", "finite values")
+
+
+def _split_dtype(dtype: str) -> tuple[str, bool]:
+    """Return the dtype of a header entry and whether its columns have steps."""
+    name, _, mark = dtype.partition("/")
+    return name, bool(mark)
 
 
 def _is_sound_step(step: np.ndarray) -> bool:
@@ -248,13 +267,13 @@ def _parse_entry(entry: object) -> tuple[str, str, tuple[int, ...]]:
     if not isinstance(entry, list) or len(entry) != 3:
         raise ArtifactError("a tensor entry of the header is not [name, dtype, shape]")
     name, dtype, shape = entry
-    known = isinstance(dtype, str) and dtype in _CODE_DTYPES + _PASSTHROUGH_DTYPES
+    known = isinstance(dtype, str) and dtype.removesuffix("/columns") in _CODE_DTYPES + _PASSTHROUGH_DTYPES
     if not isinstance(name, str) or not known or not isinstance(shape, list) or len(shape) > _MAX_AXES:
         raise ArtifactError("a tensor entry of the header has a bad name, dtype or shape")
     # Zero would let another axis be of any size.
     if not all(type(size) is int and 0 < size <= max(_RAW_LIMITS.values()) for size in shape):
         raise ArtifactError("a tensor entry of the header has a bad axis")
-    if dtype in _CODE_DTYPES and len(shape) != 2:
+    if (dtype.endswith("/columns") or dtype in _CODE_DTYPES) and len(shape) != 2:
         raise ArtifactError("a quantized tensor of the header has not two axes")
     return name, dtype, tuple(shape)
 
@@ -270,10 +289,12 @@ def _take_tensors(layout: list[tuple[str, str, tuple[int, ...]]], sections: dict
 
     tensors: ArtifactTensors = {}
     for name, dtype, shape in layout:
+        dtype, has_columns = _split_dtype(dtype)
         if dtype in _CODE_DTYPES:
             codes_RC = np.ascontiguousarray(take("codes", dtype, shape[::-1]).T)
-            quantized = QuantizedTensor(codes_RC, take("steps", "float16", shape[:1]))
-            if not _is_sound_step(quantized.step):
+            step_R = take("steps", "float16", shape[:1])
+            quantized = QuantizedTensor(codes_RC, step_R, take("steps", "float16", shape[1:]) if has_columns else None)
+            if not all(_is_sound_step(step) for step in quantized[1:] if step is not None):
                 raise ArtifactError(f"tensor {name} has a step that is zero, negative or not finite")
             tensors[name] = quantized
         else:

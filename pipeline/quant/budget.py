@@ -1,7 +1,7 @@
-"""Find the clip whose artifact just fits: a bracketed secant search on real bytes.
+"""Find the knob whose artifact just fits: a bracketed secant search on real bytes.
 
 The one idea: each doubling of the step saves one bit per weight, so file bytes fall almost linearly with the logarithm
-of the clip. The first steps use that slope, later ones the line through the nearest trials on both sides. Compressed
+of the knob. The first steps use that slope, later ones the line through the nearest trials on both sides. Compressed
 size is only nearly monotone, so the result is always the largest *measured* file that fits, never an inferred one.
 
 Source: ours (regula falsi with a bisection now and then).
@@ -18,70 +18,70 @@ _SMALLEST_RATIO = 1e-6
 """A bracket narrower than this (natural logarithm) holds no other file worth trying."""
 
 
-class ClipWindow(NamedTuple):
+class KnobWindow(NamedTuple):
     """Where the search may go and when it is done."""
 
-    min_clip: float
-    max_clip: float
+    min_knob: float
+    max_knob: float
     floor_bytes: int
     """A file of at least this many bytes and at most limit_bytes ends the search."""
     limit_bytes: int
 
 
-class ClipTrial(NamedTuple):
+class KnobTrial(NamedTuple):
     """One encoded artifact."""
 
-    clip_std: float
+    knob: float
     content: bytes
 
 
-class ClipSearch(NamedTuple):
+class KnobSearch(NamedTuple):
     """What a search found."""
 
-    best: ClipTrial | None
-    """The largest file that fits; None when even max_clip does not."""
+    best: KnobTrial | None
+    """The largest file that fits; None when even max_knob does not."""
     trace: list[tuple[float, int]]
-    """(clip, bytes) of every trial, in order."""
+    """(knob, bytes) of every trial, in order."""
 
 
-def search_clip(encode: Callable[[float], bytes], guess: float, window: ClipWindow,
-                bytes_per_octave: float) -> ClipSearch:  # fmt: skip
-    """Search the clip whose encoded file lies in the window; `bytes_per_octave` is the expected saving per doubling.
+def search_knob(encode: Callable[[float], bytes], guess: float, window: KnobWindow,
+                bytes_per_octave: float) -> KnobSearch:  # fmt: skip
+    """Search the knob whose encoded file lies in the window; `bytes_per_octave` is the expected saving per doubling.
 
-    Stops early at min_clip when that file already fits, and at max_clip when it does not. Deterministic.
+    Stops early at min_knob when that file already fits, and at max_knob when it does not. Deterministic.
     """
-    best: ClipTrial | None = None
+    best: KnobTrial | None = None
     trace: list[tuple[float, int]] = []
-    clip = min(max(guess, window.min_clip), window.max_clip)
+    knob = min(max(guess, window.min_knob), window.max_knob)
     while len(trace) < MAX_TRIALS:
-        content = encode(clip)
+        content = encode(knob)
         size = len(content)
-        trace.append((clip, size))
-        if size > window.limit_bytes and clip == window.max_clip:
+        trace.append((knob, size))
+        if size > window.limit_bytes and knob == window.max_knob:
             break
         if size <= window.limit_bytes:
             if best is None or size > len(best.content):
-                best = ClipTrial(clip, content)
-            if size >= window.floor_bytes or clip == window.min_clip:
+                best = KnobTrial(knob, content)
+            if size >= window.floor_bytes or knob == window.min_knob:
                 break
-        following = _next_clip(trace, window, bytes_per_octave)
+        following = _next_knob(trace, window, bytes_per_octave)
         if following is None:
             break
-        clip = following
-    return ClipSearch(best, trace)
+        knob = following
+    return KnobSearch(best, trace)
 
 
-def _next_clip(trace: list[tuple[float, int]], window: ClipWindow, bytes_per_octave: float) -> float | None:
-    """Return the clip to try next, None when the bracket is exhausted."""
+def _next_knob(trace: list[tuple[float, int]], window: KnobWindow, bytes_per_octave: float) -> float | None:
+    """Return the knob to try next, None when the bracket is exhausted."""
     aim = (window.floor_bytes + window.limit_bytes) / 2
     under = min((trial for trial in trace if trial[1] <= window.limit_bytes), default=None)
     ceiling = under[0] if under else math.inf
     over = max((trial for trial in trace if trial[1] > window.limit_bytes and trial[0] < ceiling), default=None)
     if over is None or under is None:
-        clip, size = over or under or trace[-1]
+        knob, size = over or under or trace[-1]
         slope = _trace_slope(trace) or bytes_per_octave
-        clip *= 2.0 ** ((size - aim) / slope)
-        return min(max(clip, window.min_clip), window.max_clip)
+        knob *= 2.0 ** ((size - aim) / slope)
+        return min(max(knob, window.min_knob), window.max_knob)
     low, high = math.log(over[0]), math.log(under[0])
     if high - low < _SMALLEST_RATIO:
         return None

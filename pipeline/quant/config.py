@@ -1,6 +1,7 @@
 """The `calibrate`, `quantize` and `size` sections."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.checks import require
 
@@ -34,17 +35,23 @@ class CalibrateConfig:
     """Sweeps in which looped blocks see their own quantized trajectory; 0 stops after the quantized encoder."""
     provisional: ProvisionalConfig
     """Quantizer settings of the sweeps."""
+    sensitivity_sequences: int
+    """Sequences whose gradients tell what an error costs, spread evenly over the others; 0 collects none."""
 
     def __post_init__(self) -> None:
         require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")
         require(self.batch_sequences >= 1, "batch_sequences", self.batch_sequences, "at least 1")
         require(self.sweeps >= 0, "sweeps", self.sweeps, "0 or more")
+        require(0 <= self.sensitivity_sequences <= self.num_sequences, "sensitivity_sequences",
+                self.sensitivity_sequences, f"0 to num_sequences ({self.num_sequences})")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeConfig:
-    """GPTQ settings; the clip of all tensors moves together on one knob until the budget is met."""
+class ClipSteps:
+    """SDClip: a grid spans `knob` standard deviations of its row."""
 
+    kind: Literal["clip"]
+    """Tag of this rule."""
     matrix_bits: int
     """Bits of a block matrix's codes, sign included."""
     embedding_bits: int
@@ -59,18 +66,49 @@ class QuantizeConfig:
     """Finest clip the budget search may use, in row standard deviations: the largest file."""
     max_clip_std: float
     """Coarsest clip the budget search may use: the smallest file."""
+
+    def __post_init__(self) -> None:
+        for name in ("matrix_bits", "embedding_bits", "table_bits"):
+            require(2 <= getattr(self, name) <= 8, name, getattr(self, name), "2 to 8")
+        for name in ("embedding_clip_ratio", "table_clip_ratio", "min_clip_std"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(self.max_clip_std > self.min_clip_std, "max_clip_std", self.max_clip_std,
+                f"above min_clip_std ({self.min_clip_std})")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateSteps:
+    """One exchange rate between loss and bits for every weight: needs calibrate.sensitivity_sequences."""
+
+    kind: Literal["rate"]
+    """Tag of this rule."""
+    row_exponent: float
+    """How far steps of a matrix's rows follow their curvature: 1 fully, 0 not at all."""
+    column_exponent: float
+    """The same for columns of matrices and of the tied embedding."""
+    lookup_exponent: float
+    """The same for rows of tables and of the tied embedding."""
+
+    def __post_init__(self) -> None:
+        for name in ("row_exponent", "column_exponent", "lookup_exponent"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """Solver and step rule; one knob moves the steps of all tensors together until the budget is met."""
+
+    solver: Literal["gptq", "nearest"]
+    """How codes are chosen: errors pushed onto later columns, or not."""
+    steps: ClipSteps | RateSteps
+    """How the steps of tensors, rows and columns relate to each other."""
     damp_frac: float
     """Damping over the mean live diagonal of a Hessian."""
     block_columns: int
     """Columns per block of the GPTQ update: speed only, codes do not depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("matrix_bits", "embedding_bits", "table_bits"):
-            require(2 <= getattr(self, name) <= 8, name, getattr(self, name), "2 to 8")
-        for name in ("embedding_clip_ratio", "table_clip_ratio", "min_clip_std", "damp_frac"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        require(self.max_clip_std > self.min_clip_std, "max_clip_std", self.max_clip_std,
-                f"above min_clip_std ({self.min_clip_std})")  # fmt: skip
+        require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
         require(self.block_columns >= 1, "block_columns", self.block_columns, "at least 1")
 
 

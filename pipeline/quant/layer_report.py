@@ -26,25 +26,25 @@ def entropy_bits(codes: Tensor) -> float:
     return max(0.0, float(-(share * share.log2()).sum()))
 
 
-def sqnr_db(weight_RC: Tensor, codes_RC: Tensor, step_R: Tensor) -> float:
+def sqnr_db(weight_RC: Tensor, codes_RC: Tensor, step: Tensor) -> float:
     """Return the signal-to-quantization-noise ratio of a tensor in decibels."""
     weight_RC = weight_RC.to(torch.float64)
-    noise = float((weight_RC - codes_RC * step_R.to(torch.float64)[:, None]).square().sum())
+    noise = float((weight_RC - codes_RC * step.to(torch.float64).reshape(len(step), -1)).square().sum())
     signal = float(weight_RC.square().sum())
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB
 
 
-def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step_R: Tensor, max_code: int,
+def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step: Tensor, max_code: int | None,
                 hessian_CC: Tensor | None) -> dict:  # fmt: skip
     """Return one tensor's line of the report; the proxy losses are None without a Hessian."""
     entry = {"name": name, "role": role, "shape": list(weight_RC.shape), "bits_per_weight": entropy_bits(codes_RC),
-             "clipped_frac": float((codes_RC.abs() == max_code).double().mean()),
-             "sqnr_db": sqnr_db(weight_RC, codes_RC, step_R), "proxy_loss": None,
+             "clipped_frac": 0.0 if max_code is None else float((codes_RC.abs() == max_code).double().mean()),
+             "sqnr_db": sqnr_db(weight_RC, codes_RC, step), "proxy_loss": None,
              "nearest_proxy_loss": None}  # fmt: skip
     if hessian_CC is not None:
-        nearest_RC = round_to_nearest(weight_RC, step_R, max_code)
-        entry["proxy_loss"] = proxy_loss(weight_RC, codes_RC, step_R, hessian_CC)
-        entry["nearest_proxy_loss"] = proxy_loss(weight_RC, nearest_RC, step_R, hessian_CC)
+        nearest_RC = round_to_nearest(weight_RC, step, max_code)
+        entry["proxy_loss"] = proxy_loss(weight_RC, codes_RC, step, hessian_CC)
+        entry["nearest_proxy_loss"] = proxy_loss(weight_RC, nearest_RC, step, hessian_CC)
     return entry
 
 

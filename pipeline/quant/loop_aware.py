@@ -4,6 +4,7 @@ The one idea: a looped block reads its own output, so its quantization error com
 of the float model do not show that stream. Phase one takes the moments of the float model everywhere. Phase two
 quantizes whatever lies outside the looped core provisionally and collects the core's moments again; every sweep after
 that also puts the core's own provisional codes in place and collects once more. The caller's model is never touched.
+Before all that, gradients of the float model tell what an error in each row costs (`sensitivity.py`).
 
 The core is found from the order of calls: everything between the first and the last call of a looped block's matrix
 or of a matrix visited more than once, so that modules between passes belong to it too.
@@ -15,7 +16,7 @@ Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from pipeline.quant.config import CalibrateConfig, ProvisionalConfig
 from pipeline.quant.gptq import factorise, solve
 from pipeline.quant.hessian import InputSite, Moment, MomentCollector, find_input_sites
 from pipeline.quant.moments import Bundle, pack_bundle, pooled_moment
+from pipeline.quant.sensitivity import collect_sensitivities
 from pipeline.quant.steps import max_code_of, sdclip_step
 
 _PROVISIONAL_BLOCK_COLUMNS = 128
@@ -45,8 +47,11 @@ def calibrate(model: LoopedUNet, ids_NT: Tensor, config: CalibrateConfig, device
     sites = find_input_sites(working, ids_NT[:1].to(device))
     core = core_sites(sites, looped_prefixes(model))
     phases = 1 + (1 + config.sweeps if core else 0)
-    batches = _Batches(ids_NT, config.batch_sequences, device, phases, progress)
+    batches = _Batches(ids_NT, config, device, phases, progress)
 
+    sensitivities = {}
+    if config.sensitivity_sequences:
+        sensitivities = collect_sensitivities(working, batches.of("sensitivities", batches.sampled))
     everything = MomentCollector(working, sites)
     everything.run(batches.of("float model"))
     moments = everything.site_moments()
@@ -60,7 +65,7 @@ def calibrate(model: LoopedUNet, ids_NT: Tensor, config: CalibrateConfig, device
         perturbed.run(batches.of(f"sweep {sweep} of {config.sweeps}"))
         moments = {**moments, **perturbed.site_moments()}
     frequency_V = torch.bincount(ids_NT.flatten().cpu(), minlength=model.token_embedding.num_embeddings)
-    return pack_bundle(sites, moments, everything.head_moment(), frequency_V)
+    return {**pack_bundle(sites, moments, everything.head_moment(), frequency_V), **sensitivities}
 
 
 def looped_prefixes(model: LoopedUNet) -> tuple[str, ...]:
@@ -80,14 +85,17 @@ def core_sites(sites: list[InputSite], prefixes: tuple[str, ...]) -> list[InputS
 class _Batches:
     """Batches of calibration ids, phase after phase, counted for `progress`."""
 
-    def __init__(self, ids_NT: Tensor, batch_sequences: int, device: torch.device, phases: int,
+    def __init__(self, ids_NT: Tensor, config: CalibrateConfig, device: torch.device, phases: int,
                  progress: Progress) -> None:  # fmt: skip
-        self._parts = ids_NT.split(batch_sequences)
+        sampled_N = torch.arange(config.sensitivity_sequences) * len(ids_NT) // max(config.sensitivity_sequences, 1)
+        self.parts = ids_NT.split(config.batch_sequences)
+        # A backward pass keeps what a forward pass forgets.
+        self.sampled = ids_NT[sampled_N].split(max(1, config.batch_sequences // 4)) if len(sampled_N) else ()
         self._device, self._progress = device, progress
-        self._done, self._total = 0, phases * len(self._parts)
+        self._done, self._total = 0, phases * len(self.parts) + len(self.sampled)
 
-    def of(self, phase: str) -> Iterator[Tensor]:
-        for ids_BT in self._parts:
+    def of(self, phase: str, parts: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        for ids_BT in self.parts if parts is None else parts:
             yield ids_BT.to(self._device)
             self._done += 1
             self._progress(self._done, self._total, phase)

@@ -6,6 +6,7 @@ Keys (parameter names hold no slash):
 * `uses/<matrix>/<owner>`  int64 scalar: every matrix's site, the value is its visits per forward
 * `head/moment` float32 (D, D), `head/tokens` int64: the final hidden states, input of the tied head
 * `token_frequency` int64 (V,): how often each token id occurs in the calibration text
+* `sensitivity/...`: see `sensitivity.py`
 
 A site is named after its first matrix. Visits are kept apart; a quantizer that wants one Hessian takes `mean_moment`.
 
@@ -14,7 +15,7 @@ Source: ours.
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -52,8 +53,22 @@ def site_members(bundle: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return members
 
 
-def mean_moment(bundle: Mapping[str, Tensor], owner: str) -> Tensor:
-    """Return one float64 (C, C) moment of a site: the mean over all activations of all visits.
+def row_sensitivity(bundle: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Return the sensitivities (len(names), R) under `names`, float64; ValueError when they were not collected."""
+    for name in names:
+        require(f"sensitivity/{name}" in bundle, "calibration bundle", f"no sensitivity of {name}",
+                "one, which quantize.steps of kind `rate` needs: set calibrate.sensitivity_sequences above 0 and "
+                f"{_REMEDY}")  # fmt: skip
+    return torch.stack([bundle[f"sensitivity/{name}"].double() for name in names])
+
+
+def visit_names(bundle: Mapping[str, Tensor], owner: str, matrix: str) -> list[str]:
+    """Return `<matrix>/<visit>` for every visit of a site."""
+    return [f"{matrix}/{visit}" for visit in range(int(bundle_entry(bundle, f"uses/{owner}/{owner}")))]
+
+
+def mean_moment(bundle: Mapping[str, Tensor], owner: str, weights: Sequence[float] | None = None) -> Tensor:
+    """Return one float64 (C, C) moment of a site: the mean over all activations of all visits, weighted by visit.
 
     Raises ValueError when the bundle lacks a visit or its visits are not square and of one shape.
     """
@@ -66,7 +81,7 @@ def mean_moment(bundle: Mapping[str, Tensor], owner: str) -> Tensor:
         require(mean_CC.ndim == 2 and mean_CC.shape == first.mT.shape, f"calibration bundle: {key}",
                 tuple(mean_CC.shape), f"a square moment like its other visits'; {_REMEDY}")  # fmt: skip
         parts.append(Moment(mean_CC.to(torch.float64), int(bundle_entry(bundle, f"tokens/{owner}/{visit}"))))
-    return pooled_moment(parts)
+    return pooled_moment(parts, weights)
 
 
 def bundle_entry(bundle: Mapping[str, Tensor], key: str) -> Tensor:
@@ -76,10 +91,10 @@ def bundle_entry(bundle: Mapping[str, Tensor], key: str) -> Tensor:
     return bundle[key]
 
 
-def pooled_moment(parts: list[Moment]) -> Tensor:
-    """Return the mean over the union of several means' activations, float64."""
-    tokens = sum(part.tokens for part in parts)
+def pooled_moment(parts: Sequence[Moment], weights: Sequence[float] | None = None) -> Tensor:
+    """Return the mean over the union of several means' activations, float64; each counts `weights` times (None: 1)."""
+    shares = [part.tokens * weight for part, weight in zip(parts, weights or [1.0] * len(parts), strict=True)]
     total_CC = torch.zeros_like(parts[0].mean_CC)
-    for part in parts:
-        total_CC += part.mean_CC * (part.tokens / tokens)
+    for part, share in zip(parts, shares, strict=True):
+        total_CC += part.mean_CC * (share / sum(shares))
     return total_CC

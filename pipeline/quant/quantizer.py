@@ -4,8 +4,8 @@ The one idea: everything that does not depend on the step is done once (roles, s
 input, one factorisation per Hessian), so that a trial of the size search is only a solve and an encode.
 
 Axes: R rows (out features), C columns (in features), V vocabulary, D model width.
-Source: shared/quantization.md, rungs C and D.
-Differs: nothing is ever pruned or dropped to fit; the clip alone moves.
+Source: shared/quantization.md, rungs A, C, D, F and G.
+Differs: nothing is ever pruned or dropped to fit; one knob, a factor on all steps, moves alone.
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
@@ -18,24 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checks import FairwayError, require
-from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact, full_step
 from pipeline.progress import Progress
-from pipeline.quant.budget import MAX_TRIALS, ClipWindow, search_clip
-from pipeline.quant.config import QuantizeConfig, SizeConfig
+from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
+from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
 from pipeline.quant.gptq import Factor, factorise, round_to_nearest, solve
 from pipeline.quant.layer_report import layer_entry, report_totals
-from pipeline.quant.moments import bundle_entry, mean_moment, site_members
+from pipeline.quant.moments import bundle_entry, mean_moment, row_sensitivity, site_members, visit_names
 from pipeline.quant.roles import Role, tensor_roles
-from pipeline.quant.steps import max_code_of, sdclip_step
+from pipeline.quant.steps import SMALLEST_STEP, max_code_of, rate_factor, sdclip_step, tempered_curvature
 
 _GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
 """Entropy of a unit Gaussian in bits: codes of step s cost this plus log2(std / s) each."""
 _CODER_OVERHEAD = 1.015
 """Expected bytes over the entropy estimate; only the first trial of the search relies on it."""
+_FINEST_BITS = 12.0
+"""Bits per weight beyond which no step is refined under the rate rule."""
+_UNSEEN_SHARE = 0.1
+"""Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
 
 
 class BudgetError(FairwayError):
-    """No allowed clip makes the artifact small enough."""
+    """No allowed step makes the artifact small enough."""
 
 
 class TensorGroup(NamedTuple):
@@ -50,9 +54,25 @@ class TensorGroup(NamedTuple):
     hessian_CC: Tensor | None
     """Mean second moment of the input, float64; None means nearest rounding."""
     factor: Factor | None
-    bits: int
-    clip_ratio: float
-    """Clip of this group over the common clip."""
+    curvature_R: Tensor | None
+    """Nats that a unit squared error of a row costs, tempered; None under the clip rule."""
+    curvature_C: Tensor | None
+    """The same by column, relative to the rows'; None where columns share their rows' steps."""
+
+
+class Grid(NamedTuple):
+    """The steps of a group, as the file will hold them, float32."""
+
+    step_R: Tensor
+    step_C: Tensor | None
+    """Factor by column; None is 1."""
+    max_code: int | None
+    """None clips nothing."""
+
+    @property
+    def step(self) -> Tensor:
+        """The product: (R,), or (R, C) when columns have factors."""
+        return self.step_R if self.step_C is None else self.step_R[:, None] * self.step_C
 
 
 class QuantizationPlan(NamedTuple):
@@ -62,7 +82,7 @@ class QuantizationPlan(NamedTuple):
     passthrough: dict[str, np.ndarray]
     order: tuple[str, ...]
     """Names in state-dict order, the order of the file."""
-    block_columns: int
+    config: QuantizeConfig
 
 
 def plan_quantization(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
@@ -71,22 +91,39 @@ def plan_quantization(model: nn.Module, bundle: Mapping[str, Tensor], config: Qu
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     groups = [*_matrix_groups(roles, weights, bundle, config), *_lookup_groups(roles, weights, bundle, config)]
     passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
-    return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config.block_columns)
+    return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
 
 
 def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
                    config: QuantizeConfig) -> Iterator[TensorGroup]:  # fmt: skip
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(bundle).items():
-        hessian_CC = mean_moment(bundle, owner)
-        _check_members(members, roles, weights, len(hessian_CC))
         missing -= set(members)
-        parts = [weights[name] for name in members]
+        parts = [weights[name] for name in members if name in weights]
+        sensitivities: list[Tensor] = []
+        if isinstance(config.steps, RateSteps):
+            sensitivities = [row_sensitivity(bundle, visit_names(bundle, owner, name)) for name in members]
+        hessian_CC = mean_moment(bundle, owner, visit_weights(sensitivities))
+        _check_members(members, roles, weights, len(hessian_CC))
         factor = factorise(hessian_CC, config.damp_frac, owner)
+        rows = columns = None
+        if isinstance(config.steps, RateSteps):
+            exponent = config.steps.row_exponent
+            rows = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
+            columns = tempered_curvature(conditional_variance(factor), config.steps.column_exponent)
         yield TensorGroup(tuple(members), tuple(len(part) for part in parts), "matrix", torch.cat(parts).float(),
-                          hessian_CC, factor, config.matrix_bits, 1.0)  # fmt: skip
+                          hessian_CC, factor, rows, columns)  # fmt: skip
     require(not missing, "calibration bundle", f"no moments of {', '.join(sorted(missing))}",
             "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
+
+
+def visit_weights(sensitivities: list[Tensor]) -> list[float] | None:
+    """Return how much a site's visits count: the mean sensitivity of its matrices there; None counts all alike.
+
+    `sensitivities`: (visits, R) of each matrix.
+    """
+    total = sum(visited.mean(1) for visited in sensitivities)
+    return total.tolist() if isinstance(total, Tensor) and float(total.sum()) > 0 else None
 
 
 def _check_members(members: list[str], roles: Mapping[str, Role], weights: Mapping[str, Tensor],
@@ -103,9 +140,6 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
         if role not in ("table", "embedding"):
             continue
         weight_RC = weights[name].float()
-        is_table = role == "table"
-        bits = config.table_bits if is_table else config.embedding_bits
-        clip_ratio = config.table_clip_ratio if is_table else config.embedding_clip_ratio
         hessian_CC = factor = None
         if role == "embedding":
             hessian_CC = bundle_entry(bundle, "head/moment").to(torch.float64)
@@ -113,7 +147,28 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             require(hessian_CC.shape == (width, width), "calibration bundle: head/moment", tuple(hessian_CC.shape),
                     f"({width}, {width}) for {name}: calibrate this checkpoint again")  # fmt: skip
             factor = factorise(hessian_CC, config.damp_frac, name)
-        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, bits, clip_ratio)
+        rows, columns = _lookup_curvature(name, bundle, factor, config.steps)
+        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns)
+
+
+def _lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | None,
+                      rule: ClipSteps | RateSteps) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """Return the tempered curvatures by row and column of a table, or of the embedding (the one with a factor)."""
+    if isinstance(rule, ClipSteps):
+        return None, None
+    rows_V, columns_C = row_sensitivity(bundle, [name])[0], None
+    if factor is not None:
+        columns_C = tempered_curvature(conditional_variance(factor), rule.column_exponent)
+        # A row is read twice: as a table's row and, as the head's, against every hidden state.
+        rows_V = rows_V / columns_C.mean() + row_sensitivity(bundle, ["head"])[0]
+    return tempered_curvature(rows_V + _UNSEEN_SHARE * rows_V.mean(), rule.lookup_exponent), columns_C
+
+
+def conditional_variance(factor: Factor) -> Tensor:
+    """Return what of each input the later columns cannot compensate, 1 / U_cc^2, float64 (C,); zero where dead."""
+    variance_C = torch.zeros(factor.columns, dtype=torch.float64)
+    variance_C[factor.order_L] = factor.upper_LL.diagonal().square().reciprocal()
+    return variance_C
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
@@ -124,22 +179,35 @@ def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
     return half.numpy()
 
 
-def quantize_group(group: TensorGroup, clip_std: float, block_columns: int) -> tuple[Tensor, Tensor]:
-    """Return (codes (R, C) int64, step (R,) float32 representable in float16) of one group at the common clip."""
-    max_code = max_code_of(group.bits)
-    step_R = sdclip_step(group.weight_RC, clip_std * group.clip_ratio, max_code)
-    if group.factor is None:
-        return round_to_nearest(group.weight_RC, step_R, max_code), step_R
-    return solve(group.weight_RC, group.factor, step_R, max_code, block_columns), step_R
+def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> Grid:
+    """Return the steps of a group at one knob; twice the knob, twice the steps."""
+    if isinstance(rule, RateSteps):
+        assert group.curvature_R is not None, "the plan was made under this rule"
+        step_C = None if group.curvature_C is None else rate_factor(group.curvature_C, 1.0)
+        return Grid(rate_factor(group.curvature_R, knob), step_C, None)
+    bits, ratio = {
+        "matrix": (rule.matrix_bits, 1.0),
+        "embedding": (rule.embedding_bits, rule.embedding_clip_ratio),
+        "table": (rule.table_bits, rule.table_clip_ratio),
+    }[group.role]
+    max_code = max_code_of(bits)
+    return Grid(sdclip_step(group.weight_RC, knob * ratio, max_code), None, max_code)
 
 
-def quantize_plan(plan: QuantizationPlan, clip_std: float) -> ArtifactTensors:
-    """Return the artifact's tensors at one clip."""
+def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
+    """Return the artifact's tensors at one knob."""
     tensors: ArtifactTensors = dict(plan.passthrough)
     for group in plan.groups:
-        codes_RC, step_R = quantize_group(group, clip_std, plan.block_columns)
+        grid = group_grid(group, knob, plan.config.steps)
+        if group.factor is None or plan.config.solver == "nearest":
+            codes_RC = round_to_nearest(group.weight_RC, grid.step, grid.max_code)
+        else:
+            codes_RC = solve(group.weight_RC, group.factor, grid.step, grid.max_code, plan.config.block_columns)
+        column_step = None if grid.step_C is None else grid.step_C.half().numpy()
+        dtype = torch.int8 if int(codes_RC.abs().max()) <= max_code_of(8) else torch.int16
         for name, rows in _member_slices(group):
-            tensors[name] = QuantizedTensor(codes_RC[rows].to(torch.int8).numpy(), step_R[rows].half().numpy())
+            codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
+            tensors[name] = QuantizedTensor(codes, step, column_step)
     return {name: tensors[name] for name in plan.order}
 
 
@@ -148,68 +216,88 @@ def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: Quanti
     """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
 
     It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted and
-    said in report["budget"]: the finest allowed clip is already smaller, or no tried clip came closer, because file
-    sizes jump over the tolerance or the search used up its trials. Deterministic. Raises BudgetError when no tried
-    clip fits.
+    said in report["budget"]: the finest allowed steps already give a smaller file, or no tried knob came closer,
+    because file sizes jump over the tolerance or the search used up its trials. Deterministic. Raises BudgetError when
+    no tried knob fits.
     """
     plan = plan_quantization(model, bundle, config)
     budget_bytes = size.limit_bytes - size.code_reserve_bytes
     tolerance_bytes = int(size.tolerance_frac * size.limit_bytes)
-    window = ClipWindow(config.min_clip_std, config.max_clip_std, budget_bytes - tolerance_bytes, budget_bytes)
     trials = 0
 
-    def encode(clip_std: float) -> bytes:
+    def encode(knob: float) -> bytes:
         nonlocal trials
-        content = encode_artifact(quantize_plan(plan, clip_std), meta)
+        content = encode_artifact(quantize_plan(plan, knob), meta)
         trials += 1
-        progress(trials, MAX_TRIALS, f"clip {clip_std:.3f}: {len(content)} bytes")
+        progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
         return content
 
+    window = _knob_window(plan, budget_bytes - tolerance_bytes, budget_bytes)
     guess, bytes_per_octave = _first_guess(plan, (window.floor_bytes + budget_bytes) / 2)
-    search = search_clip(encode, guess, window, bytes_per_octave)
+    search = search_knob(encode, guess, window, bytes_per_octave)
     progress(trials, trials, "search done")
     if search.best is None:
         needed = min(num_bytes for _, num_bytes in search.trace)
         raise BudgetError(
             f"size.limit_bytes: {size.limit_bytes} leaves {budget_bytes} bytes for the artifact, which needs at least "
-            f"{needed} (at quantize.max_clip_std {config.max_clip_std}): raise size.limit_bytes to at least "
-            f"{needed + size.code_reserve_bytes} or raise quantize.max_clip_std"
+            f"{needed} at the coarsest steps tried: raise size.limit_bytes to at least "
+            f"{needed + size.code_reserve_bytes}"
         )
-    report = {"clip_std": search.best.clip_std, **describe_quantization(plan, decode_artifact(search.best.content)[0])}
+    report = {"knob": search.best.knob, **describe_quantization(plan, decode_artifact(search.best.content)[0])}
     fitted = len(search.best.content)
     report["bytes"] = fitted
     report["budget"] = {"budget_bytes": budget_bytes, "tolerance_bytes": tolerance_bytes,
                         "unused_bytes": budget_bytes - fitted, "reached": fitted >= window.floor_bytes,
-                        "finest_clip_fits": search.best.clip_std == config.min_clip_std}  # fmt: skip
-    report["search"] = [{"clip_std": clip, "bytes": num_bytes} for clip, num_bytes in search.trace]
+                        "finest_fits": search.best.knob == window.min_knob}  # fmt: skip
+    report["search"] = [{"knob": knob, "bytes": num_bytes} for knob, num_bytes in search.trace]
     return search.best.content, report
 
 
+def _bits_at_one(plan: QuantizationPlan) -> float:
+    """Return the bits that Gaussian rows would take at a knob of 1; every doubling of the knob saves one per weight."""
+    bits = 0.0
+    for group in plan.groups:
+        grid = group_grid(group, 1.0, plan.config.steps)
+        spread_R = group.weight_RC.double().square().mean(1).sqrt().clamp(min=SMALLEST_STEP)
+        octaves = torch.log2(spread_R / grid.step_R).mean()
+        octaves -= 0.0 if grid.step_C is None else torch.log2(grid.step_C).mean()
+        bits += group.weight_RC.numel() * (float(octaves) + _GAUSSIAN_BITS)
+    return bits
+
+
+def _num_codes(plan: QuantizationPlan) -> int:
+    return max(sum(group.weight_RC.numel() for group in plan.groups), 1)
+
+
+def _knob_window(plan: QuantizationPlan, floor_bytes: int, limit_bytes: int) -> KnobWindow:
+    """Return where the search may go: the rule's own limits, or from far too fine to nothing left."""
+    rule = plan.config.steps
+    if isinstance(rule, ClipSteps):
+        return KnobWindow(rule.min_clip_std, rule.max_clip_std, floor_bytes, limit_bytes)
+    bits = _bits_at_one(plan) / _num_codes(plan)
+    return KnobWindow(2.0 ** (bits - _FINEST_BITS), 2.0 ** (bits + _FINEST_BITS), floor_bytes, limit_bytes)
+
+
 def _first_guess(plan: QuantizationPlan, aim_bytes: float) -> tuple[float, float]:
-    """Return the clip at which Gaussian rows would fill `aim_bytes`, and the bytes that each doubling of it saves."""
-    num_codes = sum(group.weight_RC.numel() for group in plan.groups)
-    bits_at_one = sum(
-        group.weight_RC.numel() * (math.log2(max_code_of(group.bits) / group.clip_ratio) + _GAUSSIAN_BITS)
-        for group in plan.groups
-    )
+    """Return the knob at which Gaussian rows would fill `aim_bytes`, and the bytes that each doubling of it saves."""
     overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
     overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
     bits = 8 * max(aim_bytes - overhead_bytes, 1.0) / _CODER_OVERHEAD
-    octaves = (bits_at_one - bits) / max(num_codes, 1)
-    return 2.0 ** min(max(octaves, -32.0), 32.0), max(num_codes, 1) / 8 * _CODER_OVERHEAD
+    octaves = (_bits_at_one(plan) - bits) / _num_codes(plan)
+    return 2.0 ** min(max(octaves, -32.0), 32.0), _num_codes(plan) / 8 * _CODER_OVERHEAD
 
 
 def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> dict:
     """Return the report of a plan's artifact: every quantized tensor's bits, losses and SQNR, and the totals."""
     layers = []
     for group in plan.groups:
+        max_code = group_grid(group, 1.0, plan.config.steps).max_code
         for name, rows in _member_slices(group):
             stored = tensors[name]
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
             codes_RC = torch.from_numpy(stored.codes.astype(np.int64))
-            step_R = torch.from_numpy(stored.step.astype(np.float32))
-            layers.append(layer_entry(name, group.role, group.weight_RC[rows], codes_RC, step_R,
-                                      max_code_of(group.bits), group.hessian_CC))  # fmt: skip
+            layers.append(layer_entry(name, group.role, group.weight_RC[rows], codes_RC,
+                                      torch.from_numpy(full_step(stored)), max_code, group.hessian_CC))  # fmt: skip
     passthrough_values = sum(array.size for array in plan.passthrough.values())
     return {"layers": layers, "totals": report_totals(layers, passthrough_values)}
 

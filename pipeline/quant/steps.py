@@ -1,12 +1,20 @@
-"""Step sizes of quantization grids.
+"""Step sizes of quantization grids: two rules, each with one knob for the whole model.
 
-The one idea (SDClip): the grid of a row spans a fixed number of that row's standard deviations, so one knob moves the
-rate of every tensor together. Steps are rounded to float16 *before* codes are chosen: codes then fit the grid that the
-decoder will use.
+Clip rule (SDClip): the grid of a row spans a fixed number of that row's standard deviations.
+
+Rate rule: minimise total loss + lambda * bits. A uniform grid of step D costs D^2/12 per weight in squared error, which
+costs half the weight's curvature in nats; bits fall by one per doubling of D. Setting the derivative to zero gives
+D^2 ~ lambda / curvature for every weight, whatever its size: weights that are small next to D cost no bits and clip
+nothing. The curvature of weight (r, c) is g_r * d_c: g_r of the output row (`sensitivity.py`), d_c the part of input c
+that later columns cannot compensate, 1 / U_cc^2 of GPTQ's factor. So a step is a row factor times a column factor.
+Exponents temper estimated ratios within a tensor; ratios between tensors are taken as they are.
+
+Steps are rounded to what the file stores *before* codes are chosen: codes then fit the grid that the decoder will use.
 
 Axes: R rows, C columns.
-Source: challenge PR 1394 (SDClip). Differs: rounded to the stored precision first; no floor tied to ordinary weights.
-Checked by: tests/quant/test_gptq.py.
+Source: challenge PR 1394 (SDClip); reverse water-filling (Cover & Thomas, chapter 10) for the rate rule.
+Differs: rounded to the stored precision first; no floor tied to ordinary weights.
+Checked by: tests/quant/test_gptq.py, tests/quant/test_steps.py.
 """
 
 import torch
@@ -16,6 +24,12 @@ from pipeline.checks import require
 
 SMALLEST_STEP = 2.0**-24
 """The smallest positive float16: the step of a row that is all zero or finer than float16 can say."""
+STEPS_PER_OCTAVE = 8
+"""Grid of the rate rule's factors: few distinct values cost few bits, and 4 % of step costs nothing measurable."""
+_LARGEST_STEP = 2.0**15
+_SMALLEST_CURVATURE = 1e-30
+_LEAST_SHARE = 1e-4
+"""Curvatures below this share of their tensor's mean count as this share: samples of tokens see few of them."""
 
 
 def max_code_of(bits: int) -> int:
@@ -34,3 +48,22 @@ def sdclip_step(weight_RC: Tensor, clip_std: float, max_code: int) -> Tensor:
     step_R = (spread_R * clip_std / max_code).to(torch.float16).to(torch.float32)
     require(bool(torch.isfinite(step_R).all()), "step", "a value that float16 cannot hold", "finite, modest rows")
     return step_R.clamp_(min=SMALLEST_STEP)
+
+
+def tempered_curvature(curvature: Tensor, exponent: float) -> Tensor:
+    """Return a vector's ratios raised to `exponent`, float64, at the level that is optimal for steps with such ratios.
+
+    Minimising sum g_r D_r^2 + lambda * bits over the common factor of D_r^2 = t * g_r^-exponent gives
+    t = lambda / mean(g^(1 - exponent)). An exponent of 1 keeps the vector, 0 puts its mean everywhere. Entries below a
+    small share of the mean count as that share.
+    """
+    vector = curvature.double()
+    vector = vector.clamp(min=float(vector.mean()) * _LEAST_SHARE)
+    return vector**exponent * (vector ** (1 - exponent)).mean()
+
+
+def rate_factor(curvature: Tensor, knob: float) -> Tensor:
+    """Return float32 step factors knob / sqrt(curvature), on a logarithmic grid, representable in float16."""
+    octaves = torch.log2(knob * curvature.double().clamp(min=_SMALLEST_CURVATURE) ** -0.5)
+    snapped = 2.0 ** (torch.round(octaves * STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE)
+    return snapped.clamp(SMALLEST_STEP, _LARGEST_STEP).to(torch.float16).to(torch.float32)
