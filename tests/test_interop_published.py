@@ -12,9 +12,14 @@ import safetensors.torch
 import torch
 
 from pipeline.interop import LAYOUTS, load_community
+from pipeline.interop.crawler import CRAWLER_ARGUMENTS
+from pipeline.interop.crawler_pervisit import PERVISIT_ARGUMENTS
+from pipeline.interop.looped_unet import LOOPED_UNET_ARGUMENTS
 from pipeline.model import build
+from tests.oracle_crawler_published import DEFAULTS as CRAWLER_DEFAULTS
 from tests.oracle_crawler_published import crawler_logits, crawler_shapes
 from tests.oracle_looped_unet_published import looped_unet_logits, looped_unet_shapes
+from tests.oracle_pervisit import DEFAULTS as PERVISIT_DEFAULTS
 from tests.oracle_pervisit import PervisitOracle
 from tests.published_parts import Weights, random_tensors
 from tests.test_interop import FIXTURES, read_fixture
@@ -297,3 +302,18 @@ def test_random_configurations_equal_the_published_definitions(tmp_path, layout,
     choose = random.Random(f"{layout} {trial}")
     draw = {"crawler": random_crawler, "looped-unet": random_looped_unet, "crawler-pervisit": random_pervisit}[layout]
     compare(tmp_path, layout, draw(choose), seed=trial)
+
+
+@pytest.mark.parametrize(("table", "defaults"), [
+    (CRAWLER_ARGUMENTS, CRAWLER_DEFAULTS), (PERVISIT_ARGUMENTS, PERVISIT_DEFAULTS),
+    (LOOPED_UNET_ARGUMENTS, {}),
+])  # fmt: skip
+def test_defaults_of_omitted_arguments_are_the_published_ones(table, defaults):
+    common = {"context_tokens": 1024, "tie_embeddings": True, "tied_embed_init_std": 0.005, "embed_bottleneck": 0}
+    assert {name: default for name, (_, default) in table.optional.items()} == {**common, **defaults}
+
+
+@pytest.mark.parametrize("table", [CRAWLER_ARGUMENTS, PERVISIT_ARGUMENTS, LOOPED_UNET_ARGUMENTS])
+def test_errors_about_our_fields_name_arguments_that_exist(table):
+    for field, argument in table.fields.items():
+        assert set(argument.split(", ")) <= set(table.required) | set(table.optional), field

@@ -33,7 +33,7 @@ LOOPED_UNET_ARGUMENTS = ArgumentTable(
     fields={
         **COMMON_FIELDS,
         "schedule.unique_blocks": "num_layers", "schedule.loop_start": "loop_start, loop_end",
-        "rope.base_tokens": "train_seq_len",
+        "rope.base_tokens": "train_seq_len", "rope.dims": "rope_dims",
     },
     may_be_negative=("parallel_residual_start",),
 )  # fmt: skip
