@@ -165,6 +165,16 @@ def test_bigram_buckets_do_not_depend_on_the_dtype_of_the_ids(dtype):
     assert buckets_BT.tolist() == [[999, *(pair % 999 for pair in expected)]]
 
 
+def test_nothing_is_smeared_across_the_start_of_a_document():
+    config = architecture("frontier")
+    model, ids_BT = randomised(config), random_ids(config, 1, 12)
+    ids_BT[0, 5] = config.smear.bos_id
+    with torch.no_grad():
+        x_BTD = model.embed(ids_BT)
+        assert torch.allclose(x_BTD[:, 5:], model.embed(ids_BT[:, 5:]), atol=1e-6)
+        assert not torch.allclose(x_BTD[:, 6], model.embed(ids_BT[:, 6:7])[:, 0], atol=1e-2)
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.3, 0.5])
 def test_squared_leaky_relu_has_the_right_value_and_gradient(slope):
     x = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
