@@ -1,6 +1,6 @@
 """Constructor arguments of community programs: types, published defaults, and errors in the program's own words.
 
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import difflib

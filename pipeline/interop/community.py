@@ -6,7 +6,7 @@ computed. Tensors that the program itself never reads are kept apart, under `unr
 
 Source: the layouts' modules.
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Source: the crawler programs of Parameter Golf (pull requests 1140, 1308, 1535).
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import re
