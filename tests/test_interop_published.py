@@ -106,7 +106,7 @@ UNETS = {
     "as it is": {},
     "no skip gates": {"skip_gates_enabled": False},
     "no loops": {"num_loops": 0},
-    "no loops, odd, no gates": {"num_loops": 0, "num_layers": 5, "skip_gates_enabled": False},
+    "no loops, segment beyond the stack": {"num_loops": 0, "num_layers": 3, "skip_gates_enabled": False},
     "loop of one block": {"loop_start": 4, "loop_end": 4, "num_loops": 3},
     "loop of all blocks": {"loop_start": 0, "loop_end": 5, "num_loops": 1},
     "raised base": {"context_tokens": 3000},
