@@ -32,7 +32,7 @@ from pipeline.model.block import Block, VisitControls, VisitInputs
 from pipeline.model.conditioners import build_conditioners
 from pipeline.model.conditioning import CorePass, PassConditioner
 from pipeline.model.config import ModelConfig
-from pipeline.model.embedding import BigramHash, projection_between, smear_of
+from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
 from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap
 from pipeline.model.rotary import RotaryTable, Rotation
@@ -119,6 +119,8 @@ class LoopedUNet(nn.Module):
         x = self.token_embedding(input_ids_BT)
         if self.bigram is not None:
             x = x + self.bigram(input_ids_BT)
+        if isinstance(self.smear, DocumentSmear):
+            return self.embedding_projection(rms_norm(self.smear(x, input_ids_BT)))
         x_BTD = self.embedding_projection(rms_norm(x))
         return x_BTD if self.smear is None else self.smear(x_BTD, input_ids_BT)
 
