@@ -41,6 +41,8 @@ class DataConfig:
     """`wikipedia-leads`: the demo corpus, fetched once with pip; `text`: `files`; `fineweb`: published shards."""
     files: tuple[str, ...]
     """Paths or globs of .txt, .jsonl, .jsonl.zst (field `text`) and .parquet (column `text`); source `text` only."""
+    fineweb: FineWebConfig | None
+    """The published shards; source `fineweb` only, null otherwise."""
     val_frac: float
     """Expected share of documents held out for scoring, by a hash of their content; `fineweb` has its own val."""
     max_documents: int | None
@@ -51,8 +53,6 @@ class DataConfig:
     """An existing SentencePiece .model to reuse; null trains one on the train split."""
     shard_tokens: int
     """Tokens per shard file; `fineweb` takes shards as they are."""
-    fineweb: FineWebConfig | None
-    """The published shards; source `fineweb` only, null otherwise."""
 
     def __post_init__(self) -> None:
         require(0 < self.val_frac < 1, "val_frac", self.val_frac, "a share between 0 and 1")

@@ -42,10 +42,10 @@ class _Export(NamedTuple):
     """Split and name; val first."""
 
 
-def write_fineweb(config: DataConfig, root: Path, out_dir: Path, progress: Progress) -> dict[str, Any]:
+def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[str, Any]:
     """Fetch the configured shards and write tokenizer, lists of shards, byte table and manifest into `root`.
 
-    `out_dir` is where `root` will be moved to: relative paths in the lists start from there. Returns the manifest.
+    Returns the manifest. `root` may be moved to a sibling of any name afterwards: paths in the lists stay right.
     Raises DownloadError or ShardError for files that cannot be fetched or are wrong, ValueError for a configuration
     that the export does not fit.
     """
@@ -61,7 +61,7 @@ def write_fineweb(config: DataConfig, root: Path, out_dir: Path, progress: Progr
     table = byte_table(processor)
     totals, paths = _fetch_shards(hub, export.shards, processor.bos_id(), table, progress)
     for split in SPLITS:
-        _write_list(root / split, out_dir / split, split, paths[split])
+        _write_list(root / split, split, paths[split])
     origin = {"repository": hub.repository, "commit": hub.revision}
     return write_manifest(root, {"source": config.source, "origin": origin}, processor, table, totals)
 
@@ -125,7 +125,7 @@ def _count_tokens(
     return before
 
 
-def _write_list(folder: Path, final_folder: Path, split: str, paths: list[Path]) -> None:
+def _write_list(folder: Path, split: str, paths: list[Path]) -> None:
     """Write the list of a split's shards: relative to its folder where data.fineweb.folder is relative."""
-    lines = [path if path.is_absolute() else os.path.relpath(path.resolve(), final_folder.resolve()) for path in paths]
+    lines = [path if path.is_absolute() else os.path.relpath(path.resolve(), folder.resolve()) for path in paths]
     write_bytes(folder / f"{split}_shards.txt", "".join(f"{line}\n" for line in lines).encode())

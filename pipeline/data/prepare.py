@@ -46,7 +46,7 @@ def prepare(config: DataConfig, out_dir: Path, cache_dir: Path, progress: Progre
     partial.mkdir(parents=True)
     try:
         if config.source == "fineweb":
-            manifest = write_fineweb(config, partial, out_dir, progress)
+            manifest = write_fineweb(config, partial, progress)
         else:
             manifest = _encode_corpus(config, partial, cache_dir, progress)
         _move_into_place(partial, out_dir)

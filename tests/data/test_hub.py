@@ -26,6 +26,15 @@ def dataset(hub: HubStandIn, folder: Path, revision: str = "main") -> HubDataset
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_a_file_copied_into_place_is_taken_as_it_is(tmp_path, hub, name):
+    path = tmp_path / REPOSITORY / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(FILES[name])
+    assert dataset(hub, tmp_path).fetch(name).path == path
+    assert hub.downloads() == []
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_fetches_large_and_small_files_once(tmp_path, hub, name):
     path, sha256 = dataset(hub, tmp_path).fetch(name)
     assert path.read_bytes() == FILES[name]
