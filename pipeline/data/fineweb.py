@@ -31,7 +31,7 @@ from pipeline.data.totals import SPLITS, SplitTotals, write_manifest
 from pipeline.files import write_bytes
 from pipeline.progress import Progress
 
-_COUNTED_AT_ONCE_TOKENS = 1 << 20
+_COUNTED_AT_ONCE_TOKENS = 1 << 16
 
 
 class _Export(NamedTuple):
@@ -79,6 +79,7 @@ def _read_export(hub: HubDataset, source: FineWebConfig) -> _Export:
             models = {entry["name"]: entry.get("model_path") for entry in published["tokenizers"]}
             model = str(root / models[datasets[wanted]["tokenizer_name"]])
             files = {split: int(datasets[wanted]["stats"][f"files_{split}"]) for split in SPLITS}
+            require(files["val"] >= 1, "files_val", files["val"], "at least 1")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{manifest}: not the manifest of an export ({type(error).__name__}: {error}); correct data.fineweb.root "

@@ -222,7 +222,17 @@ def test_what_the_export_does_not_hold(tmp_path, config, hub, export):
         run(dataclasses.replace(config, vocab_size=4096, fineweb=other), tmp_path / "data")
     with pytest.raises(DownloadError, match=r"^elsewhere/manifest\.json"):
         run(changed(config, root="elsewhere"), tmp_path / "data")
-    for content in (b"not json", b"[1]", b'{"datasets": [{"name": "fineweb10B_sp1024"}]}', b'{"datasets": 3}', b"\xff"):
+    without_val = hub.files["datasets/manifest.json"].replace(
+        b'"files_val": %d' % export.num_shards["val"], b'"files_val": 0'
+    )
+    for content in (
+        without_val,
+        b"not json",
+        b"[1]",
+        b'{"datasets": [{"name": "fineweb10B_sp1024"}]}',
+        b'{"datasets": 3}',
+        b"\xff",
+    ):
         hub.files["datasets/manifest.json"] = content
         with pytest.raises(ValueError, match=r"^datasets/manifest.json: not the manifest of an export"):
             run(config, tmp_path / "data")
