@@ -13,8 +13,8 @@ the traffic of gathering fp32 weights.
 Axes: P matrices of all ranks' shares and Q of one's, padded; R the shorter and C the longer side of a matrix.
 
 Source: the sharded step of the published speed-run scripts (modded-nanogpt).
-Differs: gloo and nccl take the same path: both have reduce-scatter and all-gather of lists in the supported versions
-    of torch, so there is no fallback. Their fused forms changed their names between these versions, the lists did not.
+Differs: gloo and nccl take the same path and there is no fallback: gloo reduce-scatters lists of tensors since torch
+    2.8 (inside it, one all-reduce per rank). The single-tensor forms were renamed between the supported versions.
 Checked by: tests/training/test_sharded_muon.py, tests/training/test_ranks.py.
 """
 
