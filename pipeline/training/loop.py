@@ -1,14 +1,11 @@
 """The training loop: one optimizer step over a global batch after another, until the budget is spent.
 
-The one idea: everything that differs between one process and many is one averaged vector (gradients and loss) per
-step and one shared clock; all the rest is the same program on every rank, so the result does not depend on how many
-ranks run it beyond rounding.
+The one idea: everything that differs between one process and many is the averaging of gradients and loss at every
+step (optimizer_step.py) and one shared clock; all the rest is the same program on every rank, so the result does not
+depend on how many ranks run it beyond rounding.
 
 Axes: B sequences of this rank, T position. A sequence of a batch holds T + 1 tokens: inputs and, one later, targets.
 
-Differs: no DistributedDataParallel: gradients are averaged by one flat fp32 all-reduce after the backward pass, because
-    Muon orthogonalises averaged gradients. The optimizer is not sharded over ranks yet: every rank does all of Muon's
-    step, so more ranks do not make it faster.
 Checked by: tests/training/test_loop.py, tests/training/test_ranks.py.
 """
 
@@ -23,12 +20,12 @@ from torch import Tensor, nn
 
 from pipeline.checks import FairwayError, require
 from pipeline.data.batches import SequenceSampler
-from pipeline.optim.groups import build_adamw, parameter_groups
 from pipeline.optim.lr_schedule import budget_progress, lr_scale, momentum_at
 from pipeline.optim.muon import Muon
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import Ranks, average_over_ranks, share_from_rank_zero
+from pipeline.training.launch import Ranks, share_from_rank_zero
+from pipeline.training.optimizer_step import OptimizerStep
 
 Clock = Callable[[], float]
 Backward = Callable[[Tensor], Tensor]
@@ -147,7 +144,7 @@ def train(
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
     model.to(device).train()
     share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
-    optimizers = _build_optimizers(model, config)
+    optimizer_step = OptimizerStep(model, config, ranks)
     backward = _build_backward(model, config, device)
 
     def fetch(step: int) -> Tensor:
@@ -157,11 +154,13 @@ def train(
 
     batch_BT, step, seconds, broken_at = fetch(0), 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if config.compile:
-        _warm_up(model, backward, batch_BT, ranks)
+        _warm_up(model, backward, batch_BT, optimizer_step)
     budget = _Budget(config, ranks, clock)
     while not budget.is_spent(step, seconds):
-        scale = _set_schedule(optimizers, config, step, seconds)
-        loss, norm = _training_step(model, optimizers, backward, batch_BT, config.grad_clip, ranks)
+        scale = _set_schedule(optimizer_step.optimizers, config, step, seconds)
+        loss = backward(batch_BT)
+        norm = optimizer_step.average_gradients(loss)
+        optimizer_step.update(norm)
         step, batch_BT = step + 1, fetch(step + 1)
         # Kept on the device: looking at it each step would make the host wait for the GPU.
         broken_at = torch.where((broken_at == 0) & ~torch.isfinite(loss + norm), step, broken_at)
@@ -186,24 +185,6 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
     require(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
-
-
-def _build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Return Muon over the matrices and AdamW over the rest; each group remembers its peak learning rate."""
-    groups = parameter_groups(model)
-    betas = (config.adam_beta1, config.adam_beta2)
-    decay = config.weight_decay
-    optimizers: list[torch.optim.Optimizer] = [
-        build_adamw(groups, embed_lr=config.embed_lr, scalar_lr=config.scalar_lr, betas=betas, weight_decay=decay)
-    ]
-    if groups.matrices:
-        momentum, iterations = config.muon_momentum_start, config.newton_schulz_steps
-        optimizers.append(Muon(groups.matrices, lr=config.matrix_lr, momentum=momentum, weight_decay=decay,
-                               newton_schulz_steps=iterations))  # fmt: skip
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
 
 
 def _set_schedule(optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int, seconds: float) -> float:
@@ -247,35 +228,16 @@ def _build_backward(model: nn.Module, config: TrainConfig, device: torch.device)
     return backward
 
 
-def _warm_up(model: nn.Module, backward: Backward, batch_BT: Tensor, ranks: Ranks) -> None:
+def _warm_up(model: nn.Module, backward: Backward, batch_BT: Tensor, optimizer_step: OptimizerStep) -> None:
     """Compile, and open the connections between ranks, before the clock starts; weights stay as they are.
 
     The tokens are zeros of the batch's shape: nothing is learned, so nothing has to be undone.
     """
     for _ in range(2):
         loss = backward(torch.zeros_like(batch_BT))
-        average_over_ranks([loss, *_gradients(model)], ranks)
+        optimizer_step.average_gradients(loss)
         loss.item()
         model.zero_grad(set_to_none=True)
-
-
-def _training_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], backward: Backward, batch_BT: Tensor,
-                   grad_clip: float, ranks: Ranks) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Run one step on this rank's share of the batch; return the global loss and gradient norm, on the device."""
-    loss = backward(batch_BT)
-    average_over_ranks([loss, *_gradients(model)], ranks)
-    norm = torch.nn.utils.get_total_norm(_gradients(model))
-    if grad_clip > 0:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
-    for optimizer in optimizers:
-        optimizer.step()
-    model.zero_grad(set_to_none=True)
-    return loss, norm
-
-
-def _gradients(model: nn.Module) -> list[Tensor]:
-    """Return the gradients that the backward pass left."""
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def _require_unbroken(broken_at: int) -> None:

@@ -14,10 +14,9 @@ from pipeline.training.loop import (
     DeviceMemoryError,
     DivergenceError,
     _build_backward,
-    _gradients,
-    _training_step,
     sequences_per_step,
 )
+from pipeline.training.optimizer_step import OptimizerStep
 from tests.training.tiny_run import MODEL, SEQUENCE_TOKENS, pattern_sampler, train_config, train_tiny
 
 
@@ -131,9 +130,12 @@ def test_clipping_bounds_the_global_norm_of_a_step() -> None:
     for grad_clip in (0.0, 1e-2):
         model = build(MODEL, seed=0)
         before = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
-        backward = _build_backward(model, train_config(), torch.device("cpu"))
-        _, norm = _training_step(model, [torch.optim.SGD(model.parameters(), lr=1.0)], backward, batch_BT, grad_clip,
-                                 Ranks(0, 0, 1))  # fmt: skip
+        config = train_config(grad_clip=grad_clip)
+        optimizer_step = OptimizerStep(model, config, Ranks(0, 0, 1))
+        optimizer_step.optimizers = [torch.optim.SGD(model.parameters(), lr=1.0)]
+        loss = _build_backward(model, config, torch.device("cpu"))(batch_BT)
+        norm = optimizer_step.average_gradients(loss)
+        optimizer_step.update(norm)
         moves[grad_clip] = (torch.nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
     assert moves[0.0] == pytest.approx(norm.item(), rel=1e-4), "0 is off"
     assert norm > 1e-2, "the reported norm is the one before clipping"
@@ -152,7 +154,7 @@ def test_micro_batches_add_up_to_the_whole_batch() -> None:
         config = train_config(micro_batch_sequences=micro)
         model = build(MODEL, seed=0)
         loss = _build_backward(model, config, torch.device("cpu"))(batch_BT)
-        gradients[micro] = torch.cat([gradient.flatten() for gradient in _gradients(model)])
+        gradients[micro] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         model, report = train_tiny(config)
         ends[micro] = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
         losses[micro] = [loss.item(), *(row["loss"] for row in report.curve)]
