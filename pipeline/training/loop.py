@@ -14,7 +14,7 @@ Checked by: tests/training/test_loop.py, tests/training/test_ranks.py.
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from pipeline.checks import FairwayError, require
 from pipeline.data.batches import SequenceSampler
 from pipeline.optim.groups import build_adamw, parameter_groups
-from pipeline.optim.lr_schedule import budget_progress, lr_scale, momentum_at
+from pipeline.optim.lr_schedule import budget_progress
 from pipeline.optim.muon import Muon
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import Ranks, average_over_ranks, share_from_rank_zero
+from pipeline.training.regime import Regime, StepSettings, settings_at
 
 Clock = Callable[[], float]
 Backward = Callable[[Tensor], Tensor]
@@ -56,13 +57,15 @@ class TrainReport(NamedTuple):
     """Mean nats per target of the last global batch, before its update."""
     curve: list[dict[str, float]]
     """One row per log line: step, loss, lr_scale, seconds, tokens."""
+    regime: dict[str, Any]
+    """What was done to the weights besides: `average` and `averaged_weights`, `quantization` and `quantized_steps`."""
 
 
 class _Budget:
     """Seconds of training on rank 0, the same on every rank, and the budget that they and the steps count against."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, clock: Clock) -> None:
-        self.max_steps, self.max_seconds, self.ranks, self.clock = config.max_steps, config.max_seconds, ranks, clock
+        self.max_steps, self.max_seconds, self.ranks, self.clock = config.max_steps, config.train_seconds, ranks, clock
         self.start = clock()
 
     def seconds(self) -> float:
@@ -114,14 +117,16 @@ class _Journal:
         if self.speaks:
             self.progress(step, expected_steps, f"loss {self.curve[-1]['loss']:.3f}")
 
-    def close(self, expected_steps: int) -> TrainReport:
-        """Say whether the clock ended the run, and return the report."""
+    def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainReport:
+        """Say whether the clock ended the run and what the regime did, and return the report."""
         last, max_steps = self.curve[-1], self.config.max_steps
         step = int(last["step"])
         if max_steps is None or step < max_steps:
             self.say(f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
                      f"step:{step}/{max_steps or expected_steps}")  # fmt: skip
-        return TrainReport(step, last["seconds"], int(last["tokens"]), last["loss"], self.curve)
+        if regime:
+            self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
+        return TrainReport(step, last["seconds"], int(last["tokens"]), last["loss"], self.curve, regime)
 
 
 def train(
@@ -147,6 +152,7 @@ def train(
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
     model.to(device).train()
     share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
+    regime = Regime(model, config, sampler.seed)
     optimizers = _build_optimizers(model, config)
     backward = _build_backward(model, config, device)
 
@@ -157,11 +163,16 @@ def train(
 
     batch_BT, step, seconds, broken_at = fetch(0), 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if config.compile:
-        _warm_up(model, backward, batch_BT, ranks)
+        for loops in regime.loop_counts():
+            regime.set_loops(loops)
+            _warm_up(model, backward, batch_BT, ranks)
     budget = _Budget(config, ranks, clock)
     while not budget.is_spent(step, seconds):
-        scale = _set_schedule(optimizers, config, step, seconds)
-        loss, norm = _training_step(model, optimizers, backward, batch_BT, config.grad_clip, ranks)
+        settings = settings_at(config, step, seconds)
+        _set_schedule(optimizers, settings)
+        step_backward = regime.backward_of(settings, step, backward)
+        loss, norm = _training_step(model, optimizers, step_backward, batch_BT, config.grad_clip, ranks)
+        regime.after_step(settings)
         step, batch_BT = step + 1, fetch(step + 1)
         # Kept on the device: looking at it each step would make the host wait for the GPU.
         broken_at = torch.where((broken_at == 0) & ~torch.isfinite(loss + norm), step, broken_at)
@@ -170,10 +181,11 @@ def train(
             _require_unbroken(int(broken_at))
             seconds = budget.seconds()  # again, now that the device has caught up
             tokens = step * batch_sequences * sequence_tokens
-            row = {"step": step, "loss": loss.item(), "lr_scale": scale, "seconds": seconds, "tokens": tokens}
+            row = {"step": step, "loss": loss.item(), "lr_scale": settings.lr_scale, "seconds": seconds,
+                   "tokens": tokens}  # fmt: skip
             journal.add_row(row, budget.expected_steps(step, seconds))
         journal.advance(step, budget.expected_steps(step, seconds))
-    return journal.close(budget.expected_steps(step, seconds))
+    return journal.close(budget.expected_steps(step, seconds), regime.finish())
 
 
 def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int) -> int:
@@ -206,18 +218,14 @@ def _build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     return optimizers
 
 
-def _set_schedule(optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int, seconds: float) -> float:
-    """Set every group's learning rate and Muon's momentum for the coming step; return the scale."""
-    scale = lr_scale(step, seconds, max_steps=config.max_steps, max_seconds=config.max_seconds,
-                     warmup_steps=config.warmup_steps, warmdown_frac=config.warmdown_frac,
-                     min_lr_frac=config.min_lr_frac)  # fmt: skip
+def _set_schedule(optimizers: list[torch.optim.Optimizer], settings: StepSettings) -> None:
+    """Set every group's learning rate and weight decay and Muon's momentum for the coming step."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * scale
+            group["lr"] = group["peak_lr"] * settings.lr_scale
+            group["weight_decay"] = group.setdefault("peak_decay", group["weight_decay"]) * settings.decay_scale
             if isinstance(optimizer, Muon):
-                group["momentum"] = momentum_at(step, start=config.muon_momentum_start, end=config.muon_momentum,
-                                                warmup_steps=config.muon_momentum_warmup_steps)  # fmt: skip
-    return scale
+                group["momentum"] = settings.momentum
 
 
 def _build_backward(model: nn.Module, config: TrainConfig, device: torch.device) -> Backward:

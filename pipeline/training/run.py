@@ -64,6 +64,7 @@ def train_report(
         "step_avg_ms": 1000 * report.seconds / report.steps,
         "tokens": report.tokens,
         "final_train_loss": report.final_train_loss,
+        **report.regime,
     }
 
 
