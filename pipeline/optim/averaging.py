@@ -22,7 +22,8 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         """Start empty; `decay` is an EMA's weight of the past, None makes a plain mean."""
         self.names = [name for name, _ in model.named_parameters()]
-        self.parameters, self.decay = list(model.parameters()), decay
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.decay = decay
         self.averages: list[Tensor] = []
         self.count = 0
         """Weights that the average holds."""

@@ -46,7 +46,7 @@ def warmdown_left(step: int, elapsed_seconds: float, *, max_steps: int | None, m
         progress = budget_progress(step, elapsed_seconds, max_steps=max_steps, max_seconds=max_seconds)
         left = (1 - progress) / warmdown_frac
     elif warmdown_steps is not None:
-        steps_left = [] if max_steps is None else [max_steps - step]
+        steps_left = [] if max_steps is None else [float(max_steps - step)]
         if max_seconds is not None and step and elapsed_seconds > 0:
             steps_left += [(max_seconds - elapsed_seconds) * step / elapsed_seconds]
         left = min(steps_left, default=warmdown_steps) / warmdown_steps

@@ -165,7 +165,7 @@ class TrainConfig:
         require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", self.max_seconds, "null or above 0")
         require(self.reserve_seconds == 0 or self.max_seconds is not None, "reserve_seconds",
                 self.reserve_seconds, "0 without max_seconds")  # fmt: skip
-        require(self.train_seconds is None or 0 < self.train_seconds <= self.max_seconds, "reserve_seconds",
+        require(self.max_seconds is None or 0 <= self.reserve_seconds < self.max_seconds, "reserve_seconds",
                 self.reserve_seconds, f"0 or more and below max_seconds ({self.max_seconds})")  # fmt: skip
         require(self.micro_batch_sequences is None or self.micro_batch_sequences >= 1, "micro_batch_sequences",
                 self.micro_batch_sequences, "null or at least 1")  # fmt: skip

@@ -10,8 +10,8 @@ without a custom gradient, without new parameters, and a compiled graph sees not
 
 Axes: R rows, C columns of a weight.
 Source: straight-through: Y. Bengio et al., arXiv 1308.3432; noise on looped blocks: Parameter Golf pull request 1308.
-Differs: published noise is drawn anew in every forward pass; here once a step, so that micro batches add up to the batch.
-    Quantization there starts at a learning-rate threshold, here at a share of the budget.
+Differs: published noise is drawn anew in every forward pass; here once a step, so that micro batches add up to the
+    batch. Quantization there starts at a learning-rate threshold, here at a share of the budget.
 Checked by: tests/training/test_quant_aware.py against the exporter's steps and codes and an autograd.Function.
 """
 
@@ -76,11 +76,11 @@ def perturbed(entry: GridWeight, generator: torch.Generator | None) -> Tensor:
 
 
 class PerturbedBackward:
-    """A backward pass at perturbed weights; noise depends on (seed, step) alone, so all ranks and a resumed run agree."""
+    """A backward pass at perturbed weights; noise depends on (seed, step) alone: all ranks and a resumed run agree."""
 
     def __init__(self, model: nn.Module, config: FakeQuantConfig | NoiseConfig, seed: int) -> None:
         self.entries, self.seed, self.noisy = grid_weights(model, config), seed, isinstance(config, NoiseConfig)
-        self.weights = [entry.weight for entry in self.entries]
+        self.weights: list[Tensor] = [entry.weight for entry in self.entries]
 
     def __call__(self, backward: Callable[[Tensor], Tensor], tokens_BT: Tensor, step: int) -> Tensor:
         """Return what `backward` returns for `tokens_BT`, run at the perturbed weights of a step."""

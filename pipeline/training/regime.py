@@ -17,8 +17,14 @@ from pipeline.model.network import LoopedUNet
 from pipeline.model.schedule import build_schedule
 from pipeline.model.schedule_config import ScheduleConfig
 from pipeline.optim.averaging import WeightAverage
-from pipeline.optim.lr_schedule import active_loops_at, budget_progress, decay_scale, lr_scale, momentum_at
-from pipeline.optim.lr_schedule import warmdown_left
+from pipeline.optim.lr_schedule import (
+    active_loops_at,
+    budget_progress,
+    decay_scale,
+    lr_scale,
+    momentum_at,
+    warmdown_left,
+)
 from pipeline.training.config import EmaConfig, TrainConfig
 from pipeline.training.quant_aware import PerturbedBackward
 
@@ -42,11 +48,14 @@ class StepSettings(NamedTuple):
 
 def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
     """Return the settings of a step, counted from 0, that starts `seconds` into training."""
-    budget = {"max_steps": config.max_steps, "max_seconds": config.train_seconds}
-    progress = budget_progress(step, seconds, **budget)  # type: ignore[arg-type]
-    left = warmdown_left(step, seconds, warmdown_frac=config.warmdown_frac, warmdown_steps=config.warmdown_steps,
-                         **budget)  # type: ignore[arg-type] # fmt: skip
+    progress = budget_progress(step, seconds, max_steps=config.max_steps, max_seconds=config.train_seconds)
+    left = warmdown_left(step, seconds, max_steps=config.max_steps, max_seconds=config.train_seconds,
+                         warmdown_frac=config.warmdown_frac, warmdown_steps=config.warmdown_steps)  # fmt: skip
     average, quantization = config.average, config.quantization
+    if isinstance(average, EmaConfig):
+        is_averaged = progress >= average.from_frac
+    else:
+        is_averaged = average is not None and left < 1 and (step + 1) % average.every_steps == 0
     return StepSettings(
         lr_scale(step, left, warmup_steps=config.warmup_steps, min_lr_frac=config.min_lr_frac),
         momentum_at(step, start=config.muon_momentum_start, end=config.muon_momentum,
@@ -54,8 +63,7 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
         decay_scale(left, end_frac=config.weight_decay_end_frac),
         active_loops_at(step, progress, stages=[(stage.from_frac, stage.loops) for stage in config.loop_stages or ()],
                         all_loops_every_steps=config.all_loops_every_steps),
-        average is not None and (progress >= average.from_frac if isinstance(average, EmaConfig)
-                                 else left < 1 and (step + 1) % average.every_steps == 0),
+        is_averaged,
         quantization is not None and progress >= quantization.from_frac,
     )  # fmt: skip
 
@@ -89,8 +97,9 @@ class Regime:
 
     def loop_counts(self) -> list[int | None]:
         """Return every number of active loops that the run will use: each is a graph of its own to compile."""
-        stages = [stage.loops for stage in self.config.loop_stages or ()] or [None]
-        return list(dict.fromkeys([1, *stages] if self.config.all_loops_every_steps else stages))
+        stages: list[int | None] = [stage.loops for stage in self.config.loop_stages or ()]
+        one = [1] if self.config.all_loops_every_steps else []
+        return list(dict.fromkeys([*one, *(stages or [None])]))
 
     def set_loops(self, loops: int | None) -> None:
         """Run this many loops from now on."""
