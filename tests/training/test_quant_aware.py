@@ -46,15 +46,15 @@ def some_tokens() -> Tensor:
     return torch.randint(TINY.vocab_size, (3, 21), generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_the_grid_is_the_exporters_bit_for_bit(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "clip_std"), [(2, 1.0), (4, 1.5), (4, 5.0), (8, 12.85)])
+def test_the_grid_is_the_exporters_bit_for_bit(bits: int, clip_std: float) -> None:
     generator = torch.Generator().manual_seed(bits)
     spread_R1 = torch.logspace(-9, 1, 40)[:, None]
     for weight_RC in (torch.randn(40, 64, generator=generator) * spread_R1, torch.randn(7, 1, generator=generator)):
         weight_RC[3] = 0
-        step_R = sdclip_step(weight_RC, 5.0, max_code_of(bits))
+        step_R = sdclip_step(weight_RC, clip_std, max_code_of(bits))
         codes_RC = round_to_nearest(weight_RC, step_R, max_code_of(bits))
-        found_RC = perturbed(GridWeight(nn.Parameter(weight_RC), bits, 5.0), None)
+        found_RC = perturbed(GridWeight(nn.Parameter(weight_RC), bits, clip_std), None)
         assert torch.equal(found_RC, codes_RC.float() * step_R[:, None])
 
 
