@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @seed_option
 @params_option
-def train(seed: int, params_path: str) -> None:
+@click.option("--dry-run", is_flag=True, help="Print the schedule as a table and train nothing.")
+@click.option("--step-ms", type=float, help="Assumed milliseconds per step of a dry run; a clock budget needs it.")
+def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> None:
     """Train the float checkpoint of one seed: Muon on matrices, AdamW on the rest.
 
     Reads sections `model`, `train`, `launch` and the train shards. With launch.num_processes above 1 it runs itself
@@ -24,8 +26,12 @@ def train(seed: int, params_path: str) -> None:
     """
     from pipeline.config import load_params
     from pipeline.training.launch import current_ranks, torchrun
+    from pipeline.training.schedule_table import schedule_table
 
     params = load_params(params_path, ["model", "train", "launch"])
+    if dry_run:
+        click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
+        return
     ranks = current_ranks()
     if ranks.world_size > 1:
         _train_under_torchrun(params, seed, ranks)
@@ -65,7 +71,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
             params.model, params.train, path_of("train_shards"), seed, ranks, device, lines.append, progress
         )
     if ranks.rank == 0:
-        save_checkpoint(path_of("checkpoint", seed=seed), model, params.model, {"seed": seed})
+        save_checkpoint(path_of("checkpoint", seed=seed), model, params.model, {"seed": seed, **result.regime})
         report = train_report(model, result, seed, device, ranks)
         write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
         write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())

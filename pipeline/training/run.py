@@ -65,6 +65,7 @@ def train_report(
         "tokens": report.tokens,
         "final_train_loss": report.final_train_loss,
         "imported": None,
+        **report.regime,
     }
 
 
