@@ -64,7 +64,7 @@ class Snapshots:
         self._heard = 0
         """The last signal that came to this rank."""
         self._agreed = 0
-        """The signal that all ranks act on. Apart from the one above, which changes at any moment, during a save too."""
+        """The signal that all ranks act on: the one above changes at any moment, during a save too."""
         self._handlers: dict[int, Any] = {}
         self._parent = os.getppid()
 
@@ -205,8 +205,9 @@ class Snapshots:
                 if isinstance(part, nn.Module):
                     share_from_rank_zero([*part.parameters(), *part.buffers()], self.ranks)
         except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:100]  # torch lists every key
             raise ValueError(f"{self.folder}: the snapshot of step {step} was written by another version of the "
-                             f"program ({error}); delete that folder to start afresh") from None  # fmt: skip
+                             f"program ({reason}); delete that folder to start afresh") from None  # fmt: skip
         torch.set_rng_state(state["generators"]["cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
