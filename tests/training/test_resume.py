@@ -84,7 +84,7 @@ class Training:
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project with shards, set to 1 or 2 processes."""
     project = make_project(tmp_path_factory.mktemp("prepared"))
-    project.edit(launch={"num_processes": request.param, "snapshot_seconds": 1e-9}, train={"max_steps": 16})
+    project.edit(launch={"num_processes": request.param, "snapshot_seconds": 1e-9})
     project.run("fairway", "prepare")
     return project
 
@@ -97,7 +97,7 @@ def root(prepared: Project) -> Iterator[Path]:
         shutil.rmtree(prepared.root / folder, ignore_errors=True)
 
 
-def untouched(project: Project, **train: int) -> dict[str, bytes]:
+def untouched(project: Project, **train: float) -> dict[str, bytes]:
     """Return the outputs of a run that nobody touches, and remove them."""
     project.edit(train=train)
     assert Training(project.root).end()[0] == 0
@@ -126,7 +126,7 @@ def _without_seconds(csv: str) -> list[list[str]]:
 
 def test_stopped_then_killed_it_ends_like_an_untouched_run(prepared: Project, root: Path) -> None:
     """Ctrl-C on one process, SIGTERM on two; then kill -9; the last of the three runs finishes."""
-    expected = untouched(prepared)
+    expected = untouched(prepared, max_steps=16)
     alone = json.loads(expected["report.json"])["num_processes"] == 1
     asked, exit_code = (signal.SIGINT, 130) if alone else (signal.SIGTERM, 143)
     first = Training(root).wait_for_snapshots(1)
@@ -148,7 +148,7 @@ def test_stopped_then_killed_it_ends_like_an_untouched_run(prepared: Project, ro
 
 @pytest.mark.slow
 def test_a_changed_parameter_starts_afresh_and_says_why(prepared: Project, root: Path) -> None:
-    expected = untouched(prepared, matrix_lr=0.02)
+    expected = untouched(prepared, max_steps=16, matrix_lr=0.02)
     prepared.edit(train={"matrix_lr": 0.03})
     Training(root).wait_for_snapshots(2).kill()
     prepared.edit(train={"matrix_lr": 0.02})
@@ -159,6 +159,7 @@ def test_a_changed_parameter_starts_afresh_and_says_why(prepared: Project, root:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("prepared", [2], ids=["2 processes"], indirect=True)
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(prepared: Project, root: Path) -> None:
     prepared.edit(train={"max_steps": 200})
     run = Training(root).wait_for_snapshots(1)
@@ -170,6 +171,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(prepared: Project, r
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("prepared", [2], ids=["2 processes"], indirect=True)
 def test_ranks_do_not_outlive_torchrun(prepared: Project, root: Path) -> None:
     """Kill -9 of the command alone: its ranks see that they are orphans after their step."""
     prepared.edit(train={"max_steps": 100_000})

@@ -249,6 +249,23 @@ def test_saving_takes_no_training_time_and_seconds_go_on(tmp_path: Path) -> None
     assert (whole.steps, whole.seconds) == (rest.steps, rest.seconds) == (10, 10.0)
 
 
+def test_a_signal_during_a_save_waits_for_the_next_step(tmp_path: Path) -> None:
+    """Other ranks have not heard of it: a rank that left now would leave them waiting."""
+
+    class Interrupted(nn.Linear):
+        def state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+            signal.raise_signal(signal.SIGINT)
+            return super().state_dict(*arguments, **keywords)
+
+    with Run(tmp_path, every_seconds=60).snapshots as snapshots:
+        snapshots.restore({"part": Interrupted(1, 1)})
+        assert not snapshots.is_due(1.0)
+        snapshots.save(1, 1.0, [])
+        assert snapshots.is_due(2.0)
+        with pytest.raises(StoppedError, match="by SIGINT after step 2"):
+            snapshots.save(2, 2.0, [])
+
+
 def test_signals_are_obeyed_at_once_outside_of_the_steps(tmp_path: Path) -> None:
     run = Run(tmp_path)
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
