@@ -18,8 +18,10 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
+from pipeline.training.journal import TrainReport
 from pipeline.training.launch import Ranks, available_cores, process_group
-from pipeline.training.loop import TrainReport, train
+from pipeline.training.loop import train
+from pipeline.training.snapshot import Snapshots
 
 
 def train_from_shards(
@@ -31,10 +33,12 @@ def train_from_shards(
     device: torch.device,
     log: Log,
     progress: Progress,
+    snapshots: "Snapshots | None" = None,
 ) -> tuple[LoopedUNet, TrainReport]:
     """Build a model, train it on the train shards in folder `shards` and return it with its report.
 
-    Joins the ranks into a process group for the run; every rank returns the same weights.
+    Joins the ranks into a process group for the run; every rank returns the same weights. With `snapshots` it starts
+    from the latest one.
     Raises ShardError for shards that are absent, damaged or of another vocabulary.
     """
     paths = shard_paths(shards, "train")
@@ -44,7 +48,8 @@ def train_from_shards(
         log(f"train_shards: {len(paths)}")
     model = build(model_config, seed).to(device)
     with process_group(ranks, device):
-        report = train(model, train_config, sampler, model_config.context_tokens, ranks, device, log, progress)
+        report = train(model, train_config, sampler, model_config.context_tokens, ranks, device, log, progress,
+                       snapshots=snapshots)  # fmt: skip
     return model, report
 
 
