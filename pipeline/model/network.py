@@ -35,6 +35,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.embedding import BigramHash, projection_between, smear_of
 from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap
+from pipeline.model.loss import mean_nats
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
@@ -87,6 +88,11 @@ class LoopedUNet(nn.Module):
         """Return float32 logits (..., V) of what `hidden` returns, soft-capped."""
         z_BTV = F.linear(hidden, self.token_embedding.weight)
         return softcap(z_BTV.float(), self.config.logit_softcap)
+
+    def mean_nats(self, input_ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the mean nats per target, differentiable, without logits of more than a few rows in memory."""
+        hidden_BTD = self.hidden(input_ids_BT)
+        return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, self.config.logit_softcap)
 
     def hidden(self, input_ids_BT: Tensor) -> Tensor:
         """Return the final states (B, T, embedding_dim) that the head reads: normed, projected where widths differ."""
