@@ -14,33 +14,28 @@ Checked by: tests/training/test_loop.py, tests/training/test_ranks.py.
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.checks import FairwayError, require
 from pipeline.data.batches import SequenceSampler
+from pipeline.model.network import LoopedUNet
 from pipeline.optim.groups import build_adamw, parameter_groups
 from pipeline.optim.lr_schedule import budget_progress, lr_scale, momentum_at
 from pipeline.optim.muon import Muon
 from pipeline.progress import Log, Progress
+from pipeline.training.backward import Backward, build_backward, gradients_of, warm_up
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import Ranks, average_over_ranks, share_from_rank_zero
 
 Clock = Callable[[], float]
-Backward = Callable[[Tensor], Tensor]
-"""Adds a rank's gradients of the mean nats per target of tokens (B, T + 1) and returns that mean, detached."""
 
 
 class DivergenceError(FairwayError):
     """The loss or the gradient stopped being a number."""
-
-
-class DeviceMemoryError(FairwayError):
-    """A forward or backward pass does not fit into the GPU's memory."""
 
 
 class TrainReport(NamedTuple):
@@ -137,8 +132,8 @@ def train(
 ) -> TrainReport:
     """Train `model` in place until the step or the wall-clock budget is spent.
 
-    `model` maps ids (B, T) to fp32 logits (B, T, V). Every rank calls this inside its process group; weights start
-    as rank 0's. Rank 0 logs and reports progress. Step n reads the sampler's batch n, whatever the world size.
+    `model` maps ids and targets (B, T) to their mean nats. Every rank calls this inside its process group; weights
+    start as rank 0's. Rank 0 logs and reports progress. Step n reads the sampler's batch n, whatever the world size.
     Raises ValueError when the batch does not divide into sequences over ranks, DivergenceError when the loss or the
     gradient is no longer finite, DeviceMemoryError when a pass does not fit into the GPU.
     """
@@ -148,7 +143,8 @@ def train(
     model.to(device).train()
     share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
     optimizers = _build_optimizers(model, config)
-    backward = _build_backward(model, config, device)
+    backward = build_backward(model, device, bf16=config.precision == "bf16", compiled=config.compile,
+                              micro_batch_sequences=config.micro_batch_sequences)  # fmt: skip
 
     def fetch(step: int) -> Tensor:
         batch_BT = sampler.batch(step, batch_sequences, ranks.rank, ranks.world_size)
@@ -157,7 +153,7 @@ def train(
 
     batch_BT, step, seconds, broken_at = fetch(0), 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if config.compile:
-        _warm_up(model, backward, batch_BT, ranks)
+        warm_up(cast(LoopedUNet, model), backward, batch_BT, ranks)
     budget = _Budget(config, ranks, clock)
     while not budget.is_spent(step, seconds):
         scale = _set_schedule(optimizers, config, step, seconds)
@@ -220,62 +216,18 @@ def _set_schedule(optimizers: list[torch.optim.Optimizer], config: TrainConfig, 
     return scale
 
 
-def _build_backward(model: nn.Module, config: TrainConfig, device: torch.device) -> Backward:
-    """Return the function that runs a rank's share of a batch forward and backward, micro batch by micro batch."""
-
-    def mean_nats(tokens_BT: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits_BTV = model(tokens_BT[:, :-1])
-        return F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
-
-    part_loss = torch.compile(mean_nats, fullgraph=True, dynamic=False) if config.compile else mean_nats
-
-    def backward(tokens_BT: Tensor) -> Tensor:
-        parts = tokens_BT.split(config.micro_batch_sequences or len(tokens_BT))
-        total_loss = torch.zeros((), device=device)
-        try:
-            for part_BT in parts:
-                # Sequences are of equal length: weighted by its share of them, a part's mean adds up to the whole's.
-                loss = part_loss(part_BT) * (len(part_BT) / len(tokens_BT))
-                loss.backward()
-                total_loss += loss.detach()
-        except torch.OutOfMemoryError:
-            raise DeviceMemoryError(f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory: lower "
-                                    "train.micro_batch_sequences or raise launch.num_processes") from None  # fmt: skip
-        return total_loss
-
-    return backward
-
-
-def _warm_up(model: nn.Module, backward: Backward, batch_BT: Tensor, ranks: Ranks) -> None:
-    """Compile, and open the connections between ranks, before the clock starts; weights stay as they are.
-
-    The tokens are zeros of the batch's shape: nothing is learned, so nothing has to be undone.
-    """
-    for _ in range(2):
-        loss = backward(torch.zeros_like(batch_BT))
-        average_over_ranks([loss, *_gradients(model)], ranks)
-        loss.item()
-        model.zero_grad(set_to_none=True)
-
-
 def _training_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], backward: Backward, batch_BT: Tensor,
                    grad_clip: float, ranks: Ranks) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run one step on this rank's share of the batch; return the global loss and gradient norm, on the device."""
     loss = backward(batch_BT)
-    average_over_ranks([loss, *_gradients(model)], ranks)
-    norm = torch.nn.utils.get_total_norm(_gradients(model))
+    average_over_ranks([loss, *gradients_of(model)], ranks)
+    norm = torch.nn.utils.get_total_norm(gradients_of(model))
     if grad_clip > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
     for optimizer in optimizers:
         optimizer.step()
     model.zero_grad(set_to_none=True)
     return loss, norm
-
-
-def _gradients(model: nn.Module) -> list[Tensor]:
-    """Return the gradients that the backward pass left."""
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def _require_unbroken(broken_at: int) -> None:
