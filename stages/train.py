@@ -72,7 +72,8 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
 
     device = resolve_device(params.launch.device, ranks.local_rank)
     note = f"{device} x{ranks.world_size}, seed {seed}"
-    stage = Stage("train", vars(params), [path_of("manifest")], ranks.rank, note)
+    sections = {**vars(params), "launch": params.launch.result_settings()}
+    stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note)
     vocab_size = read_json(path_of("manifest"))["vocab_size"]
     require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
@@ -81,7 +82,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     try:
         with stage.progress("train", "steps") as progress, snapshots or nullcontext():
             model, result = train_from_shards(params.model, params.train, path_of("train_shards"), seed, ranks, device,
-                                              lines.append, progress, snapshots)  # fmt: skip
+                                              lines.append, progress, params.launch.attention, snapshots)  # fmt: skip
     except StoppedError as stop:
         stage.log(f"train: {stop}")
         sys.exit(stop.exit_code)
@@ -108,7 +109,7 @@ def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.
 
     if params.launch.snapshot_seconds is None:
         return None
-    launch = {"num_processes": ranks.world_size, "device": device.type, "attention": params.launch.attention}
+    launch = {**params.launch.result_settings(), "num_processes": ranks.world_size, "device": device.type}
     identity = {
         "seed": seed, "model": asdict(params.model), "train": asdict(params.train), "launch": launch,
         "manifest_sha256": next(iter(stage.provenance["inputs_sha256"].values()), None), "torch": version("torch"),

@@ -35,6 +35,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
 from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap
+from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
@@ -79,9 +80,20 @@ class LoopedUNet(nn.Module):
         self.unread = UnreadTensors(config.unread)
         self.readers = readers_by_slot(config, self.schedule)
 
-    def forward(self, input_ids_BT: Tensor) -> Tensor:
-        """Return float32 logits (B, T, V) of the token after each position; any T of at least 1."""
-        return self.logits(self.hidden(input_ids_BT))
+    def forward(self, input_ids_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+        """Return float32 logits (B, T, V) of the token after each position; any T of at least 1.
+
+        With targets return their mean nats instead, differentiable, without a full tensor of logits.
+        """
+        hidden_BTD = self.hidden(input_ids_BT)
+        if targets_BT is None:
+            return self.logits(hidden_BTD)
+        return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, self.config.logit_softcap)
+
+    def target_nats(self, input_ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the nats of every target (B, T), without a gradient or a full tensor of logits."""
+        return target_nats(self.hidden(input_ids_BT), self.token_embedding.weight, targets_BT,
+                           self.config.logit_softcap)  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits (..., V) of what `hidden` returns, soft-capped."""

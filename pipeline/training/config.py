@@ -144,8 +144,8 @@ class TrainConfig:
     """Running average of the weights, which takes their place at the end; null keeps the last weights."""
     quantization: FakeQuantConfig | NoiseConfig | None
     """Training for the grid of the artifact; null is off."""
-    document_aware: bool
-    """Order the data by document: sequences begin where documents do."""
+    document_bos_id: int | None
+    """Sequences begin where documents do, at this token id (`bos_id` of the data manifest); null is off."""
     precision: Literal["bf16", "fp32"]
     """Autocast dtype of the forward pass; weights and optimizer stay fp32."""
     compile: bool

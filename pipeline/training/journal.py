@@ -3,7 +3,7 @@
 Checked by: tests/training/test_loop.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
@@ -23,6 +23,8 @@ class TrainReport(NamedTuple):
     """Mean nats per target of the last global batch, before its update."""
     curve: list[dict[str, float]]
     """One row per log line: step, loss, lr_scale, seconds, tokens."""
+    regime: dict[str, Any]
+    """What was done to the weights besides: `average` and `averaged_weights`, `quantization` and `quantized_steps`."""
 
 
 class Journal:
@@ -55,11 +57,13 @@ class Journal:
         if self.speaks:
             self.progress(step, expected_steps, f"loss {self.curve[-1]['loss']:.3f}")
 
-    def close(self, expected_steps: int) -> TrainReport:
-        """Say whether the clock ended the run, and return the report."""
+    def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainReport:
+        """Say whether the clock ended the run and what the regime did, and return the report."""
         last, max_steps = self.curve[-1], self.config.max_steps
         step = int(last["step"])
         if max_steps is None or step < max_steps:
             self.say(f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
                      f"step:{step}/{max_steps or expected_steps}")  # fmt: skip
-        return TrainReport(step, last["seconds"], int(last["tokens"]), last["loss"], self.curve)
+        if regime:
+            self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
+        return TrainReport(step, last["seconds"], int(last["tokens"]), last["loss"], self.curve, regime)

@@ -25,3 +25,7 @@ class LaunchConfig:
                 "auto or at least 1")  # fmt: skip
         require(self.snapshot_seconds is None or self.snapshot_seconds > 0, "snapshot_seconds", self.snapshot_seconds,
                 "null or above 0")  # fmt: skip
+
+    def result_settings(self) -> dict[str, object]:
+        """Return the settings that a trained checkpoint depends on."""
+        return {"num_processes": self.num_processes, "device": self.device, "attention": self.attention}

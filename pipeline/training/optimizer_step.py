@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pipeline.optim.groups import build_adamw, parameter_groups
 from pipeline.optim.muon import Muon
+from pipeline.training.backward import Backward
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import Ranks, average_over_ranks
 from pipeline.training.sharded_muon import ShardedMuon
@@ -27,7 +28,7 @@ class OptimizerStep:
     """The optimizers of a model and the step that they take together, on every rank."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, ranks: Ranks) -> None:
-        """Build AdamW and, for a model that has matrices, Muon; each group remembers its peak learning rate."""
+        """Build AdamW and, for a model that has matrices, Muon; each group remembers its peak rate and decay."""
         groups = parameter_groups(model)
         self.ranks, self.grad_clip = ranks, config.grad_clip
         self.matrices, self.others = groups.matrices, [*groups.tables, *groups.controls]
@@ -39,7 +40,14 @@ class OptimizerStep:
             self.optimizers.append(_build_muon(groups.matrices, config, ranks))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["peak_lr"] = group["lr"]
+                group["peak_lr"], group["peak_decay"] = group["lr"], group["weight_decay"]
+
+    def take(self, backward: Backward, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a whole step on this rank's share of the batch; return the global loss and gradient norm."""
+        loss = backward(batch_BT)
+        norm = self.average_gradients(loss)
+        self.update(norm)
+        return loss, norm
 
     @torch.no_grad()
     def average_gradients(self, loss: Tensor) -> Tensor:
@@ -71,7 +79,8 @@ def _build_muon(matrices: list[nn.Parameter], config: TrainConfig, ranks: Ranks)
     """Return Muon, sharded when there are several ranks."""
     settings: dict[str, Any] = {
         "lr": config.matrix_lr, "momentum": config.muon_momentum_start, "weight_decay": config.weight_decay,
-        "newton_schulz": "classic", "newton_schulz_steps": config.newton_schulz_steps, "normalize_rows": False,
+        "newton_schulz": config.newton_schulz, "newton_schulz_steps": config.newton_schulz_steps,
+        "normalize_rows": config.normalize_rows,
     }  # fmt: skip
     if ranks.world_size == 1:
         return Muon(matrices, **settings)

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.model.attention import LONGEST_PRODUCTS_TOKENS, attend, attend_by_products, attend_with_repeated_groups
+from pipeline.model.attention import (
+    LONGEST_PRODUCTS_TOKENS,
+    PRODUCTS_BLOCK_TOKENS,
+    attend,
+    attend_by_products,
+    attend_with_repeated_groups,
+)
 from pipeline.model.embedding import bigram_bucket
 from pipeline.model.mlp import squared_leaky_relu
 from pipeline.model.network import build
@@ -102,7 +108,8 @@ def test_bfloat16_autocast_is_causal_and_close():
 
 def test_attention_by_products_equals_the_library_kernel():
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, heads, 40, 16, generator=generator).requires_grad_() for heads in (6, 3, 3))
+    num_tokens = 2 * PRODUCTS_BLOCK_TOKENS + 9
+    q, k, v = (torch.randn(2, heads, num_tokens, 16, generator=generator).requires_grad_() for heads in (6, 3, 3))
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     got = attend_by_products(q, k, v)
     cotangent = torch.randn(expected.shape, generator=generator)
@@ -136,7 +143,7 @@ def test_long_contexts_never_hold_all_scores_in_memory():
         with Watch():
             attend(q, k, v)
     short, long = largest.values()
-    assert short == 4 * LONGEST_PRODUCTS_TOKENS**2
+    assert short == 4 * PRODUCTS_BLOCK_TOKENS * LONGEST_PRODUCTS_TOKENS
     assert long <= 16 * LONGEST_PRODUCTS_TOKENS * 8
 
 

@@ -76,8 +76,8 @@ def test_the_reserve_ends_training_early() -> None:
 def test_rates_and_decays_follow_the_settings() -> None:
     """Each group keeps its own peaks; a second call starts from them, not from what the first left."""
     weights = [nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
-    groups = [{"params": [weights[0]], "lr": 0.5, "peak_lr": 0.5, "weight_decay": 0.1},
-              {"params": [weights[1]], "lr": 0.2, "peak_lr": 0.2, "weight_decay": 0.0}]  # fmt: skip
+    groups = [{"params": [weights[0]], "lr": 0.5, "peak_lr": 0.5, "peak_decay": 0.1},
+              {"params": [weights[1]], "lr": 0.2, "peak_lr": 0.2, "peak_decay": 0.0}]  # fmt: skip
     optimizer = torch.optim.SGD(groups)
     config = train_config(**EVERYTHING)
     for step, rate, decay in [(30, 0.55, 0.75), (39, 0.145, 0.525), (10, 1.0, 1.0)]:

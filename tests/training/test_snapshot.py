@@ -87,15 +87,14 @@ def test_a_run_stopped_again_and_again(tmp_path: Path) -> None:
 
 
 class _Noisy(nn.Module):
-    """The tiny model with noise on its logits, drawn from torch's own generator."""
+    """The tiny model with a noisy loss, drawn from torch's own generator."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = build(MODEL, seed=0)
 
-    def forward(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
-        logits_BTV = self.inner(input_ids_BT)
-        return logits_BTV + torch.randn_like(logits_BTV)
+    def forward(self, input_ids_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+        return self.inner(input_ids_BT, targets_BT) * torch.rand(())
 
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def train_config(**changes: Any) -> TrainConfig:
         "newton_schulz_steps": 5, "newton_schulz": "classic", "normalize_rows": False,
         "adam_beta1": 0.9, "adam_beta2": 0.95, "weight_decay": 0.04, "weight_decay_end_frac": 1.0, "grad_clip": 0.3,
         "loop_stages": None, "all_loops_every_steps": None, "average": None, "quantization": None,
-        "document_aware": False, "precision": "fp32", "compile": False, "log_every_steps": 5,
+        "document_bos_id": None, "precision": "fp32", "compile": False, "log_every_steps": 5,
     }  # fmt: skip
     if (changes.get("max_steps") or 12) <= 2:
         values["warmdown_frac"] = None  # so short a run has no room for one
