@@ -101,18 +101,16 @@ def train(
     optimizer_step = OptimizerStep(model, config, ranks)
     backward = build_backward(model, device, bf16=config.precision == "bf16", compiled=config.compile,
                               micro_batch_sequences=config.micro_batch_sequences)  # fmt: skip
-    if config.compile:
-        shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
-        for loops in regime.loop_counts():
-            regime.set_loops(loops)
-            warm_up(cast(LoopedUNet, model), backward, shape_BT, device, optimizer_step.average_gradients)
+    shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
+    for loops in regime.loop_counts() if config.compile else ():
+        regime.set_loops(loops)
+        warm_up(cast(LoopedUNet, model), backward, shape_BT, device, optimizer_step.average_gradients)
     step, seconds, broken_at = 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if snapshots is not None:
         optimizers = {f"optimizer_{i}": optimizer for i, optimizer in enumerate(optimizer_step.optimizers)}
         step, seconds, journal.curve = snapshots.restore({"model": model, **optimizers, "regime": regime})
     stream = BatchStream(sampler, step, batch_sequences, ranks.rank, ranks.world_size, device)
-    budget = _Budget(config, ranks, clock, seconds)
-    batch_BT = stream.next()
+    budget, batch_BT = _Budget(config, ranks, clock, seconds), stream.next()
     while not budget.is_spent(step, seconds):
         settings = settings_at(config, step, seconds)
         _set_schedule(optimizer_step.optimizers, settings)
