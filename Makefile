@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: .venv demo test lint clean
+.PHONY: .venv demo test test-slow gpu-check lint clean
 
 .venv: .venv/.complete
 
@@ -20,6 +20,12 @@ demo: .venv
 
 test: .venv
 	pytest -m "not slow and not gpu"
+
+test-slow: .venv
+	pytest -m slow
+
+gpu-check: .venv
+	python -m benchmarks.gpu_check
 
 lint: .venv
 	ruff check .

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROOT = Path("artifacts")
+STATE = ROOT / "state"
+"""Snapshots of runs that have not ended: no stage's output, because DVC removes those when a stage starts."""
 CACHE = Path(".cache")
 """Downloads, outside of DVC's outs: they survive `dvc repro --force` and are shared by all runs of a checkout."""
 

@@ -38,7 +38,7 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
             f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size and data.tokenizer_model to the "
             "checkpoint's and run `dvc repro prepare`")  # fmt: skip
     changes = _write_model_section(Path(params_path), plain_model_section(community.config))
-    sections = {"model": community.config, "train": params.train, "launch": params.launch}
+    sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     stage = Stage("import_checkpoint", sections, [checkpoint, path_of("manifest")], 0, f"{checkpoint}, seed {seed}")
     for line in [*notes, *changes]:
         stage.log(line)

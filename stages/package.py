@@ -38,6 +38,7 @@ def package(params_path: str) -> None:
     recipe = Recipe(
         seed=params.seeds[0],
         device=params.launch.device,
+        attention=params.launch.attention,
         **{name: getattr(params, name) for name in ("model", "train", "calibrate", "quantize", "size", "evaluate")},
     )
     source = record_source(recipe, ROOT)

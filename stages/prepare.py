@@ -10,7 +10,8 @@ from stages.console import Stage, params_option
 def prepare(params_path: str) -> None:
     """Turn a corpus into a SentencePiece tokenizer, train and val shards, a byte table and a manifest.
 
-    Reads section `data`. Documents go to val by a hash of their content. Writes artifacts/data/.
+    Reads section `data`. Documents go to val by a hash of their content; published shards come with their own split
+    and stay in data.fineweb.folder. Writes artifacts/data/.
     """
     from pipeline.artifacts import CACHE, path_of
     from pipeline.config import load_params
@@ -18,7 +19,7 @@ def prepare(params_path: str) -> None:
 
     config = load_params(params_path, ["data"]).data
     stage = Stage("prepare", {"data": config}, [], rank=0, note=f"source {config.source}")
-    with stage.progress("prepare", "documents") as progress:
+    with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
     stage.summary(

@@ -1,6 +1,9 @@
 """`fairway train`: shards -> float checkpoint, report, curve, log."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import click
@@ -9,28 +12,42 @@ from pipeline.checks import FairwayError
 from stages.console import Stage, params_option, seed_option
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.config import Params
     from pipeline.training.launch import Ranks
+    from pipeline.training.snapshot import Snapshots
 
 
 @click.command()
 @seed_option
 @params_option
-def train(seed: int, params_path: str) -> None:
+@click.option("--dry-run", is_flag=True, help="Print the schedule as a table and train nothing.")
+@click.option("--step-ms", type=float, help="Assumed milliseconds per step of a dry run; a clock budget needs it.")
+def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> None:
     """Train the float checkpoint of one seed: Muon on matrices, AdamW on the rest.
 
     Reads sections `model`, `train`, `launch` and the train shards. With launch.num_processes above 1 it runs itself
     under torchrun; started by torchrun (several machines), it joins that group. Writes artifacts/seeds/SEED/train/.
+    Stopped by Ctrl-C (exit code 130) or SIGTERM (143), or killed, it continues from its last snapshot when run again.
     """
     from pipeline.config import load_params
-    from pipeline.training.launch import current_ranks, torchrun
+    from pipeline.training.launch import StoppedError, current_ranks, resolve_processes, torchrun
+    from pipeline.training.schedule_table import schedule_table
 
     params = load_params(params_path, ["model", "train", "launch"])
+    if dry_run:
+        click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
+        return
     ranks = current_ranks()
+    num_processes = resolve_processes(params.launch.num_processes, params.launch.device)
     if ranks.world_size > 1:
         _train_under_torchrun(params, seed, ranks)
-    elif params.launch.num_processes > 1:
-        torchrun("stages.cli", ["train", "--seed", str(seed), "--params", params_path], params.launch.num_processes)
+    elif num_processes > 1:
+        try:
+            torchrun("stages.cli", ["train", "--seed", str(seed), "--params", params_path], num_processes)
+        except StoppedError as stop:
+            sys.exit(stop.exit_code)  # rank 0 has said where
     else:
         _train_rank(params, seed, ranks)
 
@@ -50,27 +67,51 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
     from pipeline.files import write_bytes
-    from pipeline.training.launch import resolve_device
+    from pipeline.training.launch import StoppedError, resolve_device
     from pipeline.training.run import curve_csv, train_from_shards, train_report
 
     device = resolve_device(params.launch.device, ranks.local_rank)
     note = f"{device} x{ranks.world_size}, seed {seed}"
-    stage = Stage("train", vars(params), [path_of("manifest")], ranks.rank, note)
+    sections = {**vars(params), "launch": params.launch.result_settings()}
+    stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note)
     vocab_size = read_json(path_of("manifest"))["vocab_size"]
     require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
     lines: list[str] = []
-    with stage.progress("train", "steps") as progress:
-        model, result = train_from_shards(
-            params.model, params.train, path_of("train_shards"), seed, ranks, device, lines.append, progress
-        )
+    snapshots = _open_snapshots(params, seed, ranks, device, stage, lines)
+    try:
+        with stage.progress("train", "steps") as progress, snapshots or nullcontext():
+            model, result = train_from_shards(params.model, params.train, path_of("train_shards"), seed, ranks, device,
+                                              lines.append, progress, params.launch.attention, snapshots)  # fmt: skip
+    except StoppedError as stop:
+        stage.log(f"train: {stop}")
+        sys.exit(stop.exit_code)
     if ranks.rank == 0:
-        save_checkpoint(path_of("checkpoint", seed=seed), model, params.model, {"seed": seed})
+        save_checkpoint(path_of("checkpoint", seed=seed), model, params.model, {"seed": seed, **result.regime})
         report = train_report(model, result, seed, device, ranks)
-        write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
+        resumed = {"resumed_at_steps": snapshots.resumed_at_steps if snapshots else []}
+        write_json(path_of("train_report", seed=seed), {**report, **resumed, "provenance": stage.provenance})
         write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())
         write_bytes(path_of("train_log", seed=seed), ("\n".join(lines) + "\n").encode())
+    if snapshots:
+        snapshots.discard()
     stage.summary(
         f"train: seed {seed}, {result.steps} steps, {result.tokens:,} tokens, loss {result.final_train_loss:.4f} nats",
         f"       {result.tokens / result.seconds:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
     )
+
+
+def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.device", stage: Stage,
+                    lines: list[str]) -> "Snapshots | None":  # fmt: skip
+    """Return the snapshots of exactly this run: equal parameters, shards, processes, device and torch."""
+    from pipeline.artifacts import STATE
+    from pipeline.training.snapshot import Snapshots
+
+    if params.launch.snapshot_seconds is None:
+        return None
+    launch = {**params.launch.result_settings(), "num_processes": ranks.world_size, "device": device.type}
+    identity = {
+        "seed": seed, "model": asdict(params.model), "train": asdict(params.train), "launch": launch,
+        "manifest_sha256": next(iter(stage.provenance["inputs_sha256"].values()), None), "torch": version("torch"),
+    }  # fmt: skip
+    return Snapshots(STATE / f"train-{seed}", identity, params.launch.snapshot_seconds, ranks, device, lines, stage.log)

@@ -11,6 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+DEFAULTS = {
+    "use_smear_gate": False, "bigram_buckets": 0, "bigram_dim": 128, "ve_enabled": False, "ve_dim": 128, "ve_last_n": 2,
+    "xsa_last_n": 7,
+}  # fmt: skip
+
 
 def unit(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
@@ -20,7 +25,7 @@ def rotate(x_BHTE: Tensor, base: float) -> Tensor:
     """Rotate the first 2 * floor(E / 4) dims with the first floor(E / 4) frequencies of base^(-2i / E)."""
     head_dim, num = x_BHTE.shape[-1], x_BHTE.shape[-1] // 4
     angle_TE = torch.outer(torch.arange(x_BHTE.shape[-2]).float(), base ** (-2.0 * torch.arange(num) / head_dim))
-    cos, sin = angle_TE.cos(), angle_TE.sin()
+    cos, sin = angle_TE.cos().to(x_BHTE.dtype), angle_TE.sin().to(x_BHTE.dtype)
     a, b, rest = x_BHTE[..., :num], x_BHTE[..., num : 2 * num], x_BHTE[..., 2 * num :]
     return torch.cat([a * cos + b * sin, b * cos - a * sin, rest], dim=-1)
 
@@ -52,33 +57,43 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, dim: int, mult: int) -> None:
+    def __init__(self, dim: int, mult: float) -> None:
         super().__init__()
-        self.fc = nn.Linear(dim, dim * mult, bias=False)
-        self.proj = nn.Linear(dim * mult, dim, bias=False)
+        self.fc = nn.Linear(dim, int(dim * mult), bias=False)
+        self.proj = nn.Linear(int(dim * mult), dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(F.relu(self.fc(x)) ** 2)
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, heads: int, kv_heads: int, mult: int, base: float) -> None:
+    def __init__(self, dim: int, heads: int, kv_heads: int, mult: float, base: float) -> None:
         super().__init__()
         self.attn, self.mlp = Attention(dim, heads, kv_heads, base), MLP(dim, mult)
 
 
+def table_with_projection(rows: int, width: int, out: int) -> nn.ModuleDict:
+    """Return a table and, where the widths differ, its projection; nothing for a table without rows."""
+    parts = {"table": nn.Embedding(rows, width)} if rows else {}
+    return nn.ModuleDict({**parts, "proj": nn.Linear(width, out, bias=False)} if rows and width != out else parts)
+
+
+def looked_up(parts: nn.ModuleDict, rows: Tensor) -> Tensor:
+    x = parts["table"](rows)
+    return parts["proj"](x) if "proj" in parts else x
+
+
 class PervisitOracle(nn.Module):
-    """Built from the published constructor's arguments; only what the fixtures use."""
+    """Built from the published constructor's arguments."""
 
     def __init__(self, config: dict) -> None:
         super().__init__()
-        self.published = c = SimpleNamespace(**{"xsa_last_n": 7, **config})
+        self.published = c = SimpleNamespace(**{**DEFAULTS, **config})
         args = (c.model_dim, c.num_heads, c.num_kv_heads, c.mlp_mult, c.rope_base)
         self.visits = c.num_flat_blocks + c.num_crawler_blocks * c.crawler_loops
         self.tok_emb = nn.Embedding(c.vocab_size, c.model_dim)
-        self.bigram = nn.ModuleDict({"table": nn.Embedding(c.bigram_buckets, c.bigram_dim),
-                                     "proj": nn.Linear(c.bigram_dim, c.model_dim, bias=False)})  # fmt: skip
-        self.smear = nn.ParameterDict({"gate": torch.zeros(c.model_dim)})
+        self.bigram = table_with_projection(c.bigram_buckets, c.bigram_dim, c.model_dim)
+        self.smear = nn.ParameterDict({"gate": torch.zeros(c.model_dim)} if c.use_smear_gate else {})
         self.flat_blocks = nn.ModuleList(Block(*args) for _ in range(c.num_flat_blocks))
         self.crawler_blocks = nn.ModuleList(Block(*args) for _ in range(c.num_crawler_blocks))
         self.attn_scales = nn.Parameter(torch.ones(self.visits, c.model_dim))
@@ -87,9 +102,8 @@ class PervisitOracle(nn.Module):
         self.skip_weights = nn.Parameter(torch.ones(c.num_flat_blocks, c.model_dim))
         self.crawler_residual_scales = nn.ParameterList(torch.tensor(1.0) for _ in range(c.crawler_loops))
         kv_dim = c.model_dim // c.num_heads * c.num_kv_heads
-        self.ve = nn.ModuleDict({"table": nn.Embedding(c.vocab_size, c.ve_dim),
-                                 "proj": nn.Linear(c.ve_dim, kv_dim, bias=False)})  # fmt: skip
-        self.ve.scales = nn.ParameterList(torch.ones(1) for _ in range(c.ve_last_n))
+        self.ve = table_with_projection(c.vocab_size if c.ve_enabled else 0, c.ve_dim, kv_dim)
+        self.ve.scales = nn.ParameterList(torch.ones(1) for _ in range(c.ve_last_n * c.ve_enabled))
         looped = range(c.num_flat_blocks, c.num_flat_blocks + c.num_crawler_blocks)
         self.schedule = SimpleNamespace(looped=frozenset(looped))
         self.config = SimpleNamespace(vocab_size=c.vocab_size, context_tokens=1024)
@@ -101,15 +115,19 @@ class PervisitOracle(nn.Module):
     def visit(self, block: nn.Module, number: int, x: Tensor, x0: Tensor, ids: Tensor, exclusive: bool) -> Tensor:
         c = self.published
         ve_slot = number - (self.visits - c.ve_last_n)
-        ve = self.ve.scales[ve_slot] * self.ve["proj"](self.ve["table"](ids)) if ve_slot >= 0 else None
+        ve = self.ve.scales[ve_slot] * looked_up(self.ve, ids) if c.ve_enabled and ve_slot >= 0 else None
         x = self.resid_mixes[number, 0] * x + self.resid_mixes[number, 1] * x0
         x = x + self.attn_scales[number] * block.attn(unit(x), ve, exclusive)
         return x + self.mlp_scales[number] * block.mlp(unit(x))
 
     def embed(self, ids: Tensor) -> Tensor:
-        previous = F.pad(ids[:, :-1], (1, 0))
-        buckets = (previous * 92821 + ids) % self.published.bigram_buckets
-        x = unit(self.tok_emb(ids) + self.bigram["proj"](self.bigram["table"](buckets)))
+        c, x = self.published, self.tok_emb(ids)
+        if c.bigram_buckets:
+            previous = F.pad(ids[:, :-1], (1, 0))
+            x = x + looked_up(self.bigram, (previous * 92821 + ids) % c.bigram_buckets)
+        x = unit(x)
+        if not c.use_smear_gate:
+            return x
         gate = torch.sigmoid(self.smear["gate"])
         return (1 - gate) * x + gate * F.pad(x[:, :-1], (0, 0, 1, 0))
 

@@ -49,18 +49,22 @@ class Unrolled:
                     buckets.append(((ids[t - 1] if t else 0) * 92821 + token) % c.bigram.buckets)
             pairs = self.projected(self.w["bigram.table.weight"][buckets], "bigram.projection")
             x = x + (self.w["bigram.scale"] * pairs if c.bigram.scaled else pairs)
+        kind = None if c.smear is None else c.smear.kind
+        x = self.smeared(x, kind) if kind == "token" else x
         x = self.projected(_norm(x), "embedding_projection")
-        if c.smear is None:
-            return x
+        return self.smeared(x, kind) if kind == "channel" else x
+
+    def smeared(self, x, kind):
         rows = []
         for t in range(len(x)):
             before = x[t - 1] if t else torch.zeros_like(x[0])
-            if c.smear.kind == "channel":
+            if kind == "channel":
                 g = torch.sigmoid(self.w["smear.gate"])
                 rows.append((1 - g) * x[t] + g * before)
             else:
-                g = torch.sigmoid(self.w["smear.open.weight"][0] @ x[t][: c.smear.width])
-                rows.append(x[t] if ids[t] == c.smear.bos_id else x[t] + self.w["smear.strength"] * g * before)
+                g = torch.sigmoid(self.w["smear.open.weight"][0] @ x[t][: self.c.smear.width])
+                begins = self.ids[t] == self.c.smear.bos_id
+                rows.append(x[t] if begins else x[t] + self.w["smear.strength"] * g * before)
         return torch.stack(rows)
 
     def added_value(self, block, visit):

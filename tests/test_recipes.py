@@ -34,10 +34,10 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 def reduced(name: str) -> ModelConfig:
-    """Return a recipe's network with heads of width 8 and small tables, everything else as it is."""
+    """Return a recipe's network with heads of width 8 and small tables; context and everything else as it is."""
     values = section_values(RECIPES / f"{name}.yaml", "model")
     width = 8 * values["attention"]["num_heads"]
-    values.update(vocab_size=64, context_tokens=32, model_dim=width, embedding_dim=width, unread={})
+    values.update(vocab_size=64, model_dim=width, embedding_dim=width, unread={})
     values["rope"].update(dims=4, frequency_dims=8 if values["rope"]["frequency_dims"] else None)
     for part in ("bigram", "value_embedding"):
         if values[part]:
@@ -125,16 +125,56 @@ def test_a_step_forward_and_backward_at_reduced_width(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_later_tokens_and_other_sequences_change_nothing(name: str):
+def test_later_tokens_and_other_sequences_change_no_bit(name: str):
     model = roused(reduced(name))
-    ids_BT = torch.randint(64, (3, 32), generator=torch.Generator().manual_seed(3))
+    ids_BT = random_ids(3, 32)
     logits_BTV = model(ids_BT)
     later_BT = ids_BT.clone()
-    later_BT[:, 20] = (later_BT[:, 20] + 1) % 64
+    later_BT[:, 20:] = (later_BT[:, 20:] + 1) % 64
     assert torch.equal(model(later_BT)[:, :20], logits_BTV[:, :20])
     assert not torch.equal(model(later_BT)[:, 20:], logits_BTV[:, 20:])
-    # Another batch size may sum products in another order, another length may block them otherwise.
-    assert torch.allclose(model(ids_BT[1:2, :25])[0], logits_BTV[1, :25], atol=1e-4)
+    others_BT = ids_BT.flip(1)
+    others_BT[1] = ids_BT[1]
+    assert torch.equal(model(others_BT)[1], logits_BTV[1])
+    assert not torch.equal(model(others_BT)[2], logits_BTV[2])
+
+
+ROUNDING = 1e-12
+"""Other shapes add up in another order: what float64 leaves of that in final states of size one, with room."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_batch_size_padding_and_truncation_change_nothing_but_rounding(name: str):
+    model = roused(reduced(name)).double()
+    ids_BT = random_ids(3, 40)
+    alone_BTD = model.hidden(ids_BT[1:2])
+    assert (model.hidden(ids_BT)[1:2] - alone_BTD).abs().max() < ROUNDING
+    assert (model.hidden(ids_BT[1:2, :25]) - alone_BTD[:, :25]).abs().max() < ROUNDING
+    assert padding_moves(model, ids_BT[1:2], 24) < ROUNDING
+    assert padding_moves(model, ids_BT[1:2], 1060) < ROUNDING
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if model_config(name).rope.base_tokens is not None])
+@torch.no_grad()
+def test_a_rotary_base_that_follows_the_tensor_would_be_noticed(name: str):
+    model = roused(reduced(name)).double()
+    model.rotary.base_tokens = 32
+    model.set_context(32)
+    ids_BT = random_ids(1, 30)
+    assert padding_moves(model, ids_BT, 30) < ROUNDING
+    model.rotary.register_forward_pre_hook(lambda rotary, args: rotary.set_context(*args))
+    assert padding_moves(model, ids_BT, 30) > 1e-3
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(64, shape, generator=torch.Generator().manual_seed(3))
+
+
+def padding_moves(model: LoopedUNet, ids_BT: torch.Tensor, num_tokens: int) -> float:
+    """Return how far tokens appended on the right move the final states before them."""
+    padded_BTD = model.hidden(F.pad(ids_BT, (0, num_tokens)))
+    return (padded_BTD[:, : ids_BT.size(1)] - model.hidden(ids_BT)).abs().max().item()
 
 
 @pytest.mark.parametrize("name", NAMES)

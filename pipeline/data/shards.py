@@ -65,9 +65,18 @@ def open_shards(paths: Sequence[Path], vocab_size: int, *, check_ids: bool = Tru
 
 
 def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
-    """Return the split's shards in `directory` and one level below, sorted; ShardError when there is none."""
+    """Return the split's shards in `directory` and one level below, sorted; ShardError when there is none.
+
+    A file `<split>_shards.txt` beside or instead of them names shards kept elsewhere, a path per line, relative to it.
+    """
+
+    def named(pattern: str) -> list[Path]:
+        return sorted([*directory.glob(pattern), *directory.glob(f"*/{pattern}")])
+
     pattern = f"*{split}_*.bin"
-    paths = sorted([*directory.glob(pattern), *directory.glob(f"*/{pattern}")])
+    paths = named(pattern)
+    for listing in named(f"{split}_shards.txt"):
+        paths += [listing.parent / line for line in listing.read_text().splitlines()]
     if not paths:
         raise ShardError(
             f"{directory}: no {split} shards ({pattern}); run `dvc repro -f prepare` or correct the folder"

@@ -1,6 +1,6 @@
 """Constructor arguments of community programs: types, published defaults, and errors in the program's own words.
 
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import difflib
@@ -42,7 +42,6 @@ COMMON_FIELDS = {
     "attention.num_heads": "num_heads",
     "attention.num_kv_heads": "num_kv_heads",
     "attention.qk_gain": "qk_gain_init",
-    "rope.dims": "rope_dims",
     "rope.base": "rope_base",
     "mlp.mult": "mlp_mult",
     "embed_init_std": "tied_embed_init_std",

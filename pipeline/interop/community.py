@@ -6,7 +6,7 @@ computed. Tensors that the program itself never reads are kept apart, under `unr
 
 Source: the layouts' modules.
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import dataclasses
@@ -59,8 +59,8 @@ def load_community(path: str | Path, layout: str, config: Mapping[str, Any], *, 
     """
     require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
     translation = LAYOUTS[layout](config)
-    tensors = {name: tensor for name, tensor in _read_tensors(Path(path)).items() if tensor.numel()}
-    tensors = translation.reshape(_without_copies(tensors, translation, Path(path)))
+    tensors = translation.reshape(_without_copies(_read_tensors(Path(path)), translation, Path(path)))
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}  # such as weights of no skips
     wanted = _wanted_tensors(translation, tensors)
     _check_fit(tensors, wanted, Path(path))
 

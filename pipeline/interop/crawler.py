@@ -2,7 +2,7 @@
 
 Source: the crawler programs of Parameter Golf (pull requests 1140, 1308, 1535).
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import re
@@ -53,7 +53,7 @@ CRAWLER_ARGUMENTS = ArgumentTable(
         "looped_mlp.mult": "crawler_mlp_mult", "looped_mlp.choke.dim": "crawler_mlp_choke_dim",
         "looped_mlp.choke.shape": "crawler_mlp_choke_shape", "looped_mlp.choke.groups": "crawler_mlp_choke_groups",
         "mlp.slope": "mlp_leaky_slope", "looped_mlp.slope": "crawler_mlp_leaky_slope",
-        "rope.loop_scales": "crawler_loop_rope_scales", "bigram.buckets": "bigram_vocab_size",
+        "rope.dims": "rope_dims", "rope.loop_scales": "crawler_loop_rope_scales", "bigram.buckets": "bigram_vocab_size",
         "bigram.dim": "bigram_dim", "value_embedding.dim": "ve_dim", "value_embedding.readers": "ve_layers",
         "conditioners.tap.encoder_visits": "crawler_tap_layers", "conditioners.tap.dim": "crawler_tap_dim",
         "conditioners.flow_dim": "inst_dim", "conditioners.anchor_dim": "anchor_dim",

@@ -2,7 +2,7 @@
 
 Source: Parameter Golf pull request 1579.
 Differs: nothing; the rotary base is never raised.
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Source: Parameter Golf pull requests 1394 and 1493; a checkpoint has its loops active.
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py
+Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ LOOPED_UNET_ARGUMENTS = ArgumentTable(
     fields={
         **COMMON_FIELDS,
         "schedule.unique_blocks": "num_layers", "schedule.loop_start": "loop_start, loop_end",
-        "rope.base_tokens": "train_seq_len",
+        "rope.base_tokens": "train_seq_len", "rope.dims": "rope_dims",
     },
     may_be_negative=("parallel_residual_start",),
 )  # fmt: skip

@@ -26,6 +26,9 @@ LONGEST_PRODUCTS_TOKENS = 512
 """Contexts up to which a CPU in bfloat16 keeps all scores in memory: measured, training is a third faster with them up
 to here and slower from twice this on, and their memory grows with the square."""
 
+PRODUCTS_BLOCK_TOKENS = 128
+"""Queries of one block of those products: smaller blocks multiply less in vain, larger ones run faster."""
+
 
 def exclude_own_value(y_BTHE: Tensor, v_BTGE: Tensor) -> Tensor:
     """Return head outputs without their component along the value of the same position and group."""
@@ -61,16 +64,26 @@ def attend_with_repeated_groups(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) 
 
 
 def attend_by_products(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
-    """Return the same with all scores in memory, for a CPU in bfloat16: see `LONGEST_PRODUCTS_TOKENS`."""
-    batch, num_groups, num_tokens, head_dim = k_BGTE.shape
+    """Return the same with all scores in memory, for a CPU in bfloat16: see `LONGEST_PRODUCTS_TOKENS`.
+
+    Queries go in blocks, each against the keys up to its end: few products fall into the masked future.
+    """
+    k_NTE, v_NTE = k_BGTE.flatten(0, 1), v_BGTE.flatten(0, 1)
     # Heads of a group share keys and values: stack their queries as rows of one product.
-    q_NRE = (q_BHTE * head_dim**-0.5).reshape(batch * num_groups, -1, head_dim)
-    scores_NRT = torch.bmm(q_NRE, k_BGTE.reshape(-1, num_tokens, head_dim).mT)
-    future_TT = torch.full((num_tokens, num_tokens), -torch.inf, dtype=q_BHTE.dtype).triu(1)
-    scores_NJTT = scores_NRT.unflatten(1, (-1, num_tokens)).add_(future_TT)
+    q_NJTE = (q_BHTE * q_BHTE.size(-1) ** -0.5).reshape(len(k_NTE), -1, *q_BHTE.shape[2:])
+    y_NJTE = [_attend_block(q_NJTE, k_NTE, v_NTE, start) for start in range(0, q_NJTE.size(2), PRODUCTS_BLOCK_TOKENS)]
+    return torch.cat(y_NJTE, dim=2).view(q_BHTE.shape)
+
+
+def _attend_block(q_NJTE: Tensor, k_NTE: Tensor, v_NTE: Tensor, start: int) -> Tensor:
+    q_NJSE = q_NJTE[:, :, start : start + PRODUCTS_BLOCK_TOKENS]
+    size = q_NJSE.size(2)
+    end = start + size
+    scores_NRT = torch.bmm(q_NJSE.flatten(1, 2), k_NTE[:, :end].mT)
+    future_ST = torch.full((size, end), -torch.inf, dtype=scores_NRT.dtype, device=scores_NRT.device).triu(start + 1)
     with torch.autocast("cpu", enabled=False):  # it would copy the scores to float32; the kernel sums in it anyway
-        weights_NRT = torch.softmax(scores_NJTT, dim=-1).flatten(1, 2)
-    return torch.bmm(weights_NRT, v_BGTE.reshape(-1, num_tokens, head_dim)).view(q_BHTE.shape)
+        weights_NJST = torch.softmax(scores_NRT.unflatten(1, (-1, size)).add_(future_ST), dim=-1)
+    return torch.bmm(weights_NJST.flatten(1, 2), v_NTE[:, :end]).view(q_NJSE.shape)
 
 
 class HeadGate(nn.Module):

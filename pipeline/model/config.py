@@ -132,7 +132,8 @@ class ModelConfig:
             require(ok, name, blocks, f"physical block indices below {self.schedule.num_blocks}, each once")
         smear = self.smear
         if isinstance(smear, TokenSmear):
-            require(smear.width <= self.model_dim, "smear.width", smear.width, f"at most model_dim ({self.model_dim})")
+            require(smear.width <= self.embedding_dim, "smear.width", smear.width,
+                    f"at most embedding_dim ({self.embedding_dim})")  # fmt: skip
             require(
                 smear.bos_id < self.vocab_size, "smear.bos_id", smear.bos_id, f"below vocab_size ({self.vocab_size})"
             )

@@ -2,7 +2,7 @@
 
 Axes: B batch, T position, D model width, W embedding width.
 Source: the crawler programs of Parameter Golf (pull requests 1140, 1308, 1535, 1579); the smear by token is that of
-modded-nanogpt, shut at document starts as in pull request 1855.
+modded-nanogpt (pull request 1667), shut at document starts as in pull request 1855.
 Differs: bucket numbers are computed in 64 bits, so that no vocabulary overflows them.
 Checked by: tests/model/test_network.py, tests/test_interop.py
 """
@@ -66,7 +66,10 @@ class Smear(nn.Module):
 
 
 class DocumentSmear(nn.Module):
-    """Add the predecessor's embedding through a gate that each token opens, never across a document's start."""
+    """Add the predecessor's embedding through a gate that each token opens, never across a document's start.
+
+    As published it reads and mixes embeddings before they are normed, where `Smear` mixes normed ones.
+    """
 
     def __init__(self, config: TokenSmear) -> None:
         super().__init__()
@@ -78,12 +81,12 @@ class DocumentSmear(nn.Module):
         """Return the matrices that open a gate: zero in a fresh network."""
         return [self.open]
 
-    def forward(self, x_BTD: Tensor, input_ids_BT: Tensor) -> Tensor:
+    def forward(self, x_BTW: Tensor, input_ids_BT: Tensor) -> Tensor:
         """Return `x + strength * g * x_prev`, and x itself where a document begins."""
-        gate_BT1 = self.strength * torch.sigmoid(self.open(x_BTD[..., : self.width]))
+        gate_BT1 = self.strength * torch.sigmoid(self.open(x_BTW[..., : self.width]))
         inside_BT1 = (input_ids_BT != self.bos_id).unsqueeze(-1)
-        previous_BTD = F.pad(x_BTD[:, :-1], (0, 0, 1, 0))
-        return x_BTD + (gate_BT1 * inside_BT1).to(x_BTD.dtype) * previous_BTD
+        previous_BTW = F.pad(x_BTW[:, :-1], (0, 0, 1, 0))
+        return x_BTW + (gate_BT1 * inside_BT1).to(x_BTW.dtype) * previous_BTW
 
 
 def smear_of(config: ChannelSmear | TokenSmear | None, model_dim: int) -> Smear | DocumentSmear | None:

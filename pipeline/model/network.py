@@ -32,9 +32,10 @@ from pipeline.model.block import Block, VisitControls, VisitInputs
 from pipeline.model.conditioners import build_conditioners
 from pipeline.model.conditioning import CorePass, PassConditioner
 from pipeline.model.config import ModelConfig
-from pipeline.model.embedding import BigramHash, projection_between, smear_of
+from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
 from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap
+from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
@@ -79,9 +80,20 @@ class LoopedUNet(nn.Module):
         self.unread = UnreadTensors(config.unread)
         self.readers = readers_by_slot(config, self.schedule)
 
-    def forward(self, input_ids_BT: Tensor) -> Tensor:
-        """Return float32 logits (B, T, V) of the token after each position; any T of at least 1."""
-        return self.logits(self.hidden(input_ids_BT))
+    def forward(self, input_ids_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+        """Return float32 logits (B, T, V) of the token after each position; any T of at least 1.
+
+        With targets return their mean nats instead, differentiable, without a full tensor of logits.
+        """
+        hidden_BTD = self.hidden(input_ids_BT)
+        if targets_BT is None:
+            return self.logits(hidden_BTD)
+        return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, self.config.logit_softcap)
+
+    def target_nats(self, input_ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the nats of every target (B, T), without a gradient or a full tensor of logits."""
+        return target_nats(self.hidden(input_ids_BT), self.token_embedding.weight, targets_BT,
+                           self.config.logit_softcap)  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits (..., V) of what `hidden` returns, soft-capped."""
@@ -119,6 +131,8 @@ class LoopedUNet(nn.Module):
         x = self.token_embedding(input_ids_BT)
         if self.bigram is not None:
             x = x + self.bigram(input_ids_BT)
+        if isinstance(self.smear, DocumentSmear):
+            return self.embedding_projection(rms_norm(self.smear(x, input_ids_BT)))
         x_BTD = self.embedding_projection(rms_norm(x))
         return x_BTD if self.smear is None else self.smear(x_BTD, input_ids_BT)
 

@@ -47,6 +47,7 @@ class Recipe:
 
     seed: int
     device: str
+    attention: str
     model: ModelConfig
     train: TrainConfig
     calibrate: CalibrateConfig
@@ -104,7 +105,8 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
 
 
 def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> LoopedUNet:
-    return train_from_shards(recipe.model, recipe.train, arguments.data, recipe.seed, ranks, device, say, silent)[0]
+    return train_from_shards(recipe.model, recipe.train, arguments.data, recipe.seed, ranks, device, say, silent,
+                             recipe.attention)[0]  # fmt: skip
 
 
 class ScoringInputs(NamedTuple):

@@ -49,7 +49,7 @@ def check_settings(run: SeedRun, params: Params) -> None:
     The sections are those each stage puts into its provenance.
     """
     reports: list[tuple[str, dict, dict[str, object]]] = [
-        ("train", run.train, {"model": params.model, "train": params.train, "launch": params.launch}),
+        ("train", run.train, {"model": params.model, "train": params.train, "launch": params.launch.result_settings()}),
         ("calibrate", run.calibrate, {"calibrate": params.calibrate, "device": params.launch.device}),
         ("quantize", run.quantize, {"quantize": params.quantize, "size": params.size}),
     ]

@@ -37,7 +37,15 @@ class Ranks(NamedTuple):
 
 
 class LaunchError(FairwayError):
-    """A process of a torchrun group died or was stopped."""
+    """A process of a torchrun group died."""
+
+
+class StoppedError(FairwayError):
+    """A run ended early because a signal asked it to; `exit_code` is what a shell calls that end."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def current_ranks() -> Ranks:
@@ -59,6 +67,13 @@ def resolve_device(name: str, local_rank: int) -> torch.device:
     require(local_rank < num_gpus, "launch.num_processes", local_rank + 1, f"at most {num_gpus}, one per GPU")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def resolve_processes(num_processes: int | str, device: str) -> int:
+    """Return the processes to start here for a number, or for `auto`: one per GPU, one without GPUs."""
+    if num_processes == "auto":
+        return max(1, torch.cuda.device_count()) if device != "cpu" and torch.cuda.is_available() else 1
+    return int(num_processes)
 
 
 def available_cores() -> int:
@@ -115,9 +130,11 @@ def average_over_ranks(tensors: Sequence[Tensor], ranks: Ranks) -> None:
 def torchrun(module: str, argv: list[str], num_processes: int) -> None:
     """Run `python -m module argv` on `num_processes` processes of this machine and wait; only rank 0 prints.
 
-    Raises LaunchError, one line, when a rank dies, and KeyboardInterrupt on Ctrl-C. The cause of a death is part of
-    the line when the module's main function carries torch.distributed.elastic's `record`. Each process computes with
-    its share of the cores, or with the user's OMP_NUM_THREADS.
+    Raises LaunchError, one line, when a rank dies. The cause of a death is part of the line when the module's main
+    function carries torch.distributed.elastic's `record`. On SIGINT or SIGTERM torchrun passes the signal on to the
+    ranks, kills those that have not ended after 30 seconds, and StoppedError follows; also when ranks ended by
+    themselves with the exit code of such a signal. Each process computes with its share of the cores, or with the
+    user's OMP_NUM_THREADS.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -130,11 +147,11 @@ def torchrun(module: str, argv: list[str], num_processes: int) -> None:
             run_torchrun(["--standalone", f"--nproc-per-node={num_processes}", "--local-ranks-filter=0",
                           "--module", module, *argv])  # fmt: skip
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise LaunchError(f"{module}: stopped by {error.sigval.name} on {num_processes} processes") from None
+        raise StoppedError(f"{module}: stopped by {error.sigval.name}", error.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode - 128 in (signal.SIGINT, signal.SIGTERM):
+            raise StoppedError(f"{module}: rank {rank} stopped by a signal", failure.exitcode - 128) from None
         raise LaunchError(f"{module}: rank {rank} of {num_processes} died: {_death_of(failure)}") from None
     finally:
         logging.disable(silenced)

@@ -14,12 +14,15 @@ from torch import nn
 
 from pipeline.data.batches import SequenceSampler
 from pipeline.data.shards import open_shards, shard_paths
+from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import Log, Progress
 from pipeline.training.config import TrainConfig
+from pipeline.training.journal import TrainReport
 from pipeline.training.launch import Ranks, available_cores, process_group
-from pipeline.training.loop import TrainReport, train
+from pipeline.training.loop import train
+from pipeline.training.snapshot import Snapshots
 
 
 def train_from_shards(
@@ -31,20 +34,26 @@ def train_from_shards(
     device: torch.device,
     log: Log,
     progress: Progress,
+    attention: str,
+    snapshots: "Snapshots | None" = None,
 ) -> tuple[LoopedUNet, TrainReport]:
     """Build a model, train it on the train shards in folder `shards` and return it with its report.
 
-    Joins the ranks into a process group for the run; every rank returns the same weights.
-    Raises ShardError for shards that are absent, damaged or of another vocabulary.
+    Joins the ranks into a process group for the run; every rank returns the same weights. With `snapshots` it starts
+    from the latest one. `attention` names a kernel or is `auto`; the log says which it is.
+    Raises ShardError for shards that are absent, damaged or of another vocabulary, ValueError for a kernel that is.
     """
     paths = shard_paths(shards, "train")
     tokens = open_shards(paths, model_config.vocab_size, check_ids=ranks.rank == 0)
-    sampler = SequenceSampler(tokens, model_config.context_tokens, seed)
+    sampler = SequenceSampler(tokens, model_config.context_tokens, seed, train_config.document_bos_id)
+    kernel = resolve_attention(attention, device, train_config.precision == "bf16")
     if ranks.rank == 0:
         log(f"train_shards: {len(paths)}")
+        log(f"attention: {kernel}")
     model = build(model_config, seed).to(device)
-    with process_group(ranks, device):
-        report = train(model, train_config, sampler, model_config.context_tokens, ranks, device, log, progress)
+    with process_group(ranks, device), attention_kernel(kernel):
+        report = train(model, train_config, sampler, model_config.context_tokens, ranks, device, log, progress,
+                       snapshots=snapshots)  # fmt: skip
     return model, report
 
 
@@ -65,6 +74,7 @@ def train_report(
         "tokens": report.tokens,
         "final_train_loss": report.final_train_loss,
         "imported": None,
+        **report.regime,
     }
 
 

@@ -26,7 +26,7 @@ def corpus(tmp_path, toy_documents):
     texts = [*toy_documents, toy_documents[0], " \u200b "]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return DataConfig(source="text", files=(str(path),), val_frac=0.2, max_documents=None, vocab_size=512,
-                      tokenizer_model=None, shard_tokens=4096)  # fmt: skip
+                      tokenizer_model=None, shard_tokens=4096, fineweb=None)  # fmt: skip
 
 
 def tree(folder):
@@ -100,11 +100,11 @@ def test_batches_are_joined_once_per_shard_whatever_their_sizes(tmp_path, toy_do
             patch.setattr("pipeline.data.prepare.np.concatenate", counting)
             for first in range(0, len(toy_documents), size):
                 writer.add(toy_processor, table, toy_documents[first : first + size])
-            entry = writer.finish()
+            totals = writer.finish()
         shards = open_shards(shard_paths(tmp_path / str(size), "train"), 512)
         np.testing.assert_array_equal(real(shards), whole)
         assert [len(shard) for shard in shards[:-1]] == [shard_tokens] * (len(shards) - 1)
-        assert entry["tokens"] == len(whole)
+        assert totals.tokens == len(whole)
         # Encoding joins every token twice, the shards up to twice more; joining per batch would take hundreds of times.
         assert sum(joined) < 8 * len(whole)
 

@@ -41,6 +41,7 @@ BAD = [
     ("bigram.buckets", {"bigram.buckets": 1}),
     ("smear.bos_id", {"smear": {"kind": "token", "width": 4, "bos_id": 48}}),
     ("smear.width", {"smear": {"kind": "token", "width": 33, "bos_id": 1}}),
+    ("smear.width", {"smear": {"kind": "token", "width": 21, "bos_id": 1}, "embedding_dim": 20}),
     *(("value_embedding.readers", {"value_embedding.readers": blocks}) for blocks in ([0, 2], [-1], [1, 1], [])),
     ("value_embedding.readers", {"value_embedding.read_by": "visits", "value_embedding.readers": [10]}),
     ("value_embedding.readers", {**helix("linear", 1), "value_embedding.readers": [1]}),

@@ -1,9 +1,18 @@
-"""Roles of parameters."""
+"""Roles of parameters, of a module with every role and of the networks of all recipes and branches."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
+from pipeline.config import load_params
+from pipeline.model.network import LoopedUNet
 from pipeline.optim.groups import build_adamw, parameter_groups
+from pipeline.recipes import recipe_names, recipe_path
+from tests.networks import ARCHITECTURES, architecture
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 class EveryRole(nn.Module):
@@ -34,6 +43,40 @@ def test_every_trainable_element_is_covered_once() -> None:
     model = EveryRole()
     covered = sum(p.numel() for group in parameter_groups(model) for p in group)
     assert covered == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def assert_every_parameter_has_the_role_of_its_owner(model: nn.Module) -> None:
+    """Count elements, and tell roles from names and shapes rather than from modules."""
+    groups = parameter_groups(model)
+    grouped = [id(parameter) for group in groups for parameter in group]
+    trainable = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert sorted(grouped) == sorted(trainable)
+    assert all(parameter.ndim == 2 and trainable[id(parameter)].endswith(".weight") for parameter in groups.matrices)
+    tables = {trainable[id(parameter)] for parameter in groups.tables}
+    assert tables <= {"token_embedding.weight", "bigram.table.weight", "value_embedding.table.weight"}
+    assert "token_embedding.weight" in tables
+    controls = sum(parameter.numel() for parameter in groups.controls)
+    assert controls < 0.25 * sum(parameter.numel() for parameter in groups.matrices), "a matrix that Muon misses"
+
+
+@pytest.mark.parametrize("name", recipe_names(RECIPES))
+def test_groups_of_every_recipe(name: str) -> None:
+    """At full size: on the meta device parameters take no memory."""
+    with torch.device("meta"):
+        model = LoopedUNet(load_params(recipe_path(RECIPES, name), ["model"]).model)
+    assert_every_parameter_has_the_role_of_its_owner(model)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_groups_of_every_branch(name: str) -> None:
+    with torch.device("meta"):
+        model = LoopedUNet(architecture(name))
+    assert_every_parameter_has_the_role_of_its_owner(model)
+
+
+def test_adamw_is_fused() -> None:
+    adamw = build_adamw(parameter_groups(EveryRole()), embed_lr=0.1, scalar_lr=0.2, betas=(0.9, 0.95), weight_decay=0.5)
+    assert all(group["fused"] for group in adamw.param_groups)
 
 
 def test_adamw_decays_tables_only() -> None:

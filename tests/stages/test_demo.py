@@ -10,7 +10,10 @@ def test_the_demo_reserves_what_its_code_needs_and_little_more(repo: Path):
     params = load_params(repo / "params.yaml", SECTIONS)
     sections = ("model", "train", "calibrate", "quantize", "size", "evaluate")
     recipe = Recipe(
-        seed=params.seeds[0], device=params.launch.device, **{name: getattr(params, name) for name in sections}
+        seed=params.seeds[0],
+        device=params.launch.device,
+        attention=params.launch.attention,
+        **{name: getattr(params, name) for name in sections},
     )
     code = len(shipped_program(record_source(recipe, repo), params.package.readable))
     slack = params.size.code_reserve_bytes - code

@@ -29,7 +29,7 @@ def params(repo: Path) -> Params:
 
 @pytest.fixture
 def recipe(params: Params) -> Recipe:
-    return Recipe(seed=1, device="cpu", **{name: getattr(params, name) for name in NAMES})
+    return Recipe(seed=1, device="cpu", attention="auto", **{name: getattr(params, name) for name in NAMES})
 
 
 def test_the_minified_program_computes_the_digest_of_the_library(recipe, repo, capsys):
@@ -106,7 +106,7 @@ def reports(params: Params) -> SeedRun:
     protocols = params.evaluate.protocols
     return SeedRun(
         seed=3, artifact=Path("model.fwy"), log="",
-        train=made_with(model=params.model, train=params.train, launch=params.launch),
+        train=made_with(model=params.model, train=params.train, launch=params.launch.result_settings()),
         calibrate=made_with(calibrate=params.calibrate, device=params.launch.device),
         quantize=made_with(quantize=params.quantize, size=params.size),
         scores={item: made_with(protocol=protocols[item]) for item in ("float", "ttt")},

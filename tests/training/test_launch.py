@@ -7,7 +7,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.training.launch import LaunchError, Ranks, current_ranks, process_group, resolve_device, torchrun
+from pipeline.config import parse_value
+from pipeline.training.launch import (
+    LaunchError,
+    Ranks,
+    current_ranks,
+    process_group,
+    resolve_device,
+    resolve_processes,
+    torchrun,
+)
+from pipeline.training.launch_config import LaunchConfig
 from pipeline.training.run import hardware_name
 
 
@@ -32,6 +42,30 @@ def test_without_a_gpu() -> None:
     assert resolve_device("auto", 0) == torch.device("cpu")
     with pytest.raises(ValueError, match="no usable CUDA device"):
         resolve_device("cuda", 0)
+
+
+def test_auto_is_one_process_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for num_gpus, device, expected in ((0, "auto", 1), (0, "cuda", 1), (8, "auto", 8), (8, "cuda", 8), (8, "cpu", 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=num_gpus: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda count=num_gpus: count > 0)
+        assert resolve_processes("auto", device) == expected
+        assert resolve_processes(3, device) == 3
+
+
+def test_the_section_takes_a_number_or_auto() -> None:
+    section = {"num_processes": "auto", "device": "cpu", "attention": "auto", "snapshot_seconds": None}
+    assert parse_value(LaunchConfig, section, "launch").num_processes == "auto"
+    assert parse_value(LaunchConfig, section | {"num_processes": 2, "snapshot_seconds": 3}, "launch").num_processes == 2
+    for key, value, expected in (
+        ("num_processes", "all", "got 'all'.*expected auto or a number"),
+        ("num_processes", 1.5, "got 1.5.*expected a whole number"),
+        ("num_processes", True, "got True.*expected a whole number"),
+        ("num_processes", 0, "got 0, expected auto or at least 1"),
+        ("attention", "flash-5", "got .flash-5.*did you mean `flash-"),
+        ("snapshot_seconds", 0, "got 0.0, expected null or above 0"),
+    ):
+        with pytest.raises(ValueError, match=rf"^launch\.{key}: {expected}"):
+            parse_value(LaunchConfig, section | {key: value}, "launch")
 
 
 @pytest.mark.gpu

@@ -9,15 +9,10 @@ import torch
 from torch import nn
 
 from pipeline.model.network import build
+from pipeline.training.backward import DeviceMemoryError, build_backward
 from pipeline.training.launch import Ranks
-from pipeline.training.loop import (
-    DeviceMemoryError,
-    DivergenceError,
-    _build_backward,
-    _gradients,
-    _training_step,
-    sequences_per_step,
-)
+from pipeline.training.loop import DivergenceError, sequences_per_step
+from pipeline.training.optimizer_step import OptimizerStep
 from tests.training.tiny_run import MODEL, SEQUENCE_TOKENS, pattern_sampler, train_config, train_tiny
 
 
@@ -113,15 +108,15 @@ def test_divergence_later_names_its_own_step() -> None:
 
 
 class _BreaksAfter(nn.Module):
-    """The tiny model, whose logits stop being numbers after a number of passes."""
+    """The tiny model, whose loss stops being a number after a number of passes."""
 
     def __init__(self, num_good_passes: int) -> None:
         super().__init__()
         self.inner, self.remaining = build(MODEL, seed=0), num_good_passes
 
-    def forward(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
         self.remaining -= 1
-        return self.inner(input_ids_BT) * (math.nan if self.remaining < 0 else 1.0)
+        return self.inner(input_ids_BT, targets_BT) * (math.nan if self.remaining < 0 else 1.0)
 
 
 def test_clipping_bounds_the_global_norm_of_a_step() -> None:
@@ -131,9 +126,12 @@ def test_clipping_bounds_the_global_norm_of_a_step() -> None:
     for grad_clip in (0.0, 1e-2):
         model = build(MODEL, seed=0)
         before = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
-        backward = _build_backward(model, train_config(), torch.device("cpu"))
-        _, norm = _training_step(model, [torch.optim.SGD(model.parameters(), lr=1.0)], backward, batch_BT, grad_clip,
-                                 Ranks(0, 0, 1))  # fmt: skip
+        config = train_config(grad_clip=grad_clip)
+        optimizer_step = OptimizerStep(model, config, Ranks(0, 0, 1))
+        optimizer_step.optimizers = [torch.optim.SGD(model.parameters(), lr=1.0)]
+        backward = build_backward(model, torch.device("cpu"), bf16=False, compiled=False, micro_batch_sequences=None)
+        norm = optimizer_step.average_gradients(backward(batch_BT))
+        optimizer_step.update(norm)
         moves[grad_clip] = (torch.nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
     assert moves[0.0] == pytest.approx(norm.item(), rel=1e-4), "0 is off"
     assert norm > 1e-2, "the reported norm is the one before clipping"
@@ -151,8 +149,9 @@ def test_micro_batches_add_up_to_the_whole_batch() -> None:
     for micro in (None, 3):
         config = train_config(micro_batch_sequences=micro)
         model = build(MODEL, seed=0)
-        loss = _build_backward(model, config, torch.device("cpu"))(batch_BT)
-        gradients[micro] = torch.cat([gradient.flatten() for gradient in _gradients(model)])
+        backward = build_backward(model, torch.device("cpu"), bf16=False, compiled=False, micro_batch_sequences=micro)
+        loss = backward(batch_BT)
+        gradients[micro] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         model, report = train_tiny(config)
         ends[micro] = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
         losses[micro] = [loss.item(), *(row["loss"] for row in report.curve)]
@@ -175,10 +174,10 @@ def test_a_full_gpu_says_what_to_change() -> None:
             super().__init__()
             self.inner = build(MODEL, seed=0)
 
-        def forward(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        def forward(self, input_ids_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
             if len(input_ids_BT) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB")
-            return self.inner(input_ids_BT)
+            return self.inner(input_ids_BT, targets_BT)
 
     with pytest.raises(DeviceMemoryError, match=r"8 sequences.*train\.micro_batch_sequences.*launch\.num_processes$"):
         train_tiny(train_config(), Greedy())

@@ -19,8 +19,9 @@ from pipeline.data.batches import SequenceSampler
 from pipeline.model.network import build
 from pipeline.progress import Log, silent
 from pipeline.training.config import TrainConfig
+from pipeline.training.journal import TrainReport
 from pipeline.training.launch import Ranks, current_ranks, process_group, resolve_device
-from pipeline.training.loop import TrainReport, train
+from pipeline.training.loop import train
 from tests.networks import TINY, changed
 
 VOCAB_SIZE = 32
@@ -40,13 +41,18 @@ MODEL = changed(TINY, {
 def train_config(**changes: Any) -> TrainConfig:
     """Return a short run's configuration with some values changed."""
     values: dict[str, Any] = {
-        "max_steps": 12, "max_seconds": None, "batch_tokens": 8 * SEQUENCE_TOKENS,
-        "micro_batch_sequences": None, "warmup_steps": 2, "warmdown_frac": 0.5, "min_lr_frac": 0.0,
+        "max_steps": 12, "max_seconds": None, "reserve_seconds": 0.0, "batch_tokens": 8 * SEQUENCE_TOKENS,
+        "micro_batch_sequences": None, "warmup_steps": 2, "warmdown_frac": 0.5, "warmdown_steps": None,
+        "min_lr_frac": 0.0,
         "matrix_lr": 0.03, "embed_lr": 0.035, "scalar_lr": 0.025,
         "muon_momentum": 0.95, "muon_momentum_start": 0.85, "muon_momentum_warmup_steps": 10,
-        "newton_schulz_steps": 5, "adam_beta1": 0.9, "adam_beta2": 0.95, "weight_decay": 0.04, "grad_clip": 0.3,
-        "precision": "fp32", "compile": False, "log_every_steps": 5,
+        "newton_schulz_steps": 5, "newton_schulz": "classic", "normalize_rows": False,
+        "adam_beta1": 0.9, "adam_beta2": 0.95, "weight_decay": 0.04, "weight_decay_end_frac": 1.0, "grad_clip": 0.3,
+        "loop_stages": None, "all_loops_every_steps": None, "average": None, "quantization": None,
+        "document_bos_id": None, "precision": "fp32", "compile": False, "log_every_steps": 5,
     }  # fmt: skip
+    if (changes.get("max_steps") or 12) <= 2:
+        values["warmdown_frac"] = None  # so short a run has no room for one
     return TrainConfig(**values | changes)
 
 

@@ -1,0 +1,216 @@
+"""Training throughput: our step against the plain one of `benchmarks.plain_step`, and both against the matmul peak.
+
+Run `python -m benchmarks.train_throughput` on a quiet machine. On a CPU the model is 4 unique + 1 looped x 3 blocks at
+d 256; on a GPU `nightcrawler-7f3c` and `sp8192-loop3` at full size, each on one GPU's share of the published batch.
+Both steps start from equal weights, are compiled, and take turns with the peak measurement; figures are medians.
+
+Counting: 6 operations per multiply-add of every matrix at every visit, head included, causal attention at half length;
+optimizer and element-wise work count as nothing. The peak is the best of large square products of the same run.
+
+Axes: B sequences, T position, M, K, N sizes of a matrix product.
+Checked by: tests/model/test_train_throughput.py
+"""
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.plain_step import PlainMuon, PlainStep
+from benchmarks.results import ROOT, write_result
+from pipeline.config import load_params, parse_value
+from pipeline.model.backends import attention_kernel, resolve_attention
+from pipeline.model.config import ModelConfig
+from pipeline.model.network import LoopedUNet, build
+from pipeline.optim.groups import build_adamw, parameter_groups
+from pipeline.optim.muon import Muon
+from pipeline.training.backward import Backward, build_backward
+from pipeline.training.run import hardware_name
+
+
+class Case(NamedTuple):
+    """One model and its step."""
+
+    model: ModelConfig
+    batch_tokens: int
+    """Tokens per step on this device."""
+    micro_batch_sequences: int | None
+    """Sequences per pass of our step."""
+    plain_micro_batch_sequences: int | None
+    """The same of the plain step."""
+
+
+class Measured(NamedTuple):
+    """Seconds of one round each."""
+
+    ours: float
+    plain: float
+
+
+def cases(size: str, device: torch.device) -> dict[str, Case]:
+    """Return what is measured on a device at a size, full or small."""
+    if size == "small":
+        return {"small": Case(cpu_model(model_dim=32, vocab_size=64, context_tokens=32), 128, 2, None)}
+    if device.type == "cpu":
+        return {"4f1c-d256": Case(cpu_model(256, 1024, 512), 8192, 4, None)}
+    recipes = ("nightcrawler-7f3c", "sp8192-loop3")
+    models = {name: load_params(ROOT / "recipes" / f"{name}.yaml", ["model"]).model for name in recipes}
+    return {
+        "nightcrawler-7f3c": Case(models["nightcrawler-7f3c"], 98304, None, None),
+        "sp8192-loop3": Case(models["sp8192-loop3"], 98304, 24, 24),
+    }
+
+
+def cpu_model(model_dim: int, vocab_size: int, context_tokens: int) -> ModelConfig:
+    """Return 4 unique + 1 looped x 3 blocks of a width."""
+    return parse_value(ModelConfig, {
+        "vocab_size": vocab_size, "context_tokens": context_tokens, "model_dim": model_dim, "embedding_dim": model_dim,
+        "schedule": {"kind": "core", "unique_blocks": 4, "unique_order": None, "looped_blocks": 1, "num_loops": 3},
+        "attention": {"num_heads": 4, "num_kv_heads": 2, "qk_gain": 1.5, "exclusive_blocks": [4], "gate": None},
+        "rope": {"dims": min(16, model_dim // 4), "frequency_dims": None, "base": 10000.0, "base_tokens": 1024,
+                 "loop_scales": [9.0, 1.0, 1.0]},
+        "mlp": {"mult": 3.0, "slope": 0.5, "choke": None}, "looped_mlp": {"mult": 6.0, "slope": 0.5, "choke": None},
+        "ln_scale": True, "parallel_blocks": [], "visit_controls": False, "skip_gates": False,
+        "bigram": {"buckets": 2048, "dim": model_dim // 2, "hash": "xor", "scaled": True}, "smear": {"kind": "channel"},
+        "value_embedding": None,
+        "conditioners": {"flow_dim": 32, "positions": False, "anchor_dim": None, "tap": None, "smear": False,
+                         "step": None},
+        "logit_softcap": 30.0, "embed_init_std": 0.005, "unread": {},
+    }, "model")  # fmt: skip
+
+
+def flops_per_token(model: LoopedUNet) -> float:
+    """Return the operations of one token's forward and backward pass, by the rule in the module's docstring."""
+    config, weights = model.config, []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: weights.append(module.weight.numel()))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, 1, dtype=torch.int64, device=model.token_embedding.weight.device))
+    for hook in hooks:
+        hook.remove()
+    head = model.token_embedding.weight.numel()
+    scores = model.schedule.effective_depth * config.context_tokens * config.model_dim
+    return 6.0 * (sum(weights) + head + scores)
+
+
+def measure(case: Case, device: torch.device, rounds: int, compiled: bool) -> dict[str, Any]:
+    """Return tokens per second, operations per second and fraction of the peak of both steps, as medians."""
+    sequences, length = case.batch_tokens // case.model.context_tokens, case.model.context_tokens
+    generator = torch.Generator().manual_seed(0)
+    tokens_BT = torch.randint(case.model.vocab_size, (sequences, length + 1), generator=generator).to(device)
+    ours, plain = (build(case.model, seed=0).to(device) for _ in range(2))
+    flops = flops_per_token(ours) * case.batch_tokens
+    settings: dict[str, Any] = {"device": device, "bf16": True, "compiled": compiled}
+    our_step = step_of(
+        ours, build_backward(ours, micro_batch_sequences=case.micro_batch_sequences, **settings), tokens_BT, our_muon
+    )
+    plain_module = PlainStep(plain, torch.bfloat16)
+    plain_backward = build_backward(plain_module, micro_batch_sequences=case.plain_micro_batch_sequences, **settings)
+    plain_step = step_of(plain, plain_backward, tokens_BT, plain_muon)
+    kernel = resolve_attention("auto", device, bf16=True)
+
+    def one_of_ours() -> None:
+        with attention_kernel(kernel):
+            our_step()
+
+    for step in (one_of_ours, plain_step) * 2:
+        step()
+    seconds, peaks = [], [matmul_peak(device)]
+    for _ in range(rounds):
+        seconds.append(Measured(seconds_of(one_of_ours, device), seconds_of(plain_step, device)))
+        peaks.append(matmul_peak(device))
+    result: dict[str, Any] = {"flops_per_token": flops / case.batch_tokens, "batch_tokens": case.batch_tokens,
+                              "attention": kernel, "compiled": compiled, "rounds": rounds, "peak_flops": max(peaks),
+                              "plain_over_ours": statistics.median(s.plain / s.ours for s in seconds)}  # fmt: skip
+    for name in Measured._fields:
+        median = statistics.median(getattr(s, name) for s in seconds)
+        result[name] = {"step_ms": 1000 * median, "tokens_per_second": case.batch_tokens / median,
+                        "flops": flops / median, "fraction_of_peak": flops / median / max(peaks)}  # fmt: skip
+    return result
+
+
+def our_muon(matrices: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of our step."""
+    return Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.04, newton_schulz="classic",
+                newton_schulz_steps=5, normalize_rows=False)  # fmt: skip
+
+
+def plain_muon(matrices: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of the plain step."""
+    return PlainMuon(matrices, lr=0.02, momentum=0.95, weight_decay=0.04)
+
+
+def step_of(
+    model: LoopedUNet,
+    backward: Backward,
+    tokens_BT: Tensor,
+    muon: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> Callable[[], None]:
+    """Return one whole training step: passes, clipping and both optimizers."""
+    groups = parameter_groups(model)
+    betas = (0.9, 0.95)
+    optimizers = [build_adamw(groups, embed_lr=0.03, scalar_lr=0.02, betas=betas, weight_decay=0.04)]
+    optimizers.append(muon(groups.matrices))  # type: ignore[arg-type]
+
+    def step() -> None:
+        backward(tokens_BT)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def matmul_peak(device: torch.device) -> float:
+    """Return the operations per second of the best of several large square bfloat16 products."""
+    best = 0.0
+    for size in (1024, 2048, 3072) if device.type == "cpu" else (4096, 8192):
+        a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+        multiply = functools.partial(torch.mm, a, b)
+        multiply()
+        best = max(best, *(2 * size**3 / seconds_of(multiply, device) for _ in range(4)))
+    return best
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """Return the wall seconds of one call, the device's share included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_throughput", description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=("full", "small"), default="full", help="small proves that it runs")
+    parser.add_argument("--rounds", type=int, default=9, help="steps of each kind that are timed")
+    parser.add_argument("--eager", action="store_true", help="compile neither step")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    measured: dict[str, Any] = {"torch_version": torch.__version__, "threads": torch.get_num_threads()}
+    for name, case in cases(options.size, device).items():
+        measured[name] = result = measure(case, device, options.rounds, compiled=not options.eager)
+        print(f"{name}: peak {result['peak_flops'] / 1e9:.0f} GFLOP/s, plain / ours {result['plain_over_ours']:.3f}")
+        for side in Measured._fields:
+            row = result[side]
+            print(f"  {side:6} {row['step_ms']:8.1f} ms/step {row['tokens_per_second']:9.0f} tokens/s "
+                  f"{row['flops'] / 1e9:8.0f} GFLOP/s {row['fraction_of_peak']:.3f} of peak")  # fmt: skip
+    if options.size == "full":
+        print(write_result("train_throughput", hardware_name(device), measured).relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What a training run leaves behind besides weights: its curve, its log lines, its progress and its report.
+
+Checked by: tests/training/test_loop.py.
+"""
+
+from typing import Any, NamedTuple
+
+from pipeline.progress import Log, Progress
+from pipeline.training.config import TrainConfig
+from pipeline.training.launch import Ranks
+
+
+class TrainReport(NamedTuple):
+    """What a training run did; equal on every rank."""
+
+    steps: int
+    """Optimizer steps done."""
+    seconds: float
+    """Training time on rank 0's clock, without set-up and compilation."""
+    tokens: int
+    """Targets trained on, over all ranks."""
+    final_train_loss: float
+    """Mean nats per target of the last global batch, before its update."""
+    curve: list[dict[str, float]]
+    """One row per log line: step, loss, lr_scale, seconds, tokens."""
+    regime: dict[str, Any]
+    """What was done to the weights besides: `average` and `averaged_weights`, `quantization` and `quantized_steps`."""
+
+
+class Journal:
+    """The curve, the log lines and the progress of a run; only rank 0's speaks."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, log: Log, progress: Progress) -> None:
+        self.config, self.log, self.progress = config, log, progress
+        self.speaks = ranks.rank == 0
+        self.curve: list[dict[str, float]] = []
+
+    def say(self, line: str) -> None:
+        """Log a line."""
+        if self.speaks:
+            self.log(line)
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether a row is due after `step` steps: the first one, then every log_every_steps."""
+        return step == 1 or step % self.config.log_every_steps == 0
+
+    def add_row(self, step: int, loss: float, lr_scale: float, seconds: float, expected_steps: int) -> None:
+        """Keep a row and log it."""
+        tokens = step * self.config.batch_tokens
+        self.curve.append({"step": step, "loss": loss, "lr_scale": lr_scale, "seconds": seconds, "tokens": tokens})
+        milliseconds = 1000 * seconds
+        self.say(f"step:{step}/{expected_steps} train_loss:{loss:.4f} train_time:{milliseconds:.0f}ms "
+                 f"step_avg:{milliseconds / step:.2f}ms")  # fmt: skip
+
+    def advance(self, step: int, expected_steps: int) -> None:
+        """Move the progress on."""
+        if self.speaks:
+            self.progress(step, expected_steps, f"loss {self.curve[-1]['loss']:.3f}")
+
+    def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainReport:
+        """Say whether the clock ended the run and what the regime did, and return the report."""
+        last, max_steps = self.curve[-1], self.config.max_steps
+        step = int(last["step"])
+        if max_steps is None or step < max_steps:
+            self.say(f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
+                     f"step:{step}/{max_steps or expected_steps}")  # fmt: skip
+        if regime:
+            self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
+        return TrainReport(step, last["seconds"], int(last["tokens"]), last["loss"], self.curve, regime)

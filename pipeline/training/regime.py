@@ -1,0 +1,144 @@
+"""What a training run does around its steps, step by step: loops on and off, perturbed weights, the running average.
+
+The one idea: `settings_at` says, as a pure function of the step and the clock, all that the schedule decides about one
+step; `Regime` carries it out on the model. The loop itself knows none of it.
+
+Checked by: tests/training/test_regime.py, tests/training/test_schedule_table.py.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from pipeline.checks import require
+from pipeline.model.network import LoopedUNet
+from pipeline.model.schedule import build_schedule
+from pipeline.model.schedule_config import ScheduleConfig
+from pipeline.optim.averaging import WeightAverage
+from pipeline.optim.lr_schedule import (
+    active_loops_at,
+    budget_progress,
+    decay_scale,
+    lr_scale,
+    momentum_at,
+    warmdown_left,
+)
+from pipeline.training.config import EmaConfig, TrainConfig
+from pipeline.training.quant_aware import PerturbedBackward
+
+
+class StepSettings(NamedTuple):
+    """All that the schedule decides about one step."""
+
+    lr_scale: float
+    """Learning rates over their peaks."""
+    momentum: float
+    """Muon's."""
+    decay_scale: float
+    """Weight decays over their start."""
+    active_loops: int | None
+    """None is all."""
+    is_averaged: bool
+    """Whether the weights after this step join the average."""
+    is_quantized: bool
+    """Whether the loss is taken at perturbed weights."""
+
+
+def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
+    """Return the settings of a step, counted from 0, that starts `seconds` into training."""
+    progress = budget_progress(step, seconds, max_steps=config.max_steps, max_seconds=config.train_seconds)
+    left = warmdown_left(step, seconds, max_steps=config.max_steps, max_seconds=config.train_seconds,
+                         warmdown_frac=config.warmdown_frac, warmdown_steps=config.warmdown_steps)  # fmt: skip
+    average, quantization = config.average, config.quantization
+    if isinstance(average, EmaConfig):
+        is_averaged = progress >= average.from_frac
+    else:
+        is_averaged = average is not None and left < 1 and (step + 1) % average.every_steps == 0
+    return StepSettings(
+        lr_scale(step, left, warmup_steps=config.warmup_steps, min_lr_frac=config.min_lr_frac),
+        momentum_at(step, start=config.muon_momentum_start, end=config.muon_momentum,
+                    warmup_steps=config.muon_momentum_warmup_steps),
+        decay_scale(left, end_frac=config.weight_decay_end_frac),
+        active_loops_at(step, progress, stages=[(stage.from_frac, stage.loops) for stage in config.loop_stages or ()],
+                        all_loops_every_steps=config.all_loops_every_steps),
+        is_averaged,
+        quantization is not None and progress >= quantization.from_frac,
+    )  # fmt: skip
+
+
+def check_loops(config: TrainConfig, schedule: ScheduleConfig) -> None:
+    """Raise ValueError when `config` switches loops that the network does not have, or never reaches all of them."""
+    num_loops = getattr(schedule, "num_loops", 1) if build_schedule(schedule).looped else 1
+    if config.all_loops_every_steps is not None:
+        require(num_loops > 1, "train.all_loops_every_steps", config.all_loops_every_steps,
+                "null: the network has no loops to switch")  # fmt: skip
+    for i, stage in enumerate(config.loop_stages or ()):
+        require(stage.loops <= num_loops, f"train.loop_stages[{i}].loops", stage.loops,
+                f"at most the network's {num_loops}")  # fmt: skip
+    if config.loop_stages:
+        require(config.loop_stages[-1].loops == num_loops, "train.loop_stages[-1].loops", config.loop_stages[-1].loops,
+                f"{num_loops}: what is never trained is scored all the same")  # fmt: skip
+
+
+class Regime:
+    """Carries out `settings_at` on a model; what it did so far is in `state_dict`."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, seed: int) -> None:
+        """Raises ValueError when the network has not what `config` switches or perturbs."""
+        self.model, self.config, self.loops, self.quantized_steps = model, config, cast("int | None", None), 0
+        if config.loop_stages or config.all_loops_every_steps:
+            check_loops(config, cast(LoopedUNet, model).config.schedule)
+        self.perturb = None if config.quantization is None else PerturbedBackward(model, config.quantization, seed)
+        self.average: WeightAverage | None = None
+        if config.average is not None:
+            self.average = WeightAverage(model, getattr(config.average, "decay", None))
+
+    def loop_counts(self) -> list[int | None]:
+        """Return every number of active loops that the run will use: each is a graph of its own to compile."""
+        stages: list[int | None] = [stage.loops for stage in self.config.loop_stages or ()]
+        one = [1] if self.config.all_loops_every_steps else []
+        return list(dict.fromkeys([*one, *(stages or [None])]))
+
+    def set_loops(self, loops: int | None) -> None:
+        """Run this many loops from now on."""
+        if loops != self.loops:
+            cast(LoopedUNet, self.model).set_active_loops(loops)
+            self.loops = loops
+
+    def backward_of(self, settings: StepSettings, step: int,
+                    backward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:  # fmt: skip
+        """Set the loops of a step and return its backward pass: `backward`, at perturbed weights where they are due."""
+        self.set_loops(settings.active_loops)
+        self.quantized_steps += settings.is_quantized
+        if self.perturb is None or not settings.is_quantized:
+            return backward
+        return partial(self.perturb, backward, step=step)
+
+    def after_step(self, settings: StepSettings) -> None:
+        """Let the weights that a step left join the average where they are due."""
+        if self.average is not None and settings.is_averaged:
+            self.average.update()
+
+    def finish(self) -> dict[str, Any]:
+        """Leave the model with all loops and the averaged weights; return what was done, as JSON-able values."""
+        self.set_loops(None)
+        done: dict[str, Any] = {}
+        if self.average is not None and self.config.average is not None:
+            self.average.store()
+            done = {"average": self.config.average.kind, "averaged_weights": self.average.count}
+        if self.config.quantization is not None:
+            done |= {"quantization": self.config.quantization.kind, "quantized_steps": self.quantized_steps}
+        return done
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: plain numbers and tensors."""
+        average = {} if self.average is None else self.average.state_dict()
+        return {"quantized_steps": self.quantized_steps, "average": average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.quantized_steps = state["quantized_steps"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
