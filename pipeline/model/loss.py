@@ -23,6 +23,10 @@ from pipeline.model.layers import compute_dtype
 CHUNK_LOGITS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Logits that exist at a time: on a CPU they stay in a core's cache, on a GPU they fill it."""
 
+LEAST_ROWS = 256
+"""Rows of a chunk however large the vocabulary: with fewer, adding up the head's gradient costs more than its products.
+"""
+
 
 class _MeanNats(torch.autograd.Function):
     """The mean over all targets; both gradients are computed beside it and scaled in the backward pass."""
@@ -78,7 +82,7 @@ def target_nats(hidden: Tensor, weight_VD: Tensor, targets: Tensor, cap: float) 
 
 
 def _chunks(hidden_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
-    rows = max(1, CHUNK_LOGITS.get(hidden_ND.device.type, 1 << 22) // vocab_size)
+    rows = max(LEAST_ROWS, CHUNK_LOGITS.get(hidden_ND.device.type, 1 << 22) // vocab_size)
     return list(zip(hidden_ND.split(rows), targets_N.split(rows), strict=True))
 
 
