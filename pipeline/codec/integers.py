@@ -70,8 +70,9 @@ class IntegerWriter:
             return 0, 0, 0, 0, 0
         num_rows, num_columns = codes_RC.shape
         gap = _ScaleGap(codes_RC, bits)
-        row_R = gap(np.zeros(num_rows), np.zeros(num_columns), 1)
-        column_C = gap(row_R, np.zeros(num_columns), 0)
+        none = np.zeros(1)
+        row_R = gap(none, none, 1)
+        column_C = gap(row_R, none, 0)
         row_R = row_R + gap(row_R, column_C, 1)
         # Rows of one scale, the usual case, should all fall on an integer and not between two.
         row_R = row_R - np.median(row_R) + np.rint(np.median(row_R))
@@ -144,17 +145,18 @@ def _blocks(row_R: np.ndarray, column_C: np.ndarray) -> Iterator[tuple[slice, np
 
 
 class _ScaleGap:
-    """How far the indices of a matrix are from its second moments, in classes."""
+    """How far row and column indices are from the second moments of a matrix, in classes."""
 
     def __init__(self, codes_RC: np.ndarray, bits: int) -> None:
         widest = (1 << bits) - 1
         self._moment_K = code_tables(bits).frequency_KS @ np.arange(-widest, widest + 1) ** 2 / (1 << TABLE_BITS)
-        self._square_RC = np.minimum(np.abs(codes_RC), widest) ** 2
+        square_RC = np.minimum(np.abs(codes_RC), widest) ** 2
+        self._wanted = self._place(square_RC.mean(0)), self._place(square_RC.mean(1))
 
     def __call__(self, row_R: np.ndarray, column_C: np.ndarray, axis: int) -> np.ndarray:
-        """Return what to add to the columns' (axis 0) or the rows' (axis 1) indices."""
-        class_RC = np.clip(np.rint(row_R[:, None] + column_C), 0, NUM_CLASSES - 1).astype(np.int32)
-        return self._place(self._square_RC.mean(axis)) - self._place(self._moment_K.take(class_RC).mean(axis))
+        """Return what to add to the columns' (axis 0) or the rows' (axis 1) indices; one 0 stands for zeros."""
+        class_RC = (row_R[:, None] + (column_C + 0.5)).astype(np.int32)
+        return self._wanted[axis] - self._place(self._moment_K.take(class_RC, mode="clip").mean(axis))
 
     def _place(self, moment: np.ndarray) -> np.ndarray:
         return np.interp(moment, self._moment_K, np.arange(NUM_CLASSES))
