@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.checks import require
-from pipeline.codec.integers import IntegerReader, IntegerWriter
+from pipeline.codec.integers import EXACT, NUM_MATRIX_PARAMETERS, IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.sections import ArtifactError, join_sections, split_sections
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES
@@ -37,13 +37,11 @@ _MAX_CODES = 1 << 26
 _FREE_CODES = 1 << 24
 """So many codes may be declared in any file, and so many more for each stored byte: bounds the time of a bomb."""
 _CODES_PER_BYTE = 16
-_NUM_PARAMETERS = 7
+_NUM_PARAMETERS = NUM_MATRIX_PARAMETERS + 2
 """Of a quantized tensor: those of `IntegerWriter.add_matrix`, then offset and class of its step levels."""
-_PARAMETER_LIMITS = (MAX_MAGNITUDE_BITS + 1, *(1 << 15, NUM_CLASSES) * 3)
+_PARAMETER_LIMITS = (MAX_MAGNITUDE_BITS + 1, *(1 << 15, NUM_CLASSES) * (_NUM_PARAMETERS // 2))
 _STEPS_PER_LEVEL = 8
 """Steps are coded as levels where more than so many share one on average."""
-_EXACT = 1 << 40
-"""Weight at which the coder may not replace an integer by a cheaper one beside it."""
 
 
 class QuantizedTensor(NamedTuple):
@@ -185,7 +183,7 @@ def _write_steps(writer: IntegerWriter, steps: list[np.ndarray]) -> tuple[np.nda
     if len(levels) * _STEPS_PER_LEVEL >= len(joined):
         return levels[:0], steps, [(0, 0)] * len(steps)
     parts = np.split(index, np.cumsum([len(step) for step in steps])[:-1])
-    return levels, [], [writer.add_vector(part, _EXACT)[:2] for part in parts]
+    return levels, [], [writer.add_vector(part, EXACT)[:2] for part in parts]
 
 
 def _to_words(array: np.ndarray) -> np.ndarray:

@@ -140,7 +140,7 @@ def planes(*words):
 
 
 _LANE = struct.pack("<I", 1 << 16)
-_ZEROS = [0] * 7
+_ZEROS = [0] * 11
 _ONE = 0x3C00  # as float16
 _STEP = (0, *_ZEROS, _ONE)
 
@@ -171,7 +171,7 @@ def test_the_forger_can_also_forge_a_sound_file():
         # steps: zero, negative, a level that is not there
         forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0), _LANE),
         forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0xBC00), _LANE),
-        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:5], 7, 0, _ONE), _LANE + bytes(2)),
+        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:9], 7, 0, _ONE), _LANE + bytes(2)),
         forge(one("int8", [1, 1]), planes(60000, *_ZEROS, _ONE), _LANE),
         # coder parameters: nine bits, classes out of range
         forge(one("int8", [1, 1]), planes(0, 9, *_ZEROS[1:], _ONE), _LANE),
@@ -255,7 +255,8 @@ def test_steps_on_few_levels_cost_few_bits():
         for e in (exponent_R, np.full(4096, -40.0))
     ]
     entropy_bits = 0.5 * np.log2(2 * np.pi * np.e * 4)
-    assert (sizes[0] - sizes[1]) * 8 / 4096 < entropy_bits + 0.1
+    # The levels themselves are some 18 words, 0.07 bit of a step.
+    assert (sizes[0] - sizes[1]) * 8 / 4096 < entropy_bits + 0.2
 
 
 @pytest.mark.parametrize(
