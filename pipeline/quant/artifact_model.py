@@ -7,7 +7,8 @@ Checked by: tests/test_checkpoint.py.
 
 from pathlib import Path
 
-from pipeline.codec.container import ArtifactError, read_artifact
+from pipeline.codec.container import read_artifact
+from pipeline.codec.sections import ArtifactError
 from pipeline.config import parse_value
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet

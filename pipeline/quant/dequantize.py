@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from pipeline.codec.container import ArtifactError, QuantizedTensor, dequantize
+from pipeline.codec.container import QuantizedTensor, dequantize
+from pipeline.codec.sections import ArtifactError
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checks import FairwayError, require
-from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact, full_step
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
 from pipeline.progress import Progress
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
@@ -30,12 +30,12 @@ from pipeline.quant.steps import SMALLEST_STEP, max_code_of, rate_factor, sdclip
 
 _GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
 """Entropy of a unit Gaussian in bits: codes of step s cost this plus log2(std / s) each."""
-_CODER_OVERHEAD = 1.015
-"""Expected bytes over the entropy estimate; only the first trial of the search relies on it."""
 _FINEST_BITS = 12.0
 """Bits per weight beyond which no step is refined under the rate rule."""
 _UNSEEN_SHARE = 0.1
 """Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
+_CODED_FRAC = 0.99
+"""Expected bytes over that entropy: columns of unequal scale save a little; only the first trial relies on it."""
 
 
 class BudgetError(FairwayError):
@@ -282,9 +282,9 @@ def _first_guess(plan: QuantizationPlan, aim_bytes: float) -> tuple[float, float
     """Return the knob at which Gaussian rows would fill `aim_bytes`, and the bytes that each doubling of it saves."""
     overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
     overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
-    bits = 8 * max(aim_bytes - overhead_bytes, 1.0) / _CODER_OVERHEAD
+    bits = 8 * max(aim_bytes - overhead_bytes, 1.0) / _CODED_FRAC
     octaves = (_bits_at_one(plan) - bits) / _num_codes(plan)
-    return 2.0 ** min(max(octaves, -32.0), 32.0), _num_codes(plan) / 8 * _CODER_OVERHEAD
+    return 2.0 ** min(max(octaves, -32.0), 32.0), _num_codes(plan) / 8 * _CODED_FRAC
 
 
 def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> dict:
@@ -297,7 +297,7 @@ def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> d
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
             codes_RC = torch.from_numpy(stored.codes.astype(np.int64))
             layers.append(layer_entry(name, group.role, group.weight_RC[rows], codes_RC,
-                                      torch.from_numpy(full_step(stored)), max_code, group.hessian_CC))  # fmt: skip
+                                      torch.from_numpy(stored.full_step()), max_code, group.hessian_CC))  # fmt: skip
     passthrough_values = sum(array.size for array in plan.passthrough.values())
     return {"layers": layers, "totals": report_totals(layers, passthrough_values)}
 

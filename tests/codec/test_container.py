@@ -1,9 +1,11 @@
 """The container: exact round trips, and one ArtifactError for every damage."""
 
+import contextlib
 import hashlib
 import json
 import random
 import struct
+import time
 import tracemalloc
 
 import brotli
@@ -15,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.codec import ArtifactError, QuantizedTensor, dequantize, read_artifact, write_artifact
 from pipeline.codec.container import decode_artifact, encode_artifact
+from pipeline.codec.sections import SECTION_LIMITS, split_sections
 
 _SIDES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=7)
 _STEPS = st.floats(2**-24, 1000, width=16)
@@ -95,7 +98,7 @@ def mutate(content, generator):
 def test_mutants_are_refused():
     content = encode_artifact(sample(), {"k": 1})
     generator = random.Random(7)
-    for _ in range(10_000):
+    for _ in range(7_000):
         mutant = mutate(content, generator)
         if mutant != content:
             with pytest.raises(ArtifactError) as caught:
@@ -103,19 +106,50 @@ def test_mutants_are_refused():
             assert "\n" not in str(caught.value)
 
 
-def forge(header, codes=b"", steps=b"", passthrough=b"", raw=None):
+@pytest.mark.parametrize("section", SECTION_LIMITS)
+def test_mutants_with_sound_digests_are_refused_or_decode(section):
+    raw = split_sections(encode_artifact(sample(), {"k": 1}))
+    generator, refused = random.Random(8), 0
+    for _ in range(1_000):
+        content = forge(*({**raw, section: mutate(raw[section], generator)}.values()))
+        with contextlib.suppress(ArtifactError):
+            refused += 1
+            decode_artifact(content)
+            refused -= 1
+    # Most bytes of the header and of the passthrough tensors mean something else, not nothing, when changed.
+    assert refused > {"header": 400, "values": 400, "codes": 970}[section]
+
+
+def forge(header, values=b"", codes=b"", raw=None):
     """Return a file with sound digests around hostile sections; `raw` overrides declared raw lengths."""
-    parts = [header if isinstance(header, bytes) else json.dumps(header).encode(), codes, steps, passthrough]
-    stored = [brotli.compress(part, quality=5) for part in parts]
+    parts = [header if isinstance(header, bytes) else json.dumps(header).encode(), values, codes]
+    stored = [brotli.compress(parts[0], quality=5), brotli.compress(values, quality=5), codes]
     lengths = [len(part) for part in parts] if raw is None else raw
     table = b"".join(
         struct.pack("<II8s", len(s), n, hashlib.sha256(s).digest()[:8]) for s, n in zip(stored, lengths, strict=True)
     )
-    return b"FWYA\x01" + table + b"".join(stored)
+    return b"FWYA\x02" + table + b"".join(stored)
 
 
 def one(dtype, shape):
     return {"meta": {}, "tensors": [["w", dtype, shape]]}
+
+
+def planes(*words):
+    return np.array(words, np.uint16).view(np.uint8).reshape(-1, 2).T.tobytes()
+
+
+_LANE = struct.pack("<I", 1 << 16)
+_ZEROS = [0] * 11
+_ONE = 0x3C00  # as float16
+_STEP = (0, *_ZEROS, _ONE)
+
+
+def test_the_forger_can_also_forge_a_sound_file():
+    tensors, _ = decode_artifact(forge(one("int8", [1, 1]), planes(*_STEP), _LANE))
+    assert tensors["w"].codes.tolist() == [[0]]
+    assert tensors["w"].step.tolist() == [1.0]
+    assert decode_artifact(forge(one("float16", [1]), planes(0, _ONE), _LANE))[0]["w"].tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -123,14 +157,29 @@ def one(dtype, shape):
     [
         b"", b"FWYA", b"FWYA\x09" + bytes(64), b"PK\x03\x04" + bytes(100),
         forge(b"not json"), forge(b"[" * 100_000), forge([]), forge({"meta": 1, "tensors": []}),
-        forge({"meta": {}, "tensors": [["w", "float16"]]}),
+        forge({"meta": {}, "tensors": [["w", "float16"]]}), forge(b"9" * 10_000),
         forge(one("object", [1])), forge(one("float16", [-1])), forge(one("float16", [0, 10**12])),
-        forge(one("float16", [True])), forge(one("float16", [1] * 9)), forge(one("int8", [4]), bytes(4), bytes(8)),
-        forge(one("int8", [10**9, 10**9])), forge(one("float16", [2]), passthrough=bytes(3)),
-        forge(one("float16", [1]), passthrough=b"\x00\x7c"),
-        forge(one("int8", [1, 1]), b"\x01", b"\x00\x00"), forge(one("int8", [1, 1]), b"\x01", b"\x00\xbc"),
-        forge({"meta": {}, "tensors": [["w", "float16", [1]], ["w", "float16", [1]]]}, passthrough=bytes(4)),
-        forge(one("int8", [2, 2]), bytes(5), bytes([0, 0, 60, 60]), raw=[45, 4, 4, 0]),
+        forge(one("float16", [True])), forge(one("float16", [1] * 9)), forge(one("int8", [4]), planes(*_STEP), _LANE),
+        forge({"meta": {}, "tensors": [["w", "float16", [1]]] * 2}, planes(0, _ONE, _ONE), _LANE),
+        forge({"meta": {}, "tensors": [[str(k), "float16", []] for k in range(2000)]}, planes(0, *[0] * 2000), _LANE),
+        # too many codes
+        forge(one("int8", [10**9, 10**9]), planes(*_STEP), _LANE), forge(one("int8", [1 << 21, 1]), b"", _LANE),
+        # values: half a word, too short, excesses of nothing, infinity
+        forge(one("float16", [2]), planes(0, _ONE)[:-1], _LANE), forge(one("float16", [2]), planes(0, _ONE), _LANE),
+        forge(one("float16", [1]), planes(0, _ONE, 7), _LANE), forge(one("float16", [1]), planes(0, 0x7C00), _LANE),
+        forge(one("float16", [1 << 26] * 8), planes(0, 0), _LANE),
+        # steps: zero, negative, a level that is not there
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0), _LANE),
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0xBC00), _LANE),
+        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:9], 7, 0, _ONE), _LANE + bytes(2)),
+        forge(one("int8", [1, 1]), planes(60000, *_ZEROS, _ONE), _LANE),
+        # coder parameters: nine bits, classes out of range
+        forge(one("int8", [1, 1]), planes(0, 9, *_ZEROS[1:], _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, 1, 0, 128, *_ZEROS[3:], _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, 1, 0, 0xFFFF, *_ZEROS[3:], _ONE), _LANE),
+        # codes: no states, a state below the range, words of nothing
+        forge(one("int8", [1, 1]), planes(*_STEP)), forge(one("int8", [1, 1]), planes(*_STEP), bytes(4)),
+        forge(one("int8", [1, 1]), planes(*_STEP), _LANE + bytes(2)),
     ],
 )  # fmt: skip
 def test_hostile_files_are_refused(content):
@@ -138,16 +187,76 @@ def test_hostile_files_are_refused(content):
         decode_artifact(content)
 
 
-def test_a_bomb_is_cut_off_before_it_expands():
-    header = json.dumps(one("int8", [1, 100])).encode()
-    bomb = forge(header, bytes(1 << 28), bytes([0, 60]), raw=[len(header), 100, 2, 0])
+def test_more_codes_than_the_stored_bytes_allow_are_refused():
+    many = forge(one("int8", [1 << 13, 1 << 13]), planes(*_STEP, *[_ONE] * ((1 << 13) - 1)), _LANE * 2048)
+    with pytest.raises(ArtifactError, match="declares 67108864 codes"):
+        decode_artifact(many)
+
+
+def test_the_old_format_is_refused_in_one_line():
+    content = b"FWYA\x01" + encode_artifact(sample(), {})[5:]
+    with pytest.raises(ArtifactError, match=r"^format version 1, this program reads version 2: quantize again$"):
+        decode_artifact(content)
+
+
+def test_an_integer_that_does_not_fit_is_refused():
+    tensors = {"w": QuantizedTensor(np.array([[3, 200]], np.int16), np.ones(1, np.float16))}
+    raw = split_sections(encode_artifact(tensors, {}))
+    narrow = raw["header"].replace(b"int16", b"int8")
+    with pytest.raises(ArtifactError, match="no int8"):
+        decode_artifact(forge(narrow, raw["values"], raw["codes"]))
+
+
+@pytest.mark.parametrize("section", ["header", "values"])
+def test_a_bomb_is_cut_off_before_it_expands(section):
+    sound = {"header": json.dumps(one("int8", [1, 1])).encode(), "values": planes(*_STEP), "codes": _LANE}
+    lengths = [len(part) for part in sound.values()]
+    bomb = forge(*{**sound, section: bytes(1 << 28)}.values(), raw=lengths)
     assert len(bomb) < 10_000
+    assert measured(bomb, f"section {section}")[1] < 1 << 24
+
+
+def measured(content, message=None):
+    """Return (seconds, peak bytes) of decoding, which must fail with `message` if that is given."""
+
+    def decode():
+        with contextlib.nullcontext() if message is None else pytest.raises(ArtifactError, match=message):
+            decode_artifact(content)
+
+    started = time.perf_counter()
+    decode()
+    seconds = time.perf_counter() - started
     tracemalloc.start()
-    with pytest.raises(ArtifactError, match="section codes"):
-        decode_artifact(bomb)
+    decode()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1 << 24
+    return seconds, peak
+
+
+def test_little_work_and_memory_can_be_asked_for_with_few_bytes():
+    codes_RC = np.zeros((1 << 11, 1 << 12), np.int8)
+    codes_RC[0, 0] = -1
+    idle = encode_artifact({"w": QuantizedTensor(codes_RC, np.ones(len(codes_RC), np.float16))}, {})
+    assert len(idle) < 20_000
+    many = {str(k): QuantizedTensor(np.full((1, 1), k % 256, np.int16), np.ones(1, np.float16)) for k in range(1024)}
+    largest = forge(one("float32", [1 << 24]), bytes((1 << 26) - 4), _LANE)
+    for content, message in (idle, None), (encode_artifact(many, {}), None), (largest, "ends before"):
+        seconds, peak = measured(content, message)
+        assert seconds < 2
+        assert peak < 1 << 30
+
+
+def test_steps_on_few_levels_cost_few_bits():
+    generator = np.random.default_rng(0)
+    codes_RC = generator.integers(-3, 4, (4096, 8), np.int8)
+    exponent_R = np.rint(generator.normal(-40, 2, 4096))
+    sizes = [
+        len(encode_artifact({"w": QuantizedTensor(codes_RC, np.exp2(e / 8).astype(np.float16))}, {}))
+        for e in (exponent_R, np.full(4096, -40.0))
+    ]
+    entropy_bits = 0.5 * np.log2(2 * np.pi * np.e * 4)
+    # The levels themselves are some 18 words, 0.07 bit of a step.
+    assert (sizes[0] - sizes[1]) * 8 / 4096 < entropy_bits + 0.2
 
 
 @pytest.mark.parametrize(
@@ -158,6 +267,7 @@ def test_a_bomb_is_cut_off_before_it_expands():
         (QuantizedTensor(np.zeros((2, 2), np.int32), np.ones(2, np.float16)), "int8 or int16"),
         (QuantizedTensor(np.zeros((2, 2), np.int8), np.ones(3, np.float16)), "shape"),
         (QuantizedTensor(np.zeros((2, 2), np.int8), np.zeros(2, np.float16)), "positive"),
+        (QuantizedTensor(np.zeros((1, (1 << 20) + 1), np.int8), np.ones(1, np.float16)), "axes at most"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_back_is_not_written(tensor, message):

@@ -1,0 +1,210 @@
+"""Integers to and from coder runs: which table each one takes, and what lies beyond the tables.
+
+The one idea: a matrix stores one small integer per row and one per column, and the class of an element is their sum:
+known before the element is decoded, and close to the log of its scale. The indices are fitted by matching second
+moments, rows and columns in turn, against the moments of the tables themselves, so that clipping and coarse rounding
+do not mislead them. They are coded as runs of one class each.
+
+Rows of an embedding have a part in common (tokens never seen share nearly all of it): where that pays, a profile of the
+columns times a load of the row is subtracted before.
+
+Axes: R rows, C columns, N integers of a run, K classes, J magnitudes, A candidates.
+Source: shared/quantization.md, "Code the integers".
+Checked by: tests/codec/test_integers.py.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.codec.range_coder import RunDecoder, encode_runs
+from pipeline.codec.sections import ArtifactError
+from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES, TABLE_BITS, code_tables
+
+_VECTOR_BITS = 5
+_CHOICE_ROUNDS = 3
+_PROFILE_ROUNDS = 4
+_PROFILE_BITS = 10
+_EXCESS_BITS = 12
+_LOAD_SHIFT = 8
+NUM_MATRIX_PARAMETERS = 9
+EXACT = 1 << 40
+"""Samples at which a vector's integers are never replaced by cheaper ones beside them."""
+_BLOCK_INTEGERS = 1 << 18
+_MISFIT_BITS = math.log(2) / 64
+"""What one class beside the true scale costs a code; it grows with the square of the distance."""
+
+
+class IntegerWriter:
+    """Collects runs; `excess` holds how far every integer at the edge of its alphabet lies beyond it."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.runs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.excess: list[np.ndarray] = []
+
+    def _add(self, value_N: np.ndarray, class_N: np.ndarray, bits: int) -> None:
+        tables = code_tables(bits)
+        limit_N = tables.limit_K.take(class_N)
+        cell_N = np.clip(value_N, -limit_N, limit_N) + (class_N * tables.frequency_KS.shape[1] + (1 << bits) - 1)
+        self.runs.append((tables.start_KS.take(cell_N), tables.frequency_KS.take(cell_N)))
+        beyond_N = np.abs(value_N) - limit_N
+        self.excess.append(beyond_N[beyond_N >= 0].astype("<u2"))
+
+    def add_vector(self, place_N: np.ndarray, samples: int) -> tuple[int, int, np.ndarray]:
+        """Add integers of one class near `place_N`; return their offset and class, and the integers.
+
+        Each is the scale index of `samples` codes: one that is cheaper to state may cost them a little.
+        """
+        nearest_N = np.rint(place_N).astype(np.int32)
+        offset = int(np.median(nearest_N))
+        widest = (1 << _VECTOR_BITS) - 1
+        # A magnitude without a symbol of its own costs the edge's symbol and two bytes.
+        bits_KJ = -np.log2(np.maximum(code_tables(_VECTOR_BITS).frequency_KS[:, widest:], 2.0**-12))
+        value_N = nearest_N - offset
+        for _ in range(_CHOICE_ROUNDS):
+            row = int((bits_KJ @ np.bincount(np.minimum(np.abs(value_N), widest), minlength=widest + 1)).argmin())
+            near_AN = nearest_N - offset + np.arange(-2, 3)[:, None]
+            misfit_AN = _MISFIT_BITS * samples * (place_N - offset - near_AN) ** 2
+            choice_N = (misfit_AN + bits_KJ[row].take(np.abs(near_AN), mode="clip")).argmin(0)
+            value_N = nearest_N - offset + choice_N.astype(np.int32) - 2
+        self._add(value_N, np.full(len(value_N), row), _VECTOR_BITS)
+        return offset, row, value_N + offset
+
+    def add_matrix(self, codes_RC: np.ndarray) -> tuple[int, ...]:
+        """Add a matrix; return its magnitude bits, then offset and class of each of its vectors."""
+        codes_RC = codes_RC.astype(np.int32)
+        if not codes_RC.any():
+            return (0,) * NUM_MATRIX_PARAMETERS
+        trials = []
+        for load_R, profile_C in _profiles(codes_RC):
+            trial = IntegerWriter()
+            trials.append((trial._add_rest(codes_RC - _shared(load_R, profile_C), load_R, profile_C), trial))
+        parameters, best = min(trials, key=lambda pair: pair[1].num_bits())
+        self.runs += best.runs
+        self.excess += best.excess
+        return parameters
+
+    def _add_rest(self, rest_RC: np.ndarray, load_R: np.ndarray, profile_C: np.ndarray) -> tuple[int, ...]:
+        num_rows, num_columns = rest_RC.shape
+        *load_parameters, _ = self.add_vector(load_R, EXACT)
+        *profile_parameters, _ = self.add_vector(profile_C, EXACT)
+        bits = min(max(int(np.abs(rest_RC).max()), 1).bit_length(), MAX_MAGNITUDE_BITS)
+        gap, none = _ScaleGap(rest_RC, bits), np.zeros(1)
+        row_R = gap(none, none, 1)
+        column_C = gap(row_R, none, 0)
+        row_R = row_R + gap(row_R, column_C, 1)
+        # Rows of one scale, the usual case, should all fall on an integer and not between two.
+        row_R = row_R - np.median(row_R) + np.rint(np.median(row_R))
+        *row_parameters, row_R = self.add_vector(row_R, num_columns)
+        *column_parameters, column_C = self.add_vector(column_C + gap(row_R, column_C, 0), num_rows)
+        for rows, class_N in _blocks(row_R, column_C):
+            self._add(rest_RC[rows].reshape(-1), class_N, bits)
+        return bits, *load_parameters, *profile_parameters, *row_parameters, *column_parameters
+
+    def num_bits(self) -> float:
+        """Return the codelength of all runs, and about that of the excesses."""
+        large = sum(np.count_nonzero(excess_N) for excess_N in self.excess)
+        return _EXCESS_BITS * large + sum(np.sum(TABLE_BITS - np.log2(frequency_N)) for _, frequency_N in self.runs)
+
+    def stream(self, lanes: int) -> bytes:
+        """Return the coded runs."""
+        return encode_runs(self.runs, lanes)
+
+
+class IntegerReader:
+    """Gives back what an `IntegerWriter` was given, in the same order; raises ArtifactError where nothing fits."""
+
+    def __init__(self, stream: bytes, excess_N: np.ndarray, lanes: int) -> None:
+        """Read from the coded runs and all excesses."""
+        self._decoder, self._excess_N = RunDecoder(stream, lanes), excess_N
+
+    def _take(self, class_N: np.ndarray, bits: int) -> np.ndarray:
+        tables = code_tables(bits)
+        value_N = self._decoder.take(tables, class_N).astype(np.int32) - ((1 << bits) - 1)
+        edge_N = np.abs(value_N) == tables.limit_K.take(class_N)
+        edge = value_N[edge_N]
+        excess, self._excess_N = self._excess_N[: len(edge)], self._excess_N[len(edge) :]
+        if len(excess) < len(edge):
+            raise ArtifactError("section values lacks the excess of an integer")
+        value_N[edge_N] += np.sign(edge) * excess
+        return value_N
+
+    def take_vector(self, num: int, offset: int, row: int) -> np.ndarray:
+        """Return `num` integers (int32) that share one class."""
+        return self._take(np.full(num, row), _VECTOR_BITS) + np.int32(offset)
+
+    def take_indices(self, num: int, bound: int, offset: int, row: int) -> np.ndarray:
+        """Return `num` integers from 0 to bound - 1."""
+        value_N = self.take_vector(num, offset, row)
+        if value_N.min() < 0 or value_N.max() >= bound:
+            raise ArtifactError("section codes holds a step that is no level")
+        return value_N
+
+    def take_matrix(self, codes_RC: np.ndarray, bits: int, *vectors: int) -> None:
+        """Fill zeros `codes_RC` (int8 or int16); the numbers are what `add_matrix` returned."""
+        if not bits:
+            return
+        sizes = codes_RC.shape * 2
+        load_R, profile_C, row_R, column_C = (self.take_vector(sizes[k], *vectors[2 * k : 2 * k + 2]) for k in range(4))
+        bound = np.iinfo(codes_RC.dtype)
+        for rows, class_N in _blocks(row_R, column_C):
+            value_N = self._take(class_N, bits) + _shared(load_R[rows], profile_C).reshape(-1)
+            if value_N.min() < bound.min or value_N.max() > bound.max:
+                raise ArtifactError(f"section codes holds an integer that is no {codes_RC.dtype}")
+            codes_RC[rows] = value_N.reshape(-1, len(column_C))
+
+    def finish(self) -> None:
+        """Raise ArtifactError unless everything was used up."""
+        self._decoder.finish()
+        if len(self._excess_N):
+            raise ArtifactError("section values holds excesses of no integer")
+
+
+def _blocks(row_R: np.ndarray, column_C: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows that are coded as one run, and their elements' classes: temporary arrays stay small."""
+    step = max(_BLOCK_INTEGERS // len(column_C), 1)
+    for at in range(0, len(row_R), step):
+        rows = slice(at, at + step)
+        yield rows, np.clip(row_R[rows, None] + column_C, 0, NUM_CLASSES - 1).reshape(-1)
+
+
+def _shared(load_R: np.ndarray, profile_C: np.ndarray) -> np.ndarray:
+    return load_R[:, None] * profile_C >> _LOAD_SHIFT
+
+
+def _profiles(codes_RC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield loads and profiles worth a trial: none, and the leading one of the rows where its moments promise much."""
+    num_rows, num_columns = codes_RC.shape
+    yield np.zeros(num_rows, np.int32), np.zeros(num_columns, np.int32)
+    power_R = (codes_RC**2).mean(1) + 1
+    unit_RC = codes_RC / np.sqrt(power_R)[:, None]
+    profile_C = unit_RC[np.abs(unit_RC).sum(1).argmax()]
+    for _ in range(_PROFILE_ROUNDS):
+        profile_C = (unit_RC @ profile_C) @ unit_RC
+    profile_C = np.rint(profile_C * (127 / np.abs(profile_C).max())).astype(np.int32)
+    load_R = np.rint(codes_RC @ (profile_C * 2.0**_LOAD_SHIFT) / (profile_C * 1.0 @ profile_C)).astype(np.int32)
+    rest_R = (((codes_RC - _shared(load_R, profile_C)) * 1.0) ** 2).mean(1) + 1
+    promised_bits = np.log2(power_R / rest_R).sum() * num_columns / 2
+    # Larger loads, of 16-bit codes, would not fit their fields.
+    if promised_bits > _PROFILE_BITS * (num_rows + num_columns) and np.abs(load_R).max() < 1 << 15:
+        yield load_R, profile_C
+
+
+class _ScaleGap:
+    """How far row and column indices are from the second moments of a matrix, in classes."""
+
+    def __init__(self, codes_RC: np.ndarray, bits: int) -> None:
+        widest = (1 << bits) - 1
+        self._moment_K = code_tables(bits).frequency_KS @ np.arange(-widest, widest + 1) ** 2 / (1 << TABLE_BITS)
+        square_RC = np.minimum(np.abs(codes_RC), widest) ** 2
+        self._wanted = self._place(square_RC.mean(0)), self._place(square_RC.mean(1))
+
+    def __call__(self, row_R: np.ndarray, column_C: np.ndarray, axis: int) -> np.ndarray:
+        """Return what to add to the columns' (axis 0) or the rows' (axis 1) indices; one 0 stands for zeros."""
+        class_RC = (row_R[:, None] + (column_C + 0.5)).astype(np.int32)
+        return self._wanted[axis] - self._place(self._moment_K.take(class_RC, mode="clip").mean(axis))
+
+    def _place(self, moment: np.ndarray) -> np.ndarray:
+        return np.interp(moment, self._moment_K, np.arange(NUM_CLASSES))
