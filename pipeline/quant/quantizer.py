@@ -32,6 +32,7 @@ _GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
 """Entropy of a unit Gaussian in bits: codes of step s cost this plus log2(std / s) each."""
 _FINEST_BITS = 12.0
 """Bits per weight beyond which no step is refined under the rate rule."""
+_LARGEST_CODE = 1 << 14
 _UNSEEN_SHARE = 0.1
 """Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
 _CODED_FRAC = 0.99
@@ -184,7 +185,9 @@ def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> 
     if isinstance(rule, RateSteps):
         assert group.curvature_R is not None, "the plan was made under this rule"
         step_C = None if group.curvature_C is None else rate_factor(group.curvature_C, 1.0)
-        return Grid(rate_factor(group.curvature_R, knob), step_C, None)
+        # Codes must fit 16 bits, with room for the errors that a solver pushes onto a weight.
+        finest_R = group.weight_RC.abs().amax(1) / (_LARGEST_CODE * (1.0 if step_C is None else float(step_C.min())))
+        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), step_C, None)
     bits, ratio = {
         "matrix": (rule.matrix_bits, 1.0),
         "embedding": (rule.embedding_bits, rule.embedding_clip_ratio),

@@ -35,23 +35,27 @@ def collect_sensitivities(model: LoopedUNet, batches: Iterable[Tensor]) -> dict[
     tokens = 0
 
     def add(key: str, values: Tensor) -> None:
-        sums[key] = sums.get(key, 0.0) + values.double()
+        sums[key] += values
+
+    def watch(key: str, y: Tensor, num_rows: int, rows_of: Callable[[Tensor], Tensor]) -> None:
+        # A sum from the start: what no loss depends on has no gradient, and a sensitivity of zero.
+        sums.setdefault(key, torch.zeros(num_rows, dtype=torch.float64, device=y.device))
+        y.register_hook(lambda gradient: add(key, rows_of(_squares(gradient))))
 
     def watch_matrix(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            visit = visits.get(name, 0)
-            visits[name] = visit + 1
-            y.register_hook(lambda gradient: add(f"sensitivity/{name}/{visit}", _squares(gradient).sum(0)))
+            visits[name] = visits.get(name, -1) + 1
+            watch(f"sensitivity/{name}/{visits[name]}", y, y.shape[-1], lambda squares_MR: squares_MR.sum(0))
 
         return hook
 
     def watch_table(name: str) -> Callable:
         def hook(module: nn.Embedding, inputs: tuple[Tensor, ...], x: Tensor) -> None:
-            def scatter(gradient: Tensor) -> None:
-                rows_V = gradient.new_zeros(module.num_embeddings, dtype=torch.float32)
-                add(f"sensitivity/{name}", rows_V.index_add_(0, inputs[0].flatten(), _squares(gradient).mean(1)))
+            def scatter(squares_MC: Tensor) -> Tensor:
+                rows_V = squares_MC.new_zeros(module.num_embeddings)
+                return rows_V.index_add_(0, inputs[0].flatten(), squares_MC.mean(1))
 
-            x.register_hook(scatter)
+            watch(f"sensitivity/{name}", x, module.num_embeddings, scatter)
 
         return hook
 
@@ -66,7 +70,7 @@ def collect_sensitivities(model: LoopedUNet, batches: Iterable[Tensor]) -> dict[
         visits.clear()
         with torch.enable_grad():
             logits_MV = model(ids_BT).flatten(0, 1)
-            logits_MV.register_hook(lambda gradient: add("sensitivity/head", _squares(gradient).sum(0)))
+            watch("sensitivity/head", logits_MV, logits_MV.shape[-1], lambda squares_MV: squares_MV.sum(0))
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
         model.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.codec.container import decode_artifact
 from pipeline.progress import silent
-from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, SizeConfig
+from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, RateSteps, SizeConfig
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import site_members
@@ -14,10 +14,10 @@ from pipeline.quant.quantizer import fit_to_budget
 from pipeline.quant.roles import tensor_roles
 from tests.networks import ARCHITECTURES, architecture, randomised
 
-CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sweeps=1,
+CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sweeps=1, sensitivity_sequences=4,
                             provisional=ProvisionalConfig(matrix_bits=6, clip_std=12.85, damp_frac=0.01))  # fmt: skip
-QUANTIZE = QuantizeConfig(matrix_bits=8, embedding_bits=8, table_bits=8, embedding_clip_ratio=1.0, table_clip_ratio=1.0,
-                          min_clip_std=4.0, max_clip_std=60.0, damp_frac=0.01, block_columns=16)  # fmt: skip
+QUANTIZE = QuantizeConfig(solver="gptq", damp_frac=0.01, block_columns=16, steps=RateSteps(
+    kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0))  # fmt: skip
 SIZE = SizeConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ from pipeline.codec import ArtifactError, QuantizedTensor, read_artifact
 from pipeline.codec.container import decode_artifact
 from pipeline.model.network import build
 from pipeline.progress import silent
-from pipeline.quant.budget import MAX_TRIALS, ClipWindow, search_clip
-from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, SizeConfig
+from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
+from pipeline.quant.config import (
+    CalibrateConfig,
+    ClipSteps,
+    ProvisionalConfig,
+    QuantizeConfig,
+    RateSteps,
+    SizeConfig,
+)
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.gptq import HessianError, proxy_loss
 from pipeline.quant.hessian import find_input_sites
@@ -29,15 +37,16 @@ MODEL = changed(TINY, {
     "attention.exclusive_blocks": [2], "rope.dims": 4, "rope.loop_scales": [2.0, 1.0, 1.0], "looped_mlp.slope": 0.5,
     "bigram.buckets": 50, "value_embedding.readers": [0], "embed_init_std": 0.05,
 })  # fmt: skip
-QUANTIZE = QuantizeConfig(matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
-                          table_clip_ratio=1.55, min_clip_std=2.0,
-                          max_clip_std=60.0, damp_frac=0.01, block_columns=16)  # fmt: skip
+CLIP = ClipSteps(kind="clip", matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
+                 table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
+QUANTIZE = QuantizeConfig(solver="gptq", steps=CLIP, damp_frac=0.01, block_columns=16)
+RATE = replace(QUANTIZE, steps=RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0))
 CPU = torch.device("cpu")
 LOOPED_DOWN = "blocks.2.mlp.down.weight"
 
 
 def settings(sweeps):
-    return CalibrateConfig(num_sequences=8, batch_sequences=3, sweeps=sweeps,
+    return CalibrateConfig(num_sequences=8, batch_sequences=3, sweeps=sweeps, sensitivity_sequences=4,
                            provisional=ProvisionalConfig(matrix_bits=4, clip_std=4.0, damp_frac=0.01))  # fmt: skip
 
 
@@ -157,7 +166,7 @@ def logit_error(model, network, ids_NT):
 
 
 def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model, ids_NT, bundle):
-    fine = QuantizeConfig(**{**QUANTIZE.__dict__, "matrix_bits": 8, "table_bits": 8})
+    fine = replace(QUANTIZE, steps=replace(CLIP, matrix_bits=8, table_bits=8))
     near = dequantized_model(quantize_plan(plan_quantization(model, bundle, fine), 4.0), MODEL)
     far = dequantized_model(quantize_plan(plan_quantization(model, bundle, QUANTIZE), 60.0), MODEL)
     assert logit_error(model, near, ids_NT) < 0.03  # steps of about a thirtieth of a standard deviation
@@ -187,11 +196,36 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
     weight_RC = model.get_parameter(LOOPED_DOWN)
     of_file = proxy_loss(weight_RC, codes_RC, step_R, mean_moment(bundle, LOOPED_DOWN))
     assert layers[LOOPED_DOWN]["proxy_loss"] == of_file
-    assert report["clip_std"] in [trial["clip_std"] for trial in report["search"]]
+    assert report["knob"] in [trial["knob"] for trial in report["search"]]
     # Codes were chosen with the stored steps: nearest rounding of a table must reproduce from the file alone.
     table = tensors["bigram.table.weight"]
     nearest = np.rint(model.bigram.table.weight.detach().double().numpy() / table.step.astype(np.float64)[:, None])
     assert np.array_equal(table.codes, np.clip(nearest, -31, 31))
+
+
+def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model, ids_NT, bundle):
+    """At equal bytes, on the text whose labels the model itself gives: the divergence from the float model."""
+    size, divergence = size_config(16_000), {}
+    for name, config in (("rate", RATE), ("clip", QUANTIZE), ("nearest", replace(RATE, solver="nearest"))):
+        content, report = fit_to_budget(model, bundle, config, size, {}, silent)
+        assert report["budget"]["reached"]
+        assert report["budget"]["unused_bytes"] <= 0.002 * size.limit_bytes
+        divergence[name] = mean_divergence(model, dequantized_model(decode_artifact(content)[0], MODEL), ids_NT)
+    assert divergence["rate"] < 0.7 * divergence["clip"]
+    assert divergence["rate"] < divergence["nearest"]
+
+
+def mean_divergence(model, network, ids_NT):
+    """Return KL(float || quantized) in nats per token."""
+    with torch.no_grad():
+        ours, theirs = model(ids_NT).log_softmax(-1), network(ids_NT).log_softmax(-1)
+    return float((ours.exp() * (ours - theirs)).sum(-1).mean())
+
+
+def test_the_rate_rule_without_sensitivities_says_what_to_set(model, bundle):
+    lacking = {key: tensor for key, tensor in bundle.items() if not key.startswith("sensitivity/")}
+    with pytest.raises(ValueError, match=r"calibrate\.sensitivity_sequences above 0"):
+        plan_quantization(model, lacking, RATE)
 
 
 def test_progress_counts_trials_and_ends_full(model, bundle):
@@ -207,7 +241,7 @@ def test_a_budget_between_two_file_sizes_takes_the_one_below(model, bundle):
     """A tolerance of less than a byte: a file of exactly the budget's bytes would be luck."""
     content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000, 1e-9), {}, silent)
     budget = report["budget"]
-    assert not budget["finest_clip_fits"]
+    assert not budget["finest_fits"]
     assert budget["unused_bytes"] == 21_000 - len(content) >= 0
     assert budget["reached"] == (len(content) == 21_000)
 
@@ -246,8 +280,8 @@ def test_an_impossible_budget_says_what_would_work(model, bundle):
 
 def test_a_generous_budget_takes_the_finest_clip(model, bundle):
     content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(10**6), {}, silent)
-    assert report["clip_std"] == QUANTIZE.min_clip_std
-    assert report["budget"]["finest_clip_fits"]
+    assert report["knob"] == CLIP.min_clip_std
+    assert report["budget"]["finest_fits"]
     assert not report["budget"]["reached"]
     assert len(report["search"]) == 1
     assert len(content) < 10**6
@@ -257,7 +291,7 @@ def test_search_survives_sizes_that_are_not_monotone():
     def encode(clip):
         return bytes(int(10_000 / clip**0.7 + 60 * np.sin(400 * clip)))
 
-    search = search_clip(encode, 3.0, ClipWindow(1.0, 50.0, 3999, 4000), 100.0)
+    search = search_knob(encode, 3.0, KnobWindow(1.0, 50.0, 3999, 4000), 100.0)
     assert len(search.best.content) <= 4000
     assert len(search.best.content) == max(size for _, size in search.trace if size <= 4000)
     assert len(search.best.content) >= 3900
@@ -265,9 +299,9 @@ def test_search_survives_sizes_that_are_not_monotone():
 
 def test_search_keeps_the_largest_file_that_fits_not_the_last():
     sizes = iter([3900] + [3800] * 40)
-    search = search_clip(lambda clip: bytes(next(sizes)), 3.0, ClipWindow(1.0, 50.0, 3999, 4000), 100.0)
+    search = search_knob(lambda clip: bytes(next(sizes)), 3.0, KnobWindow(1.0, 50.0, 3999, 4000), 100.0)
     assert len(search.best.content) == 3900
-    assert search.best.clip_std == 3.0
+    assert search.best.knob == 3.0
 
 
 def test_decoding_in_a_fresh_process_gives_the_same_bits(model, bundle, tmp_path, repo):
