@@ -268,7 +268,7 @@ def _bits_at_one(plan: QuantizationPlan) -> float:
     return bits
 
 
-def _num_codes(plan: QuantizationPlan) -> int:
+def _num_weights(plan: QuantizationPlan) -> int:
     return max(sum(group.weight_RC.numel() for group in plan.groups), 1)
 
 
@@ -277,7 +277,7 @@ def _knob_window(plan: QuantizationPlan, floor_bytes: int, limit_bytes: int) -> 
     rule = plan.config.steps
     if isinstance(rule, ClipSteps):
         return KnobWindow(rule.min_clip_std, rule.max_clip_std, floor_bytes, limit_bytes)
-    bits = _bits_at_one(plan) / _num_codes(plan)
+    bits = _bits_at_one(plan) / _num_weights(plan)
     return KnobWindow(2.0 ** (bits - _FINEST_BITS), 2.0 ** (bits + _FINEST_BITS), floor_bytes, limit_bytes)
 
 
@@ -286,8 +286,8 @@ def _first_guess(plan: QuantizationPlan, aim_bytes: float) -> tuple[float, float
     overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
     overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
     bits = 8 * max(aim_bytes - overhead_bytes, 1.0) / _CODED_FRAC
-    octaves = (_bits_at_one(plan) - bits) / _num_codes(plan)
-    return 2.0 ** min(max(octaves, -32.0), 32.0), _num_codes(plan) / 8 * _CODED_FRAC
+    octaves = (_bits_at_one(plan) - bits) / _num_weights(plan)
+    return 2.0 ** min(max(octaves, -32.0), 32.0), _num_weights(plan) / 8 * _CODED_FRAC
 
 
 def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> dict:
