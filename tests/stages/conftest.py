@@ -24,8 +24,8 @@ TINY = {
     },
     "train": {"max_steps": 6, "batch_tokens": 512, "warmup_steps": 2, "log_every_steps": 2},
     "launch": {"device": "cpu"},
-    "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1},
-    "size": {"limit_bytes": 66000, "code_reserve_bytes": 36000, "tolerance_frac": 0.004},
+    "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1, "sensitivity_sequences": 8},
+    "size": {"limit_bytes": 70000, "code_reserve_bytes": 40000, "tolerance_frac": 0.004},
     "evaluate": {
         "protocols": {
             "float": {"kind": "blocks", "context_tokens": 32},
