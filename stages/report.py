@@ -48,11 +48,11 @@ def _print_table(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="bits per byte (lower is better)")
-    names = {"float": "float", "artifact_bytes": "artifact bytes", "code_bytes": "code bytes", "seed": "seed"}
+    table = Table(title="bits per byte (lower is better): the float model, then the artifact by protocol")
+    names = {"artifact_bytes": "artifact bytes", "code_bytes": "code bytes"}
     columns = list(result["seeds"][0])
     for column in columns:
-        table.add_column(names.get(column, f"artifact {column}"), justify="right")
+        table.add_column(names.get(column, column), justify="right")
     for row in result["seeds"]:
         table.add_row(*(_cell(column, row[column]) for column in columns))
     console = Console()

@@ -22,6 +22,7 @@ from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_ar
 from pipeline.progress import Progress
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_weights
 from pipeline.quant.gptq import Factor, factorise, round_to_nearest, solve
 from pipeline.quant.layer_report import layer_entry, report_totals
 from pipeline.quant.moments import bundle_entry, mean_moment, row_sensitivity, site_members, visit_names
@@ -33,8 +34,7 @@ _GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
 _FINEST_BITS = 12.0
 """Bits per weight beyond which no step is refined under the rate rule."""
 _LARGEST_CODE = 1 << 14
-_UNSEEN_SHARE = 0.1
-"""Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
+"""Largest code that steps aim at under the rate rule: half of what 16 bits hold."""
 _CODED_FRAC = 0.99
 """Expected bytes over that entropy: columns of unequal scale save a little; only the first trial relies on it."""
 
@@ -118,15 +118,6 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
 
 
-def visit_weights(sensitivities: list[Tensor]) -> list[float] | None:
-    """Return how much a site's visits count: the mean sensitivity of its matrices there; None counts all alike.
-
-    `sensitivities`: (visits, R) of each matrix.
-    """
-    total = sum(visited.mean(1) for visited in sensitivities)
-    return total.tolist() if isinstance(total, Tensor) and float(total.sum()) > 0 else None
-
-
 def _check_members(members: list[str], roles: Mapping[str, Role], weights: Mapping[str, Tensor],
                    columns: int) -> None:  # fmt: skip
     for name in members:
@@ -148,28 +139,8 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             require(hessian_CC.shape == (width, width), "calibration bundle: head/moment", tuple(hessian_CC.shape),
                     f"({width}, {width}) for {name}: calibrate this checkpoint again")  # fmt: skip
             factor = factorise(hessian_CC, config.damp_frac, name)
-        rows, columns = _lookup_curvature(name, bundle, factor, config.steps)
+        rows, columns = lookup_curvature(name, bundle, factor, config.steps)
         yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns)
-
-
-def _lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | None,
-                      rule: ClipSteps | RateSteps) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Return the tempered curvatures by row and column of a table, or of the embedding (the one with a factor)."""
-    if isinstance(rule, ClipSteps):
-        return None, None
-    rows_V, columns_C = row_sensitivity(bundle, [name])[0], None
-    if factor is not None:
-        columns_C = tempered_curvature(conditional_variance(factor), rule.column_exponent)
-        # A row is read twice: as a table's row and, as the head's, against every hidden state.
-        rows_V = rows_V / columns_C.mean() + row_sensitivity(bundle, ["head"])[0]
-    return tempered_curvature(rows_V + _UNSEEN_SHARE * rows_V.mean(), rule.lookup_exponent), columns_C
-
-
-def conditional_variance(factor: Factor) -> Tensor:
-    """Return what of each input the later columns cannot compensate, 1 / U_cc^2, float64 (C,); zero where dead."""
-    variance_C = torch.zeros(factor.columns, dtype=torch.float64)
-    variance_C[factor.order_L] = factor.upper_LL.diagonal().square().reciprocal()
-    return variance_C
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:

@@ -140,9 +140,9 @@ def planes(*words):
 
 
 _LANE = struct.pack("<I", 1 << 16)
-_ZEROS = [0] * 11
+_ZEROS = [0] * 13
 _ONE = 0x3C00  # as float16
-_STEP = (0, *_ZEROS, _ONE)
+_STEP = (0, *_ZEROS, _ONE, _ONE)
 
 
 def test_the_forger_can_also_forge_a_sound_file():
@@ -169,14 +169,15 @@ def test_the_forger_can_also_forge_a_sound_file():
         forge(one("float16", [1]), planes(0, _ONE, 7), _LANE), forge(one("float16", [1]), planes(0, 0x7C00), _LANE),
         forge(one("float16", [1 << 26] * 8), planes(0, 0), _LANE),
         # steps: zero, negative, a level that is not there
-        forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0), _LANE),
-        forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0xBC00), _LANE),
-        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:9], 7, 0, _ONE), _LANE + bytes(2)),
-        forge(one("int8", [1, 1]), planes(60000, *_ZEROS, _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0, _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS, _ONE, 0), _LANE),
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0xBC00, _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:9], 7, 0, 0, 0, _ONE), _LANE + bytes(2)),
+        forge(one("int8", [1, 1]), planes(60000, *_ZEROS, _ONE, _ONE), _LANE),
         # coder parameters: nine bits, classes out of range
-        forge(one("int8", [1, 1]), planes(0, 9, *_ZEROS[1:], _ONE), _LANE),
-        forge(one("int8", [1, 1]), planes(0, 1, 0, 128, *_ZEROS[3:], _ONE), _LANE),
-        forge(one("int8", [1, 1]), planes(0, 1, 0, 0xFFFF, *_ZEROS[3:], _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, 9, *_ZEROS[1:], _ONE, _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, 1, 0, 128, *_ZEROS[3:], _ONE, _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, 1, 0, 0xFFFF, *_ZEROS[3:], _ONE, _ONE), _LANE),
         # codes: no states, a state below the range, words of nothing
         forge(one("int8", [1, 1]), planes(*_STEP)), forge(one("int8", [1, 1]), planes(*_STEP), bytes(4)),
         forge(one("int8", [1, 1]), planes(*_STEP), _LANE + bytes(2)),
@@ -187,8 +188,31 @@ def test_hostile_files_are_refused(content):
         decode_artifact(content)
 
 
+def test_steps_of_columns_come_back_and_multiply():
+    """On few levels, where they are coded, and on many, where they are stored; all ones are none."""
+    generator = np.random.default_rng(0)
+    codes_RC = generator.integers(-9, 10, (40, 24), dtype=np.int8)
+    for row_steps, column_steps in (
+        ([0.5, 0.25], [1.0, 2.0]),
+        (generator.random(40) + 0.1, generator.random(24) + 0.1),
+    ):
+        step_R = np.resize(np.array(row_steps, np.float16), 40)
+        step_C = np.resize(np.array(column_steps, np.float16), 24)
+        content = encode_artifact({"w": QuantizedTensor(codes_RC, step_R, step_C)}, {})
+        stored = decode_artifact(content)[0]["w"]
+        for found, expected in zip(stored, (codes_RC, step_R, step_C), strict=True):
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
+        value_RC = dequantize({"w": stored})["w"]
+        assert np.array_equal(value_RC, codes_RC * (step_R.astype(np.float32)[:, None] * step_C.astype(np.float32)))
+    plain = QuantizedTensor(codes_RC, step_R, np.ones(24, np.float16))
+    assert decode_artifact(encode_artifact({"w": plain}, {}))[0]["w"].column_step is None
+    with pytest.raises(ValueError, match="step of w"):
+        encode_artifact({"w": QuantizedTensor(codes_RC, step_R, step_C[:-1])}, {})
+
+
 def test_more_codes_than_the_stored_bytes_allow_are_refused():
-    many = forge(one("int8", [1 << 13, 1 << 13]), planes(*_STEP, *[_ONE] * ((1 << 13) - 1)), _LANE * 2048)
+    many = forge(one("int8", [1 << 13, 1 << 13]), planes(*_STEP, *[_ONE] * (2 * (1 << 13) - 2)), _LANE * 2048)
     with pytest.raises(ArtifactError, match="declares 67108864 codes"):
         decode_artifact(many)
 

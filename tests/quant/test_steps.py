@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from pipeline.quant.curvature import conditional_variance, visit_weights
 from pipeline.quant.gptq import factorise
-from pipeline.quant.quantizer import conditional_variance, visit_weights
 from pipeline.quant.steps import rate_factor, tempered_curvature
 
 

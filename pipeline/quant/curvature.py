@@ -1,0 +1,48 @@
+"""Curvatures that the rate rule sets steps by, from a calibration bundle.
+
+Axes: C columns, V rows of a table, R rows of a matrix.
+Source: `steps.py` says what they are for.
+Checked by: tests/quant/test_steps.py, tests/quant/test_calibrate_and_fit.py.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.quant.config import ClipSteps, RateSteps
+from pipeline.quant.gptq import Factor
+from pipeline.quant.moments import row_sensitivity
+from pipeline.quant.steps import tempered_curvature
+
+_UNSEEN_SHARE = 0.1
+"""Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
+
+
+def visit_weights(sensitivities: list[Tensor]) -> list[float] | None:
+    """Return how much a site's visits count: the mean sensitivity of its matrices there; None counts all alike.
+
+    `sensitivities`: (visits, R) of each matrix.
+    """
+    total = sum(visited.mean(1) for visited in sensitivities)
+    return total.tolist() if isinstance(total, Tensor) and float(total.sum()) > 0 else None
+
+
+def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | None,
+                      rule: ClipSteps | RateSteps) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """Return the tempered curvatures by row and column of a table, or of the embedding (the one with a factor)."""
+    if isinstance(rule, ClipSteps):
+        return None, None
+    rows_V, columns_C = row_sensitivity(bundle, [name])[0], None
+    if factor is not None:
+        columns_C = tempered_curvature(conditional_variance(factor), rule.column_exponent)
+        # A row is read twice: as a table's row and, as the head's, against every hidden state.
+        rows_V = rows_V / columns_C.mean() + row_sensitivity(bundle, ["head"])[0]
+    return tempered_curvature(rows_V + _UNSEEN_SHARE * rows_V.mean(), rule.lookup_exponent), columns_C
+
+
+def conditional_variance(factor: Factor) -> Tensor:
+    """Return what of each input the later columns cannot compensate, 1 / U_cc^2, float64 (C,); zero where dead."""
+    variance_C = torch.zeros(factor.columns, dtype=torch.float64)
+    variance_C[factor.order_L] = factor.upper_LL.diagonal().square().reciprocal()
+    return variance_C
