@@ -7,9 +7,9 @@ Checked by: tests/submission/test_record.py.
 
 from collections.abc import Mapping, Sequence
 
-ARTIFACT_FORMAT = "int6+brotli"
+ARTIFACT_FORMAT = "int6+rans"
 """The artifact's coding as the log's size lines name it; like the names of the score lines it says int6 whatever
-`quantize.matrix_bits` is, because people and tools look for these lines by name."""
+the bits are, because people and tools look for these lines by name."""
 
 
 def score_line(kind: str, val_loss: float, val_bpb: float) -> str:

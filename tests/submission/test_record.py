@@ -97,8 +97,8 @@ def test_log_states_sizes_scores_and_digests(tmp_path):
     for line in (
         f"Code size: {len(code)} bytes",
         f"Code size unwrapped: {len(SOURCE)} bytes",
-        "Serialized model int6+brotli: 2000 bytes",
-        f"Total submission size int6+brotli: {2000 + len(code)} bytes",
+        "Serialized model int6+rans: 2000 bytes",
+        f"Total submission size int6+rans: {2000 + len(code)} bytes",
         "val_tokens: 100",
         "target_tokens: 99",
         "final_int6_roundtrip_exact val_loss:2.90700000 val_bpb:1.45350000",
