@@ -42,6 +42,16 @@ def changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return parse_value(ModelConfig, values, "model")
 
 
+def roused(config: ModelConfig, seed: int, build_seed: int = 0) -> LoopedUNet:
+    """Return a fresh network with a little noise on every parameter: no projection is zero, scales stay natural."""
+    model = build(config, build_seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def randomised(config: ModelConfig, seed: int = 0) -> LoopedUNet:
     """Return a network in which every parameter matters."""
     model = build(config, seed)

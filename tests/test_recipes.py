@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from pipeline.config import SECTIONS, load_params, parse_value
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import LoopedUNet
 from pipeline.model.visit_picture import visit_picture
 from pipeline.recipes import description, recipe_names, recipe_path, section_values, with_section
+from tests.networks import roused
 
 REPO = Path(__file__).resolve().parent.parent
 RECIPES = REPO / "recipes"
@@ -49,16 +50,6 @@ def reduced(name: str) -> ModelConfig:
     if "bridge_dim" in values["schedule"]:
         values["schedule"]["bridge_dim"] = 4
     return parse_value(ModelConfig, values, "model")
-
-
-def roused(config: ModelConfig) -> LoopedUNet:
-    """Return a network in which no projection is zero."""
-    model = build(config, 1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def test_there_is_a_recipe_for_every_published_system():
@@ -111,7 +102,7 @@ def _commented_keys(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_forward_and_backward_at_reduced_width(name: str):
-    model = roused(reduced(name))
+    model = roused(reduced(name), 1, 1)
     ids_BT = torch.randint(64, (2, 33), generator=torch.Generator().manual_seed(2))
     logits_BTV = model(ids_BT[:, :-1])
     loss = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten())
@@ -126,7 +117,7 @@ def test_a_step_forward_and_backward_at_reduced_width(name: str):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_later_tokens_and_other_sequences_change_no_bit(name: str):
-    model = roused(reduced(name))
+    model = roused(reduced(name), 1, 1)
     ids_BT = random_ids(3, 32)
     logits_BTV = model(ids_BT)
     later_BT = ids_BT.clone()
@@ -146,7 +137,7 @@ ROUNDING = 1e-12
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_batch_size_padding_and_truncation_change_nothing_but_rounding(name: str):
-    model = roused(reduced(name)).double()
+    model = roused(reduced(name), 1, 1).double()
     ids_BT = random_ids(3, 40)
     alone_BTD = model.hidden(ids_BT[1:2])
     assert (model.hidden(ids_BT)[1:2] - alone_BTD).abs().max() < ROUNDING
@@ -158,7 +149,7 @@ def test_batch_size_padding_and_truncation_change_nothing_but_rounding(name: str
 @pytest.mark.parametrize("name", [name for name in NAMES if model_config(name).rope.base_tokens is not None])
 @torch.no_grad()
 def test_a_rotary_base_that_follows_the_tensor_would_be_noticed(name: str):
-    model = roused(reduced(name)).double()
+    model = roused(reduced(name), 1, 1).double()
     model.rotary.base_tokens = 32
     model.set_context(32)
     ids_BT = random_ids(1, 30)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.quant.config import ClipSteps, RateSteps
 from pipeline.quant.gptq import Factor
 from pipeline.quant.moments import row_sensitivity
-from pipeline.quant.steps import tempered_curvature
+from pipeline.quant.steps import rate_factor, tempered_curvature
 
 _UNSEEN_SHARE = 0.1
 """Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
@@ -30,7 +30,7 @@ def visit_weights(sensitivities: list[Tensor]) -> list[float] | None:
 
 def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | None,
                       rule: ClipSteps | RateSteps) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Return the tempered curvatures by row and column of a table, or of the embedding (the one with a factor)."""
+    """Return tempered curvatures by row and step factors by column of a table, or of the embedding: it has a factor."""
     if isinstance(rule, ClipSteps):
         return None, None
     rows_V, columns_C = row_sensitivity(bundle, [name])[0], None
@@ -38,7 +38,8 @@ def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | N
         columns_C = tempered_curvature(conditional_variance(factor), rule.column_exponent)
         # A row is read twice: as a table's row and, as the head's, against every hidden state.
         rows_V = rows_V / columns_C.mean() + row_sensitivity(bundle, ["head"])[0]
-    return tempered_curvature(rows_V + _UNSEEN_SHARE * rows_V.mean(), rule.lookup_exponent), columns_C
+    rows_V = tempered_curvature(rows_V + _UNSEEN_SHARE * rows_V.mean(), rule.lookup_exponent)
+    return rows_V, None if columns_C is None else rate_factor(columns_C, 1.0)
 
 
 def conditional_variance(factor: Factor) -> Tensor:

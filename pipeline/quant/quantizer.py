@@ -57,8 +57,8 @@ class TensorGroup(NamedTuple):
     factor: Factor | None
     curvature_R: Tensor | None
     """Nats that a unit squared error of a row costs, tempered; None under the clip rule."""
-    curvature_C: Tensor | None
-    """The same by column, relative to the rows'; None where columns share their rows' steps."""
+    step_C: Tensor | None
+    """Step factors of the columns, the same at every knob; None is 1."""
 
 
 class Grid(NamedTuple):
@@ -111,7 +111,7 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
         if isinstance(config.steps, RateSteps):
             exponent = config.steps.row_exponent
             rows = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
-            columns = tempered_curvature(conditional_variance(factor), config.steps.column_exponent)
+            columns = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
         yield TensorGroup(tuple(members), tuple(len(part) for part in parts), "matrix", torch.cat(parts).float(),
                           hessian_CC, factor, rows, columns)  # fmt: skip
     require(not missing, "calibration bundle", f"no moments of {', '.join(sorted(missing))}",
@@ -155,17 +155,21 @@ def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> 
     """Return the steps of a group at one knob; twice the knob, twice the steps."""
     if isinstance(rule, RateSteps):
         assert group.curvature_R is not None, "the plan was made under this rule"
-        step_C = None if group.curvature_C is None else rate_factor(group.curvature_C, 1.0)
         # Codes must fit 16 bits, with room for the errors that a solver pushes onto a weight.
-        finest_R = group.weight_RC.abs().amax(1) / (_LARGEST_CODE * (1.0 if step_C is None else float(step_C.min())))
-        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), step_C, None)
-    bits, ratio = {
-        "matrix": (rule.matrix_bits, 1.0),
-        "embedding": (rule.embedding_bits, rule.embedding_clip_ratio),
-        "table": (rule.table_bits, rule.table_clip_ratio),
-    }[group.role]
-    max_code = max_code_of(bits)
-    return Grid(sdclip_step(group.weight_RC, knob * ratio, max_code), None, max_code)
+        least_C = 1.0 if group.step_C is None else float(group.step_C.min())
+        finest_R = group.weight_RC.abs().amax(1) / (_LARGEST_CODE * least_C)
+        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), group.step_C, None)
+    ratios = {"matrix": 1.0, "embedding": rule.embedding_clip_ratio, "table": rule.table_clip_ratio}
+    max_code = role_max_code(group.role, rule)
+    assert max_code is not None, "the clip rule clips"
+    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], max_code), None, max_code)
+
+
+def role_max_code(role: Role, rule: ClipSteps | RateSteps) -> int | None:
+    """Return the largest code magnitude of a role's tensors; None under the rate rule, which clips nothing."""
+    if isinstance(rule, RateSteps):
+        return None
+    return max_code_of({"matrix": rule.matrix_bits, "embedding": rule.embedding_bits, "table": rule.table_bits}[role])
 
 
 def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
@@ -206,8 +210,9 @@ def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: Quanti
         progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
         return content
 
-    window = _knob_window(plan, budget_bytes - tolerance_bytes, budget_bytes)
-    guess, bytes_per_octave = _first_guess(plan, (window.floor_bytes + budget_bytes) / 2)
+    bits = _bits_at_one(plan)
+    window = _knob_window(plan, bits, budget_bytes - tolerance_bytes, budget_bytes)
+    guess, bytes_per_octave = _first_guess(plan, bits, (window.floor_bytes + budget_bytes) / 2)
     search = search_knob(encode, guess, window, bytes_per_octave)
     progress(trials, trials, "search done")
     if search.best is None:
@@ -243,21 +248,21 @@ def _num_weights(plan: QuantizationPlan) -> int:
     return max(sum(group.weight_RC.numel() for group in plan.groups), 1)
 
 
-def _knob_window(plan: QuantizationPlan, floor_bytes: int, limit_bytes: int) -> KnobWindow:
+def _knob_window(plan: QuantizationPlan, bits_at_one: float, floor_bytes: int, limit_bytes: int) -> KnobWindow:
     """Return where the search may go: the rule's own limits, or from far too fine to nothing left."""
     rule = plan.config.steps
     if isinstance(rule, ClipSteps):
         return KnobWindow(rule.min_clip_std, rule.max_clip_std, floor_bytes, limit_bytes)
-    bits = _bits_at_one(plan) / _num_weights(plan)
+    bits = bits_at_one / _num_weights(plan)
     return KnobWindow(2.0 ** (bits - _FINEST_BITS), 2.0 ** (bits + _FINEST_BITS), floor_bytes, limit_bytes)
 
 
-def _first_guess(plan: QuantizationPlan, aim_bytes: float) -> tuple[float, float]:
+def _first_guess(plan: QuantizationPlan, bits_at_one: float, aim_bytes: float) -> tuple[float, float]:
     """Return the knob at which Gaussian rows would fill `aim_bytes`, and the bytes that each doubling of it saves."""
     overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
     overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
     bits = 8 * max(aim_bytes - overhead_bytes, 1.0) / _CODED_FRAC
-    octaves = (_bits_at_one(plan) - bits) / _num_weights(plan)
+    octaves = (bits_at_one - bits) / _num_weights(plan)
     return 2.0 ** min(max(octaves, -32.0), 32.0), _num_weights(plan) / 8 * _CODED_FRAC
 
 
@@ -265,7 +270,7 @@ def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> d
     """Return the report of a plan's artifact: every quantized tensor's bits, losses and SQNR, and the totals."""
     layers = []
     for group in plan.groups:
-        max_code = group_grid(group, 1.0, plan.config.steps).max_code
+        max_code = role_max_code(group.role, plan.config.steps)
         for name, rows in _member_slices(group):
             stored = tensors[name]
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"

@@ -25,7 +25,7 @@ from pipeline.checks import require
 SMALLEST_STEP = 2.0**-24
 """The smallest positive float16: the step of a row that is all zero or finer than float16 can say."""
 STEPS_PER_OCTAVE = 8
-"""Grid of the rate rule's factors: few distinct values cost few bits, and 4 % of step costs nothing measurable."""
+"""Grid of the rate rule's factors: few distinct values cost few bits, and none is off by more than half a grid step."""
 _LARGEST_STEP = 2.0**15
 _SMALLEST_CURVATURE = 1e-30
 _LEAST_SHARE = 1e-4

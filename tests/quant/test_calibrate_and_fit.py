@@ -12,7 +12,6 @@ import torch
 
 from pipeline.codec import ArtifactError, QuantizedTensor, read_artifact
 from pipeline.codec.container import decode_artifact
-from pipeline.model.network import build
 from pipeline.progress import silent
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import (
@@ -23,14 +22,15 @@ from pipeline.quant.config import (
     RateSteps,
     SizeConfig,
 )
+from pipeline.quant.curvature import lookup_curvature
 from pipeline.quant.dequantize import dequantized_model
-from pipeline.quant.gptq import HessianError, proxy_loss
+from pipeline.quant.gptq import HessianError, factorise, proxy_loss
 from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.loop_aware import calibrate, core_sites, looped_prefixes, provisional_rows
 from pipeline.quant.moments import mean_moment, site_members
 from pipeline.quant.quantizer import BudgetError, fit_to_budget, plan_quantization, quantize_plan
 from pipeline.quant.roles import tensor_roles
-from tests.networks import TINY, changed
+from tests.networks import TINY, changed, roused
 
 MODEL = changed(TINY, {
     "vocab_size": 64, "context_tokens": 24, "schedule.unique_blocks": 2, "schedule.looped_blocks": 1,
@@ -52,12 +52,7 @@ def settings(sweeps):
 
 @pytest.fixture(scope="module")
 def model():
-    network = build(MODEL)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network
+    return roused(MODEL, 3)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +136,28 @@ def test_matrices_with_one_input_share_a_site(model, bundle):
 def test_visits_are_pooled_by_tokens(bundle):
     parts = [bundle[f"moment/{LOOPED_DOWN}/{visit}"].double() for visit in range(3)]
     torch.testing.assert_close(mean_moment(bundle, LOOPED_DOWN), sum(parts) / 3)
+
+
+def test_the_rate_rule_pools_visits_by_their_sensitivity(model, bundle):
+    parts = [bundle[f"moment/{LOOPED_DOWN}/{visit}"].double() for visit in range(3)]
+    weights = [float(bundle[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean()) for visit in range(3)]
+    expected = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+    (group,) = (group for group in plan_quantization(model, bundle, RATE).groups if group.names == (LOOPED_DOWN,))
+    torch.testing.assert_close(group.hessian_CC, expected)
+    assert (expected - sum(parts) / 3).norm() > 1e-3 * expected.norm()
+
+
+def test_a_row_counts_for_both_its_uses_and_unseen_rows_for_something():
+    factor = factorise(torch.diag(torch.tensor([4.0, 1.0])), 1e-9)
+    bundle = {"sensitivity/table": torch.tensor([0.0, 8.0]), "sensitivity/head": torch.tensor([2.0, 1.0])}
+    rule = RateSteps(kind="rate", row_exponent=1.0, column_exponent=1.0, lookup_exponent=1.0)
+    rows_V, step_C = lookup_curvature("table", bundle, None, rule)
+    assert rows_V.tolist() == pytest.approx([0.4, 8.4])
+    assert step_C is None
+    rows_V, step_C = lookup_curvature("table", bundle, factor, rule)
+    seen = torch.tensor([0.0 / 2.5 + 2.0, 8.0 / 2.5 + 1.0])  # 2.5: mean variance of the inputs
+    assert rows_V.tolist() == pytest.approx((seen + 0.1 * seen.mean()).tolist())
+    assert step_C.tolist() == [0.5, 1.0]
 
 
 def test_calibration_leaves_the_model_alone(model, ids_NT):

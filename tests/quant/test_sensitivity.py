@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.model.network import build
 from pipeline.quant.sensitivity import collect_sensitivities
-from tests.networks import TINY, changed
+from tests.networks import TINY, changed, roused
 
 MODEL = changed(TINY, {"vocab_size": 40, "context_tokens": 16, "embed_init_std": 0.3})
 LOOPED_UP = "blocks.4.mlp.up"
@@ -14,12 +13,7 @@ LOOPED_UP = "blocks.4.mlp.up"
 
 @pytest.fixture(scope="module")
 def model():
-    network = build(MODEL)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network
+    return roused(MODEL, 3)
 
 
 def batches(num_sequences=6, batch=2):
