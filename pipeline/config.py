@@ -62,7 +62,7 @@ def load_params(path: str | Path, sections: Iterable[str]) -> Params:
 
     Raises ValueError with one line: dotted key, value found, what was expected, nearest valid name.
     """
-    document = _read_yaml(Path(path))
+    document = read_yaml(Path(path))
     _check_keys(document, tuple(SECTIONS), "", str(path))
     return Params(**{name: _parse_section(name, document[name]) for name in sections})
 
@@ -85,17 +85,25 @@ def parse_value(annotation: Any, value: object, where: str) -> Any:
     return _parse_scalar(annotation, value, where)
 
 
-def _read_yaml(path: Path) -> Mapping:
-    from ruamel.yaml import YAML, YAMLError
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a configuration file as plain values; ValueError, one line, when it is absent or no mapping."""
+    from ruamel.yaml import YAMLError
 
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; run from the root of the checkout or pass --params") from None
     except YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    _expect(isinstance(document, Mapping), str(path), document, "a mapping of sections")
+    _expect(isinstance(document, dict), str(path), document, "a mapping of sections")
     return document
+
+
+def parse_yaml(text: str) -> Any:
+    """Return YAML 1.2 text as plain values; raises ruamel.yaml's YAMLError."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _parse_section(name: str, value: object) -> object:

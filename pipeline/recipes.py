@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.config import parse_yaml, read_yaml
+
 MISSING = "(absent)"
 
 
@@ -50,7 +52,7 @@ def description(path: Path) -> str:
 
 def differences(before: Path, after: Path) -> list[Difference]:
     """Return the keys in which two configuration files differ, in the order of the first; comments do not count."""
-    return list(_differences(_plain_values(before), _plain_values(after), ""))
+    return list(_differences(read_yaml(before), read_yaml(after), ""))
 
 
 def value_differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> list[Difference]:
@@ -60,7 +62,7 @@ def value_differences(before: Mapping[str, Any], after: Mapping[str, Any], prefi
 
 def section_values(path: Path, section: str) -> dict[str, Any]:
     """Return one section of a configuration file as plain values."""
-    return _plain_values(path)[section]
+    return read_yaml(path)[section]
 
 
 def with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
@@ -77,7 +79,7 @@ def with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
         end -= 1
     written = _written({section: values}, "", _comments(lines[start:end]))
     result = "\n".join([*lines[:start], *written, *lines[end:]]) + "\n"
-    found, expected = _parse_yaml(result), {**_parse_yaml(text), section: values}
+    found, expected = parse_yaml(result), {**parse_yaml(text), section: values}
     assert found == expected, "the section was written wrongly"
     return result
 
@@ -125,23 +127,3 @@ def _differences(before: Mapping, after: Mapping, prefix: str) -> Iterator[Diffe
 
 def _shown(value: object) -> str:
     return MISSING if value == MISSING else json.dumps(value, ensure_ascii=False)
-
-
-def _parse_yaml(text: str) -> Any:
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe", pure=True).load(text)
-
-
-def _plain_values(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAMLError
-
-    try:
-        document = _parse_yaml(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; run from the root of the checkout or pass --params") from None
-    except YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: got {document!r}, expected a mapping of sections")
-    return document
