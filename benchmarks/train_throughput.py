@@ -28,8 +28,9 @@ from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.groups import build_adamw, parameter_groups
-from pipeline.optim.muon import Muon
 from pipeline.training.backward import Backward, build_backward
+from pipeline.training.launch import Ranks
+from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.run import hardware_name
 
 
@@ -109,17 +110,16 @@ def measure(case: Case, device: torch.device, rounds: int, compiled: bool) -> di
     ours, plain = (build(case.model, seed=0).to(device) for _ in range(2))
     flops = flops_per_token(ours) * case.batch_tokens
     settings: dict[str, Any] = {"device": device, "bf16": True, "compiled": compiled}
-    our_step = step_of(
-        ours, build_backward(ours, micro_batch_sequences=case.micro_batch_sequences, **settings), tokens_BT, our_muon
-    )
+    our_backward = build_backward(ours, micro_batch_sequences=case.micro_batch_sequences, **settings)
+    optimizer_step = OptimizerStep(ours, load_params(ROOT / "params.yaml", ["train"]).train, Ranks(0, 0, 1))
     plain_module = PlainStep(plain, torch.bfloat16)
     plain_backward = build_backward(plain_module, micro_batch_sequences=case.plain_micro_batch_sequences, **settings)
-    plain_step = step_of(plain, plain_backward, tokens_BT, plain_muon)
+    plain_step = plain_step_of(plain, plain_backward, tokens_BT)
     kernel = resolve_attention("auto", device, bf16=True)
 
     def one_of_ours() -> None:
         with attention_kernel(kernel):
-            our_step()
+            optimizer_step.take(our_backward, tokens_BT)
 
     for step in (one_of_ours, plain_step) * 2:
         step()
@@ -137,28 +137,13 @@ def measure(case: Case, device: torch.device, rounds: int, compiled: bool) -> di
     return result
 
 
-def our_muon(matrices: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of our step."""
-    return Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.04, newton_schulz="classic",
-                newton_schulz_steps=5, normalize_rows=False)  # fmt: skip
-
-
-def plain_muon(matrices: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of the plain step."""
-    return PlainMuon(matrices, lr=0.02, momentum=0.95, weight_decay=0.04)
-
-
-def step_of(
-    model: LoopedUNet,
-    backward: Backward,
-    tokens_BT: Tensor,
-    muon: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-) -> Callable[[], None]:
-    """Return one whole training step: passes, clipping and both optimizers."""
+def plain_step_of(model: LoopedUNet, backward: Backward, tokens_BT: Tensor) -> Callable[[], None]:
+    """Return one whole plain training step: passes, clipping and both optimizers."""
     groups = parameter_groups(model)
-    betas = (0.9, 0.95)
-    optimizers = [build_adamw(groups, embed_lr=0.03, scalar_lr=0.02, betas=betas, weight_decay=0.04)]
-    optimizers.append(muon(groups.matrices))  # type: ignore[arg-type]
+    optimizers: list[torch.optim.Optimizer] = [
+        build_adamw(groups, embed_lr=0.03, scalar_lr=0.02, betas=(0.9, 0.95), weight_decay=0.04),
+        PlainMuon(groups.matrices, lr=0.02, momentum=0.95, weight_decay=0.04),
+    ]
 
     def step() -> None:
         backward(tokens_BT)
