@@ -35,7 +35,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
 from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap
-from pipeline.model.loss import mean_nats, target_nats
+from pipeline.model.loss import mean_nats
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
@@ -89,11 +89,6 @@ class LoopedUNet(nn.Module):
         if targets_BT is None:
             return self.logits(hidden_BTD)
         return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, self.config.logit_softcap)
-
-    def target_nats(self, input_ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the nats of every target (B, T), without a gradient or a full tensor of logits."""
-        return target_nats(self.hidden(input_ids_BT), self.token_embedding.weight, targets_BT,
-                           self.config.logit_softcap)  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits (..., V) of what `hidden` returns, soft-capped."""

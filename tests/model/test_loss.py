@@ -107,5 +107,6 @@ def test_the_network_hands_out_both():
     ids_BT = torch.randint(TINY.vocab_size, (2, 9), generator=torch.Generator().manual_seed(0))
     inputs_BT, targets_BT = ids_BT[:, :-1], ids_BT[:, 1:]
     expected_BT = F.cross_entropy(model(inputs_BT).transpose(1, 2), targets_BT, reduction="none")
-    assert torch.allclose(model.target_nats(inputs_BT, targets_BT), expected_BT, atol=1e-4)
+    head = (model.token_embedding.weight, targets_BT, model.config.logit_softcap)
+    assert torch.allclose(target_nats(model.hidden(inputs_BT), *head), expected_BT, atol=1e-4)
     assert model(inputs_BT, targets_BT).item() == pytest.approx(expected_BT.mean().item(), rel=1e-5)
