@@ -23,8 +23,8 @@ from pipeline.model.parts_config import AttentionGateConfig
 from pipeline.model.rotary import Rotation, apply_rotation
 
 LONGEST_PRODUCTS_TOKENS = 512
-"""Contexts up to which a CPU in bfloat16 keeps all scores in memory: measured, training is a third faster with them up
-to here and slower from twice this on, and their memory grows with the square."""
+"""Contexts up to which a CPU in bfloat16 keeps all scores in memory: up to here training is faster with them, but their
+memory grows with the square."""
 
 PRODUCTS_BLOCK_TOKENS = 128
 """Queries of one block of those products: smaller blocks multiply less in vain, larger ones run faster."""

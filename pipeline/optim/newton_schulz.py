@@ -15,8 +15,8 @@ Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networ
     al., "The Polar Express" (2025, arXiv 2505.16932), algorithm 1: lower bound 1e-3, cushion 0.02407, polynomials
     evaluated at x / 1.01 against rounding.
 Differs: the Frobenius norm is taken in fp32, before the cast to bf16. Products of symmetric matrices are computed whole
-    and iterations on the Gram matrix are not used: the first gains 25 % on square matrices and nothing on wide ones,
-    the second loses up to all accuracy in bf16 on matrices of small stable rank, as gradients are.
+    and iterations on the Gram matrix are not used: the first gains nothing on wide matrices, the second loses accuracy
+    in bf16 on matrices of small stable rank, as gradients are.
 Checked by: tests/optim/test_newton_schulz.py.
 """
 

@@ -50,13 +50,13 @@ class FakeQuantConfig:
     from_frac: float
     """Share of the budget at which it begins."""
     matrix_bits: int
-    """Bits of a matrix's codes, as quantize.matrix_bits."""
+    """Bits of a matrix's codes, as quantize.steps.matrix_bits."""
     embedding_bits: int
-    """Bits of the tied embedding's codes, as quantize.embedding_bits."""
+    """Bits of the tied embedding's codes, as quantize.steps.embedding_bits."""
     clip_std: float
     """Row standard deviations at which the grid of a matrix clips."""
     embedding_clip_ratio: float
-    """Clip of the tied embedding over that, as quantize.embedding_clip_ratio."""
+    """Clip of the tied embedding over that, as quantize.steps.embedding_clip_ratio."""
 
     def __post_init__(self) -> None:
         for name in ("matrix_bits", "embedding_bits"):

@@ -4,7 +4,7 @@ The one idea: the loss is taken at perturbed weights w' and its gradient moves t
 a step w' is copied into the parameters, afterwards w comes back, bit for bit. That *is* the straight-through estimator,
 without a custom gradient, without new parameters, and a compiled graph sees nothing of it.
 
-    fake quantization   w' = the exporter's round to nearest of w: prepares for the error that w will really have
+    fake quantization   w' = round to nearest of w on the grid of the exporter's clip rule: prepares for that error
     noise               w' = w + step * uniform(-1/2, 1/2): prepares for any error of that size. In a looped model the
                         same error acts in every pass, and only weights in flat places survive that
 
