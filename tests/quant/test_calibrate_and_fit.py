@@ -28,7 +28,8 @@ from pipeline.quant.gptq import HessianError, factorise, proxy_loss
 from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.loop_aware import calibrate, core_sites, looped_prefixes, provisional_rows
 from pipeline.quant.moments import mean_moment, site_members
-from pipeline.quant.quantizer import BudgetError, fit_to_budget, plan_quantization, quantize_plan
+from pipeline.quant.plan import plan_quantization
+from pipeline.quant.quantizer import BudgetError, fit_to_budget, quantize_plan
 from pipeline.quant.roles import tensor_roles
 from tests.networks import TINY, changed, roused
 

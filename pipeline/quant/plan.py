@@ -1,0 +1,156 @@
+"""What of a quantization does not depend on the knob: tensors grouped and factorised, and the grids they will get.
+
+The one idea: everything that does not depend on the step is done once (roles, stacking of matrices that share their
+input, one factorisation per Hessian), so that a trial of the size search is only a solve and an encode.
+
+Axes: R rows (out features), C columns (in features), V vocabulary, D model width.
+Source: shared/quantization.md, rungs A, C, D, F and G.
+Checked by: tests/quant/test_calibrate_and_fit.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.checks import require
+from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
+from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_weights
+from pipeline.quant.gptq import Factor, factorise
+from pipeline.quant.moments import bundle_entry, mean_moment, row_sensitivity, site_members, visit_names
+from pipeline.quant.roles import Role, tensor_roles
+from pipeline.quant.steps import max_code_of, rate_factor, sdclip_step, tempered_curvature
+
+_LARGEST_CODE = 1 << 14
+"""Largest code that steps aim at under the rate rule: half of what 16 bits hold."""
+
+
+class TensorGroup(NamedTuple):
+    """Tensors that are quantized in one solve: same input, same grid rule."""
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    """Rows of each member."""
+    role: Role
+    weight_RC: Tensor
+    """The stacked rows, float32 on the CPU."""
+    hessian_CC: Tensor | None
+    """Mean second moment of the input, float64; None means nearest rounding."""
+    factor: Factor | None
+    curvature_R: Tensor | None
+    """Nats that a unit squared error of a row costs, tempered; None under the clip rule."""
+    step_C: Tensor | None
+    """Step factors of the columns, the same at every knob; None is 1."""
+
+
+class Grid(NamedTuple):
+    """The steps of a group, as the file will hold them, float32."""
+
+    step_R: Tensor
+    step_C: Tensor | None
+    """Factor by column; None is 1."""
+    max_code: int | None
+    """None clips nothing."""
+
+    @property
+    def step(self) -> Tensor:
+        """The product: (R,), or (R, C) when columns have factors."""
+        return self.step_R if self.step_C is None else self.step_R[:, None] * self.step_C
+
+
+class QuantizationPlan(NamedTuple):
+    """All that a trial needs: the prepared groups and the tensors that pass through."""
+
+    groups: tuple[TensorGroup, ...]
+    passthrough: dict[str, np.ndarray]
+    order: tuple[str, ...]
+    """Names in state-dict order, the order of the file."""
+    config: QuantizeConfig
+
+
+def plan_quantization(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
+    """Assign every tensor of `model` a role, stack and factorise; raises ValueError or HessianError naming a tensor."""
+    roles = tensor_roles(model)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    groups = [*_matrix_groups(roles, weights, bundle, config), *_lookup_groups(roles, weights, bundle, config)]
+    passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
+    return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
+
+
+def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
+                   config: QuantizeConfig) -> Iterator[TensorGroup]:  # fmt: skip
+    missing = {name for name, role in roles.items() if role == "matrix"}
+    for owner, members in site_members(bundle).items():
+        missing -= set(members)
+        parts = [weights[name] for name in members if name in weights]
+        sensitivities: list[Tensor] = []
+        if isinstance(config.steps, RateSteps):
+            sensitivities = [row_sensitivity(bundle, visit_names(bundle, owner, name)) for name in members]
+        hessian_CC = mean_moment(bundle, owner, visit_weights(sensitivities))
+        _check_members(members, roles, weights, len(hessian_CC))
+        factor = factorise(hessian_CC, config.damp_frac, owner)
+        rows = columns = None
+        if isinstance(config.steps, RateSteps):
+            exponent = config.steps.row_exponent
+            rows = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
+            columns = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
+        yield TensorGroup(tuple(members), tuple(len(part) for part in parts), "matrix", torch.cat(parts).float(),
+                          hessian_CC, factor, rows, columns)  # fmt: skip
+    require(not missing, "calibration bundle", f"no moments of {', '.join(sorted(missing))}",
+            "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
+
+
+def _check_members(members: list[str], roles: Mapping[str, Role], weights: Mapping[str, Tensor],
+                   columns: int) -> None:  # fmt: skip
+    for name in members:
+        require(roles.get(name) == "matrix" and weights[name].shape[1] == columns, "calibration bundle",
+                f"moments of {name} with {columns} columns",
+                "the matrices of this checkpoint: calibrate it again")  # fmt: skip
+
+
+def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
+                   config: QuantizeConfig) -> Iterator[TensorGroup]:  # fmt: skip
+    for name, role in roles.items():
+        if role not in ("table", "embedding"):
+            continue
+        weight_RC = weights[name].float()
+        hessian_CC = factor = None
+        if role == "embedding":
+            hessian_CC = bundle_entry(bundle, "head/moment").to(torch.float64)
+            width = weight_RC.shape[1]
+            require(hessian_CC.shape == (width, width), "calibration bundle: head/moment", tuple(hessian_CC.shape),
+                    f"({width}, {width}) for {name}: calibrate this checkpoint again")  # fmt: skip
+            factor = factorise(hessian_CC, config.damp_frac, name)
+        rows, columns = lookup_curvature(name, bundle, factor, config.steps)
+        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns)
+
+
+def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
+    require(tensor.is_floating_point(), f"tensor {name}", str(tensor.dtype), "a floating-point tensor")
+    half = tensor.to(torch.float16)
+    require(bool(torch.isfinite(half).all()), f"tensor {name}", "a value that float16 cannot hold",
+            "finite values below 65504")  # fmt: skip
+    return half.numpy()
+
+
+def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> Grid:
+    """Return the steps of a group at one knob; twice the knob, twice the steps."""
+    if isinstance(rule, RateSteps):
+        assert group.curvature_R is not None, "the plan was made under this rule"
+        # Codes must fit 16 bits, with room for the errors that a solver pushes onto a weight.
+        least_C = 1.0 if group.step_C is None else float(group.step_C.min())
+        finest_R = group.weight_RC.abs().amax(1) / (_LARGEST_CODE * least_C)
+        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), group.step_C, None)
+    ratios = {"matrix": 1.0, "embedding": rule.embedding_clip_ratio, "table": rule.table_clip_ratio}
+    max_code = role_max_code(group.role, rule)
+    assert max_code is not None, "the clip rule clips"
+    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], max_code), None, max_code)
+
+
+def role_max_code(role: Role, rule: ClipSteps | RateSteps) -> int | None:
+    """Return the largest code magnitude of a role's tensors; None under the rate rule, which clips nothing."""
+    if isinstance(rule, RateSteps):
+        return None
+    return max_code_of({"matrix": rule.matrix_bits, "embedding": rule.embedding_bits, "table": rule.table_bits}[role])
