@@ -2,7 +2,9 @@
 
 Run `python -m benchmarks.train_throughput` on a quiet machine. On a CPU the model is 4 unique + 1 looped x 3 blocks at
 d 256; on a GPU `nightcrawler-7f3c` and `sp8192-loop3` at full size, each on one GPU's share of the published batch.
-Both steps start from equal weights, are compiled, and take turns with the peak measurement; figures are medians.
+Both steps start from equal weights, are compiled, and take turns with the peak measurement; figures are medians. On a
+CPU ours runs as one process per core, which share the batch (`launch.num_processes`); the plain step has all cores as
+the threads of one process, as in the published scripts, and so has the peak.
 
 Counting: 6 operations per multiply-add of every matrix at every visit, head included, causal attention at half length;
 optimizer and element-wise work count as nothing. The peak is the best of large square products of the same run.
@@ -14,12 +16,15 @@ Checked by: tests/model/test_train_throughput.py
 import argparse
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from benchmarks.plain_step import PlainMuon, PlainStep
 from benchmarks.results import ROOT, write_result
@@ -29,7 +34,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.groups import build_adamw, parameter_groups
 from pipeline.training.backward import Backward, build_backward
-from pipeline.training.launch import Ranks
+from pipeline.training.launch import Ranks, available_cores, current_ranks, process_group, torchrun
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.run import hardware_name
 
@@ -102,8 +107,12 @@ def flops_per_token(model: LoopedUNet) -> float:
     return 6.0 * (sum(weights) + head + scores)
 
 
-def measure(case: Case, device: torch.device, rounds: int, compiled: bool) -> dict[str, Any]:
-    """Return tokens per second, operations per second and fraction of the peak of both steps, as medians."""
+def measure(case: Case, device: torch.device, rounds: int, compiled: bool, ranks: Ranks) -> dict[str, Any]:
+    """Return tokens per second, operations per second and fraction of the peak of both steps, as medians.
+
+    All ranks call this and take our step together; the plain step and the peak run on rank 0 while the others wait.
+    Figures are those of rank 0.
+    """
     sequences, length = case.batch_tokens // case.model.context_tokens, case.model.context_tokens
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(case.model.vocab_size, (sequences, length + 1), generator=generator).to(device)
@@ -111,29 +120,56 @@ def measure(case: Case, device: torch.device, rounds: int, compiled: bool) -> di
     flops = flops_per_token(ours) * case.batch_tokens
     settings: dict[str, Any] = {"device": device, "bf16": True, "compiled": compiled}
     our_backward = build_backward(ours, micro_batch_sequences=case.micro_batch_sequences, **settings)
-    optimizer_step = OptimizerStep(ours, load_params(ROOT / "params.yaml", ["train"]).train, Ranks(0, 0, 1))
+    optimizer_step = OptimizerStep(ours, load_params(ROOT / "params.yaml", ["train"]).train, ranks)
     plain_module = PlainStep(plain, torch.bfloat16)
     plain_backward = build_backward(plain_module, micro_batch_sequences=case.plain_micro_batch_sequences, **settings)
     plain_step = plain_step_of(plain, plain_backward, tokens_BT)
     kernel = resolve_attention("auto", device, bf16=True)
 
-    def one_of_ours() -> None:
+    def our_step() -> None:
         with attention_kernel(kernel):
-            optimizer_step.take(our_backward, tokens_BT)
+            optimizer_step.take(our_backward, tokens_BT[ranks.rank :: ranks.world_size])
+        _meet(ranks)
 
-    for step in (one_of_ours, plain_step) * 2:
-        step()
-    seconds, peaks = [], [matmul_peak(device)]
+    def one_of_ours() -> float:
+        _meet(ranks)
+        return seconds_of(our_step, device)
+
+    def one_plain() -> float:
+        return _alone(lambda: seconds_of(plain_step, device), ranks)
+
+    for _ in range(2):
+        one_of_ours(), one_plain()
+    seconds, peaks = [], [_alone(lambda: matmul_peak(device), ranks)]
     for _ in range(rounds):
-        seconds.append(Measured(seconds_of(one_of_ours, device), seconds_of(plain_step, device)))
-        peaks.append(matmul_peak(device))
+        seconds.append(Measured(one_of_ours(), one_plain()))
+        peaks.append(_alone(lambda: matmul_peak(device), ranks))
     result: dict[str, Any] = {"flops_per_token": flops / case.batch_tokens, "batch_tokens": case.batch_tokens,
                               "attention": kernel, "compiled": compiled, "rounds": rounds, "peak_flops": max(peaks),
+                              "processes": ranks.world_size,
                               "plain_over_ours": statistics.median(s.plain / s.ours for s in seconds)}  # fmt: skip
     for name in Measured._fields:
         median = statistics.median(getattr(s, name) for s in seconds)
         result[name] = {"step_ms": 1000 * median, "tokens_per_second": case.batch_tokens / median,
                         "flops": flops / median, "fraction_of_peak": flops / median / max(peaks)}  # fmt: skip
+    return result
+
+
+def _meet(ranks: Ranks) -> None:
+    if ranks.world_size > 1:
+        dist.barrier()
+
+
+def _alone(work: Callable[[], float], ranks: Ranks) -> float:
+    """Return what rank 0 measured with all cores of the machine, while the other ranks waited; 1.0 on these."""
+    if ranks.world_size == 1:
+        return work()
+    result, threads = 1.0, torch.get_num_threads()
+    if ranks.rank == 0:
+        torch.set_num_threads(available_cores())
+        result = work()
+        torch.set_num_threads(threads)
+    _meet(ranks)
     return result
 
 
@@ -177,24 +213,35 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+@record
 def main() -> None:
-    """Measure, print and record."""
+    """Measure, print and record; on a CPU as one process per core."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small proves that it runs")
     parser.add_argument("--rounds", type=int, default=9, help="steps of each kind that are timed")
     parser.add_argument("--eager", action="store_true", help="compile neither step")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    measured: dict[str, Any] = {"torch_version": torch.__version__, "threads": torch.get_num_threads()}
-    for name, case in cases(options.size, device).items():
-        measured[name] = result = measure(case, device, options.rounds, compiled=not options.eager)
-        print(f"{name}: peak {result['peak_flops'] / 1e9:.0f} GFLOP/s, plain / ours {result['plain_over_ours']:.3f}")
-        for side in Measured._fields:
-            row = result[side]
-            print(f"  {side:6} {row['step_ms']:8.1f} ms/step {row['tokens_per_second']:9.0f} tokens/s "
-                  f"{row['flops'] / 1e9:8.0f} GFLOP/s {row['fraction_of_peak']:.3f} of peak")  # fmt: skip
-    if options.size == "full":
+    device, ranks = torch.device("cuda" if torch.cuda.is_available() else "cpu"), current_ranks()
+    if device.type == "cpu" and available_cores() > 1 and not dist.is_torchelastic_launched():
+        torchrun("benchmarks.train_throughput", sys.argv[1:], available_cores())
+        return
+    measured: dict[str, Any] = {"torch_version": torch.__version__, "cores": available_cores()}
+    with process_group(ranks, device):
+        for name, case in cases(options.size, device).items():
+            measured[name] = measure(case, device, options.rounds, not options.eager, ranks)
+            if ranks.rank == 0:
+                _print_result(name, measured[name])
+    if options.size == "full" and ranks.rank == 0:
         print(write_result("train_throughput", hardware_name(device), measured).relative_to(ROOT))
+
+
+def _print_result(name: str, result: dict[str, Any]) -> None:
+    print(f"{name}: peak {result['peak_flops'] / 1e9:.0f} GFLOP/s, {result['processes']} processes, plain / ours "
+          f"{result['plain_over_ours']:.3f}")  # fmt: skip
+    for side in Measured._fields:
+        row = result[side]
+        print(f"  {side:6} {row['step_ms']:8.1f} ms/step {row['tokens_per_second']:9.0f} tokens/s "
+              f"{row['flops'] / 1e9:8.0f} GFLOP/s {row['fraction_of_peak']:.3f} of peak")  # fmt: skip
 
 
 if __name__ == "__main__":

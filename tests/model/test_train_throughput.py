@@ -9,6 +9,7 @@ from benchmarks.train_throughput import cases, cpu_model, flops_per_token, measu
 from pipeline.config import load_params
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.muon import Muon
+from pipeline.training.launch import Ranks
 from tests.networks import changed
 
 SMALLER = {"model_dim": 64, "embedding_dim": 64, "vocab_size": 96, "context_tokens": 24}
@@ -62,7 +63,7 @@ def test_both_muons_turn_a_gradient_into_the_same_step():
 
 def test_a_small_measurement_reports_both_steps():
     device = torch.device("cpu")
-    result = measure(cases("small", device)["small"], device, rounds=1, compiled=False)
+    result = measure(cases("small", device)["small"], device, rounds=1, compiled=False, ranks=Ranks(0, 0, 1))
     assert result["plain_over_ours"] > 0
     assert result["attention"] == "sdpa"
     for side in ("ours", "plain"):
