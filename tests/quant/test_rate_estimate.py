@@ -16,10 +16,10 @@ RATE = RateSteps(kind="rate", row_exponent=1.0, column_exponent=1.0, lookup_expo
 
 def gaussian_plan(rule, curvature=1.0):
     generator = torch.Generator().manual_seed(0)
-    weight_RC = torch.randn(200, 300, generator=generator) * torch.logspace(-2, 0, 200)[:, None]
-    curvature_R = torch.full((200,), curvature, dtype=torch.float64)
-    step_C = torch.full((300,), 0.5) if rule is RATE else None
-    group = TensorGroup(("a",), (200,), "matrix", weight_RC, None, None, curvature_R, step_C)
+    weight_RC = torch.randn(40, 6000, generator=generator) * torch.logspace(-2, 0, 40)[:, None]
+    curvature_R = torch.full((40,), curvature, dtype=torch.float64)
+    step_C = torch.full((6000,), 0.5) if rule is RATE else None
+    group = TensorGroup(("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C)
     return QuantizationPlan(
         (group,), {}, ("a",), QuantizeConfig(solver="gptq", steps=rule, damp_frac=0.01, block_columns=8)
     )
@@ -27,14 +27,14 @@ def gaussian_plan(rule, curvature=1.0):
 
 @pytest.mark.parametrize(("rule", "bits"), [(CLIP, 1.0), (CLIP, 4.0), (RATE, 0.5), (RATE, 2.0), (RATE, 6.0)])
 def test_gaussian_codes_take_the_expected_bits(rule, bits):
-    """Within a tenth: the closed form is off by so much on coarse grids, and so are 300 samples a row on fine ones."""
+    """Within a tenth: the closed form is off by so much on coarse grids."""
     plan = gaussian_plan(rule)
     rate = RateEstimate(plan)
     knob = rate.knob(bits)
     assert rate.bits(knob) == pytest.approx(bits, abs=1e-3)
     codes_RC = torch.from_numpy(quantize_plan(plan, knob)["a"].codes)
-    taken = sum(entropy_bits(codes_R) for codes_R in codes_RC) / 200
-    assert taken == pytest.approx(bits, abs=0.1, rel=0.05)
+    taken = sum(entropy_bits(codes_R) for codes_R in codes_RC) / 40
+    assert taken == pytest.approx(bits, abs=0.1)
 
 
 @pytest.mark.parametrize("curvature", [0.0, 1e-25, 1e12])
