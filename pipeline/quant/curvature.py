@@ -44,6 +44,4 @@ def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | N
 
 def conditional_variance(factor: Factor) -> Tensor:
     """Return what of each input the later columns cannot compensate, 1 / U_cc^2, float64 (C,); zero where dead."""
-    variance_C = torch.zeros(factor.columns, dtype=torch.float64)
-    variance_C[factor.order_L] = factor.upper_LL.diagonal().square().reciprocal()
-    return variance_C
+    return torch.empty_like(factor.variance_C).index_copy_(0, factor.order_C, factor.variance_C)

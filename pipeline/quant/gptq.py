@@ -1,21 +1,24 @@
-"""GPTQ: choose the integer codes of one matrix so that its *output* error is small.
+"""GPTQ: choose the integer codes of matrices so that their *output* error is small.
 
 The one idea: rounding column j leaves an error that later columns can cancel, because the inputs are correlated. With
 E = weight - codes * step the layer's squared output error is tr(E H E^T). Columns are visited in descending order of
-the diagonal of H (act-order); each is rounded to nearest after the errors of the columns before it, weighted by a row
-of U, have been taken off. Here a column *pulls* those errors when its turn comes instead of every column pushing its
-own onto all later ones: the same sums, but a column is written once. Errors are pulled for a whole block of columns by
-one matrix product, then column by column inside the block.
+the diagonal of H (act-order). With the damped H = V V^T, V upper triangular, that loss is the sum over columns of
+|E_j V_jj + sum over i < j of E_i V_ij|^2: so each column is rounded to nearest after sum E_i V_ij / V_jj has been added
+to it. A column *pulls* the errors before its block by matrix products, in two levels of blocks so that they stay in the
+cache; inside the smallest blocks errors are pushed, element by element, for a whole stack of matrices at once.
 
-Axes: R rows (out features), C columns (in features), L live columns in act-order.
-Letters of the paper: H `hessian_CC`, U `upper_LL` (the upper Cholesky factor of the damped H's inverse), E `error`.
+Axes: R rows (out features), C columns (in features; in act-order beside a factor), B matrices of a stack, K columns of
+a block.
+Letters of the paper: H `hessian_CC`; its U, the upper Cholesky factor of the inverse of H, is the inverse of V.
 
-Source: Frantar et al., arXiv 2210.17323, algorithm 1; the order of steps follows IST-DASLab's `gptq.py`.
-Differs: U comes from one Cholesky factorisation of the reversed H and one triangular inverse, so no inverse is ever
-factorised; a dead column leaves the problem instead of getting a unit diagonal.
+Source: Frantar et al., arXiv 2210.17323, algorithm 1; in terms of V it is LDLQ of QuIP, arXiv 2307.13304.
+Differs: H is never inverted; a dead column comes last with a weight of zero instead of getting a unit diagonal.
 Checked by: tests/quant/test_gptq.py against brute-force OBQ, the error identity and stored proxy losses.
 """
 
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +28,8 @@ from pipeline.checks import FairwayError, require
 
 _UNDERFLOW_SHARE = 1e-30
 """A dead column may still hold products below this share (squared): what float32 keeps when its square underflows."""
+_PUSHED_COLUMNS = 16
+"""Columns of the smallest blocks."""
 
 
 class HessianError(FairwayError):
@@ -34,14 +39,14 @@ class HessianError(FairwayError):
 class Factor(NamedTuple):
     """A factorised Hessian: everything about H that a solve needs, whatever the step."""
 
-    order_L: Tensor
-    """Live columns, int64, in descending order of H's diagonal; dead columns are absent."""
-    upper_LL: Tensor
-    """Upper Cholesky factor U of the inverse of the damped H, float64: inverse = U^T U."""
+    order_C: Tensor
+    """Columns in descending order of H's diagonal, int64; dead columns come last."""
+    feedback_CC: Tensor
+    """Row j holds V_ij / V_jj for i <= j, float64 in act-order; a dead column's row is that of the identity."""
+    variance_C: Tensor
+    """V_jj^2 in act-order, float64: what of an input the later ones cannot compensate; zero where dead."""
     damping: float
     """What was added to the diagonal of H, once."""
-    columns: int
-    """Columns of H, dead ones included."""
 
 
 class Solution(NamedTuple):
@@ -65,19 +70,30 @@ def factorise(hessian_CC: Tensor, damp_frac: float, name: str = "matrix") -> Fac
     hessian_CC = hessian_CC.detach().to(torch.float64)
     columns = hessian_CC.shape[-1] if hessian_CC.ndim else 0
     require(hessian_CC.shape == (columns, columns), f"hessian of {name}", tuple(hessian_CC.shape), "a square matrix")
-    if not torch.isfinite(hessian_CC).all():
-        raise HessianError(f"{name}: the Hessian holds values that are not finite; check the calibration activations")
     diagonal_C = hessian_CC.diagonal()
+    # A sum is finite only if all its terms are.
+    if not torch.isfinite(hessian_CC.sum()):
+        raise HessianError(f"{name}: the Hessian holds values that are not finite; check the calibration activations")
     dead_C = diagonal_C == 0
     _check_dead_columns(hessian_CC, dead_C, name)
-    order_L = torch.argsort(diagonal_C, descending=True, stable=True)
-    order_L = order_L[~dead_C[order_L]]
-    if len(order_L) == 0:
-        return Factor(order_L, hessian_CC.new_zeros(0, 0), 0.0, columns)
-    damping = damp_frac * float(diagonal_C[order_L].mean())
-    damped_LL = hessian_CC[order_L][:, order_L]
-    damped_LL.diagonal().add_(damping)
-    return Factor(order_L, _inverse_factor(damped_LL, name), damping, columns)
+    order_C = torch.argsort(diagonal_C.masked_fill(dead_C, -math.inf), descending=True, stable=True)
+    num_dead = int(dead_C.sum())
+    damping = damp_frac * float(diagonal_C.sum()) / max(columns - num_dead, 1)
+    # Reversed, so that a lower Cholesky factor of the one is an upper factor of the other.
+    reverse_C = order_C.flip(0)
+    damped_CC = hessian_CC[reverse_C][:, reverse_C]
+    damped_CC.diagonal().add_(damping)
+    damped_CC[:num_dead] = damped_CC[:, :num_dead] = 0
+    damped_CC.diagonal()[:num_dead] = 1
+    lower_CC, failed = torch.linalg.cholesky_ex(damped_CC)
+    if int(failed):
+        raise HessianError(f"{name}: the Hessian is not positive definite after damping; "
+                           "raise damp_frac or calibrate on more tokens")  # fmt: skip
+    feedback_CC = lower_CC.mT.flip(0, 1)
+    pivot_C = feedback_CC.diagonal().clone()
+    variance_C = pivot_C.square()
+    variance_C[columns - num_dead :] = 0
+    return Factor(order_C, feedback_CC.div_(pivot_C[:, None]), variance_C, damping)
 
 
 def _check_dead_columns(hessian_CC: Tensor, dead_C: Tensor, name: str) -> None:
@@ -88,75 +104,112 @@ def _check_dead_columns(hessian_CC: Tensor, dead_C: Tensor, name: str) -> None:
                            "definite; recollect it")  # fmt: skip
 
 
-def _inverse_factor(damped_LL: Tensor, name: str) -> Tensor:
-    """Return U upper triangular with U^T U = inverse(damped): reversed, Cholesky gives damped = V V^T, and U = 1/V."""
-    lower_LL, failed = torch.linalg.cholesky_ex(damped_LL.flip(0, 1))
-    if int(failed):
-        raise HessianError(f"{name}: the Hessian is not positive definite after damping; "
-                           "raise damp_frac or calibrate on more tokens")  # fmt: skip
-    identity_LL = torch.eye(len(damped_LL), dtype=damped_LL.dtype, device=damped_LL.device)
-    return torch.linalg.solve_triangular(lower_LL.flip(0, 1), identity_LL, upper=True)
-
-
 def solve(weight_RC: Tensor, factor: Factor, step: Tensor, max_code: int | None, block_columns: int) -> Tensor:
-    """Return int64 codes (R, C) for a factorised Hessian.
+    """Return int64 codes (R, C) for a factorised Hessian; see `solve_stack`."""
+    return solve_stack([weight_RC], [factor], [step], max_code, block_columns)[0].to(torch.int64)
 
-    step is (R,) or (R, C), positive, exactly as it will be stored; max_code None leaves codes unclipped. Rows do not
-    see each other, so matrices that share their input may be stacked. Raises ValueError for misfitting shapes.
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Work on one thread: many small operations wait longer for a second one than it saves them.
+
+    It also makes codes independent of the number of cores, which decides how products are split.
     """
-    rows, columns = weight_RC.shape
-    _check_solve_inputs(weight_RC, factor, step, block_columns)
-    order_L = factor.order_L
-    weight_LR = weight_RC.detach().to(torch.float64)[:, order_L].T.contiguous()
-    step = step.detach().to(torch.float64)
-    step_LR = step.expand(len(order_L), rows) if step.ndim == 1 else step[:, order_L].T.contiguous()
-    codes_LR = torch.empty_like(weight_LR)
-    scaled_error_LR = torch.empty_like(weight_LR)
-    lower_LL = factor.upper_LL.T.contiguous()
-    for start in range(0, len(order_L), block_columns):
-        block = slice(start, start + block_columns)
-        weight_LR[block].addmm_(lower_LL[block, :start], scaled_error_LR[:start], alpha=-1)
-        _solve_block(weight_LR[block], lower_LL[block, block], step_LR[block], max_code, codes_LR[block],
-                     scaled_error_LR[block])  # fmt: skip
-    codes_RC = torch.zeros(rows, columns, dtype=torch.int64, device=weight_RC.device)
-    codes_RC[:, order_L] = codes_LR.T.to(torch.int64)
-    return codes_RC
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
+def solve_stack(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
+                block_columns: int) -> list[Tensor]:  # fmt: skip
+    """Return int32 codes (R, C) of matrices of one shape, solved together.
+
+    Steps are all (R,) or all (R, C), positive, exactly as they will be stored; max_code None leaves codes unclipped.
+    Rows do not see each other, so matrices that share their input may be one matrix; nor do the matrices of a stack,
+    whose codes are those of each alone, bit for bit. Raises ValueError for misfitting shapes.
+    """
+    for weight_RC, factor, step in zip(weights, factors, steps, strict=True):
+        _check_solve_inputs(weight_RC, factor, step, block_columns)
+    # Errors begin as the weights, codes as the weights with what they pull.
+    error_BCR = torch.stack([_in_order(weight, factor) for weight, factor in zip(weights, factors, strict=True)])
+    for error_CR, factor in zip(error_BCR, factors, strict=True):
+        error_CR[factor.variance_C == 0] = 0
+    code_BCR = error_BCR.clone()
+    if steps[0].ndim == 1:
+        step_BCR = torch.stack([step.detach() for step in steps])[:, None].double().expand_as(error_BCR)
+    else:
+        step_BCR = torch.stack([_in_order(step, factor) for step, factor in zip(steps, factors, strict=True)])
+    columns = error_BCR.shape[1]
+    for start in range(0, columns, block_columns):
+        stop = min(start + block_columns, columns)
+        _pull(code_BCR, error_BCR, factors, range(start), range(start, stop))
+        for at in range(start, stop, _PUSHED_COLUMNS):
+            block = slice(at, min(at + _PUSHED_COLUMNS, stop))
+            _pull(code_BCR, error_BCR, factors, range(start, at), range(block.start, block.stop))
+            feedback_BKK = torch.stack([factor.feedback_CC[block, block] for factor in factors])
+            _solve_block(code_BCR[:, block], error_BCR[:, block], step_BCR[:, block], feedback_BKK, max_code)
+    return [_restored(code_CR, factor) for code_CR, factor in zip(code_BCR, factors, strict=True)]
 
 
 def _check_solve_inputs(weight_RC: Tensor, factor: Factor, step: Tensor, block_columns: int) -> None:
     rows, columns = weight_RC.shape
-    require(factor.columns == columns, "hessian", f"{factor.columns} columns", f"{columns}, those of the weight")
+    known = len(factor.order_C)
+    require(known == columns, "hessian", f"{known} columns", f"{columns}, those of the weight")
     require(bool(torch.isfinite(weight_RC).all()), "weight", "values that are not finite", "finite values")
     require(step.shape in ((rows,), (rows, columns)), "step", tuple(step.shape), f"({rows},) or ({rows}, {columns})")
     require(bool((step > 0).all()), "step", float(step.min()), "positive steps")
     require(block_columns >= 1, "block_columns", block_columns, "at least 1")
 
 
-def _solve_block(weight_KR: Tensor, lower_KK: Tensor, step_KR: Tensor, max_code: int | None, codes_KR: Tensor,
-                 scaled_error_KR: Tensor) -> None:  # fmt: skip
-    """Fill codes and errors / U_jj of the K columns of one block, whose outside errors are already taken off."""
-    for j, pivot in enumerate(lower_KK.diagonal().tolist()):
-        value_R = weight_KR[j]
-        if j:
-            value_R = torch.addmv(value_R, scaled_error_KR[:j].T, lower_KK[j, :j], alpha=-1)
-        code_R = torch.div(value_R, step_KR[j], out=codes_KR[j]).round_()  # torch rounds half to even
+def _in_order(values_RC: Tensor, factor: Factor) -> Tensor:
+    """Return (C, R) float64 in act-order."""
+    return values_RC.detach().T.contiguous()[factor.order_C].double()
+
+
+def _restored(code_CR: Tensor, factor: Factor) -> Tensor:
+    codes_CR = torch.empty_like(code_CR, dtype=torch.int32)
+    codes_CR[factor.order_C] = code_CR.int()
+    return codes_CR.T.contiguous()
+
+
+def _pull(code_BCR: Tensor, error_BCR: Tensor, factors: Sequence[Factor], source: range, target: range) -> None:
+    """Add what the errors of the `source` columns ask of the `target` columns, matrix by matrix."""
+    # Not one batched product: its rounding could depend on the size of the stack.
+    since, until = slice(source.start, source.stop), slice(target.start, target.stop)
+    for code_CR, error_CR, factor in zip(code_BCR, error_BCR, factors, strict=True):
+        code_CR[until].addmm_(factor.feedback_CC[until, since], error_CR[since])
+
+
+def _solve_block(code_BKR: Tensor, error_BKR: Tensor, step_BKR: Tensor, feedback_BKK: Tensor,
+                 max_code: int | None) -> None:  # fmt: skip
+    """Turn weights with what they pulled into codes, and weights into errors, column by column."""
+    for j in range(code_BKR.shape[1]):
+        code_BR = code_BKR[:, j].div_(step_BKR[:, j]).round_()  # torch rounds half to even
         if max_code is not None:
-            code_R.clamp_(-max_code, max_code)
-        torch.addcmul(value_R, code_R, step_KR[j], value=-1, out=scaled_error_KR[j]).div_(pivot)
+            code_BR.clamp_(-max_code, max_code)
+        error_BR = error_BKR[:, j].addcmul_(code_BR, step_BKR[:, j], value=-1)
+        code_BKR[:, j + 1 :].addcmul_(feedback_BKK[:, j + 1 :, j, None], error_BR[:, None])
 
 
 def round_to_nearest(weight_RC: Tensor, step: Tensor, max_code: int | None) -> Tensor:
     """Return int64 codes (R, C) that ignore the inputs: half to even, clipped to +-max_code."""
-    step_RC = step.to(torch.float64).reshape(len(step), -1)
-    codes_RC = (weight_RC.detach().to(torch.float64) / step_RC).round_()
+    codes_RC = (weight_RC.detach().to(torch.float64) / step.reshape(len(step), -1)).round_()
     return (codes_RC if max_code is None else codes_RC.clamp_(-max_code, max_code)).to(torch.int64)
 
 
+def quantization_error(weight_RC: Tensor, codes_RC: Tensor, step: Tensor) -> Tensor:
+    """Return E = weight - codes * step, float64."""
+    return weight_RC.detach().to(torch.float64).addcmul(codes_RC, step.reshape(len(step), -1), value=-1)
+
+
 def proxy_loss(weight_RC: Tensor, codes_RC: Tensor, step: Tensor, hessian_CC: Tensor) -> float:
-    """Return tr(E H E^T), E = weight - codes * step, in float64."""
-    step_RC = step.to(torch.float64).reshape(len(step), -1)
-    error_RC = weight_RC.detach().to(torch.float64) - codes_RC * step_RC
-    return float((error_RC @ hessian_CC.to(torch.float64)).mul_(error_RC).sum())
+    """Return tr(E H E^T), products in the precision of H and sums in float64."""
+    error_RC = quantization_error(weight_RC, codes_RC, step)
+    return float((error_RC.to(hessian_CC.dtype) @ hessian_CC).mul(error_RC).sum())
 
 
 def quantize_matrix(weight_RC: Tensor, hessian_CC: Tensor, step: Tensor, max_code: int | None,

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.quant.gptq import proxy_loss, round_to_nearest
+from pipeline.quant.gptq import proxy_loss, quantization_error, round_to_nearest
 
 _NO_ERROR_DB = 300.0
 """Shown when codes reproduce the weights exactly: beyond what float64 can resolve."""
@@ -21,28 +21,23 @@ _NO_ERROR_DB = 300.0
 
 def entropy_bits(codes: Tensor) -> float:
     """Return the order-0 entropy of integer codes, bits per code."""
-    counts = torch.unique(codes, return_counts=True)[1].to(torch.float64)
-    share = counts / counts.sum()
-    return max(0.0, float(-(share * share.log2()).sum()))
-
-
-def sqnr_db(weight_RC: Tensor, codes_RC: Tensor, step: Tensor) -> float:
-    """Return the signal-to-quantization-noise ratio of a tensor in decibels."""
-    weight_RC = weight_RC.to(torch.float64)
-    noise = float((weight_RC - codes_RC * step.to(torch.float64).reshape(len(step), -1)).square().sum())
-    signal = float(weight_RC.square().sum())
-    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB
+    codes_N = codes.flatten().int()
+    counts = torch.bincount(codes_N - codes_N.min()).double()
+    return float(torch.special.entr(counts / counts.sum()).sum()) / math.log(2)
 
 
 def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step: Tensor, max_code: int | None,
                 hessian_CC: Tensor | None) -> dict:  # fmt: skip
     """Return one tensor's line of the report; the proxy losses are None without a Hessian."""
+    noise = float(quantization_error(weight_RC, codes_RC, step).square().sum())
+    signal = float(weight_RC.double().square().sum())
     entry = {"name": name, "role": role, "shape": list(weight_RC.shape), "bits_per_weight": entropy_bits(codes_RC),
              "clipped_frac": 0.0 if max_code is None else float((codes_RC.abs() == max_code).double().mean()),
-             "sqnr_db": sqnr_db(weight_RC, codes_RC, step), "proxy_loss": None,
-             "nearest_proxy_loss": None}  # fmt: skip
+             "sqnr_db": 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB,
+             "proxy_loss": None, "nearest_proxy_loss": None}  # fmt: skip
     if hessian_CC is not None:
         nearest_RC = round_to_nearest(weight_RC, step, max_code)
+        hessian_CC = hessian_CC.float()  # a report needs no more
         entry["proxy_loss"] = proxy_loss(weight_RC, codes_RC, step, hessian_CC)
         entry["nearest_proxy_loss"] = proxy_loss(weight_RC, nearest_RC, step, hessian_CC)
     return entry

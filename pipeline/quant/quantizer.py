@@ -8,10 +8,9 @@ Differs: nothing is ever pruned or dropped to fit; one knob, a factor on all ste
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
-import math
+import time
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,39 +18,60 @@ from pipeline.checks import FairwayError
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
 from pipeline.progress import Progress
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
-from pipeline.quant.config import ClipSteps, QuantizeConfig, SizeConfig
-from pipeline.quant.gptq import round_to_nearest, solve
+from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.gptq import round_to_nearest, solve_stack
 from pipeline.quant.layer_report import layer_entry, report_totals
-from pipeline.quant.plan import QuantizationPlan, TensorGroup, group_grid, plan_quantization, role_max_code
-from pipeline.quant.steps import SMALLEST_STEP, max_code_of
+from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization, role_max_code
+from pipeline.quant.rate_estimate import RateEstimate
+from pipeline.quant.steps import max_code_of
 
-_GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
-"""Entropy of a unit Gaussian in bits: codes of step s cost this plus log2(std / s) each."""
 _FINEST_BITS = 12.0
 """Bits per weight beyond which no step is refined under the rate rule."""
-_CODED_FRAC = 0.99
-"""Expected bytes over that entropy: columns of unequal scale save a little; only the first trial relies on it."""
+_KNOB_OCTAVES = 24.0
+"""How far that rule's search may go from there: to nothing left."""
+_STACK_ROWS = 4096
+"""Rows solved together: what a processor's cache holds of a block of columns."""
 
 
 class BudgetError(FairwayError):
     """No allowed step makes the artifact small enough."""
 
 
-def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
-    """Return the artifact's tensors at one knob."""
+def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float] | None = None) -> ArtifactTensors:
+    """Return the artifact's tensors at one knob; `seconds` receives what each quantized tensor took of the solving."""
     tensors: ArtifactTensors = dict(plan.passthrough)
-    for group in plan.groups:
-        grid = group_grid(group, knob, plan.config.steps)
-        if group.factor is None or plan.config.solver == "nearest":
-            codes_RC = round_to_nearest(group.weight_RC, grid.step, grid.max_code)
-        else:
-            codes_RC = solve(group.weight_RC, group.factor, grid.step, grid.max_code, plan.config.block_columns)
-        column_step = None if grid.step_C is None else grid.step_C.half().numpy()
-        dtype = torch.int8 if int(codes_RC.abs().max()) <= max_code_of(8) else torch.int16
-        for name, rows in _member_slices(group):
-            codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
-            tensors[name] = QuantizedTensor(codes, step, column_step)
+    for stack in _stacks(plan):
+        started = time.perf_counter()
+        grids = [group_grid(group, knob, plan.config.steps) for group in stack]
+        stacked = zip(stack, grids, _stack_codes(stack, grids, plan.config), strict=True)
+        group_seconds = (time.perf_counter() - started) / len(stack)
+        for group, grid, codes_RC in stacked:
+            column_step = None if grid.step_C is None else grid.step_C.half().numpy()
+            dtype = torch.int8 if int(codes_RC.abs().max()) <= max_code_of(8) else torch.int16
+            for name, rows in _member_slices(group):
+                codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
+                tensors[name] = QuantizedTensor(codes, step, column_step)
+                if seconds is not None:
+                    seconds[name] = group_seconds * len(codes) / len(codes_RC)
     return {name: tensors[name] for name in plan.order}
+
+
+def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
+    """Yield groups that can be solved together: of one shape, one role and one kind of step."""
+    alike: dict[tuple, list[TensorGroup]] = {}
+    for group in plan.groups:
+        alike.setdefault((group.role, group.weight_RC.shape, group.step_C is None), []).append(group)
+    for groups in alike.values():
+        size = max(_STACK_ROWS // len(groups[0].weight_RC), 1)
+        yield from (groups[at : at + size] for at in range(0, len(groups), size))
+
+
+def _stack_codes(stack: list[TensorGroup], grids: list[Grid], config: QuantizeConfig) -> list[Tensor]:
+    weights = [group.weight_RC for group in stack]
+    factors = [group.factor for group in stack if group.factor is not None]
+    if config.solver == "nearest" or not factors:
+        return [round_to_nearest(weight, grid.step, grid.max_code) for weight, grid in zip(weights, grids, strict=True)]
+    return solve_stack(weights, factors, [grid.step for grid in grids], grids[0].max_code, config.block_columns)
 
 
 def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig, size: SizeConfig, meta: dict,
@@ -63,21 +83,28 @@ def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: Quanti
     because file sizes jump over the tolerance or the search used up its trials. Deterministic. Raises BudgetError when
     no tried knob fits.
     """
+    clock = _Clock()
     plan = plan_quantization(model, bundle, config)
+    clock.lap("plan_seconds")
     budget_bytes = size.limit_bytes - size.code_reserve_bytes
     tolerance_bytes = int(size.tolerance_frac * size.limit_bytes)
     trials = 0
+    solve_seconds: dict[str, float] = {}
 
     def encode(knob: float) -> bytes:
         nonlocal trials
-        content = encode_artifact(quantize_plan(plan, knob), meta)
+        tensors = quantize_plan(plan, knob, solve_seconds)
+        clock.lap("solve_seconds")
+        content = encode_artifact(tensors, meta)
+        clock.lap("encode_seconds")
         trials += 1
         progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
         return content
 
-    bits = _bits_at_one(plan)
-    window = _knob_window(plan, bits, budget_bytes - tolerance_bytes, budget_bytes)
-    guess, bytes_per_octave = _first_guess(plan, bits, (window.floor_bytes + budget_bytes) / 2)
+    rate = RateEstimate(plan)
+    window = _knob_window(config.steps, rate, budget_bytes - tolerance_bytes, budget_bytes)
+    guess = rate.knob(_code_bits(plan, (window.floor_bytes + budget_bytes) / 2) / rate.weights)
+    bytes_per_octave = (rate.bits(guess * 0.5**0.5) - rate.bits(guess * 2**0.5)) * rate.weights / 8
     search = search_knob(encode, guess, window, bytes_per_octave)
     progress(trials, trials, "search done")
     if search.best is None:
@@ -87,61 +114,59 @@ def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: Quanti
             f"{needed} at the coarsest steps tried: raise size.limit_bytes to at least "
             f"{needed + size.code_reserve_bytes}"
         )
-    report = {"knob": search.best.knob, **describe_quantization(plan, decode_artifact(search.best.content)[0])}
+    tensors = decode_artifact(search.best.content)[0]
+    report = {"knob": search.best.knob, **describe_quantization(plan, tensors, solve_seconds)}
     fitted = len(search.best.content)
     report["bytes"] = fitted
     report["budget"] = {"budget_bytes": budget_bytes, "tolerance_bytes": tolerance_bytes,
                         "unused_bytes": budget_bytes - fitted, "reached": fitted >= window.floor_bytes,
                         "finest_fits": search.best.knob == window.min_knob}  # fmt: skip
     report["search"] = [{"knob": knob, "bytes": num_bytes} for knob, num_bytes in search.trace]
+    clock.lap("report_seconds")
+    report["phases"] = clock.seconds
     return search.best.content, report
 
 
-def _bits_at_one(plan: QuantizationPlan) -> float:
-    """Return the bits that Gaussian rows would take at a knob of 1; every doubling of the knob saves one per weight."""
-    bits = 0.0
-    for group in plan.groups:
-        grid = group_grid(group, 1.0, plan.config.steps)
-        spread_R = group.weight_RC.double().square().mean(1).sqrt().clamp(min=SMALLEST_STEP)
-        octaves = torch.log2(spread_R / grid.step_R).mean()
-        octaves -= 0.0 if grid.step_C is None else torch.log2(grid.step_C).mean()
-        bits += group.weight_RC.numel() * (float(octaves) + _GAUSSIAN_BITS)
-    return bits
+class _Clock:
+    """Seconds of the phases of a run, all their turns together."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """End a turn of `phase`."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
 
 
-def _num_weights(plan: QuantizationPlan) -> int:
-    return max(sum(group.weight_RC.numel() for group in plan.groups), 1)
-
-
-def _knob_window(plan: QuantizationPlan, bits_at_one: float, floor_bytes: int, limit_bytes: int) -> KnobWindow:
+def _knob_window(rule: ClipSteps | RateSteps, rate: RateEstimate, floor_bytes: int, limit_bytes: int) -> KnobWindow:
     """Return where the search may go: the rule's own limits, or from far too fine to nothing left."""
-    rule = plan.config.steps
     if isinstance(rule, ClipSteps):
         return KnobWindow(rule.min_clip_std, rule.max_clip_std, floor_bytes, limit_bytes)
-    bits = bits_at_one / _num_weights(plan)
-    return KnobWindow(2.0 ** (bits - _FINEST_BITS), 2.0 ** (bits + _FINEST_BITS), floor_bytes, limit_bytes)
+    finest = rate.knob(_FINEST_BITS)
+    return KnobWindow(finest, finest * 2**_KNOB_OCTAVES, floor_bytes, limit_bytes)
 
 
-def _first_guess(plan: QuantizationPlan, bits_at_one: float, aim_bytes: float) -> tuple[float, float]:
-    """Return the knob at which Gaussian rows would fill `aim_bytes`, and the bytes that each doubling of it saves."""
+def _code_bits(plan: QuantizationPlan, file_bytes: float) -> float:
+    """Return what a file of so many bytes leaves for codes."""
     overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
     overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
-    bits = 8 * max(aim_bytes - overhead_bytes, 1.0) / _CODED_FRAC
-    octaves = (bits_at_one - bits) / _num_weights(plan)
-    return 2.0 ** min(max(octaves, -32.0), 32.0), _num_weights(plan) / 8 * _CODED_FRAC
+    return 8 * max(file_bytes - overhead_bytes, 1.0)
 
 
-def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> dict:
-    """Return the report of a plan's artifact: every quantized tensor's bits, losses and SQNR, and the totals."""
+def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors, seconds: Mapping[str, float]) -> dict:
+    """Return the report of a plan's artifact: every quantized tensor's bits, losses, SQNR, seconds, and the totals."""
     layers = []
     for group in plan.groups:
         max_code = role_max_code(group.role, plan.config.steps)
         for name, rows in _member_slices(group):
             stored = tensors[name]
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
-            codes_RC = torch.from_numpy(stored.codes.astype(np.int64))
-            layers.append(layer_entry(name, group.role, group.weight_RC[rows], codes_RC,
-                                      torch.from_numpy(stored.full_step()), max_code, group.hessian_CC))  # fmt: skip
+            entry = layer_entry(name, group.role, group.weight_RC[rows], torch.from_numpy(stored.codes),
+                                torch.from_numpy(stored.full_step()), max_code, group.hessian_CC)  # fmt: skip
+            layers.append({**entry, "seconds": seconds[name]})
     passthrough_values = sum(array.size for array in plan.passthrough.values())
     return {"layers": layers, "totals": report_totals(layers, passthrough_values)}
 

@@ -16,6 +16,7 @@ from pipeline.quant.gptq import (
     quantize_matrix_with_losses,
     round_to_nearest,
     solve,
+    solve_stack,
 )
 from pipeline.quant.steps import SMALLEST_STEP, sdclip_step
 
@@ -75,31 +76,79 @@ def test_step_per_entry_equals_step_per_row():
 
 
 def test_scaled_errors_sum_to_the_damped_loss():
-    """The sum over columns of |e_j|^2 / U_jj^2, e_j the error at j's own turn, is tr(E (H + damping) E^T)."""
+    """The sum over columns of |e_j|^2 V_jj^2, e_j the error at j's own turn, is tr(E (H + damping) E^T)."""
     weight_RC, hessian_CC, step_R = layer()
     factor = factorise(hessian_CC, 0.01)
     codes_RC = solve(weight_RC, factor, step_R, 7, 16)
-    error = (weight_RC.double() - codes_RC * step_R.double()[:, None])[:, factor.order_L]
-    # E = S U with S_j = e_j / U_jj, because column j ends at its value less the pulled errors.
-    scaled = torch.linalg.solve_triangular(factor.upper_LL, error, upper=True, left=False)
+    error = (weight_RC.double() - codes_RC * step_R.double()[:, None])[:, factor.order_C]
+    own_error = error @ factor.feedback_CC.T  # column j ends at its value less what it pulled
     damped = hessian_CC.double() + factor.damping * torch.eye(40, dtype=torch.float64)
-    expected = torch.trace(error @ damped[factor.order_L][:, factor.order_L] @ error.T)
-    assert float(scaled.square().sum()) == pytest.approx(float(expected), rel=1e-9)
+    expected = torch.trace(error @ damped[factor.order_C][:, factor.order_C] @ error.T)
+    assert float((own_error.square() * factor.variance_C).sum()) == pytest.approx(float(expected), rel=1e-9)
     # Each error at its own turn is at most half a step unless the grid clipped.
-    unclipped = codes_RC[:, factor.order_L].abs() < 7
-    own_error = (scaled * factor.upper_LL.diagonal()).abs()
-    assert (own_error <= 0.5 * step_R.double()[:, None] * (1 + 1e-9))[unclipped].all()
+    unclipped = codes_RC[:, factor.order_C].abs() < 7
+    assert (own_error.abs() <= 0.5 * step_R.double()[:, None] * (1 + 1e-9))[unclipped].all()
 
 
-def test_factor_is_the_cholesky_factor_of_the_inverse():
+def test_factor_reproduces_the_damped_hessian():
     _, hessian_CC, _ = layer()
     factor = factorise(hessian_CC, 0.01)
-    damping = factor.damping * torch.eye(40, dtype=torch.float64)
-    damped = hessian_CC.double()[factor.order_L][:, factor.order_L] + damping
-    torch.testing.assert_close(factor.upper_LL.T @ factor.upper_LL, torch.linalg.inv(damped), rtol=1e-7, atol=1e-9)
-    assert torch.equal(factor.upper_LL, factor.upper_LL.triu())
+    damped = hessian_CC.double() + factor.damping * torch.eye(40, dtype=torch.float64)
+    transposed_CC = factor.feedback_CC * factor.variance_C.sqrt()[:, None]
+    torch.testing.assert_close(transposed_CC.T @ transposed_CC, damped[factor.order_C][:, factor.order_C])
+    assert torch.equal(factor.feedback_CC, factor.feedback_CC.tril())
+    assert torch.equal(factor.feedback_CC.diagonal(), torch.ones(40, dtype=torch.float64))
+    # The paper's U is the upper Cholesky factor of the inverse; its diagonal is the reciprocal of V's.
+    upper_CC = torch.linalg.cholesky(torch.linalg.inv(damped)[factor.order_C][:, factor.order_C], upper=True)
+    torch.testing.assert_close(factor.variance_C, upper_CC.diagonal() ** -2, rtol=1e-7, atol=0)
     assert factor.damping == pytest.approx(0.01 * float(hessian_CC.double().diagonal().mean()), rel=1e-12)
-    assert (hessian_CC.diagonal()[factor.order_L].diff() <= 0).all()
+    assert (hessian_CC.diagonal()[factor.order_C].diff() <= 0).all()
+
+
+def stack_of_layers(num, rows=24, columns=150, dead=()):
+    """Return weights, factors and steps by row and by entry of layers; the n-th has the n-th set of dead columns."""
+    layers = [layer(rows, columns, seed) for seed in range(num)]
+    for (_, hessian_CC, _), columns_dead in zip(layers, dead, strict=False):
+        hessian_CC[columns_dead] = 0
+        hessian_CC[:, columns_dead] = 0
+    weights, hessians, steps = zip(*layers, strict=True)
+    column_C = 2.0 ** (torch.arange(columns) % 5 - 2)
+    return weights, [factorise(h, 0.01) for h in hessians], steps, [step_R[:, None] * column_C for step_R in steps]
+
+
+@pytest.mark.parametrize("block_columns", [1, 16, 40, 128])
+def test_a_stack_is_its_matrices_each_alone(block_columns):
+    """Exactly: no operation mixes matrices, and none is rounded differently for lying in a larger stack."""
+    weights, factors, by_row, by_entry = stack_of_layers(5)
+    for steps in (by_row, by_entry):
+        stacked = solve_stack(weights, factors, steps, 7, block_columns)
+        for codes_RC, *alone in zip(stacked, weights, factors, steps, strict=True):
+            assert torch.equal(codes_RC, solve(*alone, 7, 128))
+
+
+def test_dead_columns_of_one_matrix_are_not_those_of_its_neighbour():
+    dead = [[0, 7, 149], [], list(range(150)), [3]]
+    weights, factors, steps, _ = stack_of_layers(4, dead=dead)
+    stacked = solve_stack(weights, factors, steps, 7, 32)
+    for codes_RC, columns, weight_RC, factor, step_R in zip(stacked, dead, weights, factors, steps, strict=True):
+        assert (codes_RC[:, columns] == 0).all()
+        assert torch.equal(codes_RC, solve(weight_RC, factor, step_R, 7, 128))
+        assert factor.order_C[150 - len(columns) :].sort().values.tolist() == columns
+        assert codes_RC.count_nonzero() > 0 or len(columns) == 150
+
+
+def test_codes_do_not_depend_on_the_number_of_threads():
+    weights, factors, steps, _ = stack_of_layers(2, rows=300, columns=200)
+    threads = torch.get_num_threads()
+    codes = []
+    try:
+        for num in (1, 2):
+            torch.set_num_threads(num)
+            codes.append(torch.stack(solve_stack(weights, factors, steps, 7, 64)))
+            assert torch.get_num_threads() == num
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*codes)
 
 
 def test_identity_hessian_is_nearest_rounding_half_to_even():
@@ -132,6 +181,7 @@ def test_dead_columns_get_code_zero_and_do_not_enter_the_damping():
 @pytest.mark.parametrize(
     "hessian_CC",
     [-torch.eye(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
+     torch.diag(torch.tensor([2.0, 0.0, -1.0])),
      torch.full((2, 2), float("nan"))],
 )  # fmt: skip
 def test_indefinite_hessian_is_refused_by_name(hessian_CC):

@@ -1,0 +1,193 @@
+"""How long a model of a recipe's size takes to quantize, and how much memory: search and report included.
+
+Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip]` on a quiet machine. Weights are random, Hessians
+synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in a real bundle; the sizes are
+those of the recipe, whose `size` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
+the recipe's). Memory is the process's peak up to the report, the float32 bundle and the model included.
+
+The baseline is GPTQ as published (IST-DASLab's `gptq.py`): one matrix at a time, float32, three factorisations per
+Hessian, every column pushing its error onto the later ones of its block. It runs on the matrices of two blocks, of
+which ours are timed again in the same process, factorisation and solving both: processor seconds of one thread.
+
+Axes: R rows, C columns, V vocabulary, K columns of a block, S rank.
+Checked by: tests/quant/test_quantize_speed.py
+"""
+
+import argparse
+import dataclasses
+import resource
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.results import ROOT, write_result
+from pipeline.config import load_params
+from pipeline.model.network import LoopedUNet, build
+from pipeline.progress import silent
+from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.gptq import factorise, solve_stack
+from pipeline.quant.hessian import find_input_sites
+from pipeline.quant.plan import TensorGroup, group_grid, plan_quantization
+from pipeline.quant.quantizer import fit_to_budget
+from pipeline.training.run import hardware_name
+
+_CLIP = ClipSteps(kind="clip", matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
+                  table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
+_MIB = 1 << 20
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description="Measure the seconds and the memory of quantizing a model.")
+    parser.add_argument("--recipe", default="nightcrawler-7f3c")
+    parser.add_argument("--rule", choices=("rate", "clip"), default="rate")
+    arguments = parser.parse_args()
+    params = load_params(ROOT / "recipes" / f"{arguments.recipe}.yaml", ["model", "quantize", "size"])
+    rule: RateSteps | ClipSteps = _CLIP
+    if arguments.rule == "rate":
+        rule = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
+    config = dataclasses.replace(params.quantize, steps=rule)
+    model = random_model(build(params.model, 0))
+    bundle = synthetic_bundle(model)
+    measured = {"recipe": arguments.recipe, "rule": arguments.rule, "threads": torch.get_num_threads(),
+                **measure_fit(model, bundle, config, params.size),
+                "baseline": measure_baseline(model, bundle, config)}  # fmt: skip
+    for name, value in measured.items():
+        print(f"{name:16} {value}")
+    suffix = "" if arguments.rule == "rate" else f"_{arguments.rule}"
+    path = write_result(f"quantize_speed{suffix}", hardware_name(torch.device("cpu")), measured)
+    print(path.relative_to(ROOT))
+
+
+def random_model(model: LoopedUNet) -> LoopedUNet:
+    """Fill every matrix with Gaussians whose rows differ in spread, and return the model."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                spread_R1 = 0.05 * (0.2 * torch.randn(len(parameter), 1, generator=generator)).exp()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread_R1)
+    return model
+
+
+def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
+    """Return a calibration bundle of the shapes that `calibrate` would give."""
+    generator = torch.Generator().manual_seed(1)
+    weights = dict(model.named_parameters())
+
+    def curvature(rows: int) -> Tensor:
+        return 1e-6 * torch.randn(rows, generator=generator).exp()
+
+    def moment(columns: int) -> Tensor:
+        factor_CS = torch.randn(columns, max(columns // 8, 1), generator=generator)
+        moment_CC = factor_CS @ factor_CS.T / factor_CS.shape[1]
+        moment_CC.diagonal().add_(0.3)
+        scale_C = (0.7 * torch.randn(columns, generator=generator)).exp()
+        return moment_CC.mul_(scale_C).mul_(scale_C[:, None])
+
+    bundle = {"head/moment": moment(model.token_embedding.embedding_dim), "head/tokens": torch.tensor(1),
+              "sensitivity/head": curvature(model.token_embedding.num_embeddings)}  # fmt: skip
+    for site in find_input_sites(model, torch.zeros(1, 2, dtype=torch.int64)):
+        for visit in range(site.visits):
+            bundle[f"moment/{site.owner}/{visit}"] = moment(weights[site.owner].shape[1])
+            bundle[f"tokens/{site.owner}/{visit}"] = torch.tensor(1)
+            bundle.update({f"sensitivity/{name}/{visit}": curvature(len(weights[name])) for name in site.members})
+        bundle.update({f"uses/{name}/{site.owner}": torch.tensor(site.visits) for name in site.members})
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            bundle[f"sensitivity/{prefix}.weight"] = curvature(module.num_embeddings)
+    return bundle
+
+
+def measure_fit(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeConfig, size: SizeConfig) -> dict:
+    """Return parameters, wall and processor seconds, trials and peak memory of `fit_to_budget`."""
+    before_bytes = _peak_bytes()
+    started, processor = time.perf_counter(), time.process_time()
+    content, report = fit_to_budget(model, bundle, config, size, {}, silent)
+    seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters()), "seconds": seconds,
+            "processor_seconds": processor_seconds, **report["phases"], "trials": len(report["search"]),
+            "artifact_bytes": len(content), "unused_bytes": report["budget"]["unused_bytes"],
+            "peak_mib": _peak_bytes() // _MIB, "peak_before_mib": before_bytes // _MIB,
+            "bundle_mib": sum(tensor.nbytes for tensor in bundle.values()) // _MIB}  # fmt: skip
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure_baseline(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeConfig) -> dict[str, Any]:
+    """Return seconds of the published form and of ours for the matrices of the first and of the last block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    plan = plan_quantization(model, bundle, config)
+    blocks = [f"blocks.{index}." for index in (0, len(model.blocks) - 1)]
+    groups = [group for group in plan.groups if group.names[0].startswith(tuple(blocks))]
+    steps = [
+        group_grid(group, 1.0 if isinstance(config.steps, RateSteps) else 12.85, config.steps).step for group in groups
+    ]
+    ours = [_seconds_of_ours(group, step, config) for group, step in zip(groups, steps, strict=True)]
+    plain = [_seconds_of_plain(group, step, config) for group, step in zip(groups, steps, strict=True)]
+    torch.set_num_threads(threads)
+    sums = {
+        name: [sum(pair[i] for pair in pairs) for i in (0, 1)] for name, pairs in (("ours", ours), ("plain", plain))
+    }
+    return {"matrices": sum(len(group.names) for group in groups), "ours_seconds": sum(sums["ours"]),
+            "plain_seconds": sum(sums["plain"]), "plain_over_ours": sum(sums["plain"]) / sum(sums["ours"]),
+            "factorise_plain_over_ours": sums["plain"][0] / sums["ours"][0],
+            "solve_plain_over_ours": sums["plain"][1] / sums["ours"][1]}  # fmt: skip
+
+
+def _seconds_of_ours(group: TensorGroup, step: Tensor, config: QuantizeConfig) -> tuple[float, float]:
+    assert group.hessian_CC is not None, "a matrix has a Hessian"
+    started = time.process_time()
+    factor = factorise(group.hessian_CC, config.damp_frac)
+    factorised = time.process_time()
+    solve_stack([group.weight_RC], [factor], [step], None, config.block_columns)
+    return factorised - started, time.process_time() - factorised
+
+
+def _seconds_of_plain(group: TensorGroup, step: Tensor, config: QuantizeConfig) -> tuple[float, float]:
+    assert group.hessian_CC is not None, "a matrix has a Hessian"
+    seconds = [0.0, 0.0]
+    hessian_CC = group.hessian_CC.float()
+    for weight_RC, rows in zip(group.weight_RC.split(list(group.rows)), step.split(list(group.rows)), strict=True):
+        started = time.process_time()
+        order_C, upper_CC = plain_factor(hessian_CC, config.damp_frac)
+        factorised = time.process_time()
+        plain_solve(weight_RC, order_C, upper_CC, rows, config.block_columns)
+        seconds = [seconds[0] + factorised - started, seconds[1] + time.process_time() - factorised]
+    return seconds[0], seconds[1]
+
+
+def plain_factor(hessian_CC: Tensor, damp_frac: float) -> tuple[Tensor, Tensor]:
+    """Return the act-order and the upper Cholesky factor of the damped Hessian's inverse, in H's precision."""
+    order_C = torch.argsort(hessian_CC.diagonal(), descending=True, stable=True)
+    damped_CC = hessian_CC[order_C][:, order_C]
+    damped_CC.diagonal().add_(damp_frac * float(damped_CC.diagonal().mean()))
+    inverse_CC = torch.cholesky_inverse(torch.linalg.cholesky(damped_CC))
+    return order_C, torch.linalg.cholesky(inverse_CC, upper=True)
+
+
+def plain_solve(weight_RC: Tensor, order_C: Tensor, upper_CC: Tensor, step: Tensor, block_columns: int) -> Tensor:
+    """Return codes (R, C), unclipped, in the precision of `upper_CC`."""
+    weight_RC = weight_RC.detach().to(upper_CC.dtype)[:, order_C]
+    step_RC = step.to(upper_CC.dtype).reshape(len(step), -1).expand_as(weight_RC)[:, order_C]
+    codes_RC = torch.zeros_like(weight_RC)
+    for start in range(0, weight_RC.shape[1], block_columns):
+        block = slice(start, start + block_columns)
+        weight_RK, upper_KK = weight_RC[:, block].clone(), upper_CC[block, block]
+        error_RK = torch.zeros_like(weight_RK)
+        for j in range(weight_RK.shape[1]):
+            step_R = step_RC[:, start + j]
+            codes_RC[:, start + j] = torch.round(weight_RK[:, j] / step_R)
+            error_RK[:, j] = (weight_RK[:, j] - codes_RC[:, start + j] * step_R) / upper_KK[j, j]
+            weight_RK[:, j:] -= error_RK[:, j : j + 1] @ upper_KK[j : j + 1, j:]
+        weight_RC[:, start + block_columns :] -= error_RK @ upper_CC[block, start + block_columns :]
+    return torch.empty_like(codes_RC).index_copy_(1, order_C, codes_RC)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""How many bits codes will take at a knob, before anything is solved.
+
+The one idea: a grid of step D on a Gaussian of spread s takes about log2(1 + 2 pi e s^2 / D^2) / 2 bits per code: the
+entropy of fine grids, fading to zero on coarse ones. Steps are taken before they are rounded and limited to what a file
+can say, so that no knob is out of range.
+
+Axes: R rows, C columns, Q quantiles of the columns' factors.
+Source: Cover & Thomas, chapters 8 and 10.
+Checked by: tests/quant/test_rate_estimate.py.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.quant.config import ClipSteps, RateSteps
+from pipeline.quant.plan import QuantizationPlan, TensorGroup, group_grid
+
+_GAUSSIAN_POWER = 2 * math.pi * math.e
+_QUANTILES = 8
+_FEWEST_OCTAVES = -64.0
+_SEARCHED_OCTAVES = 32.0
+
+
+class RateEstimate:
+    """Expected bits per weight of a plan's codes by knob."""
+
+    def __init__(self, plan: QuantizationPlan) -> None:
+        """Measure every row once."""
+        parts = [_row_octaves(group, plan.config.steps) for group in plan.groups]
+        counts = torch.tensor([float(group.weight_RC.numel()) for group in plan.groups], dtype=torch.float64)
+        sizes = torch.tensor([part.numel() for part in parts])
+        self.weights = int(counts.sum())
+        self._octaves = torch.cat([part.flatten() for part in parts])
+        self._share = (counts / sizes / self.weights).repeat_interleave(sizes)
+
+    def bits(self, knob: float) -> float:
+        """Return bits per weight; every doubling of the knob saves at most one."""
+        power = _GAUSSIAN_POWER / knob**2 * self._octaves.mul(2).exp2()
+        return float(torch.log1p(power) @ self._share) / math.log(4)
+
+    def knob(self, bits: float) -> float:
+        """Return the knob at which codes take `bits` per weight, or a large one for next to none."""
+        fine_bits = float(self._octaves @ self._share) + math.log2(_GAUSSIAN_POWER) / 2
+        knob, octaves = 2.0 ** (fine_bits - bits), _SEARCHED_OCTAVES
+        while octaves > 1e-6:
+            octaves /= 2
+            if self.bits(knob * 2**octaves) > bits:
+                knob *= 2**octaves
+        return knob
+
+
+def _row_octaves(group: TensorGroup, rule: ClipSteps | RateSteps) -> Tensor:
+    """Return log2 of spread / step at a knob of 1: float64 (R, 1), or (R, Q) where columns have factors."""
+    spread_R = torch.linalg.vector_norm(group.weight_RC, dim=1).double() / group.weight_RC.shape[1] ** 0.5
+    if isinstance(rule, ClipSteps):
+        ratio_R1 = (spread_R / group_grid(group, 1.0, rule).step_R)[:, None]
+    else:
+        assert group.curvature_R is not None, "the plan was made under this rule"
+        ratio_R1 = (spread_R * group.curvature_R.sqrt())[:, None]
+    octaves_R1 = torch.log2(ratio_R1).clamp(min=_FEWEST_OCTAVES)
+    if group.step_C is None:
+        return octaves_R1
+    middles_Q = (torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES
+    return octaves_R1 - torch.log2(group.step_C).double().quantile(middles_Q)

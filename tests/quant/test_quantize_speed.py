@@ -1,0 +1,45 @@
+"""The speed benchmark at small size: it measures what it says, and its plain solver finds our codes."""
+
+import pytest
+import torch
+
+from benchmarks.quantize_speed import (
+    measure_baseline,
+    measure_fit,
+    plain_factor,
+    plain_solve,
+    random_model,
+    synthetic_bundle,
+)
+from pipeline.model.network import build
+from pipeline.quant.config import QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.gptq import factorise, solve
+from tests.networks import TINY
+
+RATE = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
+QUANTIZE = QuantizeConfig(solver="gptq", steps=RATE, damp_frac=0.01, block_columns=16)
+
+
+def test_the_plain_solver_finds_our_codes():
+    bundle = synthetic_bundle(random_model(build(TINY, 0)))
+    hessian_CC = bundle["moment/blocks.5.mlp.down.weight/1"].double()
+    weight_RC = 0.05 * torch.randn(30, len(hessian_CC), generator=torch.Generator().manual_seed(2))
+    for step in (torch.full((30,), 0.02), torch.full_like(weight_RC, 0.01)):
+        expected = solve(weight_RC, factorise(hessian_CC, 0.01), step, None, 32)
+        assert torch.equal(plain_solve(weight_RC, *plain_factor(hessian_CC, 0.01), step, 20).long(), expected)
+
+
+def test_a_small_model_is_measured():
+    model = random_model(build(TINY, 0))
+    bundle = synthetic_bundle(model)
+    size = SizeConfig(limit_bytes=40_000, code_reserve_bytes=1000, tolerance_frac=0.01)
+    measured = measure_fit(model, bundle, QUANTIZE, size)
+    phases = sum(measured[f"{phase}_seconds"] for phase in ("plan", "solve", "encode", "report"))
+    assert phases == pytest.approx(measured["seconds"], rel=0.1)
+    assert 0 <= measured["unused_bytes"] == 39_000 - measured["artifact_bytes"]
+    baseline = measure_baseline(model, bundle, QUANTIZE)
+    assert baseline["matrices"] == sum(
+        name.startswith(("blocks.0.", "blocks.5.")) and parameter.ndim == 2 and name.endswith("weight")
+        for name, parameter in model.named_parameters()
+    )
+    assert baseline["plain_over_ours"] > 0

@@ -1,0 +1,46 @@
+"""Expected bits against the entropy of real codes, and the knob that they lead to."""
+
+import pytest
+import torch
+
+from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
+from pipeline.quant.layer_report import entropy_bits
+from pipeline.quant.plan import QuantizationPlan, TensorGroup
+from pipeline.quant.quantizer import quantize_plan
+from pipeline.quant.rate_estimate import RateEstimate
+
+CLIP = ClipSteps(kind="clip", matrix_bits=8, embedding_bits=8, table_bits=8, embedding_clip_ratio=1.0,
+                 table_clip_ratio=1.0, min_clip_std=2.0, max_clip_std=600.0)  # fmt: skip
+RATE = RateSteps(kind="rate", row_exponent=1.0, column_exponent=1.0, lookup_exponent=1.0)
+
+
+def gaussian_plan(rule, curvature=1.0):
+    generator = torch.Generator().manual_seed(0)
+    weight_RC = torch.randn(40, 6000, generator=generator) * torch.logspace(-2, 0, 40)[:, None]
+    curvature_R = torch.full((40,), curvature, dtype=torch.float64)
+    step_C = torch.full((6000,), 0.5) if rule is RATE else None
+    group = TensorGroup(("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C)
+    return QuantizationPlan(
+        (group,), {}, ("a",), QuantizeConfig(solver="gptq", steps=rule, damp_frac=0.01, block_columns=8)
+    )
+
+
+@pytest.mark.parametrize(("rule", "bits"), [(CLIP, 1.0), (CLIP, 4.0), (RATE, 0.5), (RATE, 2.0), (RATE, 6.0)])
+def test_gaussian_codes_take_the_expected_bits(rule, bits):
+    """Within a tenth: the closed form is off by so much on coarse grids."""
+    plan = gaussian_plan(rule)
+    rate = RateEstimate(plan)
+    knob = rate.knob(bits)
+    assert rate.bits(knob) == pytest.approx(bits, abs=1e-3)
+    codes_RC = torch.from_numpy(quantize_plan(plan, knob)["a"].codes)
+    taken = sum(entropy_bits(codes_R) for codes_R in codes_RC) / 40
+    assert taken == pytest.approx(bits, abs=0.1)
+
+
+@pytest.mark.parametrize("curvature", [0.0, 1e-25, 1e12])
+def test_no_curvature_is_out_of_range(curvature):
+    rate = RateEstimate(gaussian_plan(RATE, curvature))
+    knob = rate.knob(3.0)
+    assert rate.bits(knob) == pytest.approx(3.0, abs=1e-3)
+    assert rate.bits(2 * knob) > rate.bits(4 * knob) > 0
+    assert rate.bits(rate.knob(1e-7)) < 0.1
