@@ -62,11 +62,14 @@ class ProvisionalConfig:
     """Mean bits of a code; the knob follows from it."""
     steps: ClipSteps | RateSteps
     """How the steps of tensors, rows and columns relate to each other."""
+    target_share: float
+    """quantize.target_share; above 0, sweeps run the float model beside and keep what it needs."""
     damp_frac: float
     """Damping over the mean live diagonal of a Hessian."""
 
     def __post_init__(self) -> None:
         require(self.bits_per_weight > 0, "bits_per_weight", self.bits_per_weight, "above 0")
+        require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")
         require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
 
 
@@ -84,8 +87,6 @@ class CalibrateConfig:
     """Passes over the sequences with the model's own codes in place; 0 stays on the float model's trajectory."""
     provisional: ProvisionalConfig
     """Quantizer settings of the sweeps."""
-    cross_moments: bool
-    """Whether sweeps run the float model beside and keep what sequential targets need."""
 
     def __post_init__(self) -> None:
         require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")
@@ -96,7 +97,8 @@ class CalibrateConfig:
         require(self.sweeps == 0 or self.sensitivity_sequences > 0 or isinstance(self.provisional.steps, ClipSteps),
                 "sensitivity_sequences", 0, "above 0: provisional.steps of kind `rate` need it; or sweeps: 0, or "
                 "provisional.steps of kind `clip`")  # fmt: skip
-        require(self.sweeps > 0 or not self.cross_moments, "sweeps", 0, "above 0, which cross_moments needs")
+        require(self.sweeps > 0 or self.provisional.target_share == 0, "sweeps", 0,
+                "above 0, which provisional.target_share above 0 needs")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,8 @@ class QuantizeConfig:
     """How much each pass through a looped matrix counts: by tokens alone, times its sensitivity (which
     calibrate.sensitivity_sequences collects), or times one number per visit."""
     target_share: float
-    """How far towards sequential targets codes aim, 0 (at the float weights) to 1: needs calibrate.cross_moments."""
+    """How far towards sequential targets codes aim, 0 (at the float weights) to 1: needs it above 0 in
+    calibrate.provisional."""
     damp_frac: float
     """Damping over the mean live diagonal of a Hessian."""
     block_columns: int

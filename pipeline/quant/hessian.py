@@ -89,10 +89,10 @@ def collect_moments(model: LoopedUNet, sites: list[InputSite], batches: Iterable
     widths = {f"{site.owner}/{visit}": model.get_parameter(site.owner).shape[1]
               for site in sites for visit in range(site.visits)}  # fmt: skip
     widths["head"] = model.token_embedding.embedding_dim
-    kinds = ("moment",) if reference is None else ("moment", "cross")
-    # Every key from the start: a rank may have no batch.
-    sums = {f"{kind}/{at}": torch.zeros(width, width, dtype=torch.float64, device=device)
-            for at, width in widths.items() for kind in kinds}  # fmt: skip
+    # Every key from the start: a rank may have no batch. Nothing corrects the tied head's matrix, a table besides.
+    keys = [f"moment/{at}" for at in widths]
+    keys += [] if reference is None else [f"cross/{at}" for at in widths if at != "head"]
+    sums = {key: torch.zeros(2 * [widths[key.partition("/")[2]]], dtype=torch.float64, device=device) for key in keys}
     tokens = {at: torch.zeros((), dtype=torch.int64, device=device) for at in widths}
     owners = {site.owner for site in sites}
     for ids_BT in batches:
@@ -101,7 +101,7 @@ def collect_moments(model: LoopedUNet, sites: list[InputSite], batches: Iterable
         def add(at: str, x_NC: Tensor, originals: dict[str, Tensor] = originals) -> None:
             tokens[at] += len(x_NC)
             sums[f"moment/{at}"] += x_NC.T @ x_NC
-            if at in originals:
+            if f"cross/{at}" in sums:
                 sums[f"cross/{at}"] += originals.pop(at).T @ x_NC
 
         if reference is not None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.checks import require
 from pipeline.model.network import LoopedUNet
 from pipeline.progress import Progress
-from pipeline.quant.config import CalibrateConfig, QuantizeConfig, RateSteps
+from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.hessian import collect_moments, find_input_sites
 from pipeline.quant.moments import Bundle, site_uses
@@ -52,26 +52,29 @@ def calibrate(model: LoopedUNet, ids_NT: Tensor, config: CalibrateConfig, ranks:
     if config.sensitivity_sequences:
         bundle |= collect_sensitivities(original, sites, batches.sampled(), ranks)
     bundle |= collect_moments(original, sites, batches.all("float model"), ranks)
+    share = config.provisional.target_share
     for sweep in range(config.sweeps):
         working = copy.deepcopy(original)
         if ranks.rank == 0:
-            working.load_state_dict(_provisional_model(original, bundle, config).state_dict())
+            # The float model's pass has no targets but its own weights.
+            quantized = _provisional_model(original, bundle, config.provisional, share if sweep else 0.0)
+            working.load_state_dict(quantized.state_dict())
         share_from_rank_zero(working.state_dict().values(), ranks)
-        reference = original if config.cross_moments else None
+        reference = original if share else None
         bundle |= collect_moments(working, sites, batches.all(f"sweep {sweep + 1}"), ranks, reference)
     return bundle
 
 
-def _provisional_model(original: LoopedUNet, bundle: Mapping[str, Tensor], config: CalibrateConfig) -> LoopedUNet:
+def _provisional_model(original: LoopedUNet, bundle: Mapping[str, Tensor], config: ProvisionalConfig,
+                       target_share: float) -> LoopedUNet:  # fmt: skip
     """Return the model that the artifact would hold at about the provisional rate."""
-    steps = config.provisional.steps
     settings = QuantizeConfig(
-        solver="gptq", steps=steps, damp_frac=config.provisional.damp_frac, block_columns=_PROVISIONAL_BLOCK_COLUMNS,
-        visit_weights="sensitivity" if isinstance(steps, RateSteps) else "tokens",
-        target_share=float("cross/head" in bundle),
+        solver="gptq", steps=config.steps, damp_frac=config.damp_frac, visit_weights="tokens",
+        target_share=target_share,
+        block_columns=_PROVISIONAL_BLOCK_COLUMNS,
     )  # fmt: skip
     plan = plan_quantization(original, bundle, settings)
-    knob = knob_for_bits(plan, config.provisional.bits_per_weight)
+    knob = knob_for_bits(plan, config.bits_per_weight)
     return dequantized_model(quantize_plan(plan, knob), original.config)
 
 

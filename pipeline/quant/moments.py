@@ -2,10 +2,10 @@
 
 Keys (parameter names hold no slash):
 * `moment/<owner>/<visit>` float32 (C, C): mean of x x^T over what the matrices of a site were fed on that visit
-* `cross/<owner>/<visit>`  float32 (C, C): mean of y x^T, y what the float model's were fed; with `calibrate.targets`
+* `cross/<owner>/<visit>`  float32 (C, C): mean of y x^T, y what the float model's were fed; in sweeps with targets
 * `tokens/<owner>/<visit>` int64 scalar: activations in those means
 * `uses/<matrix>/<owner>`  int64 scalar: every matrix's site, the value is its visits per forward
-* `moment/head`, `cross/head` float32 (D, D), `tokens/head` int64: the final hidden states, input of the tied head
+* `moment/head` float32 (D, D), `tokens/head` int64: the final hidden states, input of the tied head
 * `token_frequency` int64 (V,): how often each token id occurs in the calibration text
 * `sensitivity/...`: see `sensitivity.py`
 
@@ -84,6 +84,6 @@ def square_entry(bundle: Mapping[str, Tensor], key: str, width: int) -> Tensor:
 def bundle_entry(bundle: Mapping[str, Tensor], key: str) -> Tensor:
     """Return one tensor of a bundle; raises ValueError naming the key that it lacks."""
     if key not in bundle:
-        first = "set calibrate.cross_moments and " if key.startswith("cross/") else ""
+        first = "set calibrate.provisional.target_share above 0 and " if key.startswith("cross/") else ""
         raise ValueError(f"calibration bundle: no {key} in it; {first}{_REMEDY}")
     return bundle[key]

@@ -60,6 +60,8 @@ def test_batches_are_averaged_and_the_model_is_left_alone(model):
     assert {len(value) for key, value in found.items() if key.endswith("up.weight/0")} == {64, 96}
     again = sensitivities(model, parts)
     assert all(torch.equal(found[key], again[key]) for key in found)
+    renumbered = sensitivities(model, parts[:1], 7)["sensitivity/head"]
+    assert not torch.equal(renumbered, sensitivities(model, parts[:1])["sensitivity/head"]), "the same labels for all"
     by_number = [sensitivities(model, [part], number) for number, part in enumerate(parts)]
     for key, value in found.items():
         torch.testing.assert_close(value, sum(part[key] for part in by_number) / 3)
