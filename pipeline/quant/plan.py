@@ -98,7 +98,7 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
         sensitivities: list[Tensor] = []
         if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
             sensitivities = [row_sensitivity(bundle, visit_names(bundle, owner, name)) for name in members]
-        pool = visit_pool(config.visit_weights, sensitivities, int(bundle[f"uses/{owner}/{owner}"]), owner)
+        pool = visit_pool(config.visit_weights, sensitivities, len(visit_names(bundle, owner, owner)), owner)
         hessian_CC = pooled_mean(bundle, "moment", owner, width, pool)
         factor = factorise(hessian_CC, config.damp_frac, owner)
         weight_RC = torch.cat([weights[name] for name in members]).float()
