@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.console import Stage, params_option, run_on_ranks, seed_option
+from stages.console import Stage, params_option, seed_option
+from stages.ranks import run_on_ranks
 
 if TYPE_CHECKING:
     from pipeline.config import Params

@@ -10,16 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.artifacts import git_commit, provenance
-from pipeline.checks import FairwayError
-
-if TYPE_CHECKING:
-    from pipeline.ranks import Ranks
-    from pipeline.training.launch_config import LaunchConfig
 
 SECONDS_BETWEEN_LINES = 5.0
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,32 +22,6 @@ params_option = click.option(
     "--params", "params_path", default="params.yaml", show_default=True, help="The configuration file to read."
 )
 seed_option = click.option("--seed", type=int, required=True, help="Training seed; one of `seeds` in params.yaml.")
-
-
-def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig",
-                 run: "Callable[[Ranks], None]") -> None:  # fmt: skip
-    """Call `run` on every rank: on this one alone, or in the torchrun group that this process is in or starts.
-
-    A group runs the stage's own command again. An error on a rank goes to torchrun's error file, from which the parent
-    prints one line for all ranks.
-    """
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    from pipeline.training.launch import StoppedError, current_ranks, resolve_processes, torchrun
-
-    ranks, num_processes = current_ranks(), resolve_processes(launch.num_processes, launch.device)
-    if ranks.world_size > 1:
-        try:
-            record(run)(ranks)
-        except (ValueError, OSError, FairwayError):
-            sys.exit(1)
-    elif num_processes > 1:
-        try:
-            torchrun("stages.cli", [stage, "--seed", str(seed), "--params", params_path], num_processes)
-        except StoppedError as stop:
-            sys.exit(stop.exit_code)  # rank 0 has said where
-    else:
-        run(ranks)
 
 
 class Stage:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.console import Stage, params_option, run_on_ranks, seed_option
+from stages.console import Stage, params_option, seed_option
+from stages.ranks import run_on_ranks
 
 if TYPE_CHECKING:
     import torch
