@@ -26,8 +26,8 @@ from pipeline.model.backends import attention_kernel, installed_flash_kernels, r
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import silent
+from pipeline.ranks import Ranks
 from pipeline.training.backward import build_backward
-from pipeline.training.launch import Ranks
 from pipeline.training.loop import train
 from pipeline.training.run import hardware_name
 

@@ -45,10 +45,7 @@ def main() -> None:
     parser.add_argument("--rule", choices=("rate", "clip"), default="rate")
     arguments = parser.parse_args()
     params = load_params(ROOT / "recipes" / f"{arguments.recipe}.yaml", ["model", "quantize", "size"])
-    rule: RateSteps | ClipSteps = _CLIP
-    if arguments.rule == "rate":
-        rule = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
-    config = dataclasses.replace(params.quantize, steps=rule)
+    config = params.quantize if arguments.rule == "rate" else dataclasses.replace(params.quantize, steps=_CLIP)
     model = random_model(build(params.model, 0))
     bundle = synthetic_bundle(model)
     measured = {"recipe": arguments.recipe, "rule": arguments.rule, "threads": torch.get_num_threads(),
@@ -87,11 +84,12 @@ def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
         scale_C = (0.7 * torch.randn(columns, generator=generator)).exp()
         return moment_CC.mul_(scale_C).mul_(scale_C[:, None])
 
-    bundle = {"head/moment": moment(model.token_embedding.embedding_dim), "head/tokens": torch.tensor(1),
+    bundle = {"moment/head": moment(model.token_embedding.embedding_dim), "tokens/head": torch.tensor(1),
               "sensitivity/head": curvature(model.token_embedding.num_embeddings)}  # fmt: skip
     for site in find_input_sites(model, torch.zeros(1, 2, dtype=torch.int64)):
         for visit in range(site.visits):
-            bundle[f"moment/{site.owner}/{visit}"] = moment(weights[site.owner].shape[1])
+            mean_CC = moment(weights[site.owner].shape[1])
+            bundle[f"moment/{site.owner}/{visit}"], bundle[f"cross/{site.owner}/{visit}"] = mean_CC, 0.98 * mean_CC
             bundle[f"tokens/{site.owner}/{visit}"] = torch.tensor(1)
             bundle.update({f"sensitivity/{name}/{visit}": curvature(len(weights[name])) for name in site.members})
         bundle.update({f"uses/{name}/{site.owner}": torch.tensor(site.visits) for name in site.members})

@@ -33,8 +33,9 @@ from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.groups import build_adamw, parameter_groups
+from pipeline.ranks import Ranks
 from pipeline.training.backward import Backward, build_backward
-from pipeline.training.launch import Ranks, available_cores, current_ranks, process_group, torchrun
+from pipeline.training.launch import available_cores, current_ranks, process_group, torchrun
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.run import hardware_name
 

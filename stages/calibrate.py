@@ -1,8 +1,15 @@
 """`fairway calibrate`: checkpoint + train shards -> Hessian bundle."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from stages.console import Stage, params_option, seed_option
+from stages.ranks import run_on_ranks
+
+if TYPE_CHECKING:
+    from pipeline.config import Params
+    from pipeline.ranks import Ranks
 
 
 @click.command()
@@ -11,31 +18,39 @@ from stages.console import Stage, params_option, seed_option
 def calibrate(seed: int, params_path: str) -> None:
     """Collect second moments of every matrix's inputs, per loop for looped blocks, on training tokens.
 
-    Reads sections `calibrate` and `launch`, the checkpoint and the train shards; looped blocks are observed on their
-    own quantized trajectory. Writes artifacts/seeds/SEED/calibrate/.
+    Reads sections `calibrate` and `launch`, the checkpoint and the train shards; the model is observed on its own
+    quantized trajectory. With launch.num_processes above 1 it runs itself under torchrun, with the same result up to
+    rounding. Writes artifacts/seeds/SEED/calibrate/.
     """
+    from pipeline.config import load_params
+
+    params = load_params(params_path, ["calibrate", "launch"])
+    run_on_ranks("calibrate", seed, params_path, params.launch, lambda ranks: _calibrate_rank(params, seed, ranks))
+
+
+def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.artifacts import path_of, save_tensors, write_json
     from pipeline.checkpoint import hessian_identity, load_checkpoint
-    from pipeline.config import load_params
     from pipeline.data.batches import calibration_sequences
     from pipeline.data.shards import open_shards, shard_paths
     from pipeline.quant.loop_aware import calibrate as collect
-    from pipeline.training.launch import resolve_device
+    from pipeline.training.launch import process_group, resolve_device
 
-    params = load_params(params_path, ["calibrate", "launch"])
-    checkpoint = path_of("checkpoint", seed=seed)
-    device = resolve_device(params.launch.device, 0)
+    checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
+    device = resolve_device(params.launch.device, ranks.local_rank)
     sections = {"calibrate": params.calibrate, "device": params.launch.device}
-    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], rank=0, note=f"{device}, seed {seed}")
+    note = f"{device} x{ranks.world_size}, seed {seed}"
+    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], ranks.rank, note)
     model = load_checkpoint(checkpoint).to(device)
     shards = open_shards(shard_paths(path_of("train_shards"), "train"), model.config.vocab_size)
     ids_NT = calibration_sequences(shards, model.config.context_tokens, params.calibrate.num_sequences)
-    with stage.progress("calibrate", "batches") as progress:
-        bundle = collect(model, ids_NT, params.calibrate, device, progress)
-    save_tensors(path_of("hessians", seed=seed), bundle, hessian_identity(checkpoint, params.calibrate))
-    report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "provenance": stage.provenance}
-    write_json(path_of("calibrate_report", seed=seed), report)
+    with stage.progress("calibrate", "batches") as progress, process_group(ranks, device):
+        bundle = collect(model, ids_NT, params.calibrate, ranks, device, progress)
+    if ranks.rank == 0:
+        save_tensors(hessians, bundle, hessian_identity(checkpoint, params.calibrate))
+        report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "provenance": stage.provenance}
+        write_json(path_of("calibrate_report", seed=seed), report)
     stage.summary(
         f"calibrate: seed {seed}, {ids_NT.numel():,} tokens, {params.calibrate.sweeps} sweeps",
-        f"           {len(bundle)} statistics; {path_of('hessians', seed=seed)}",
+        f"           {len(bundle)} statistics; {hessians}",
     )

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.checks import FairwayError
 from stages.console import Stage, params_option, seed_option
+from stages.ranks import run_on_ranks
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.config import Params
-    from pipeline.training.launch import Ranks
+    from pipeline.ranks import Ranks
     from pipeline.training.snapshot import Snapshots
 
 
@@ -32,34 +32,13 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
     Stopped by Ctrl-C (exit code 130) or SIGTERM (143), or killed, it continues from its last snapshot when run again.
     """
     from pipeline.config import load_params
-    from pipeline.training.launch import StoppedError, current_ranks, resolve_processes, torchrun
     from pipeline.training.schedule_table import schedule_table
 
     params = load_params(params_path, ["model", "train", "launch"])
     if dry_run:
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
         return
-    ranks = current_ranks()
-    num_processes = resolve_processes(params.launch.num_processes, params.launch.device)
-    if ranks.world_size > 1:
-        _train_under_torchrun(params, seed, ranks)
-    elif num_processes > 1:
-        try:
-            torchrun("stages.cli", ["train", "--seed", str(seed), "--params", params_path], num_processes)
-        except StoppedError as stop:
-            sys.exit(stop.exit_code)  # rank 0 has said where
-    else:
-        _train_rank(params, seed, ranks)
-
-
-def _train_under_torchrun(params: "Params", seed: int, ranks: "Ranks") -> None:
-    """Run one rank; an error goes to torchrun's error file, from which the parent prints one line for all ranks."""
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    try:
-        record(_train_rank)(params, seed, ranks)
-    except (ValueError, OSError, FairwayError):
-        sys.exit(1)
+    run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:

@@ -7,46 +7,6 @@ from pipeline.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProvisionalConfig:
-    """The quantizer settings that the loop-aware sweeps of calibration use."""
-
-    matrix_bits: int
-    """Bits of a block matrix's codes, sign included."""
-    clip_std: float
-    """Row standard deviations at which the grid clips."""
-    damp_frac: float
-    """Damping over the mean live diagonal of a Hessian."""
-
-    def __post_init__(self) -> None:
-        require(2 <= self.matrix_bits <= 8, "matrix_bits", self.matrix_bits, "2 to 8")
-        require(self.clip_std > 0, "clip_std", self.clip_std, "above 0")
-        require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrateConfig:
-    """How many training tokens the second moments come from, and the loop-aware sweeps."""
-
-    num_sequences: int
-    """Training sequences of model.context_tokens, spread evenly over the shards."""
-    batch_sequences: int
-    """Sequences per forward pass."""
-    sweeps: int
-    """Sweeps in which looped blocks see their own quantized trajectory; 0 stops after the quantized encoder."""
-    provisional: ProvisionalConfig
-    """Quantizer settings of the sweeps."""
-    sensitivity_sequences: int
-    """Sequences whose gradients tell what an error costs, spread evenly over the others; 0 collects none."""
-
-    def __post_init__(self) -> None:
-        require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")
-        require(self.batch_sequences >= 1, "batch_sequences", self.batch_sequences, "at least 1")
-        require(self.sweeps >= 0, "sweeps", self.sweeps, "0 or more")
-        require(0 <= self.sensitivity_sequences <= self.num_sequences, "sensitivity_sequences",
-                self.sensitivity_sequences, f"0 to num_sequences ({self.num_sequences})")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClipSteps:
     """SDClip: a grid spans `knob` standard deviations of its row."""
 
@@ -95,6 +55,53 @@ class RateSteps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProvisionalConfig:
+    """How the sweeps of calibration quantize: like the artifact, at about its rate."""
+
+    bits_per_weight: float
+    """Mean bits of a code; the knob follows from it."""
+    steps: ClipSteps | RateSteps
+    """How the steps of tensors, rows and columns relate to each other."""
+    target_share: float
+    """quantize.target_share; above 0, sweeps run the float model beside and keep what it needs."""
+    damp_frac: float
+    """Damping over the mean live diagonal of a Hessian."""
+
+    def __post_init__(self) -> None:
+        require(self.bits_per_weight > 0, "bits_per_weight", self.bits_per_weight, "above 0")
+        require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")
+        require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """How many training tokens the statistics come from, and on whose trajectory."""
+
+    num_sequences: int
+    """Training sequences of model.context_tokens, spread evenly over the shards."""
+    batch_sequences: int
+    """Sequences per forward pass."""
+    sensitivity_sequences: int
+    """Sequences whose gradients tell what an error costs, spread evenly over the others; 0 collects none."""
+    sweeps: int
+    """Passes over the sequences with the model's own codes in place; 0 stays on the float model's trajectory."""
+    provisional: ProvisionalConfig
+    """Quantizer settings of the sweeps."""
+
+    def __post_init__(self) -> None:
+        require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")
+        require(self.batch_sequences >= 1, "batch_sequences", self.batch_sequences, "at least 1")
+        require(self.sweeps >= 0, "sweeps", self.sweeps, "0 or more")
+        require(0 <= self.sensitivity_sequences <= self.num_sequences, "sensitivity_sequences",
+                self.sensitivity_sequences, f"0 to num_sequences ({self.num_sequences})")  # fmt: skip
+        require(self.sweeps == 0 or self.sensitivity_sequences > 0 or isinstance(self.provisional.steps, ClipSteps),
+                "sensitivity_sequences", 0, "above 0: provisional.steps of kind `rate` need it; or sweeps: 0, or "
+                "provisional.steps of kind `clip`")  # fmt: skip
+        require(self.sweeps > 0 or self.provisional.target_share == 0, "sweeps", 0,
+                "above 0, which provisional.target_share above 0 needs")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizeConfig:
     """Solver and step rule; one knob moves the steps of all tensors together until the budget is met."""
 
@@ -102,12 +109,22 @@ class QuantizeConfig:
     """How codes are chosen: errors pushed onto later columns, or not."""
     steps: ClipSteps | RateSteps
     """How the steps of tensors, rows and columns relate to each other."""
+    visit_weights: Literal["tokens", "sensitivity"] | tuple[float, ...]
+    """How much each pass through a looped matrix counts: by tokens alone, times its sensitivity (which
+    calibrate.sensitivity_sequences collects), or times one number per visit."""
+    target_share: float
+    """How far towards sequential targets codes aim, 0 (at the float weights) to 1: needs it above 0 in
+    calibrate.provisional."""
     damp_frac: float
     """Damping over the mean live diagonal of a Hessian."""
     block_columns: int
     """Columns per block of the GPTQ update: speed only, codes do not depend on it."""
 
     def __post_init__(self) -> None:
+        weights = self.visit_weights
+        require(isinstance(weights, str) or min(weights, default=0) > 0, "visit_weights", weights,
+                "tokens, sensitivity or positive numbers")  # fmt: skip
+        require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")
         require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
         require(self.block_columns >= 1, "block_columns", self.block_columns, "at least 1")
 

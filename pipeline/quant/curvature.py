@@ -5,11 +5,12 @@ Source: `steps.py` says what they are for.
 Checked by: tests/quant/test_steps.py, tests/quant/test_calibrate_and_fit.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from pipeline.checks import require
 from pipeline.quant.config import ClipSteps, RateSteps
 from pipeline.quant.gptq import Factor
 from pipeline.quant.moments import row_sensitivity
@@ -19,13 +20,22 @@ _UNSEEN_SHARE = 0.1
 """Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
 
 
-def visit_weights(sensitivities: list[Tensor]) -> list[float] | None:
-    """Return how much a site's visits count: the mean sensitivity of its matrices there; None counts all alike.
+def visit_pool(choice: str | tuple[float, ...], sensitivities: list[Tensor], visits: int,
+               owner: str) -> Sequence[float] | None:  # fmt: skip
+    """Return how much each visit of a site weighs, `choice` being `quantize.visit_weights`; None: all alike.
 
-    `sensitivities`: (visits, R) of each matrix.
+    `sensitivities`: (visits, R) of each matrix, for the choice `sensitivity`: their means count. ValueError naming the
+    `owner` when it is visited more often than numbers are given.
     """
-    total = sum(visited.mean(1) for visited in sensitivities)
-    return total.tolist() if isinstance(total, Tensor) and float(total.sum()) > 0 else None
+    if choice == "tokens" or visits == 1:
+        return None
+    if choice == "sensitivity":
+        mean_P = torch.cat(sensitivities, 1).mean(1)
+        return mean_P.tolist() if float(mean_P.sum()) > 0 else None
+    require(
+        len(choice) >= visits, "quantize.visit_weights", f"{len(choice)} numbers", f"{visits}, the visits of {owner}"
+    )
+    return [float(weight) for weight in choice[:visits]]
 
 
 def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | None,

@@ -4,8 +4,12 @@ The one idea: the n-th call of a module within one forward is its n-th *visit*, 
 pass by pass without knowing any architecture. Matrices that are always fed the same tensor (query, key and value of
 one attention) form one input *site*: its moment is computed and stored once, under the first member's name.
 
-Axes: N calibration sequences, T position, C columns (in features), V vocabulary.
-Source: Frantar et al., arXiv 2210.17323 (H of a layer); the visits are ours.
+With a second network, run on the same tokens, the products of what *it* is fed with what the model is fed are taken
+too: what the model's inputs still tell of the reference's (`targets.py`).
+
+Axes: N calibration sequences or tokens, T position, C columns (in features), V vocabulary.
+Source: Frantar et al., arXiv 2210.17323 (H of a layer), arXiv 2504.02692 (products of two networks' inputs); the
+visits are ours.
 Differs: H is a mean of x x^T, not 2 X X^T; visits are kept apart, so that a quantizer may weight loops.
 Checked by: tests/quant/test_calibrate_and_fit.py against moments computed by hand.
 """
@@ -18,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet
+from pipeline.ranks import Ranks, sum_over_ranks
 
 Visited = Callable[[str, int, Tensor], None]
 """Called with (parameter name, visit, input activations (..., C)) before a matrix is applied."""
@@ -32,48 +37,11 @@ class InputSite(NamedTuple):
     """Parameter names of all members, the owner included."""
     visits: int
     """Calls per forward."""
-    first_call: int
-    """Position of the owner's first call among all calls of matrices in a forward."""
-    last_call: int
-    """Position of its last call."""
-
-
-class Moment(NamedTuple):
-    """Mean of x x^T over activations, float64 on the CPU, and how many it averages."""
-
-    mean_CC: Tensor
-    tokens: int
-
-
-class MomentSum:
-    """A running sum of x x^T: float32 products per batch, float64 sums, divided once."""
-
-    def __init__(self) -> None:
-        self.sum_CC: Tensor | None = None
-        self.tokens = 0
-
-    def add(self, x: Tensor) -> None:
-        """Add activations of shape (..., C)."""
-        x_NC = x.detach().reshape(-1, x.shape[-1]).to(torch.float32)
-        product_CC = x_NC.T @ x_NC
-        if self.sum_CC is None:
-            self.sum_CC = product_CC.to(torch.float64)
-        else:
-            self.sum_CC += product_CC
-        self.tokens += len(x_NC)
-
-    def moment(self) -> Moment:
-        """Return the mean so far."""
-        assert self.sum_CC is not None, "no activation was added"
-        return Moment((self.sum_CC / self.tokens).cpu(), self.tokens)
 
 
 @contextlib.contextmanager
-def visit_hooks(model: nn.Module, names: set[str] | None, visited: Visited) -> Iterator[Callable[[], None]]:
-    """Call `visited` before every nn.Linear of `model` (weights `names` only, None for all) inside the context.
-
-    Yields a function to call before each forward: it starts the count of visits anew.
-    """
+def visit_hooks(model: nn.Module, names: set[str] | None, visited: Visited) -> Iterator[None]:
+    """Call `visited` before every nn.Linear of `model` (weights `names` only, None for all) in one forward inside."""
     counts: dict[str, int] = {}
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -90,58 +58,66 @@ def visit_hooks(model: nn.Module, names: set[str] | None, visited: Visited) -> I
             if isinstance(module, nn.Linear) and (names is None or name in names):
                 handle = module.register_forward_pre_hook(hook_for(name))
                 stack.callback(handle.remove)
-        yield counts.clear
+        yield
 
 
+@torch.no_grad()
 def find_input_sites(model: LoopedUNet, ids_NT: Tensor) -> list[InputSite]:
     """Run one forward and group the matrices by the tensors that they were fed, visit by visit."""
-    calls: list[tuple[str, Tensor]] = []  # holds the tensors, so that no identity is reused
+    fed: dict[str, list[Tensor]] = {}  # holds the tensors, so that no identity is reused
 
     def visited(name: str, _visit: int, x: Tensor) -> None:
-        calls.append((name, x))
+        fed.setdefault(name, []).append(x)
 
-    with visit_hooks(model, None, visited), torch.no_grad():
+    with visit_hooks(model, None, visited):
         model.hidden(ids_NT)
-    positions: dict[str, list[int]] = {}
-    for position, (name, _) in enumerate(calls):
-        positions.setdefault(name, []).append(position)
     members: dict[tuple[int, ...], list[str]] = {}
-    for name, at in positions.items():
-        members.setdefault(tuple(id(calls[i][1]) for i in at), []).append(name)
-    return [
-        InputSite(names[0], tuple(names), len(positions[names[0]]), positions[names[0]][0], positions[names[0]][-1])
-        for names in members.values()
-    ]
+    for name, inputs in fed.items():
+        members.setdefault(tuple(map(id, inputs)), []).append(name)
+    return [InputSite(names[0], tuple(names), len(inputs)) for inputs, names in members.items()]
 
 
-class MomentCollector:
-    """Sums for chosen sites, per visit, and for the head's input, over any number of forwards.
+def collect_moments(model: LoopedUNet, sites: list[InputSite], batches: Iterable[Tensor], ranks: Ranks,
+                    reference: LoopedUNet | None = None) -> dict[str, Tensor]:  # fmt: skip
+    """Return `moment/`, `tokens/` and, given a reference, `cross/` of batches of ids (B, T), by bundle key.
 
-    Each site and visit holds 8 C^2 bytes on the model's device and, once asked for its mean, as many on the host: 75 MB
-    at C = 3072, so 0.7 GB for that layer of three looped blocks passed three times.
+    Every rank gives its own batches and gets the same means over all of them, float32 on the CPU. Per batch products
+    are float32; sums are float64, 8 C^2 bytes per site, visit and kind on the model's device, divided once. All inputs
+    of the reference on one batch are held besides.
     """
+    device = model.token_embedding.weight.device
+    widths = {f"{site.owner}/{visit}": model.get_parameter(site.owner).shape[1]
+              for site in sites for visit in range(site.visits)}  # fmt: skip
+    widths["head"] = model.token_embedding.embedding_dim
+    # Every key from the start: a rank may have no batch. Nothing corrects the tied head's matrix, a table besides.
+    keys = [f"moment/{at}" for at in widths]
+    keys += [] if reference is None else [f"cross/{at}" for at in widths if at != "head"]
+    sums = {key: torch.zeros(2 * [widths[key.partition("/")[2]]], dtype=torch.float64, device=device) for key in keys}
+    tokens = {at: torch.zeros((), dtype=torch.int64, device=device) for at in widths}
+    owners = {site.owner for site in sites}
+    for ids_BT in batches:
+        originals: dict[str, Tensor] = {}
 
-    def __init__(self, model: LoopedUNet, sites: list[InputSite]) -> None:
-        self._model = model
-        self._owners = {site.owner for site in sites}
-        self._sums: dict[tuple[str, int], MomentSum] = {}
-        self._head = MomentSum()
+        def add(at: str, x_NC: Tensor, originals: dict[str, Tensor] = originals) -> None:
+            tokens[at] += len(x_NC)
+            sums[f"moment/{at}"] += x_NC.T @ x_NC
+            if f"cross/{at}" in sums:
+                sums[f"cross/{at}"] += originals.pop(at).T @ x_NC
 
-    def run(self, batches: Iterable[Tensor]) -> None:
-        """Forward every batch of token ids (B, T) and add what the sites were fed."""
+        if reference is not None:
+            _feed(reference, owners, ids_BT, originals.__setitem__)
+        _feed(model, owners, ids_BT, add)
+    sum_over_ranks([*sums.values(), *tokens.values()], ranks)
+    means = {key: (total_CC / tokens[key.partition("/")[2]]).float().cpu() for key, total_CC in sums.items()}
+    return {**means, **{f"tokens/{at}": count.cpu() for at, count in tokens.items()}}
 
-        def visited(name: str, visit: int, x: Tensor) -> None:
-            self._sums.setdefault((name, visit), MomentSum()).add(x)
 
-        with visit_hooks(self._model, self._owners, visited) as start_forward, torch.no_grad():
-            for ids_BT in batches:
-                start_forward()
-                self._head.add(self._model.hidden(ids_BT))
+@torch.no_grad()
+def _feed(model: LoopedUNet, owners: set[str], ids_BT: Tensor, take: Callable[[str, Tensor], None]) -> None:
+    """Run one forward and hand every site's inputs (N, C), float32, to `take`, by `<owner>/<visit>` or `head`."""
+    with visit_hooks(model, owners, lambda name, visit, x: take(f"{name}/{visit}", _token_rows(x))):
+        take("head", _token_rows(model.hidden(ids_BT)))
 
-    def site_moments(self) -> dict[tuple[str, int], Moment]:
-        """Return the moments by (owner, visit)."""
-        return {key: total.moment() for key, total in self._sums.items()}
 
-    def head_moment(self) -> Moment:
-        """Return the moment of the final hidden states, which the tied embedding reads as a head."""
-        return self._head.moment()
+def _token_rows(x: Tensor) -> Tensor:
+    return x.detach().flatten(0, -2).float()

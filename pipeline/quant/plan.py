@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from pipeline.checks import require
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
-from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_weights
+from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_pool
 from pipeline.quant.gptq import Factor, factorise
-from pipeline.quant.moments import bundle_entry, mean_moment, row_sensitivity, site_members, visit_names
+from pipeline.quant.moments import pooled_mean, row_sensitivity, site_members, square_entry, visit_names
 from pipeline.quant.roles import Role, tensor_roles
 from pipeline.quant.steps import max_code_of, rate_factor, sdclip_step, tempered_curvature
+from pipeline.quant.targets import sequential_target
 
 _LARGEST_CODE = 1 << 14
 """Largest code that steps aim at under the rate rule: half of what 16 bits hold."""
@@ -84,30 +85,30 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(bundle).items():
         missing -= set(members)
-        parts = [weights[name] for name in members if name in weights]
-        sensitivities: list[Tensor] = []
-        if isinstance(config.steps, RateSteps):
-            sensitivities = [row_sensitivity(bundle, visit_names(bundle, owner, name)) for name in members]
-        hessian_CC = mean_moment(bundle, owner, visit_weights(sensitivities))
-        _check_members(members, roles, weights, len(hessian_CC))
-        factor = factorise(hessian_CC, config.damp_frac, owner)
+        width = weights[owner].shape[-1] if owner in weights else 0
+        for name in members:
+            require(roles.get(name) == "matrix" and weights[name].shape[1] == width, "calibration bundle",
+                    f"moments of {name} beside {owner}",
+                    "the matrices of this checkpoint: calibrate it again")  # fmt: skip
         rows = columns = None
+        sensitivities: list[Tensor] = []
+        if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
+            sensitivities = [row_sensitivity(bundle, visit_names(bundle, owner, name)) for name in members]
+        pool = visit_pool(config.visit_weights, sensitivities, len(visit_names(bundle, owner, owner)), owner)
+        hessian_CC = pooled_mean(bundle, "moment", owner, width, pool)
+        factor = factorise(hessian_CC, config.damp_frac, owner)
+        weight_RC = torch.cat([weights[name] for name in members]).float()
+        if config.target_share:
+            cross_CC = pooled_mean(bundle, "cross", owner, width, pool)
+            weight_RC = sequential_target(weight_RC, cross_CC, hessian_CC, factor.damping, config.target_share)
         if isinstance(config.steps, RateSteps):
             exponent = config.steps.row_exponent
             rows = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
             columns = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
-        yield TensorGroup(tuple(members), tuple(len(part) for part in parts), "matrix", torch.cat(parts).float(),
+        yield TensorGroup(tuple(members), tuple(len(weights[name]) for name in members), "matrix", weight_RC,
                           hessian_CC, factor, rows, columns)  # fmt: skip
     require(not missing, "calibration bundle", f"no moments of {', '.join(sorted(missing))}",
             "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
-
-
-def _check_members(members: list[str], roles: Mapping[str, Role], weights: Mapping[str, Tensor],
-                   columns: int) -> None:  # fmt: skip
-    for name in members:
-        require(roles.get(name) == "matrix" and weights[name].shape[1] == columns, "calibration bundle",
-                f"moments of {name} with {columns} columns",
-                "the matrices of this checkpoint: calibrate it again")  # fmt: skip
 
 
 def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
@@ -118,10 +119,7 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
         weight_RC = weights[name].float()
         hessian_CC = factor = None
         if role == "embedding":
-            hessian_CC = bundle_entry(bundle, "head/moment").to(torch.float64)
-            width = weight_RC.shape[1]
-            require(hessian_CC.shape == (width, width), "calibration bundle: head/moment", tuple(hessian_CC.shape),
-                    f"({width}, {width}) for {name}: calibrate this checkpoint again")  # fmt: skip
+            hessian_CC = square_entry(bundle, "moment/head", weight_RC.shape[1])
             factor = factorise(hessian_CC, config.damp_frac, name)
         rows, columns = lookup_curvature(name, bundle, factor, config.steps)
         yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns)

@@ -21,31 +21,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet
+from pipeline.quant.hessian import InputSite
+from pipeline.ranks import Ranks, sum_over_ranks
 
 _LABEL_SEED = 1
 
 
-def collect_sensitivities(model: LoopedUNet, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Return the sensitivities of `model` on batches of token ids (B, T), by bundle key, float32 on the CPU.
+def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: Iterable[tuple[int, Tensor]],
+                          ranks: Ranks) -> dict[str, Tensor]:  # fmt: skip
+    """Return the sensitivities of `model` on numbered batches of token ids (B, T), by bundle key, float32 on the CPU.
 
-    One forward and one backward pass per batch; the model's weights and hooks are left as they were.
+    One forward and one backward pass per batch; the model's weights and hooks are left as they were. Every rank gives
+    its own batches and gets the means over all of them: labels depend on a batch's number, not on its rank.
     """
-    sums: dict[str, Tensor] = {}
+    device = model.token_embedding.weight.device
+    tables = {prefix: module for prefix, module in model.named_modules() if type(module) is nn.Embedding}
+    rows = {f"{member}/{visit}": len(model.get_parameter(member))
+            for site in sites for member in site.members for visit in range(site.visits)}  # fmt: skip
+    rows |= {f"{prefix}.weight": table.num_embeddings for prefix, table in tables.items()}
+    rows["head"] = model.token_embedding.num_embeddings
+    # Every key from the start: a rank may have no batch, and what no loss depends on has no gradient.
+    sums = {f"sensitivity/{key}": torch.zeros(count, dtype=torch.float64, device=device) for key, count in rows.items()}
     visits: dict[str, int] = {}
-    tokens = 0
+    tokens = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(key: str, values: Tensor) -> None:
         sums[key] += values
 
-    def watch(key: str, y: Tensor, num_rows: int, rows_of: Callable[[Tensor], Tensor]) -> None:
-        # A sum from the start: what no loss depends on has no gradient, and a sensitivity of zero.
-        sums.setdefault(key, torch.zeros(num_rows, dtype=torch.float64, device=y.device))
+    def watch(key: str, y: Tensor, rows_of: Callable[[Tensor], Tensor]) -> None:
         y.register_hook(lambda gradient: add(key, rows_of(_squares(gradient))))
 
     def watch_matrix(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
             visits[name] = visits.get(name, -1) + 1
-            watch(f"sensitivity/{name}/{visits[name]}", y, y.shape[-1], lambda squares_MR: squares_MR.sum(0))
+            watch(f"sensitivity/{name}/{visits[name]}", y, lambda squares_MR: squares_MR.sum(0))
 
         return hook
 
@@ -55,28 +64,26 @@ def collect_sensitivities(model: LoopedUNet, batches: Iterable[Tensor]) -> dict[
                 rows_V = squares_MC.new_zeros(module.num_embeddings)
                 return rows_V.index_add_(0, inputs[0].flatten(), squares_MC.mean(1))
 
-            watch(f"sensitivity/{name}", x, module.num_embeddings, scatter)
+            watch(f"sensitivity/{name}", x, scatter)
 
         return hook
 
-    watchers = {nn.Linear: watch_matrix, nn.Embedding: watch_table}
-    handles = [
-        module.register_forward_hook(watchers[type(module)](f"{prefix}.weight"))
-        for prefix, module in model.named_modules()
-        if type(module) in watchers
-    ]
-    generator = torch.Generator(model.token_embedding.weight.device).manual_seed(_LABEL_SEED)
-    for ids_BT in batches:
+    matrices = {member.removesuffix(".weight") for site in sites for member in site.members}
+    handles = [model.get_submodule(name).register_forward_hook(watch_matrix(f"{name}.weight")) for name in matrices]
+    handles += [table.register_forward_hook(watch_table(f"{name}.weight")) for name, table in tables.items()]
+    for number, ids_BT in batches:
         visits.clear()
+        generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
         with torch.enable_grad():
             logits_MV = model(ids_BT).flatten(0, 1)
-            watch("sensitivity/head", logits_MV, logits_MV.shape[-1], lambda squares_MV: squares_MV.sum(0))
+            watch("sensitivity/head", logits_MV, lambda squares_MV: squares_MV.sum(0))
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
         model.zero_grad(set_to_none=True)
         tokens += ids_BT.numel()
     for handle in handles:
         handle.remove()
+    sum_over_ranks([*sums.values(), tokens], ranks)
     return {key: (total / tokens).to(torch.float32).cpu() for key, total in sums.items()}
 
 

@@ -32,12 +32,14 @@ from pipeline.progress import silent
 from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.moments import Bundle
 from pipeline.quant.quantizer import fit_to_budget
+from pipeline.ranks import Ranks
 from pipeline.scoring.config import EvaluateConfig
 from pipeline.scoring.run import score_item
 from pipeline.submission.log_lines import digest_line, score_line, size_lines
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import Ranks, current_ranks, resolve_device
+from pipeline.training.launch import current_ranks, process_group, resolve_device
 from pipeline.training.run import train_from_shards
 
 
@@ -77,21 +79,23 @@ def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
     inputs = _open_inputs(recipe, arguments)
     artifact = arguments.evaluate_only
     if artifact is None:
-        model = _train_record(recipe, arguments, ranks, device)
         artifact = arguments.output
+        with process_group(ranks, device):
+            model = _train_record(recipe, arguments, ranks, device)
+            bundle = calibrate_record(recipe, model, arguments.data, ranks, device)
         if ranks.rank == 0:
-            write_bytes(artifact, compress(recipe, model, arguments.data, device))
+            meta = {"model": asdict(recipe.model)}
+            fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)
+            write_bytes(artifact, fitted)
     if ranks.rank == 0:
         _score_artifact(recipe, artifact, inputs, device)
 
 
-def compress(recipe: Recipe, model: LoopedUNet, data: Path, device: torch.device) -> bytes:
-    """Calibrate and quantize a trained model; return the artifact's bytes."""
+def calibrate_record(recipe: Recipe, model: LoopedUNet, data: Path, ranks: Ranks, device: torch.device) -> Bundle:
+    """Return the calibration bundle of a trained model, the same on every rank."""
     shards = open_shards(shard_paths(data, "train"), recipe.model.vocab_size)
     ids_NT = calibration_sequences(shards, recipe.model.context_tokens, recipe.calibrate.num_sequences)
-    bundle = calibrate(model, ids_NT, recipe.calibrate, device, silent)
-    meta = {"model": asdict(recipe.model)}
-    return fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)[0]
+    return calibrate(model, ids_NT, recipe.calibrate, ranks, device, silent)
 
 
 def _parse_arguments(recipe: Recipe) -> argparse.Namespace:

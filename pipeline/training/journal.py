@@ -6,8 +6,8 @@ Checked by: tests/training/test_loop.py.
 from typing import Any, NamedTuple
 
 from pipeline.progress import Log, Progress
+from pipeline.ranks import Ranks
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import Ranks
 
 
 class TrainReport(NamedTuple):

@@ -15,25 +15,13 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from pipeline.checks import FairwayError, require
-
-
-class Ranks(NamedTuple):
-    """This process among the processes of a run."""
-
-    rank: int
-    """Number of this process over all machines, from 0."""
-    local_rank: int
-    """Number of this process on its machine, from 0: its GPU."""
-    world_size: int
-    """Processes over all machines."""
+from pipeline.ranks import Ranks
 
 
 class LaunchError(FairwayError):
@@ -85,12 +73,12 @@ def available_cores() -> int:
 
 @contextlib.contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the ranks into a process group for the block; a world of one needs and makes none.
+    """Join the ranks into a process group for the block; a world of one needs and makes none, nor does a block inside.
 
     On CUDA, tensors on the GPU travel by nccl and tensors on the host by gloo, so that agreeing on the clock never
     waits for the GPU.
     """
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
@@ -105,26 +93,6 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
-
-
-@torch.no_grad()
-def share_from_rank_zero(tensors: Iterable[Tensor], ranks: Ranks) -> None:
-    """Overwrite every rank's tensors with rank 0's."""
-    if ranks.world_size > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, src=0)
-
-
-@torch.no_grad()
-def average_over_ranks(tensors: Sequence[Tensor], ranks: Ranks) -> None:
-    """Replace every tensor by its mean over ranks, with one fp32 all-reduce."""
-    if ranks.world_size == 1:
-        return
-    flat = torch.cat([tensor.float().flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= ranks.world_size
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
 
 
 def torchrun(module: str, argv: list[str], num_processes: int) -> None:

@@ -25,10 +25,10 @@ from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
 from pipeline.optim.muon import Muon
 from pipeline.progress import Log, Progress
+from pipeline.ranks import Ranks, share_from_rank_zero
 from pipeline.training.backward import build_backward, warm_up
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import Journal, TrainReport
-from pipeline.training.launch import Ranks, share_from_rank_zero
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, StepSettings, settings_at
 from pipeline.training.snapshot import Snapshots

@@ -18,9 +18,10 @@ from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import Log, Progress
+from pipeline.ranks import Ranks
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
-from pipeline.training.launch import Ranks, available_cores, process_group
+from pipeline.training.launch import available_cores, process_group
 from pipeline.training.loop import train
 from pipeline.training.snapshot import Snapshots
 

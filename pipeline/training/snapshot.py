@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from pipeline.files import write_bytes
 from pipeline.progress import Log
-from pipeline.training.launch import LaunchError, Ranks, StoppedError, share_from_rank_zero
+from pipeline.ranks import Ranks, share_from_rank_zero
+from pipeline.training.launch import LaunchError, StoppedError
 
 Curve = list[dict[str, float]]
 _MANIFEST = "snapshot.json"

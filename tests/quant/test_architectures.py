@@ -12,12 +12,15 @@ from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import site_members
 from pipeline.quant.quantizer import fit_to_budget
 from pipeline.quant.roles import tensor_roles
+from pipeline.ranks import Ranks
 from tests.networks import ARCHITECTURES, architecture, randomised
 
-CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sweeps=1, sensitivity_sequences=4,
-                            provisional=ProvisionalConfig(matrix_bits=6, clip_std=12.85, damp_frac=0.01))  # fmt: skip
-QUANTIZE = QuantizeConfig(solver="gptq", damp_frac=0.01, block_columns=16, steps=RateSteps(
-    kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0))  # fmt: skip
+STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
+PROVISIONAL = ProvisionalConfig(bits_per_weight=8.0, steps=STEPS, target_share=0.5, damp_frac=0.01)
+CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sensitivity_sequences=4, sweeps=1,
+                            provisional=PROVISIONAL)  # fmt: skip
+QUANTIZE = QuantizeConfig(solver="gptq", steps=STEPS, visit_weights="tokens", target_share=0.5, damp_frac=0.01,
+                          block_columns=16)  # fmt: skip
 SIZE = SizeConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
 
 
@@ -25,7 +28,7 @@ SIZE = SizeConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0
 def test_the_quantized_network_stays_close(name):
     model = randomised(architecture(name))
     ids_NT = torch.randint(0, 48, (8, 16), generator=torch.Generator().manual_seed(4))
-    bundle = calibrate(model, ids_NT, CALIBRATE, torch.device("cpu"), silent)
+    bundle = calibrate(model, ids_NT, CALIBRATE, Ranks(0, 0, 1), torch.device("cpu"), silent)
     matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
     assert {name for names in site_members(bundle).values() for name in names} == matrices
     content, _ = fit_to_budget(model, bundle, QUANTIZE, SIZE, {}, silent)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,12 +26,14 @@ from pipeline.quant.config import (
 from pipeline.quant.curvature import lookup_curvature
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.gptq import HessianError, factorise, proxy_loss
-from pipeline.quant.hessian import find_input_sites
-from pipeline.quant.loop_aware import calibrate, core_sites, looped_prefixes, provisional_rows
-from pipeline.quant.moments import mean_moment, site_members
+from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.moments import pooled_mean, site_members
 from pipeline.quant.plan import plan_quantization
-from pipeline.quant.quantizer import BudgetError, fit_to_budget, quantize_plan
+from pipeline.quant.quantizer import BudgetError, describe_quantization, fit_to_budget, quantize_plan
+from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.quant.roles import tensor_roles
+from pipeline.quant.targets import sequential_target
+from pipeline.ranks import Ranks
 from tests.networks import TINY, changed, roused
 
 MODEL = changed(TINY, {
@@ -40,15 +43,23 @@ MODEL = changed(TINY, {
 })  # fmt: skip
 CLIP = ClipSteps(kind="clip", matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
                  table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
-QUANTIZE = QuantizeConfig(solver="gptq", steps=CLIP, damp_frac=0.01, block_columns=16)
-RATE = replace(QUANTIZE, steps=RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0))
+QUANTIZE = QuantizeConfig(solver="gptq", steps=CLIP, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
+                          block_columns=16)  # fmt: skip
+RATE_STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
+RATE = replace(QUANTIZE, steps=RATE_STEPS)
 CPU = torch.device("cpu")
+ALONE = Ranks(0, 0, 1)
 LOOPED_DOWN = "blocks.2.mlp.down.weight"
 
 
-def settings(sweeps):
-    return CalibrateConfig(num_sequences=8, batch_sequences=3, sweeps=sweeps, sensitivity_sequences=4,
-                           provisional=ProvisionalConfig(matrix_bits=4, clip_std=4.0, damp_frac=0.01))  # fmt: skip
+def settings(sweeps, target_share=0.0, steps=RATE_STEPS, sensitivity_sequences=4):
+    provisional = ProvisionalConfig(bits_per_weight=2.5, steps=steps, target_share=target_share, damp_frac=0.01)
+    return CalibrateConfig(num_sequences=8, batch_sequences=3, sensitivity_sequences=sensitivity_sequences,
+                           sweeps=sweeps, provisional=provisional)  # fmt: skip
+
+
+def calibrated(model, ids_NT, config):
+    return calibrate(model, ids_NT, config, ALONE, CPU, silent)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +74,7 @@ def ids_NT():  # noqa: N802
 
 @pytest.fixture(scope="module")
 def bundle(model, ids_NT):
-    return calibrate(model, ids_NT, settings(2), CPU, silent)
+    return calibrated(model, ids_NT, settings(2, 0.5))
 
 
 def inputs_by_visit(network, module, ids_NT):
@@ -76,7 +87,7 @@ def inputs_by_visit(network, module, ids_NT):
 
 
 def test_float_moments_are_those_of_each_visit(model, ids_NT):
-    bundle = calibrate(model, ids_NT, settings(0), CPU, silent)
+    bundle = calibrated(model, ids_NT, settings(0))
     x = inputs_by_visit(model, model.blocks[0].mlp.down, ids_NT)
     assert len(x) == 1
     x_NC = x[0].reshape(-1, x[0].shape[-1]).double()
@@ -84,45 +95,66 @@ def test_float_moments_are_those_of_each_visit(model, ids_NT):
                                rtol=1e-4, atol=1e-6)  # fmt: skip
     assert int(bundle["tokens/blocks.0.mlp.down.weight/0"]) == ids_NT.numel()
     hidden_ND = model.hidden(ids_NT).detach().reshape(-1, 32).double()
-    torch.testing.assert_close(bundle["head/moment"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND),
+    torch.testing.assert_close(bundle["moment/head"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND),
                                rtol=1e-4, atol=1e-6)  # fmt: skip
     assert torch.equal(bundle["token_frequency"], torch.bincount(ids_NT.flatten(), minlength=64))
 
 
-def test_looped_moments_are_those_of_the_perturbed_stream(model, ids_NT):
-    """With 0 sweeps: exactly a model whose matrices outside the core went through provisional codes."""
-    config = settings(0)
-    sites = find_input_sites(model, ids_NT[:1])
-    core = {site.owner for site in core_sites(sites, looped_prefixes(model))}
-    bundle = calibrate(model, ids_NT, config, CPU, silent)
-    perturbed = copy.deepcopy(model)
-    for owner, members in site_members(bundle).items():
-        for name in members if owner not in core else []:
-            weight = perturbed.get_parameter(name)
-            weight.data = provisional_rows(weight.data, mean_moment(bundle, owner), config.provisional, name)
-    visits = inputs_by_visit(perturbed, perturbed.blocks[2].mlp.down, ids_NT)
-    assert len(visits) == 3
-    floats = inputs_by_visit(model, model.blocks[2].mlp.down, ids_NT)
-    for visit, (x, x_float) in enumerate(zip(visits, floats, strict=True)):
-        x_NC, float_NC = x.reshape(-1, x.shape[-1]), x_float.reshape(-1, x.shape[-1])
-        moment = bundle[f"moment/{LOOPED_DOWN}/{visit}"]
-        expected = x_NC.T @ x_NC / len(x_NC)
-        torch.testing.assert_close(moment, expected, rtol=2e-3, atol=1e-3 * float(expected.abs().max()))
-        assert (moment - float_NC.T @ float_NC / len(x_NC)).norm() > 0.02 * moment.norm()
+def test_a_sweep_sees_the_model_that_quantize_would_store(model, ids_NT):
+    """Every kind of tensor in it is the quantized one: the moments are those of a dequantized artifact."""
+    floats, swept = (calibrated(model, ids_NT, settings(sweeps, 0.5 * sweeps)) for sweeps in (0, 1))
+    plan = plan_quantization(model, floats, RATE)
+    quantized = dequantized_model(quantize_plan(plan, RateEstimate(plan).knob(2.5)), MODEL)
+    check_moments(swept, "moment", quantized, quantized, ids_NT)
+    check_moments(swept, "cross", model, quantized, ids_NT)
+    for key in ("moment/blocks.0.mlp.down.weight/0", f"moment/{LOOPED_DOWN}/2", "moment/head"):
+        assert (swept[key] - floats[key]).norm() > 0.02 * floats[key].norm()
+    cross_CC = swept[f"cross/{LOOPED_DOWN}/2"]
+    assert (cross_CC - swept[f"moment/{LOOPED_DOWN}/2"]).norm() > 0.02 * cross_CC.norm()
+    assert all(torch.equal(swept[key], floats[key]) for key in floats if not key.startswith("moment/"))
 
 
-def test_sweeps_move_the_core_only(model, ids_NT, bundle):
-    without = calibrate(model, ids_NT, settings(0), CPU, silent)
-    assert without.keys() == bundle.keys()
-    changed = {key for key in bundle if not torch.equal(bundle[key], without[key])}
-    assert all(key.startswith("moment/") for key in changed)
-    moved = {key.split("/")[1] for key in changed}
-    sites = find_input_sites(model, ids_NT[:1])
-    core = {site.owner for site in core_sites(sites, looped_prefixes(model))}
-    assert LOOPED_DOWN in moved
-    assert moved <= core
-    assert "conditioners.flow.down.weight" in core
-    assert "bigram.projection.weight" not in core
+def check_moments(bundle, kind, left, right, ids_NT):
+    """Compare with products of the inputs of networks `left` and `right`: an unlooped site, a looped one, the head."""
+    for owner in ("blocks.0.mlp.down.weight", LOOPED_DOWN):
+        name = owner.removesuffix(".weight")
+        pairs = zip(*(inputs_by_visit(n, n.get_submodule(name), ids_NT) for n in (left, right)), strict=True)
+        for visit, (y, x) in enumerate(pairs):
+            expected = y.flatten(0, 1).T @ x.flatten(0, 1) / ids_NT.numel()
+            torch.testing.assert_close(bundle[f"{kind}/{owner}/{visit}"], expected, rtol=1e-4, atol=1e-6)
+    if kind == "moment":
+        x_ND = right.hidden(ids_NT).detach().flatten(0, 1)
+        torch.testing.assert_close(bundle["moment/head"], x_ND.T @ x_ND / len(x_ND), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_each_sweep_quantizes_with_the_statistics_of_the_one_before(model, ids_NT, share):
+    once, twice = (calibrated(model, ids_NT, settings(sweeps, share)) for sweeps in (1, 2))
+    plan = plan_quantization(model, once, replace(RATE, target_share=share))
+    quantized = dequantized_model(quantize_plan(plan, RateEstimate(plan).knob(2.5)), MODEL)
+    check_moments(twice, "moment", quantized, quantized, ids_NT)
+    assert not torch.equal(once["moment/head"], twice["moment/head"])
+
+
+def test_the_rate_of_a_sweep_is_near_the_one_asked_for(model, bundle):
+    for config, bits in ((RATE, 2.5), (RATE, 4.0), (QUANTIZE, 4.0)):
+        plan = plan_quantization(model, bundle, config)
+        seconds: dict[str, float] = {}
+        report = describe_quantization(plan, quantize_plan(plan, RateEstimate(plan).knob(bits), seconds), seconds)
+        assert report["totals"]["bits_per_weight"] == pytest.approx(bits, abs=0.4)
+
+
+def test_sweeps_by_the_rate_rule_need_sensitivities():
+    with pytest.raises(ValueError, match=r"^sensitivity_sequences: got 0, expected above 0: provisional\.steps"):
+        settings(1, sensitivity_sequences=0)
+    with pytest.raises(ValueError, match=r"^sweeps: got 0, expected above 0, which provisional\.target_share"):
+        settings(0, 0.5)
+    settings(0, sensitivity_sequences=0)
+
+
+def test_sweeps_by_the_clip_rule_need_none(model, ids_NT):
+    bundle = calibrated(model, ids_NT, settings(1, steps=CLIP, sensitivity_sequences=0))
+    assert not any(key.startswith("sensitivity/") for key in bundle)
 
 
 def test_matrices_with_one_input_share_a_site(model, bundle):
@@ -134,18 +166,58 @@ def test_matrices_with_one_input_share_a_site(model, bundle):
     assert int(bundle[f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"]) == 3
 
 
-def test_visits_are_pooled_by_tokens(bundle):
-    parts = [bundle[f"moment/{LOOPED_DOWN}/{visit}"].double() for visit in range(3)]
-    torch.testing.assert_close(mean_moment(bundle, LOOPED_DOWN), sum(parts) / 3)
+def group_of(model, bundle, config, name=LOOPED_DOWN):
+    (group,) = (group for group in plan_quantization(model, bundle, config).groups if group.names == (name,))
+    return group
 
 
-def test_the_rate_rule_pools_visits_by_their_sensitivity(model, bundle):
-    parts = [bundle[f"moment/{LOOPED_DOWN}/{visit}"].double() for visit in range(3)]
-    weights = [float(bundle[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean()) for visit in range(3)]
-    expected = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
-    (group,) = (group for group in plan_quantization(model, bundle, RATE).groups if group.names == (LOOPED_DOWN,))
-    torch.testing.assert_close(group.hessian_CC, expected)
-    assert (expected - sum(parts) / 3).norm() > 1e-3 * expected.norm()
+@pytest.mark.parametrize("choice", ["tokens", "sensitivity", (0.5, 1.0, 4.0, 9.0)])
+def test_visits_are_pooled_as_chosen(model, bundle, choice):
+    weights = {"tokens": [1.0] * 3, "sensitivity": [float(bundle[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean())
+                                                    for visit in range(3)]}.get(choice, [0.5, 1.0, 4.0])  # fmt: skip
+    pooled = {kind: sum(weight * bundle[f"{kind}/{LOOPED_DOWN}/{visit}"].double()
+                        for visit, weight in enumerate(weights)) / sum(weights)
+              for kind in ("moment", "cross")}  # fmt: skip
+    group = group_of(model, bundle, replace(QUANTIZE, visit_weights=choice))
+    torch.testing.assert_close(group.hessian_CC, pooled["moment"])
+    group = group_of(model, bundle, replace(QUANTIZE, visit_weights=choice, target_share=1.0))
+    expected_RC = sequential_target(model.get_parameter(LOOPED_DOWN).detach(), pooled["cross"], pooled["moment"],
+                                    group.factor.damping, 1.0)  # fmt: skip
+    torch.testing.assert_close(group.weight_RC, expected_RC)
+    assert group.factor.damping == pytest.approx(0.01 * float(pooled["moment"].diagonal().mean()))
+
+
+def test_the_choices_of_pooling_differ_and_too_few_numbers_are_refused(model, bundle):
+    means = [group_of(model, bundle, replace(QUANTIZE, visit_weights=choice)).hessian_CC
+             for choice in ("tokens", "sensitivity", (1.0, 2.0, 4.0))]  # fmt: skip
+    assert all((one - other).norm() > 1e-3 * one.norm() for one, other in itertools.pairwise(means))
+    with pytest.raises(ValueError, match=r"^quantize\.visit_weights: got '2 numbers', expected 3, the visits of "):
+        plan_quantization(model, bundle, replace(QUANTIZE, visit_weights=(1.0, 2.0)))
+    with pytest.raises(ValueError, match=r"^visit_weights: got \(1\.0, 0\.0\)"):
+        replace(QUANTIZE, visit_weights=(1.0, 0.0))
+
+
+def test_sequential_targets_take_back_what_came_before(model, ids_NT):
+    """Of the outputs of a looped matrix on the quantized trajectory, over all its passes."""
+    floats, swept = (calibrated(model, ids_NT, settings(sweeps, 0.5 * sweeps)) for sweeps in (0, 1))
+    plan = plan_quantization(model, floats, RATE)
+    network = dequantized_model(quantize_plan(plan, RateEstimate(plan).knob(2.5)), MODEL)
+    y, x = (torch.cat(inputs_by_visit(n, n.blocks[2].mlp.down, ids_NT)).flatten(0, 1).double()
+            for n in (model, network))  # fmt: skip
+    wanted = y @ model.get_parameter(LOOPED_DOWN).detach().double().T
+    lost = {}
+    for share in (0.0, 1.0):
+        plan = plan_quantization(model, swept, replace(RATE, target_share=share))
+        down = quantize_plan(plan, RateEstimate(plan).knob(4.0))[LOOPED_DOWN]
+        lost[share] = float((wanted - x @ torch.from_numpy(down.codes * down.full_step()).double().T).square().mean())
+    assert lost[1.0] < 0.8 * lost[0.0]
+
+
+def test_targets_without_cross_moments_say_what_to_set(model, bundle):
+    lacking = {key: tensor for key, tensor in bundle.items() if not key.startswith("cross/")}
+    plan_quantization(model, lacking, RATE)
+    with pytest.raises(ValueError, match=r"^calibration bundle: no cross/.* set calibrate\.provisional\.target_share"):
+        plan_quantization(model, lacking, replace(RATE, target_share=0.5))
 
 
 def test_a_row_counts_for_both_its_uses_and_unseen_rows_for_something():
@@ -164,7 +236,7 @@ def test_a_row_counts_for_both_its_uses_and_unseen_rows_for_something():
 def test_calibration_leaves_the_model_alone(model, ids_NT):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
-    calibrate(model, ids_NT, settings(1), CPU, silent)
+    calibrated(model, ids_NT, settings(1))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -212,7 +284,7 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
     down = tensors[LOOPED_DOWN]
     codes_RC, step_R = torch.from_numpy(down.codes.astype(np.int64)), torch.from_numpy(down.step.astype(np.float32))
     weight_RC = model.get_parameter(LOOPED_DOWN)
-    of_file = proxy_loss(weight_RC, codes_RC, step_R, mean_moment(bundle, LOOPED_DOWN))
+    of_file = proxy_loss(weight_RC, codes_RC, step_R, pooled_mean(bundle, "moment", LOOPED_DOWN, codes_RC.shape[1]))
     assert layers[LOOPED_DOWN]["proxy_loss"] == pytest.approx(of_file, rel=1e-5)  # float32 products
     assert report["knob"] in [trial["knob"] for trial in report["search"]]
     assert all(layer["seconds"] > 0 for layer in layers.values())
@@ -269,15 +341,18 @@ def test_a_budget_between_two_file_sizes_takes_the_one_below(model, bundle):
 
 def damaged_bundles(bundle):
     """Yield (bundle, what its error starts with): entries that are missing or of another shape."""
-    for key in ("head/moment", f"moment/{LOOPED_DOWN}/0", f"moment/{LOOPED_DOWN}/2", f"tokens/{LOOPED_DOWN}/1",
+    for key in ("moment/head", f"moment/{LOOPED_DOWN}/0", f"moment/{LOOPED_DOWN}/2", f"tokens/{LOOPED_DOWN}/1",
                 f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"):  # fmt: skip
         missing = f"no {key} in it" if not key.startswith("uses") else f"got 'no moments of {LOOPED_DOWN}'"
         yield {name: tensor for name, tensor in bundle.items() if name != key}, missing
-        if key.startswith(("head", "moment")):
+        if key.startswith("moment"):
             for tensor in (bundle[key][1:], bundle[key][0], bundle[key][0, 0]):
                 yield {**bundle, key: tensor}, f"{key}: got {tuple(tensor.shape)}"
-    yield {**bundle, "head/moment": bundle["head/moment"][1:, 1:]}, "head/moment: got (31, 31)"
-    yield {**bundle, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}}, "7 columns"
+    yield {**bundle, "moment/head": bundle["moment/head"][1:, 1:]}, "moment/head: got (31, 31)"
+    yield (
+        {**bundle, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}},
+        f"moment/{LOOPED_DOWN}/0: got (7, 7)",
+    )
 
 
 def test_a_damaged_bundle_is_one_line(model, bundle):
@@ -296,7 +371,7 @@ def test_an_impossible_budget_says_what_would_work(model, bundle):
     content, _ = fit_to_budget(model, bundle, QUANTIZE, size_config(enough), {}, silent)
     assert len(content) <= enough - 1000
     with pytest.raises(BudgetError):
-        fit_to_budget(model, bundle, QUANTIZE, size_config(enough - 1), {}, silent)
+        fit_to_budget(model, bundle, QUANTIZE, size_config(enough - 500), {}, silent)
 
 
 def test_a_generous_budget_takes_the_finest_clip(model, bundle):

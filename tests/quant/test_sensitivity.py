@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.sensitivity import collect_sensitivities
+from pipeline.ranks import Ranks
 from tests.networks import TINY, changed, roused
 
 MODEL = changed(TINY, {"vocab_size": 40, "context_tokens": 16, "embed_init_std": 0.3})
@@ -20,10 +22,15 @@ def batches(num_sequences=6, batch=2):
     return torch.randint(0, 40, (num_sequences, 16), generator=torch.Generator().manual_seed(4)).split(batch)
 
 
+def sensitivities(model, parts, first=0):
+    """Return those of numbered batches."""
+    return collect_sensitivities(model, find_input_sites(model, parts[0][:1]), enumerate(parts, first), Ranks(0, 0, 1))
+
+
 def test_they_are_squared_gradients_token_by_token(model):
     """One batch, with the same labels drawn again; the looped matrix visit by visit, a table row by row."""
     (ids_BT,) = batches(2, 2)
-    found = collect_sensitivities(model, [ids_BT])
+    found = sensitivities(model, [ids_BT])
     outputs = []
     handle = model.get_submodule(LOOPED_UP).register_forward_hook(lambda _m, _i, y: outputs.append(y))
     tables = []
@@ -47,18 +54,23 @@ def test_they_are_squared_gradients_token_by_token(model):
 
 def test_batches_are_averaged_and_the_model_is_left_alone(model):
     parts = batches()
-    found = collect_sensitivities(model, parts)
+    found = sensitivities(model, parts)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert {len(value) for key, value in found.items() if key.endswith("up.weight/0")} == {64, 96}
-    again = collect_sensitivities(model, parts)
+    again = sensitivities(model, parts)
     assert all(torch.equal(found[key], again[key]) for key in found)
+    renumbered = sensitivities(model, parts[:1], 7)["sensitivity/head"]
+    assert not torch.equal(renumbered, sensitivities(model, parts[:1])["sensitivity/head"]), "the same labels for all"
+    by_number = [sensitivities(model, [part], number) for number, part in enumerate(parts)]
+    for key, value in found.items():
+        torch.testing.assert_close(value, sum(part[key] for part in by_number) / 3)
 
 
 def test_they_predict_the_divergence_that_noise_in_a_row_causes(model):
     """KL(float || disturbed) of noise in one output row, against 1/2 g e H e: the right rows cost the most."""
     ids_NT = torch.cat(batches(64, 8))
-    found = collect_sensitivities(model, ids_NT.split(8))
+    found = sensitivities(model, ids_NT.split(8))
     rows = found["sensitivity/blocks.0.mlp.up.weight/0"]
     weight_RC = model.blocks[0].mlp.up.weight
     inputs = []

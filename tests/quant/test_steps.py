@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.quant.curvature import conditional_variance, visit_weights
+from pipeline.quant.curvature import conditional_variance, visit_pool
 from pipeline.quant.gptq import factorise
 from pipeline.quant.steps import rate_factor, tempered_curvature
 
@@ -55,7 +55,10 @@ def test_the_conditional_variance_is_what_other_columns_cannot_explain():
     assert dead.tolist() == pytest.approx([0.0, 3.0], rel=1e-6)
 
 
-def test_visits_count_by_their_sensitivity():
-    assert visit_weights([torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[1.0], [2.0]])]) == [3.0, 8.0]
-    assert visit_weights([torch.zeros(2, 3)]) is None
-    assert visit_weights([]) is None
+def test_visits_count_by_the_sensitivity_of_all_rows_that_read_them():
+    rows = [torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[2.0], [3.0]])]
+    assert visit_pool("sensitivity", rows, 2, "site") == [2.0, 5.0]
+    assert visit_pool("sensitivity", [torch.zeros(2, 3)], 2, "site") is None
+    assert visit_pool("tokens", [], 2, "site") is None
+    assert visit_pool((1.0, 0.5, 4.0), [], 2, "site") == [1.0, 0.5]
+    assert visit_pool((2.0,), [], 1, "site") is None

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config import parse_value
+from pipeline.ranks import Ranks
 from pipeline.training.launch import (
     LaunchError,
-    Ranks,
     current_ranks,
     process_group,
     resolve_device,

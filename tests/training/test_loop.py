@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.model.network import build
+from pipeline.ranks import Ranks
 from pipeline.training.backward import DeviceMemoryError, build_backward
-from pipeline.training.launch import Ranks
 from pipeline.training.loop import DivergenceError, sequences_per_step
 from pipeline.training.optimizer_step import OptimizerStep
 from tests.training.tiny_run import MODEL, SEQUENCE_TOKENS, pattern_sampler, train_config, train_tiny

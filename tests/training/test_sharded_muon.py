@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.training.launch import Ranks, torchrun
+from pipeline.ranks import Ranks
+from pipeline.training.launch import torchrun
 from tests.training.sharded_run import NUM_STEPS, Uneven, optimizer_step_of, resume, take_steps
 
 ALONE = Ranks(0, 0, 1)

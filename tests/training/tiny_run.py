@@ -18,9 +18,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from pipeline.data.batches import SequenceSampler
 from pipeline.model.network import build
 from pipeline.progress import Log, silent
+from pipeline.ranks import Ranks
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
-from pipeline.training.launch import Ranks, current_ranks, process_group, resolve_device
+from pipeline.training.launch import current_ranks, process_group, resolve_device
 from pipeline.training.loop import train
 from tests.networks import TINY, changed
 

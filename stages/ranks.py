@@ -1,0 +1,37 @@
+"""A stage on several processes: what train and calibrate share, apart so that no other stage depends on it."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipeline.checks import FairwayError
+
+if TYPE_CHECKING:
+    from pipeline.ranks import Ranks
+    from pipeline.training.launch_config import LaunchConfig
+
+
+def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig",
+                 run: "Callable[[Ranks], None]") -> None:  # fmt: skip
+    """Call `run` on every rank: on this one alone, or in the torchrun group that this process is in or starts.
+
+    A group runs the stage's own command again. An error on a rank goes to torchrun's error file, from which the parent
+    prints one line for all ranks.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from pipeline.training.launch import StoppedError, current_ranks, resolve_processes, torchrun
+
+    ranks, num_processes = current_ranks(), resolve_processes(launch.num_processes, launch.device)
+    if ranks.world_size > 1:
+        try:
+            record(run)(ranks)
+        except (ValueError, OSError, FairwayError):
+            sys.exit(1)
+    elif num_processes > 1:
+        try:
+            torchrun("stages.cli", [stage, "--seed", str(seed), "--params", params_path], num_processes)
+        except StoppedError as stop:
+            sys.exit(stop.exit_code)  # rank 0 has said where
+    else:
+        run(ranks)
