@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.published_solver import published_solve, published_step
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
-from pipeline.quant.config import CalibrateConfig, ClipSteps, QuantizeConfig
+from pipeline.quant.config import CalibrateConfig, ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.plan import QuantizationPlan
 from pipeline.quant.quantizer import quantize_plan
 
@@ -99,8 +99,9 @@ def ladder(calibrate: CalibrateConfig, quantize: QuantizeConfig) -> dict[str, Ar
     float_moments = dataclasses.replace(calibrate, sweeps=0)
     gptq = dataclasses.replace(quantize, solver="gptq", steps=SDCLIP, damp_frac=0.01)
     nearest = dataclasses.replace(gptq, solver="nearest")
-    flat_steps = dataclasses.replace(quantize.steps, row_exponent=0.0, column_exponent=0.0, lookup_exponent=0.0)
-    per_tensor = dataclasses.replace(quantize, steps=flat_steps)
+    assert isinstance(quantize.steps, RateSteps), "the default that params.yaml ships with"
+    flat = dataclasses.replace(quantize.steps, row_exponent=0.0, column_exponent=0.0, lookup_exponent=0.0)
+    per_tensor = dataclasses.replace(quantize, steps=flat)
     clip, rate = CLIP_KNOBS, RATE_KNOBS
     return {
         "A": Arm("nearest, SDClip", float_moments, nearest, clip, quantize_plan, brotli_file),

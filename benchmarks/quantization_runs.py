@@ -58,8 +58,8 @@ class Bench:
         self._bundles: dict[tuple[int, CalibrateConfig], tuple[Bundle, float]] = {}
         self._nats: dict[str, np.ndarray] = {}
         self._meta = {"model": dataclasses.asdict(material.model.config)}
-        self.text_bytes_D = material.scored.bytes_D
-        self.float_D, seconds = _timed(lambda: material.scored.nats_D(material.model))
+        self.text_bytes_D = material.scored.document_bytes()
+        self.float_D, seconds = _timed(material.scored.document_nats, material.model)
         log(f"float model: {self.bpb(self.float_D):.5f} bpb on {len(material.scored.bytes_N)} targets of "
             f"{len(self.float_D)} documents in {seconds:.1f} s")  # fmt: skip
 
@@ -70,24 +70,23 @@ class Bench:
     def bundle(self, seed: int, config: CalibrateConfig) -> tuple[Bundle, float]:
         """Return the calibration of one draw and the seconds it took, made at most once."""
         if (seed, config) not in self._bundles:
-            ids_NT = self.material.draws[seed]
-            model, cpu = self.material.model, torch.device("cpu")
-            self._bundles[seed, config] = _timed(lambda: calibrate(model, ids_NT, config, cpu, silent))
+            ids_NT, cpu = self.material.draws[seed], torch.device("cpu")
+            self._bundles[seed, config] = _timed(calibrate, self.material.model, ids_NT, config, cpu, silent)
             self._log(f"calibration of draw {seed}: {self._bundles[seed, config][1]:.1f} s")
         return self._bundles[seed, config]
 
     def measure(self, name: str, arm: Arm, seed: int) -> list[Point]:
         """Return the arm's rate points with one draw."""
         bundle, calibrate_seconds = self.bundle(seed, arm.calibrate)
-        plan, plan_seconds = _timed(lambda: plan_quantization(self.material.model, bundle, arm.quantize))
+        plan, plan_seconds = _timed(plan_quantization, self.material.model, bundle, arm.quantize)
+        plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
         points = []
         for knob in arm.knobs:
-            tensors, solve_seconds = _timed(lambda knob=knob: arm.solve(plan, knob))  # type: ignore[misc]
-            (file_bytes, layout), encode_seconds = _timed(lambda tensors=tensors: arm.codec(tensors, self._meta))  # type: ignore[misc]
+            tensors, solve_seconds = _timed(arm.solve, plan, knob)
+            (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
             nats_D = self._scored(tensors)
             bpb, float_bpb = self.bpb(nats_D), self.bpb(self.float_D)
             totals = describe_quantization(plan, tensors)["totals"]
-            plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
             points.append(Point(
                 name, seed, knob, file_bytes, layout, 8 * (file_bytes - plain_bytes) / totals["weights"], bpb,
                 1000 * (bpb - float_bpb), totals["proxy_loss"], calibrate_seconds, plan_seconds + solve_seconds,
@@ -99,10 +98,10 @@ class Bench:
     def _scored(self, tensors: ArtifactTensors) -> np.ndarray:
         digest = hashlib.sha256()
         for values in dequantize(tensors).values():
-            digest.update(values)
+            digest.update(values.tobytes())
         key = digest.hexdigest()
         if key not in self._nats:
-            self._nats[key] = self.material.scored.nats_D(dequantized_model(tensors, self.material.model.config))
+            self._nats[key] = self.material.scored.document_nats(dequantized_model(tensors, self.material.model.config))
         return self._nats[key]
 
 
@@ -117,7 +116,7 @@ def point_line(point: Point) -> str:
             f"{point.encode_seconds:7.2f}  {point.layout}")  # fmt: skip
 
 
-def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
+def _timed(function: Callable[..., Any], *arguments: object) -> tuple[Any, float]:
     started = time.perf_counter()
-    result = run()
+    result = function(*arguments)
     return result, time.perf_counter() - started

@@ -33,17 +33,16 @@ def log_spreads(plan: QuantizationPlan, bundle: Mapping[str, Tensor]) -> dict[st
         column_logs = _logs(conditional_variance(group.factor))
         for name, weight_RC in zip(group.names, group.weight_RC.double().split(group.rows), strict=True):
             row_logs = _logs(row_sensitivity(bundle, visit_names(bundle, group.names[0], name)).sum(0))
-            spreads = (_spread(_logs(weight_RC.std(1))), _spread(row_logs), _spread(column_logs))
-            for values, spread in zip(within.values(), spreads, strict=True):
+            found = (_spread(_logs(weight_RC.std(1))), _spread(row_logs), _spread(column_logs))
+            for values, spread in zip(within.values(), found, strict=True):
                 values.append(spread)
             sizes.append(weight_RC.numel())
             levels.append(float(row_logs.mean() + column_logs.mean()) + math.log(float(weight_RC.var())))
     share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
-    found = {
-        key: float((share * torch.tensor(values).double().square()).sum().sqrt()) for key, values in within.items()
-    }
     level = torch.tensor(levels, dtype=torch.float64)
-    return {**found, "tensor s_l*sigma_l^2": float((share * (level - (share * level).sum()).square()).sum().sqrt())}
+    spreads = {axis: torch.tensor(values, dtype=torch.float64) for axis, values in within.items()}
+    spreads["tensor s_l*sigma_l^2"] = level - (share * level).sum()
+    return {axis: float((share * spread.square()).sum().sqrt()) for axis, spread in spreads.items()}
 
 
 def expected_bits(spread: float) -> float:
