@@ -10,6 +10,7 @@ measure a part, which is printed and not kept.
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,14 @@ def main() -> None:
     arms = ladder(calibrate, params.quantize)
     names = arguments.arms.split(",") if arguments.arms else list(arms)
     require(set(names) <= set(arms), "--arms", arguments.arms, f"some of {','.join(arms)}")
+    is_whole = set(names) == set(arms) and arguments.seeds == NUM_DRAWS
+    require(not is_whole or find_spec("matplotlib") is not None, "matplotlib", None, "the extra `bench` installed")
     bench = Bench(material, lambda line: print(line, flush=True))
     measured = measure(bench, {name: arms[name] for name in names}, range(arguments.seeds))
-    if set(names) == set(arms) and arguments.seeds == NUM_DRAWS:
+    if is_whole:
+        print(write_result("quantization", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
         points = [Point(**point) for point in measured["points"]]
         plot_points(PLOT, points, {name: arm.title for name, arm in arms.items()})
-        print(write_result("quantization", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
 
 
 def measure(bench: Bench, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pipeline.quant.plan import QuantizationPlan
 def log_spreads(plan: QuantizationPlan, bundle: Mapping[str, Tensor]) -> dict[str, float]:
     """Return ln-spreads over the matrices, weighted by their sizes: within matrices by axis, and between them.
 
-    Rows without any gradient and columns without any input have no logarithm and are left out.
+    Rows without any gradient, columns without any input and matrices of zeros have no logarithm and are left out.
     """
     within: dict[str, list[float]] = {"row sigma_r": [], "row g_r": [], "column d_j": []}
     sizes, levels = [], []
@@ -33,6 +33,8 @@ def log_spreads(plan: QuantizationPlan, bundle: Mapping[str, Tensor]) -> dict[st
         column_logs = _logs(conditional_variance(group.factor))
         for name, weight_RC in zip(group.names, group.weight_RC.double().split(group.rows), strict=True):
             row_logs = _logs(row_sensitivity(bundle, visit_names(bundle, group.names[0], name)).sum(0))
+            if not len(row_logs) or not weight_RC.any():  # nothing depends on it, or it holds nothing
+                continue
             found = (_spread(_logs(weight_RC.std(1))), _spread(row_logs), _spread(column_logs))
             for values, spread in zip(within.values(), found, strict=True):
                 values.append(spread)
