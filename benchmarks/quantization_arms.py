@@ -27,7 +27,7 @@ PUBLISHED_MAX_CODE = 31
 PUBLISHED_CLIP_STD = 12.85
 COARSE_CLIP_STD = 20.0
 CLIP_KNOBS = (10.0, PUBLISHED_CLIP_STD, 16.0, COARSE_CLIP_STD, 26.0)
-RATE_KNOBS = (1e-4, 1.4e-4, 2e-4, 2.8e-4, 4e-4)
+RATE_KNOBS = (8e-5, 1.25e-4, 1.9e-4, 3e-4, 4.6e-4)
 PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47, 63)
 SDCLIP = ClipSteps(kind="clip", matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=0.6,
                    table_clip_ratio=0.5, min_clip_std=4.0, max_clip_std=60.0)  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.quantization_runs import Point
 
-_DOTS_PER_INCH = 110
+_DOTS_PER_INCH = 90
 
 
 def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) -> None:
@@ -19,7 +19,7 @@ def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) 
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
     figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
     markers = "osD^vPX<>*"
@@ -36,13 +36,14 @@ def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) 
         axes.errorbar(kilobytes, means, spread, label=f"{arm}  {title}", marker=markers[index % len(markers)],
                       markersize=4, linewidth=1.3, capsize=2, color=f"C{index}")  # fmt: skip
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MultipleLocator(100))
     axes.set_xlabel("file, kB")
     axes.set_ylabel("gap over the float model, mBPB")
     axes.grid(alpha=0.3, which="major")
     axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs={"optimize": True})
     plt.close(figure)
