@@ -1,0 +1,140 @@
+"""Every rung of the quantization ladder on one real checkpoint: loss over the float model against file bytes.
+
+Run `python -m benchmarks.quantization ../shared/data` on a quiet machine, with the extra `bench` installed for the
+plot. Gaps are mBPB (0.001 bits per byte of text) over the float model on documents that neither training nor
+calibration saw, blocks protocol, float32. Arms are compared at equal *file* bytes and at equal gaps by interpolation:
+means over the calibration draws, with the central 95 % of a paired bootstrap over documents. `--arms` and `--seeds`
+measure a part, which is printed and not kept.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, Arm, ladder
+from benchmarks.quantization_data import NUM_DRAWS, load_material
+from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
+from benchmarks.quantization_spreads import expected_bits, log_spreads
+from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
+from benchmarks.rate_plot import plot_points
+from benchmarks.results import ROOT, write_result
+from pipeline.checks import require
+from pipeline.config import load_params
+from pipeline.quant.plan import plan_quantization
+from pipeline.training.run import hardware_name
+
+DEFAULT = "G"
+BASELINES = ("C", "B")
+REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
+"""Arm and knob whose file size and gap the other arms are compared at."""
+PLOT = ROOT / "docs" / "quantization.png"
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description="Measure the quantization ladder.")
+    parser.add_argument("data", type=Path, help="folder of the shared checkpoint, tokenizer and documents")
+    parser.add_argument("--arms", help="these arms only, separated by commas")
+    parser.add_argument("--seeds", type=int, default=NUM_DRAWS, help=f"calibration draws, 1 to {NUM_DRAWS}")
+    arguments = parser.parse_args()
+    require(1 <= arguments.seeds <= NUM_DRAWS, "--seeds", arguments.seeds, f"1 to {NUM_DRAWS}")
+    params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
+    material = load_material(arguments.data)
+    calibrate = dataclasses.replace(params.calibrate, num_sequences=len(material.draws[0]))
+    arms = ladder(calibrate, params.quantize)
+    names = arguments.arms.split(",") if arguments.arms else list(arms)
+    require(set(names) <= set(arms), "--arms", arguments.arms, f"some of {','.join(arms)}")
+    is_whole = set(names) == set(arms) and arguments.seeds == NUM_DRAWS
+    require(not is_whole or find_spec("matplotlib") is not None, "matplotlib", None, "the extra `bench` installed")
+    bench = Bench(material, lambda line: print(line, flush=True))
+    measured = measure(bench, {name: arms[name] for name in names}, range(arguments.seeds))
+    if is_whole:
+        print(write_result("quantization", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
+        points = [Point(**point) for point in measured["points"]]
+        plot_points(PLOT, points, {name: arm.title for name, arm in arms.items()})
+
+
+def measure(bench: Bench, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return, and print, the diagnostics, every rate point and the comparisons of `arms`."""
+    spreads = {}
+    if DEFAULT in arms:
+        bundle, _ = bench.bundle(seeds[0], arms[DEFAULT].calibrate)
+        spreads = log_spreads(plan_quantization(bench.material.model, bundle, arms[DEFAULT].quantize), bundle)
+        for axis, spread in spreads.items():
+            print(f"ln-spread of {axis:22} {spread:6.3f}, worth {expected_bits(spread):.3f} bit per weight")
+    print(POINT_HEADER)
+    points = [point for seed in seeds for name, arm in arms.items() for point in bench.measure(name, arm, seed)]
+    comparisons = compare(bench, points)
+    print_comparisons(comparisons)
+    scored = bench.material.scored
+    return {
+        "float_bpb": bench.bpb(bench.float_D), "targets": len(scored.bytes_N), "documents": len(bench.float_D),
+        "calibration_tokens": bench.material.draws[0].numel(),
+        "arms": {name: {"title": arm.title, "calibrate": dataclasses.asdict(arm.calibrate),
+                        "quantize": dataclasses.asdict(arm.quantize)} for name, arm in arms.items()},
+        "ln_spreads": spreads, "comparisons": comparisons, "points": [point._asdict() for point in points],
+        "float_nats_by_document": bench.float_D.tolist(), "bytes_by_document": bench.text_bytes_D.tolist(),
+    }  # fmt: skip
+
+
+def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return, for every reference that was measured, each arm's gap at its size and size at its gap."""
+    counts_BD = resample_documents(len(bench.float_D))
+    curves: dict[str, Curve] = {}
+    for name in dict.fromkeys(point.arm for point in points):
+        seeds = dict.fromkeys(point.seed for point in points)
+        rows = [[point for point in points if (point.arm, point.seed) == (name, seed)] for seed in seeds]
+        sizes_SP = np.array([[point.file_bytes for point in row] for row in rows])
+        nats_SPD = np.array([[point.nats_by_document for point in row] for row in rows])
+        curves[name] = make_curve(sizes_SP, nats_SPD, bench.float_D, bench.text_bytes_D, counts_BD)
+    comparisons = []
+    for arm, knob in REFERENCES:
+        if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
+            comparisons.append({"reference": f"{arm} at {knob:g}", **_compare_at(curves, arm, float(np.mean(sizes)))})
+    return comparisons
+
+
+def _compare_at(curves: Mapping[str, Curve], reference: str, num_bytes: float) -> dict[str, Any]:
+    gaps = {name: gap_at(curve, num_bytes) for name, curve in curves.items()}
+    level_B = gaps[reference]
+    assert level_B is not None, "a mean of an arm's sizes at one knob lies among its rate points"
+    sizes = {name: bytes_at(curve, level_B) for name, curve in curves.items()}
+    ours, rows = gaps.get(DEFAULT), {}
+    for name, gap_B in gaps.items():
+        size_B = sizes[name]
+        rows[name] = {
+            "gap_mbpb": None if gap_B is None else interval(gap_B),
+            "less_reference_mbpb": None if gap_B is None else interval(gap_B - level_B),
+            "bytes_at_gap": None if size_B is None else interval(size_B),
+        }
+    ratios = {name: interval(ours / other_B) for name in BASELINES
+              if ours is not None and (other_B := gaps.get(name)) is not None}  # fmt: skip
+    return {"file_bytes": num_bytes, "gap_mbpb": float(level_B[0]), "arms": rows, f"{DEFAULT}_gap_over": ratios}
+
+
+def print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `compare` returned, a table per reference."""
+    for comparison in comparisons:
+        print(f"\n{comparison['reference']}: {comparison['file_bytes']:.0f} bytes, {comparison['gap_mbpb']:.3f} mBPB")
+        print(f"{'arm':4} {'gap at these bytes':24} {'less the reference':24} bytes at this gap")
+        for name, row in comparison["arms"].items():
+            cells = (_cell(row["gap_mbpb"], 3), _cell(row["less_reference_mbpb"], 3), _cell(row["bytes_at_gap"], 0))
+            print(f"{name:4} {cells[0]:24} {cells[1]:24} {cells[2]}")
+        for name, ratio in comparison[f"{DEFAULT}_gap_over"].items():
+            print(f"gap of {DEFAULT} over gap of {name}: {_cell(ratio, 3)}")
+
+
+def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
+    if figure is None:
+        return "no overlap"
+    return "{value:.{n}f} [{low:.{n}f}, {high:.{n}f}]".format(**figure, n=digits)
+
+
+if __name__ == "__main__":
+    main()

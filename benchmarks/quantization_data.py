@@ -1,0 +1,96 @@
+"""What `benchmarks.quantization` measures on: the shared checkpoint, training text to calibrate on, text to score.
+
+The one idea: nothing that is scored was seen. The checkpoint was trained on the first documents of the sample; the
+rest are scored. Training documents are split by content hash into those that calibration draws from and those kept for
+choosing exponents and the like, which no measurement here reads. Seeds are disjoint draws of calibration sequences.
+
+Axes: N calibration sequences, T position, M tokens of the scored stream, D documents.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.checks import require
+from pipeline.data.batches import calibration_sequences
+from pipeline.data.byte_count import ByteTable, byte_table, count_bytes
+from pipeline.data.corpora import text_digest
+from pipeline.data.encoding import encode_documents
+from pipeline.data.prepare import split_of
+from pipeline.data.tokenizer import load_tokenizer
+from pipeline.interop.adopt import read_community
+from pipeline.model.network import LoopedUNet, build
+from pipeline.progress import silent
+from pipeline.scoring.config import BlocksProtocol
+from pipeline.scoring.evaluate import score
+
+NUM_DRAWS = 2
+CALIBRATION_TOKENS = 65536
+_TRAINED_DOCUMENTS = 160
+_TUNING_FRAC = 0.2
+_BATCH_TOKENS = 4096
+
+
+class ScoredStream(NamedTuple):
+    """Whole documents, BOS before each, as one stream; target j is token j + 1."""
+
+    tokens_M: np.ndarray
+    bytes_N: np.ndarray
+    """Bytes of each target."""
+    document_N: np.ndarray
+    """Document of each target; a BOS belongs to the document that it opens."""
+    context_tokens: int
+
+    def document_bytes(self) -> np.ndarray:
+        """Return the bytes of each document, (D,)."""
+        return np.bincount(self.document_N, self.bytes_N)
+
+    def document_nats(self, model: nn.Module) -> np.ndarray:
+        """Return the summed nats of each document, (D,), under the blocks protocol in float32."""
+        protocol = BlocksProtocol(kind="blocks", context_tokens=self.context_tokens)
+        scores = score(model, self.tokens_M, protocol, device="cpu", dtype=torch.float32, batch_tokens=_BATCH_TOKENS,
+                       progress=silent)  # fmt: skip
+        return np.bincount(self.document_N, scores.nats)
+
+
+class Material(NamedTuple):
+    """All that a measurement starts from."""
+
+    model: LoopedUNet
+    draws: tuple[Tensor, ...]
+    """Calibration ids (N, T) int64, one tensor per seed, disjoint."""
+    scored: ScoredStream
+
+
+def load_material(folder: Path) -> Material:
+    """Read the shared checkpoint, tokenizer and documents."""
+    community = read_community(folder / "checkpoint_4f1c_d256.safetensors", None,
+                               folder / "checkpoint_4f1c_d256.json", False, print)  # fmt: skip
+    model = build(community.config).eval()
+    model.load_state_dict(community.state)
+    context_tokens = community.config.context_tokens
+    processor = load_tokenizer(folder / "fineweb_1024_bpe.model")
+    table = byte_table(processor)
+    texts = [json.loads(line)["text"] for line in (folder / "fineweb_docs.jsonl").read_text("utf-8").splitlines()]
+    trained, held_out = texts[:_TRAINED_DOCUMENTS], texts[_TRAINED_DOCUMENTS:]
+    seen = {text_digest(text) for text in trained}
+    require(not any(text_digest(text) in seen for text in held_out), "documents", "a held-out document trained on",
+            "none")  # fmt: skip
+    pool = [text for text in trained if split_of(text_digest(text), _TUNING_FRAC) == "train"]
+    num_sequences = CALIBRATION_TOKENS // context_tokens
+    ids_NT = calibration_sequences([encode_documents(processor, table, pool).tokens_M], context_tokens,
+                                   NUM_DRAWS * num_sequences)  # fmt: skip
+    documents = [encode_documents(processor, table, [text]).tokens_M for text in held_out]
+    draws = tuple(ids_NT[draw::NUM_DRAWS] for draw in range(NUM_DRAWS))
+    return Material(model, draws, scored_stream(documents, table, context_tokens))
+
+
+def scored_stream(documents: list[np.ndarray], table: ByteTable, context_tokens: int) -> ScoredStream:
+    """Return the stream of `documents`: the tokens of each, BOS first."""
+    tokens_M = np.concatenate(documents)
+    document_M = np.repeat(np.arange(len(documents)), [len(tokens) for tokens in documents])
+    return ScoredStream(tokens_M, count_bytes(tokens_M, table), document_M[1:], context_tokens)

@@ -1,0 +1,122 @@
+"""Measures the rate points of `benchmarks.quantization`: calibrate, quantize, code and score, each only once.
+
+The one idea: what arms share is kept. The float model is scored once, a calibration is made once per draw and settings,
+and tensors that were scored before (another codec, a solver that looks at no calibration) are not scored again.
+
+Axes: D documents.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.quantization_arms import Arm
+from benchmarks.quantization_data import Material
+from pipeline.codec.container import ArtifactTensors, dequantize
+from pipeline.data.byte_count import bits_per_byte
+from pipeline.progress import Log, silent
+from pipeline.quant.config import CalibrateConfig
+from pipeline.quant.dequantize import dequantized_model
+from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.moments import Bundle
+from pipeline.quant.plan import plan_quantization
+from pipeline.quant.quantizer import describe_quantization
+
+
+class Point(NamedTuple):
+    """One arm at one rate with one draw of calibration text."""
+
+    arm: str
+    seed: int
+    knob: float
+    file_bytes: int
+    layout: str
+    """How the file was coded."""
+    bits_per_weight: float
+    """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
+    bpb: float
+    gap_mbpb: float
+    proxy_loss: float
+    """Summed tr(E H E^T) under the arm's own moments: comparable between arms with equal moments only."""
+    calibrate_seconds: float
+    quantize_seconds: float
+    encode_seconds: float
+    nats_by_document: list[float]
+
+
+class Bench:
+    """The material and what has been computed from it."""
+
+    def __init__(self, material: Material, log: Log) -> None:
+        self.material = material
+        self._log = log
+        self._bundles: dict[tuple[int, CalibrateConfig], tuple[Bundle, float]] = {}
+        self._nats: dict[str, np.ndarray] = {}
+        self._meta = {"model": dataclasses.asdict(material.model.config)}
+        self.text_bytes_D = material.scored.document_bytes()
+        self.float_D, seconds = _timed(material.scored.document_nats, material.model)
+        log(f"float model: {self.bpb(self.float_D):.5f} bpb on {len(material.scored.bytes_N)} targets of "
+            f"{len(self.float_D)} documents in {seconds:.1f} s")  # fmt: skip
+
+    def bpb(self, nats_D: np.ndarray) -> float:
+        """Return bits per byte over all documents."""
+        return bits_per_byte(float(nats_D.sum()), int(self.text_bytes_D.sum()))
+
+    def bundle(self, seed: int, config: CalibrateConfig) -> tuple[Bundle, float]:
+        """Return the calibration of one draw and the seconds it took, made at most once."""
+        if (seed, config) not in self._bundles:
+            ids_NT, cpu = self.material.draws[seed], torch.device("cpu")
+            self._bundles[seed, config] = _timed(calibrate, self.material.model, ids_NT, config, cpu, silent)
+            self._log(f"calibration of draw {seed}: {self._bundles[seed, config][1]:.1f} s")
+        return self._bundles[seed, config]
+
+    def measure(self, name: str, arm: Arm, seed: int) -> list[Point]:
+        """Return the arm's rate points with one draw."""
+        bundle, calibrate_seconds = self.bundle(seed, arm.calibrate)
+        plan, plan_seconds = _timed(plan_quantization, self.material.model, bundle, arm.quantize)
+        plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
+        points = []
+        for knob in arm.knobs:
+            tensors, solve_seconds = _timed(arm.solve, plan, knob)
+            (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
+            nats_D = self._scored(tensors)
+            bpb, float_bpb = self.bpb(nats_D), self.bpb(self.float_D)
+            totals = describe_quantization(plan, tensors)["totals"]
+            points.append(Point(
+                name, seed, knob, file_bytes, layout, 8 * (file_bytes - plain_bytes) / totals["weights"], bpb,
+                1000 * (bpb - float_bpb), totals["proxy_loss"], calibrate_seconds, plan_seconds + solve_seconds,
+                encode_seconds, [round(nats, 3) for nats in nats_D.tolist()],
+            ))  # fmt: skip
+            self._log(point_line(points[-1]))
+        return points
+
+    def _scored(self, tensors: ArtifactTensors) -> np.ndarray:
+        digest = hashlib.sha256()
+        for values in dequantize(tensors).values():
+            digest.update(values.tobytes())
+        key = digest.hexdigest()
+        if key not in self._nats:
+            self._nats[key] = self.material.scored.document_nats(dequantized_model(tensors, self.material.model.config))
+        return self._nats[key]
+
+
+POINT_HEADER = (f"{'arm':4} {'seed':>4} {'knob':>8} {'bytes':>9} {'bits':>6} {'bpb':>8} {'gap':>7} {'proxy':>9} "
+                f"{'quant s':>8} {'code s':>7}  layout")  # fmt: skip
+
+
+def point_line(point: Point) -> str:
+    """Return a point as a line of the table under POINT_HEADER."""
+    return (f"{point.arm:4} {point.seed:4} {point.knob:8.4g} {point.file_bytes:9} {point.bits_per_weight:6.3f} "
+            f"{point.bpb:8.5f} {point.gap_mbpb:7.3f} {point.proxy_loss:9.4g} {point.quantize_seconds:8.2f} "
+            f"{point.encode_seconds:7.2f}  {point.layout}")  # fmt: skip
+
+
+def _timed(function: Callable[..., Any], *arguments: object) -> tuple[Any, float]:
+    started = time.perf_counter()
+    result = function(*arguments)
+    return result, time.perf_counter() - started

@@ -1,0 +1,140 @@
+"""The quantization benchmark at tiny size, and its arithmetic on curves that are known."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.quantization import compare, measure
+from benchmarks.quantization_arms import brotli_file, ladder
+from benchmarks.quantization_data import Material, scored_stream
+from benchmarks.quantization_runs import Bench
+from benchmarks.quantization_spreads import expected_bits
+from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
+from benchmarks.rate_plot import plot_points
+from pipeline.codec.container import QuantizedTensor
+from pipeline.config import load_params
+from pipeline.data.byte_count import ByteTable
+from tests.networks import TINY, changed, roused
+
+VOCABULARY, CONTEXT = 64, 24
+MODEL = changed(TINY, {
+    "vocab_size": VOCABULARY, "context_tokens": CONTEXT, "schedule.unique_blocks": 2, "schedule.looped_blocks": 1,
+    "attention.exclusive_blocks": [2], "rope.dims": 4, "rope.loop_scales": [2.0, 1.0, 1.0], "bigram.buckets": 50,
+    "value_embedding.readers": [0], "embed_init_std": 0.05,
+})  # fmt: skip
+
+
+def exact_curve(gap_of, sizes, documents=5, seeds=2):
+    """Return a curve whose gap is `gap_of(size)` in every document, and its resamples."""
+    bytes_D, float_D = np.linspace(100, 900, documents), np.linspace(5, 9, documents)
+    excess_P = np.array([gap_of(size) for size in sizes]) * math.log(2) / 1000
+    nats_SPD = np.repeat((float_D + excess_P[:, None] * bytes_D)[None], seeds, 0)
+    counts_BD = resample_documents(documents)
+    return make_curve(np.repeat(np.array(sizes)[None], seeds, 0), nats_SPD, float_D, bytes_D, counts_BD)
+
+
+def test_interpolation_is_exact_on_a_line_and_never_extrapolates():
+    curve = exact_curve(lambda size: 100 * 2 ** (-size / 1000), [4000, 1000, 2000])
+    gap_B = gap_at(curve, 1500)
+    assert gap_B == pytest.approx(100 * 2**-1.5)  # the same in every resample: all documents agree
+    assert bytes_at(curve, gap_B) == pytest.approx(1500)
+    assert interval(gap_B) == pytest.approx({"value": 100 * 2**-1.5, "low": 100 * 2**-1.5, "high": 100 * 2**-1.5})
+    assert gap_at(curve, 999) is None
+    assert gap_at(curve, 4001) is None
+    assert gap_at(curve, 1000) == pytest.approx(50)
+    assert gap_at(curve, 4000) == pytest.approx(6.25)
+    assert bytes_at(curve, gap_B + 100) is None
+
+
+def test_resamples_are_paired_and_the_first_is_the_sample():
+    counts_BD = resample_documents(7)
+    assert (counts_BD[0] == 1).all()
+    assert (counts_BD.sum(1) == 7).all()
+    assert np.array_equal(counts_BD, resample_documents(7))
+    generator = np.random.default_rng(0)
+    bytes_D, float_D = np.full(7, 1000.0), np.zeros(7)
+    nats_D = generator.random(7) * 50
+    sizes_SP = np.array([[1000, 2000]])
+    low, high = (make_curve(sizes_SP, scale * np.array([[nats_D, nats_D]]), float_D, bytes_D, counts_BD)
+                 for scale in (1.0, 3.0))  # fmt: skip
+    gaps, tripled = gap_at(low, 1500), gap_at(high, 1500)
+    assert gaps[0] == pytest.approx(nats_D.sum() / 7000 / math.log(2) * 1000)
+    assert gaps.std() > 0
+    assert tripled / gaps == pytest.approx(3)  # what documents share cancels
+
+
+def test_a_spread_of_one_is_worth_what_the_literature_says():
+    logs = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    saved = 0.5 * math.log2(float(logs.exp().mean()) / math.exp(float(logs.mean())))
+    assert expected_bits(1.0) == pytest.approx(saved, rel=0.01)
+
+
+def test_blob_takes_the_better_order():
+    generator = np.random.default_rng(5)
+    scale_C = generator.permutation(np.repeat([1, 30], 10))
+    codes_RC = (generator.standard_normal((2000, 20)) * scale_C).clip(-127, 127).astype(np.int8)
+    passthrough = {"b": np.ones(3, np.float16)}
+    by_columns = {"a": QuantizedTensor(codes_RC, np.ones(2000, np.float16)), **passthrough}
+    by_rows = {"a": QuantizedTensor(codes_RC.T.copy(), np.ones(20, np.float16)), **passthrough}
+    assert brotli_file(by_columns, {})[1] == "brotli, columns"
+    assert brotli_file(by_rows, {})[1] == "brotli, rows"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    generator = np.random.default_rng(3)
+    documents = [np.concatenate([[1], generator.integers(3, VOCABULARY, length)]) for length in (60, 90, 40, 75)]
+    table = ByteTable(np.full(VOCABULARY, 3, np.int16), np.zeros(VOCABULARY, bool), np.arange(VOCABULARY) < 3)
+    table.base_V[:3] = 0
+    ids_NT = torch.randint(0, VOCABULARY, (16, CONTEXT), generator=torch.Generator().manual_seed(4))
+    material = Material(roused(MODEL, 3), (ids_NT[::2], ids_NT[1::2]), scored_stream(documents, table, CONTEXT))
+    return Bench(material, print)
+
+
+def test_documents_partition_the_stream(bench):
+    scored = bench.material.scored
+    assert scored.document_bytes().tolist() == [180, 270, 120, 225]
+    assert np.bincount(scored.document_N).tolist() == [60, 91, 41, 76]  # the first BOS is no target
+    assert bench.float_D.sum() == pytest.approx(bench.bpb(bench.float_D) * 795 * math.log(2))
+
+
+def test_the_whole_benchmark_at_tiny_size(bench, repo, tmp_path, capsys):
+    params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
+    calibrate = dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4)
+    arms = {
+        name: arm._replace(knobs=arm.knobs[:2] if arm.knobs[0] > 1 else (0.01, 0.02))
+        for name, arm in ladder(calibrate, params.quantize).items()
+    }
+    arms["C"] = arms["C"]._replace(knobs=(5.0, 12.85, 20.0, 30.0))
+    measured = measure(bench, arms, range(2))
+    rows = {(point["arm"], point["seed"], point["knob"]): point for point in measured["points"]}
+    assert len(rows) == 2 * sum(len(arm.knobs) for arm in arms.values())
+    for seed in range(2):
+        c, cr = rows["C", seed, 12.85], rows["Cr", seed, 12.85]
+        assert c["nats_by_document"] == cr["nats_by_document"]
+        assert c["file_bytes"] != cr["file_bytes"]
+        assert rows["A", seed, 12.85]["proxy_loss"] > c["proxy_loss"] > 0
+        assert rows["G", seed, 0.01]["file_bytes"] > rows["G", seed, 0.02]["file_bytes"]
+    assert rows["A", 0, 10.0]["nats_by_document"] == rows["A", 1, 10.0]["nats_by_document"]
+    assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
+    assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "tensor s_l*sigma_l^2"}
+    assert [comparison["reference"] for comparison in measured["comparisons"]] == ["C at 12.85", "C at 20"]
+    at_c = measured["comparisons"][0]["arms"]["C"]
+    assert at_c["less_reference_mbpb"] == {"value": 0, "low": 0, "high": 0}
+    assert "no overlap" in capsys.readouterr().out
+
+
+def test_plot_is_small(bench, tmp_path):
+    pytest.importorskip("matplotlib", reason="install the extra `bench` to draw the plot")
+    from benchmarks.quantization_runs import Point
+
+    points = [
+        Point(arm, seed, knob, int(2e6 / knob), "", 3.0, 2.2, knob * (1 + 0.1 * seed), 1.0, 1.0, 1.0, 1.0, [])
+        for arm in "ABCDEFGH" for seed in (0, 1) for knob in (1.0, 1.5, 2.0)
+    ]  # fmt: skip
+    plot_points(tmp_path / "rates.png", points, dict.fromkeys("ABCDEFGH", "as it is"))
+    assert 5_000 < (tmp_path / "rates.png").stat().st_size < 100_000
+    assert compare(bench, []) == []
