@@ -26,6 +26,7 @@ from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import Bundle
 from pipeline.quant.plan import plan_quantization
 from pipeline.quant.quantizer import describe_quantization
+from pipeline.ranks import Ranks
 
 
 class Point(NamedTuple):
@@ -71,7 +72,8 @@ class Bench:
         """Return the calibration of one draw and the seconds it took, made at most once."""
         if (seed, config) not in self._bundles:
             ids_NT, cpu = self.material.draws[seed], torch.device("cpu")
-            self._bundles[seed, config] = _timed(calibrate, self.material.model, ids_NT, config, cpu, silent)
+            alone = Ranks(0, 0, 1)
+            self._bundles[seed, config] = _timed(calibrate, self.material.model, ids_NT, config, alone, cpu, silent)
             self._log(f"calibration of draw {seed}: {self._bundles[seed, config][1]:.1f} s")
         return self._bundles[seed, config]
 
@@ -86,7 +88,7 @@ class Bench:
             (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
             nats_D = self._scored(tensors)
             bpb, float_bpb = self.bpb(nats_D), self.bpb(self.float_D)
-            totals = describe_quantization(plan, tensors)["totals"]
+            totals = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["totals"]
             points.append(Point(
                 name, seed, knob, file_bytes, layout, 8 * (file_bytes - plain_bytes) / totals["weights"], bpb,
                 1000 * (bpb - float_bpb), totals["proxy_loss"], calibrate_seconds, plan_seconds + solve_seconds,

@@ -26,15 +26,15 @@ from benchmarks.results import ROOT, write_result
 from pipeline.config import load_params
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import silent
-from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.config import ClipSteps, CodeBits, QuantizeConfig, RateSteps, SizeConfig
 from pipeline.quant.gptq import factorise, solve_stack
 from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.plan import TensorGroup, group_grid, plan_quantization
 from pipeline.quant.quantizer import fit_to_budget
 from pipeline.training.run import hardware_name
 
-_CLIP = ClipSteps(kind="clip", matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
-                  table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
+_CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
+                  embedding_clip_ratio=1.55, table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
 _MIB = 1 << 20
 
 

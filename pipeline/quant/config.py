@@ -1,9 +1,31 @@
 """The `calibrate`, `quantize` and `size` sections."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pipeline.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeBits:
+    """Bits of a code by what it belongs to, sign included."""
+
+    attention: int
+    """Matrices of the attention of blocks that do not loop."""
+    mlp: int
+    """Matrices of their MLPs."""
+    looped: int
+    """All matrices of looped blocks."""
+    other: int
+    """Matrices outside blocks: projections and conditioners."""
+    embedding: int
+    """The tied embedding."""
+    table: int
+    """Bigram and value tables."""
+
+    def __post_init__(self) -> None:
+        for name, bits in asdict(self).items():
+            require(2 <= bits <= 8, name, bits, "2 to 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +34,8 @@ class ClipSteps:
 
     kind: Literal["clip"]
     """Tag of this rule."""
-    matrix_bits: int
-    """Bits of a block matrix's codes, sign included."""
-    embedding_bits: int
-    """Bits of the tied embedding's codes."""
-    table_bits: int
-    """Bits of the bigram and value tables' codes."""
+    bits: CodeBits
+    """Bits per code; more of them make a finer grid of the same span."""
     embedding_clip_ratio: float
     """Clip of the tied embedding over the clip of matrices, both in row standard deviations."""
     table_clip_ratio: float
@@ -28,8 +46,6 @@ class ClipSteps:
     """Coarsest clip the budget search may use: the smallest file."""
 
     def __post_init__(self) -> None:
-        for name in ("matrix_bits", "embedding_bits", "table_bits"):
-            require(2 <= getattr(self, name) <= 8, name, getattr(self, name), "2 to 8")
         for name in ("embedding_clip_ratio", "table_clip_ratio", "min_clip_std"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(self.max_clip_std > self.min_clip_std, "max_clip_std", self.max_clip_std,

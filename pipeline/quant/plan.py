@@ -9,18 +9,20 @@ Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.checks import require
+from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_pool
 from pipeline.quant.gptq import Factor, factorise
 from pipeline.quant.moments import pooled_mean, row_sensitivity, site_members, square_entry, visit_names
-from pipeline.quant.roles import Role, tensor_roles
+from pipeline.quant.roles import Role, code_owners, tensor_roles
 from pipeline.quant.steps import max_code_of, rate_factor, sdclip_step, tempered_curvature
 from pipeline.quant.targets import sequential_target
 
@@ -44,6 +46,8 @@ class TensorGroup(NamedTuple):
     """Nats that a unit squared error of a row costs, tempered; None under the clip rule."""
     step_C: Tensor | None
     """Step factors of the columns, the same at every knob; None is 1."""
+    max_code: int | None
+    """Largest code magnitude; None under the rate rule, which clips nothing."""
 
 
 class Grid(NamedTuple):
@@ -52,8 +56,6 @@ class Grid(NamedTuple):
     step_R: Tensor
     step_C: Tensor | None
     """Factor by column; None is 1."""
-    max_code: int | None
-    """None clips nothing."""
 
     @property
     def step(self) -> Tensor:
@@ -71,17 +73,25 @@ class QuantizationPlan(NamedTuple):
     config: QuantizeConfig
 
 
-def plan_quantization(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
+def plan_quantization(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
     """Assign every tensor of `model` a role, stack and factorise; raises ValueError or HessianError naming a tensor."""
     roles = tensor_roles(model)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    groups = [*_matrix_groups(roles, weights, bundle, config), *_lookup_groups(roles, weights, bundle, config)]
+    max_codes = _max_codes(model, config.steps)
+    groups = [*_matrix_groups(roles, weights, bundle, config, max_codes),
+              *_lookup_groups(roles, weights, bundle, config, max_codes)]  # fmt: skip
     passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
     return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
 
 
+def _max_codes(model: LoopedUNet, rule: ClipSteps | RateSteps) -> dict[str, int | None]:
+    """Return the largest code magnitude of every quantized tensor; None under the rate rule, which clips nothing."""
+    bits = asdict(rule.bits) if isinstance(rule, ClipSteps) else {}
+    return {name: max_code_of(bits[owner]) if bits else None for name, owner in code_owners(model).items()}
+
+
 def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
-                   config: QuantizeConfig) -> Iterator[TensorGroup]:  # fmt: skip
+                   config: QuantizeConfig, max_codes: Mapping[str, int | None]) -> Iterator[TensorGroup]:  # fmt: skip
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(bundle).items():
         missing -= set(members)
@@ -105,14 +115,18 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             exponent = config.steps.row_exponent
             rows = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
             columns = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
-        yield TensorGroup(tuple(members), tuple(len(weights[name]) for name in members), "matrix", weight_RC,
-                          hessian_CC, factor, rows, columns)  # fmt: skip
+        parts = dict(zip(members, weight_RC.split([len(weights[name]) for name in members]), strict=True))
+        for max_code in dict.fromkeys(max_codes[name] for name in members):
+            names = tuple(name for name in members if max_codes[name] == max_code)
+            yield TensorGroup(names, tuple(len(parts[name]) for name in names), "matrix",
+                              torch.cat([parts[name] for name in names]), hessian_CC, factor, rows, columns,
+                              max_code)  # fmt: skip
     require(not missing, "calibration bundle", f"no moments of {', '.join(sorted(missing))}",
             "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
 
 
 def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
-                   config: QuantizeConfig) -> Iterator[TensorGroup]:  # fmt: skip
+                   config: QuantizeConfig, max_codes: Mapping[str, int | None]) -> Iterator[TensorGroup]:  # fmt: skip
     for name, role in roles.items():
         if role not in ("table", "embedding"):
             continue
@@ -122,7 +136,8 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             hessian_CC = square_entry(bundle, "moment/head", weight_RC.shape[1])
             factor = factorise(hessian_CC, config.damp_frac, name)
         rows, columns = lookup_curvature(name, bundle, factor, config.steps)
-        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns)
+        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns,
+                          max_codes[name])  # fmt: skip
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
@@ -140,15 +155,7 @@ def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> 
         # Codes must fit 16 bits, with room for the errors that a solver pushes onto a weight.
         least_C = 1.0 if group.step_C is None else float(group.step_C.min())
         finest_R = group.weight_RC.abs().amax(1) / (_LARGEST_CODE * least_C)
-        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), group.step_C, None)
+        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), group.step_C)
     ratios = {"matrix": 1.0, "embedding": rule.embedding_clip_ratio, "table": rule.table_clip_ratio}
-    max_code = role_max_code(group.role, rule)
-    assert max_code is not None, "the clip rule clips"
-    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], max_code), None, max_code)
-
-
-def role_max_code(role: Role, rule: ClipSteps | RateSteps) -> int | None:
-    """Return the largest code magnitude of a role's tensors; None under the rate rule, which clips nothing."""
-    if isinstance(rule, RateSteps):
-        return None
-    return max_code_of({"matrix": rule.matrix_bits, "embedding": rule.embedding_bits, "table": rule.table_bits}[role])
+    assert group.max_code is not None, "the clip rule clips"
+    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], group.max_code), None)

@@ -12,16 +12,17 @@ import time
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.checks import FairwayError
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
+from pipeline.model.network import LoopedUNet
 from pipeline.progress import Progress
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
 from pipeline.quant.gptq import round_to_nearest, solve_stack
 from pipeline.quant.layer_report import layer_entry, report_totals
-from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization, role_max_code
+from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization
 from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.quant.steps import max_code_of
 
@@ -57,24 +58,24 @@ def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float]
 
 
 def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
-    """Yield groups that can be solved together: of one shape, one role and one kind of step."""
+    """Yield groups that can be solved together: of one shape, one role, one kind of step and one limit of codes."""
     alike: dict[tuple, list[TensorGroup]] = {}
     for group in plan.groups:
-        alike.setdefault((group.role, group.weight_RC.shape, group.step_C is None), []).append(group)
+        alike.setdefault((group.role, group.weight_RC.shape, group.step_C is None, group.max_code), []).append(group)
     for groups in alike.values():
         size = max(_STACK_ROWS // len(groups[0].weight_RC), 1)
         yield from (groups[at : at + size] for at in range(0, len(groups), size))
 
 
 def _stack_codes(stack: list[TensorGroup], grids: list[Grid], config: QuantizeConfig) -> list[Tensor]:
-    weights = [group.weight_RC for group in stack]
+    weights, steps, max_code = [group.weight_RC for group in stack], [grid.step for grid in grids], stack[0].max_code
     factors = [group.factor for group in stack if group.factor is not None]
     if config.solver == "nearest" or not factors:
-        return [round_to_nearest(weight, grid.step, grid.max_code) for weight, grid in zip(weights, grids, strict=True)]
-    return solve_stack(weights, factors, [grid.step for grid in grids], grids[0].max_code, config.block_columns)
+        return [round_to_nearest(weight, step, max_code) for weight, step in zip(weights, steps, strict=True)]
+    return solve_stack(weights, factors, steps, max_code, config.block_columns)
 
 
-def fit_to_budget(model: nn.Module, bundle: Mapping[str, Tensor], config: QuantizeConfig, size: SizeConfig, meta: dict,
+def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig, size: SizeConfig, meta: dict,
                   progress: Progress) -> tuple[bytes, dict]:  # fmt: skip
     """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
 
@@ -160,12 +161,11 @@ def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors, seco
     """Return the report of a plan's artifact: every quantized tensor's bits, losses, SQNR, seconds, and the totals."""
     layers = []
     for group in plan.groups:
-        max_code = role_max_code(group.role, plan.config.steps)
         for name, rows in _member_slices(group):
             stored = tensors[name]
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
             entry = layer_entry(name, group.role, group.weight_RC[rows], torch.from_numpy(stored.codes),
-                                torch.from_numpy(stored.full_step()), max_code, group.hessian_CC)  # fmt: skip
+                                torch.from_numpy(stored.full_step()), group.max_code, group.hessian_CC)  # fmt: skip
             layers.append({**entry, "seconds": seconds[name]})
     passthrough_values = sum(array.size for array in plan.passthrough.values())
     return {"layers": layers, "totals": report_totals(layers, passthrough_values)}

@@ -50,9 +50,9 @@ class FakeQuantConfig:
     from_frac: float
     """Share of the budget at which it begins."""
     matrix_bits: int
-    """Bits of a matrix's codes, as quantize.steps.matrix_bits."""
+    """Bits of a matrix's codes, as in quantize.steps.bits."""
     embedding_bits: int
-    """Bits of the tied embedding's codes, as quantize.steps.embedding_bits."""
+    """Bits of the tied embedding's codes, as in quantize.steps.bits."""
     clip_std: float
     """Row standard deviations at which the grid of a matrix clips."""
     embedding_clip_ratio: float

@@ -18,6 +18,7 @@ from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import (
     CalibrateConfig,
     ClipSteps,
+    CodeBits,
     ProvisionalConfig,
     QuantizeConfig,
     RateSteps,
@@ -41,8 +42,8 @@ MODEL = changed(TINY, {
     "attention.exclusive_blocks": [2], "rope.dims": 4, "rope.loop_scales": [2.0, 1.0, 1.0], "looped_mlp.slope": 0.5,
     "bigram.buckets": 50, "value_embedding.readers": [0], "embed_init_std": 0.05,
 })  # fmt: skip
-CLIP = ClipSteps(kind="clip", matrix_bits=6, embedding_bits=8, table_bits=6, embedding_clip_ratio=1.55,
-                 table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
+CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
+                 embedding_clip_ratio=1.55, table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
 QUANTIZE = QuantizeConfig(solver="gptq", steps=CLIP, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
                           block_columns=16)  # fmt: skip
 RATE_STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
@@ -256,7 +257,9 @@ def logit_error(model, network, ids_NT):
 
 
 def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model, ids_NT, bundle):
-    fine = replace(QUANTIZE, steps=replace(CLIP, matrix_bits=8, table_bits=8))
+    fine = replace(
+        QUANTIZE, steps=replace(CLIP, bits=replace(CLIP.bits, attention=8, mlp=8, looped=8, other=8, table=8))
+    )
     near = dequantized_model(quantize_plan(plan_quantization(model, bundle, fine), 4.0), MODEL)
     far = dequantized_model(quantize_plan(plan_quantization(model, bundle, QUANTIZE), 60.0), MODEL)
     assert logit_error(model, near, ids_NT) < 0.03  # steps of about a thirtieth of a standard deviation

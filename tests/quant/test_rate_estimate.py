@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
+from pipeline.quant.config import ClipSteps, CodeBits, QuantizeConfig, RateSteps
 from pipeline.quant.layer_report import entropy_bits
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
 from pipeline.quant.quantizer import quantize_plan
 from pipeline.quant.rate_estimate import RateEstimate
 
-CLIP = ClipSteps(kind="clip", matrix_bits=8, embedding_bits=8, table_bits=8, embedding_clip_ratio=1.0,
-                 table_clip_ratio=1.0, min_clip_std=2.0, max_clip_std=600.0)  # fmt: skip
+CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=8, mlp=8, looped=8, other=8, embedding=8, table=8),
+                 embedding_clip_ratio=1.0, table_clip_ratio=1.0, min_clip_std=2.0, max_clip_std=600.0)  # fmt: skip
 RATE = RateSteps(kind="rate", row_exponent=1.0, column_exponent=1.0, lookup_exponent=1.0)
 
 
@@ -19,10 +19,10 @@ def gaussian_plan(rule, curvature=1.0):
     weight_RC = torch.randn(40, 6000, generator=generator) * torch.logspace(-2, 0, 40)[:, None]
     curvature_R = torch.full((40,), curvature, dtype=torch.float64)
     step_C = torch.full((6000,), 0.5) if rule is RATE else None
-    group = TensorGroup(("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C)
-    return QuantizationPlan(
-        (group,), {}, ("a",), QuantizeConfig(solver="gptq", steps=rule, damp_frac=0.01, block_columns=8)
-    )
+    group = TensorGroup(("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C, 127)
+    config = QuantizeConfig(solver="gptq", steps=rule, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
+                            block_columns=8)  # fmt: skip
+    return QuantizationPlan((group,), {}, ("a",), config)
 
 
 @pytest.mark.parametrize(("rule", "bits"), [(CLIP, 1.0), (CLIP, 4.0), (RATE, 0.5), (RATE, 2.0), (RATE, 6.0)])
