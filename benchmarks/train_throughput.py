@@ -18,7 +18,7 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +50,8 @@ class Case(NamedTuple):
     """Sequences per pass of our step."""
     plain_micro_batch_sequences: int | None
     """The same of the plain step."""
+    peak_sizes: tuple[int, ...]
+    """Sizes of the square products that the peak is the best of."""
 
 
 class Measured(NamedTuple):
@@ -62,14 +64,14 @@ class Measured(NamedTuple):
 def cases(size: str, device: torch.device) -> dict[str, Case]:
     """Return what is measured on a device at a size, full or small."""
     if size == "small":
-        return {"small": Case(cpu_model(model_dim=32, vocab_size=64, context_tokens=32), 128, 2, None)}
+        return {"small": Case(cpu_model(model_dim=32, vocab_size=64, context_tokens=32), 128, 2, None, (64,))}
     if device.type == "cpu":
-        return {"4f1c-d256": Case(cpu_model(256, 1024, 512), 8192, 4, None)}
+        return {"4f1c-d256": Case(cpu_model(256, 1024, 512), 8192, 4, None, (1024, 2048, 3072))}
     recipes = ("nightcrawler-7f3c", "sp8192-loop3")
     models = {name: load_params(ROOT / "recipes" / f"{name}.yaml", ["model"]).model for name in recipes}
     return {
-        "nightcrawler-7f3c": Case(models["nightcrawler-7f3c"], 98304, None, None),
-        "sp8192-loop3": Case(models["sp8192-loop3"], 98304, 24, 24),
+        "nightcrawler-7f3c": Case(models["nightcrawler-7f3c"], 98304, None, None, (4096, 8192)),
+        "sp8192-loop3": Case(models["sp8192-loop3"], 98304, 24, 24, (4096, 8192)),
     }
 
 
@@ -141,10 +143,10 @@ def measure(case: Case, device: torch.device, rounds: int, compiled: bool, ranks
 
     for _ in range(2):
         one_of_ours(), one_plain()
-    seconds, peaks = [], [_alone(lambda: matmul_peak(device), ranks)]
+    seconds, peaks = [], [_alone(lambda: matmul_peak(device, case.peak_sizes), ranks)]
     for _ in range(rounds):
         seconds.append(Measured(one_of_ours(), one_plain()))
-        peaks.append(_alone(lambda: matmul_peak(device), ranks))
+        peaks.append(_alone(lambda: matmul_peak(device, case.peak_sizes), ranks))
     result: dict[str, Any] = {"flops_per_token": flops / case.batch_tokens, "batch_tokens": case.batch_tokens,
                               "attention": kernel, "compiled": compiled, "rounds": rounds, "peak_flops": max(peaks),
                               "processes": ranks.world_size,
@@ -192,10 +194,10 @@ def plain_step_of(model: LoopedUNet, backward: Backward, tokens_BT: Tensor) -> C
     return step
 
 
-def matmul_peak(device: torch.device) -> float:
+def matmul_peak(device: torch.device, sizes: Sequence[int]) -> float:
     """Return the operations per second of the best of several large square bfloat16 products."""
     best = 0.0
-    for size in (1024, 2048, 3072) if device.type == "cpu" else (4096, 8192):
+    for size in sizes:
         a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
         multiply = functools.partial(torch.mm, a, b)
         multiply()

@@ -53,5 +53,5 @@ def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | N
 
 
 def conditional_variance(factor: Factor) -> Tensor:
-    """Return what of each input the later columns cannot compensate, 1 / U_cc^2, float64 (C,); zero where dead."""
+    """Return what of each input the later columns cannot compensate, V_cc^2, float64 (C,); zero where dead."""
     return torch.empty_like(factor.variance_C).index_copy_(0, factor.order_C, factor.variance_C)

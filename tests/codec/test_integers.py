@@ -31,7 +31,7 @@ def round_trip(matrices):
     return stream, excess_N, parameters
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.sampled_from([np.int8, np.int16]).flatmap(
@@ -65,7 +65,7 @@ def test_extreme_matrices_round_trip(codes_RC):
     round_trip([codes_RC])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.int64, st.integers(1, 50), elements=st.integers(0, 31743)))
 def test_vectors_are_kept_exactly_when_told_to(value_N):
     writer = IntegerWriter()

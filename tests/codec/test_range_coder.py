@@ -25,7 +25,7 @@ def codelength_bytes(runs):
     return sum(float(np.sum(TABLE_BITS - np.log2(frequency_N))) for _, frequency_N in runs) / 8
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 300)), max_size=5), st.integers(0, 7), st.integers(0, 99))
 def test_round_trip_is_exact(sizes, lane_bits, seed):
     generator = np.random.default_rng(seed)

@@ -38,7 +38,7 @@ def test_ranks_take_contiguous_slices_of_the_same_global_batch(world_size):
         assert torch.equal(torch.cat(shares), sampler.batch(step, 8, 0, 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 5))
 def test_every_sequence_once_per_epoch_and_never_across_shards(lengths, sequence_tokens, batch_sequences):
     shards = numbered_shards(*lengths)
@@ -124,7 +124,7 @@ def expected_places(shards: list[np.ndarray], sequence_tokens: int, shift: int) 
     return places
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents_of_shards, st.integers(1, 6), st.integers(0, 1), st.integers(0, 3))
 def test_document_aware_sequences_start_at_the_first_document_start_in_reach(documents, sequence_tokens, cut, seed):
     """Every epoch is, for some shift of the grid, what a slow oracle gives; and every token is read in some epoch."""

@@ -33,7 +33,7 @@ def test_nasty_documents(toy_processor, toy_table):
     assert int(count_bytes(batch.tokens_M, toy_table).sum()) == batch.bytes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=4))
 @example([" \u2581", "a\u2581"])
 def test_any_text(toy_processor, toy_table, documents):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.data.shards import ShardError, open_shard, open_shards, shard_paths, write_shard
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300))
 def test_round_trip(ids):
     with tempfile.TemporaryDirectory() as folder:

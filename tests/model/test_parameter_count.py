@@ -12,7 +12,7 @@ WIDTHS = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2]), st.sampled_
 TABLES = st.tuples(st.integers(4, 40), st.integers(1, 12), st.integers(1, 5))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(CORE, WIDTHS, TABLES, st.integers(1, 5), st.integers(1, 5))
 def test_the_crawler_counts_as_the_formula(core, widths, tables, mult, looped_mult):
     (unique, looped, loops), (groups, per_group, head), (vocab, table_dim, flow) = core, widths, tables
@@ -40,7 +40,6 @@ def test_the_crawler_counts_as_the_formula(core, widths, tables, mult, looped_mu
     assert network.schedule.effective_depth == unique + looped * loops
 
 
-@settings(deadline=None)
 @given(st.integers(2, 8), st.integers(1, 4), st.integers(1, 5))
 def test_a_folded_stack_counts_its_blocks_once_and_its_skips_by_visits(blocks, loops, mult):
     start, end = 1, max(1, blocks - 2)

@@ -19,7 +19,9 @@ def gaussian_plan(rule, curvature=1.0):
     weight_RC = torch.randn(40, 6000, generator=generator) * torch.logspace(-2, 0, 40)[:, None]
     curvature_R = torch.full((40,), curvature, dtype=torch.float64)
     step_C = torch.full((6000,), 0.5) if rule is RATE else None
-    group = TensorGroup(("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C, 127 if rule is CLIP else None)
+    group = TensorGroup(
+        ("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C, 127 if rule is CLIP else None
+    )
     config = QuantizeConfig(solver="gptq", steps=rule, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
                             block_columns=8)  # fmt: skip
     return QuantizationPlan((group,), {}, ("a",), config)
