@@ -103,6 +103,7 @@ def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
 
     if not path.is_file():
         raise ValueError(_absent(path))
+    path.open("rb").close()  # a stage's firewall sees this open; the one of safetensors is compiled code
     try:
         tensors = load_file(path)
     except (SafetensorError, ValueError) as error:

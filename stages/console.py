@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from pipeline.artifacts import git_commit, provenance
+from pipeline.firewall import raise_walls
 
 SECONDS_BETWEEN_LINES = 5.0
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,12 +26,13 @@ seed_option = click.option("--seed", type=int, required=True, help="Training see
 
 
 class Stage:
-    """One running stage: its provenance (hashed at the start), its log and its summary."""
+    """One running stage: its walls and its provenance (both from the start), its log and its summary."""
 
     def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str) -> None:
         self.rank = rank
         self.started = time.monotonic()
-        self.provenance = provenance(name, ROOT, sections, inputs if rank == 0 else [])
+        walls = raise_walls(name)
+        self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
         digest = self.provenance["params_sha256"][:12]
         libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
         self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
