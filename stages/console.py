@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. On a terminal long work shows a
 plain line every few seconds.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -62,6 +63,12 @@ class Stage:
                 yield report
         else:
             yield _PlainLines(label, unit, self.log)
+
+
+def machine_environment() -> dict[str, str]:
+    """Return the variables by which a fresh process finds this machine's programs, libraries and GPUs."""
+    names = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class _PlainLines:

@@ -133,7 +133,7 @@ def test_only_the_launcher_reads_the_environment():
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv")
     }
     # torchrun's ranks; what a child process needs of this machine
-    assert readers <= {"pipeline/training/launch.py", "benchmarks/course.py", "stages/package.py"}
+    assert readers <= {"pipeline/training/launch.py", "benchmarks/course.py", "stages/console.py"}
 
 
 def test_source_is_ascii():

@@ -41,15 +41,18 @@ Ledgers = Mapping[str, Rows]
 class Evaluator(Protocol):
     """Scores streams under every item, each stream as if it were the only one."""
 
-    protocols: Mapping[str, Mapping[str, Any]]
-    """Item -> the protocol it declares, as plain data; known after the first call."""
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """Item -> the protocol it declares, as plain data; known after the first call."""
+        ...
 
     def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
         """Return the ledgers of every stream, in order."""
         ...
 
 
-Verdict = Literal["pass", "fail", "not applicable"]
+Verdict = Literal["pass", "fail", "alarm", "not applicable"]
+"""An alarm is no proof of a violation: it wants a person's explanation, and fails nothing."""
 
 
 class Finding(NamedTuple):

@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,9 +153,9 @@ def _score_artifact(
             say(score_line(protocol.kind, ledger.val_loss, ledger.val_bpb))
             ledgers.append(ledger)
         if folder is not None:
-            columns = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
-            lengths = [rows.num_targets for rows in ledgers]
-            np.savez(folder / f"{item}.npz", lengths=lengths, protocol=json.dumps(ledgers[0].protocol), **columns)
+            columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
+            columns["lengths"] = [rows.num_targets for rows in ledgers]
+            np.savez(folder / f"{item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
     say(f"total_eval_time:{time.perf_counter() - started:.1f}s")
 
 

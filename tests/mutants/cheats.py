@@ -4,6 +4,7 @@ The toy: a decayed sum of embeddings, a linear head, a softmax. It sees all that
 check passes it; each mutant overrides the one step that its historical model got wrong.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -55,7 +56,7 @@ class Honest:
     def documents(self, tokens: np.ndarray) -> list[np.ndarray]:
         """Return the targets of every document, its BOS, which the document before predicts, left to that one."""
         starts = [*np.flatnonzero(tokens == self.bos_id), len(tokens) - 1]
-        return [np.arange(first, last) for first, last in zip(starts, starts[1:], strict=False)]
+        return [np.arange(first, last) for first, last in itertools.pairwise(starts)]
 
 
 def picked(values_NV: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ class MinOverPasses(Honest):
 
 
 class TargetKeyedCache(Honest):
-    """Looks the pair (previous token, target) up among the pairs scored so far and lifts the target when it is there."""
+    """Looks the pair (previous token, target) up among those scored so far and lifts the target when it is there."""
 
     def nats(self, tokens: np.ndarray) -> np.ndarray:
         probabilities, seen = np.exp(-super().nats(tokens)), set()
@@ -186,7 +187,7 @@ class TwoOrders(Honest):
 
     def nats(self, tokens: np.ndarray) -> np.ndarray:
         bounds = [*np.flatnonzero(tokens == self.bos_id), len(tokens)]
-        spans = [np.arange(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+        spans = [np.arange(first, last) for first, last in itertools.pairwise(bounds)]
         back = np.concatenate(spans[::-1])
         hidden = np.empty((len(tokens), WIDTH))
         hidden[back] = self.hidden(tokens[back])

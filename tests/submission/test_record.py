@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import folder_digest
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.build import size_note
 from pipeline.submission.config import PackageConfig
 from pipeline.submission.log_lines import score_line
 from pipeline.submission.minify import wrapped_forms
-from pipeline.submission.record import SeedRun, assemble, folder_digest, imported_packages, requirements_text
+from pipeline.submission.record import SeedRun, assemble, imported_packages, requirements_text
 from pipeline.submission.schema import check_submission
 
 CONFIG = PackageConfig(
