@@ -1,6 +1,6 @@
 """The audit of a record folder: all checks, one verdict, a table.
 
-Checked by: tests/audit/test_record_checks.py, tests/stages/test_audit.py.
+Checked by: tests/stages/test_audit.py.
 """
 
 from collections.abc import Mapping

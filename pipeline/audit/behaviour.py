@@ -42,7 +42,7 @@ def audit_behaviour(evaluate: Evaluator, maker: StreamMaker, tolerance: float) -
 
     `tolerance`: nats by which two equal runs may differ, 0 on a CPU.
     """
-    many, short = maker.stream("many documents", DOCUMENT_TOKENS), maker.stream("short", [24])
+    many, short = maker.stream("many documents", DOCUMENT_TOKENS), maker.repeated("short", 12)
     two_processes = evaluate([many.tokens, short.tokens], num_processes=2)
     basis = Basis(maker, [many, short, *_sized_streams(maker, evaluate.protocols)], [], evaluate.protocols, tolerance)
     questions = {
@@ -66,13 +66,13 @@ def audit_behaviour(evaluate: Evaluator, maker: StreamMaker, tolerance: float) -
 
 
 def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]]) -> list[Stream]:
-    """Return the smallest stream, a document of more than two contexts, and a stream of more than two chunks."""
+    """Return the smallest stream, a document of more than two contexts, and a stream of 1.6 chunks."""
     context = max(int(protocol["context_tokens"]) for protocol in protocols.values())
     longest = max(
         int(value) for fields in protocols.values() for key, value in fields.items() if key.endswith("_tokens")
     )
     sizes = [int(2.2 * context)]
-    while sum(sizes) < 2.1 * longest:
+    while sum(sizes) < 1.6 * longest:
         sizes += [length * max(1, longest // 4096) for length in DOCUMENT_TOKENS]
     return [maker.stream("pair", [1]), maker.stream("over-long document", sizes[:1]), maker.stream("long", sizes)]
 
@@ -103,7 +103,7 @@ def ask_future(basis: Basis) -> Question:
 def ask_normalisation(basis: Basis) -> Question:
     """T3: with every id of the vocabulary in a target's place, the probabilities add up to one."""
     base_M = basis.streams[SHORT].tokens
-    targets = [len(base_M) - 2, len(base_M) // 2]
+    targets = [len(base_M) - 2, len(base_M) * 3 // 4]
     vocabulary = np.arange(basis.maker.vocab_size)
     streams = [_replaced(base_M, target + 1, token) for target in targets for token in vocabulary.tolist()]
 

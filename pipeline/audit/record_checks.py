@@ -4,7 +4,7 @@ One idea: a number in a record is worth what it can be recomputed from. What nee
 stage reports) says `not applicable` when they are not at hand, instead of passing.
 
 Source: the table of checks in docs/legality.md.
-Checked by: tests/audit/test_record_checks.py.
+Checked by: tests/stages/test_audit.py.
 """
 
 import math

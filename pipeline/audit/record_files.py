@@ -1,6 +1,6 @@
 """What an audit reads: the record folder, and the files of the run that made it where they are at hand.
 
-Checked by: tests/audit/test_record_checks.py.
+Checked by: tests/stages/test_audit.py.
 """
 
 import json

@@ -66,6 +66,12 @@ class StreamMaker:
         rows = [[self.bos_id, *self.processor.encode(text)] for text in texts]
         return Stream(name, np.array([token for row in rows for token in row]), texts)
 
+    def repeated(self, name: str, num_tokens: int) -> Stream:
+        """Return one document that says a text of about so many tokens twice: caches and hints find all of it."""
+        text = self.text(num_tokens)
+        text = self._settle(f"{text} {text}")
+        return Stream(name, np.array([self.bos_id, *self.processor.encode(text)]), (text,))
+
     def changed(self, stream: Stream, positions: np.ndarray) -> np.ndarray:
         """Return the tokens with other words at `positions`; BOS tokens stay where they are and none is added."""
         tokens_M = stream.tokens.copy()
