@@ -151,12 +151,13 @@ class ByteSpread(Honest):
 
 
 class RescoredTail(Honest):
-    """Every trailing window scores the last stride again."""
+    """Every trailing window scores the last stride again, with a context that suits it better."""
 
     def rows(self, tokens: np.ndarray) -> Rows:
         rows = super().rows(tokens)
         tail = np.arange(max(0, len(tokens) - 5), len(tokens) - 1)
-        return Rows(*(np.concatenate([column, column[tail]]) for column in rows))
+        again = rows._replace(nats=rows.nats - 0.1)
+        return Rows(*(np.concatenate([first, second[tail]]) for first, second in zip(rows, again, strict=True)))
 
 
 class DroppedTail(Honest):
@@ -211,8 +212,21 @@ class Race(Honest):
     def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
         answers = super().__call__(streams)
         for each in answers if num_processes > 1 else []:
-            each["toy"].nats[::7] += 0.01
+            each["toy"].nats[100:120] += 0.01
         return answers
+
+
+class Memory(Honest):
+    """Keeps what it has learnt from one stream for the next, as long as its process lives."""
+
+    def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
+        self.seen: set[bytes] = set()
+        return super().__call__(streams, num_processes)
+
+    def nats(self, tokens: np.ndarray) -> np.ndarray:
+        known = tokens.tobytes() in self.seen
+        self.seen.add(tokens.tobytes())
+        return super().nats(tokens) - 0.1 * known
 
 
 class Canned(Honest):
@@ -240,6 +254,7 @@ EXPECTED = {
     TwoOrders: {"T2", "T7"},
     SmearOverBos: {"T5"},
     Race: {"T7"},
+    Memory: {"T3", "T7"},
     Canned: {"T12"},
 }
 """Mutant -> the checks that must fail, all others passing or not applicable."""
