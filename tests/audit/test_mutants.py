@@ -61,7 +61,17 @@ def recipe_protocols() -> dict[str, dict]:
     return found
 
 
-@pytest.mark.parametrize("name", recipe_protocols())
+def one_of_each_kind_first() -> list:
+    """Return the names of the protocols; all but the first of a kind are slow."""
+    kinds: set[str] = set()
+    cases = []
+    for name, fields in recipe_protocols().items():
+        cases.append(pytest.param(name, marks=pytest.mark.slow if fields["kind"] in kinds else ()))
+        kinds.add(fields["kind"])
+    return cases
+
+
+@pytest.mark.parametrize("name", one_of_each_kind_first())
 def test_every_protocol_of_every_recipe_passes(name: str, small_processor) -> None:
     evaluator = Library(small_processor, {"item": recipe_protocols()[name]})
     findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=0.0)
