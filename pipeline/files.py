@@ -35,3 +35,16 @@ def sha256_of_file(path: Path) -> str:
     """Return the hex sha256 of a file, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the hex sha256 over the sorted relative names and the contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files_below(folder)):
+        digest.update(f"{name}\0{sha256_of_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield all files of a folder, at any depth."""
+    return (path for path in folder.rglob("*") if path.is_file())

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. On a terminal long work shows a
 plain line every few seconds.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 import click
 
 from pipeline.artifacts import git_commit, provenance
+from pipeline.firewall import raise_walls
 
 SECONDS_BETWEEN_LINES = 5.0
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,12 +27,13 @@ seed_option = click.option("--seed", type=int, required=True, help="Training see
 
 
 class Stage:
-    """One running stage: its provenance (hashed at the start), its log and its summary."""
+    """One running stage: its walls and its provenance (both from the start), its log and its summary."""
 
     def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str) -> None:
         self.rank = rank
         self.started = time.monotonic()
-        self.provenance = provenance(name, ROOT, sections, inputs if rank == 0 else [])
+        walls = raise_walls(name)
+        self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
         digest = self.provenance["params_sha256"][:12]
         libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
         self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
@@ -60,6 +63,12 @@ class Stage:
                 yield report
         else:
             yield _PlainLines(label, unit, self.log)
+
+
+def machine_environment() -> dict[str, str]:
+    """Return the variables by which a fresh process finds this machine's programs, libraries and GPUs."""
+    names = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class _PlainLines:

@@ -1,10 +1,8 @@
 """`fairway package`: all seeds' outputs -> the record folder, proven by running it."""
 
-import os
-
 import click
 
-from stages.console import ROOT, Stage, params_option
+from stages.console import ROOT, Stage, machine_environment, params_option
 
 
 @click.command()
@@ -22,11 +20,11 @@ def package(params_path: str) -> None:
     from pipeline.artifacts import path_of
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.shards import shard_paths
-    from pipeline.files import sha256_of_file
+    from pipeline.files import folder_digest, sha256_of_file
     from pipeline.submission.build import check_sizes, record_source, shipped_program, size_note
     from pipeline.submission.minify import unwrap
     from pipeline.submission.program import Recipe, recipe_digest
-    from pipeline.submission.record import assemble, folder_digest, imported_packages
+    from pipeline.submission.record import assemble, imported_packages
     from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run
 
     params = load_params(params_path, SECTIONS)
@@ -64,9 +62,3 @@ def package(params_path: str) -> None:
         f"         {size_note(params.size, len(code), submission['bytes_total'])}; "
         f"{path_of('submission')}/, folder digest {folder_digest(path_of('submission'))[:16]}",
     )
-
-
-def machine_environment() -> dict[str, str]:
-    """Return the variables by which a fresh process finds this machine's programs, libraries and GPUs."""
-    names = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
-    return {name: os.environ[name] for name in names if name in os.environ}

@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from pipeline.quant.moments import Bundle
 from pipeline.quant.quantizer import fit_to_budget
 from pipeline.ranks import Ranks
 from pipeline.scoring.config import EvaluateConfig
+from pipeline.scoring.ledger import LEDGER_COLUMNS
 from pipeline.scoring.run import score_item
 from pipeline.submission.log_lines import digest_line, score_line, size_lines
 from pipeline.training.config import TrainConfig
@@ -88,7 +89,7 @@ def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
             fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)
             write_bytes(artifact, fitted)
     if ranks.rank == 0:
-        _score_artifact(recipe, artifact, inputs, device)
+        _score_artifact(recipe, artifact, inputs, device, arguments.ledger)
 
 
 def calibrate_record(recipe: Recipe, model: LoopedUNet, data: Path, ranks: Ranks, device: torch.device) -> Bundle:
@@ -104,6 +105,7 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with *train_*.bin and *val_*.bin")
     parser.add_argument("--tokenizer", type=Path, help="SentencePiece .model; default: the first in tokenizers/")
     parser.add_argument("--evaluate-only", type=Path, metavar="ARTIFACT", help="score this artifact, train nothing")
+    parser.add_argument("--ledger", type=Path, help="score each val shard by itself, write nats per target here")
     parser.add_argument("--output", type=Path, default=Path("model.fwy"), help="where the trained artifact goes")
     return parser.parse_args()
 
@@ -132,7 +134,10 @@ def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs
     return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor))
 
 
-def _score_artifact(recipe: Recipe, artifact: Path, inputs: ScoringInputs, device: torch.device) -> None:
+def _score_artifact(
+    recipe: Recipe, artifact: Path, inputs: ScoringInputs, device: torch.device, folder: Path | None
+) -> None:
+    """Score the val stream under every item; with a `folder` each val shard instead, and leave the rows there."""
     started = time.perf_counter()
     tokens_M = inputs.tokens_M
     for line in size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size):
@@ -146,8 +151,15 @@ def _score_artifact(recipe: Recipe, artifact: Path, inputs: ScoringInputs, devic
     model = dequantized_model(tensors, recipe.model)
     for item in recipe.evaluate.items:
         protocol = recipe.evaluate.protocols[item]
-        ledger = score_item(model, tokens_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent)
-        say(score_line(protocol.kind, ledger.val_loss, ledger.val_bpb))
+        ledgers = []
+        for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
+            ledger = score_item(model, stream_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent)
+            say(score_line(protocol.kind, ledger.val_loss, ledger.val_bpb))
+            ledgers.append(ledger)
+        if folder is not None:
+            columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
+            columns["lengths"] = [rows.num_targets for rows in ledgers]
+            np.savez(folder / f"{item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
     say(f"total_eval_time:{time.perf_counter() - started:.1f}s")
 
 

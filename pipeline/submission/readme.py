@@ -113,8 +113,6 @@ def _condition_section(submission: Mapping[str, Any]) -> str:
         if kind == "ttt"
         else "Scoring never changes the model."
     )
-    audit = submission["audit"]
-    verdict = "not yet audited" if audit["version"] is None else f"{audit['version']}: {', '.join(audit['checks'])}"
     return (
         "## The four conditions\n\n"
         "1. **Strict causality.** Attention, the smear gate and the bigram table read only the current and earlier "
@@ -124,7 +122,8 @@ def _condition_section(submission: Mapping[str, Any]) -> str:
         f"3. **Score before update.** {update}\n"
         "4. **One pass.** Left to right, every target once; no result chooses between runs. Calibration reads training "
         "shards only.\n\n"
-        f"Audit verdict: {verdict}."
+        "An audit of this folder is not part of it, because it names the folder by its digest: `fairway audit FOLDER` "
+        "runs `train_gpt.py` on small streams and writes verdict, evidence and digest to audit.json."
     )
 
 

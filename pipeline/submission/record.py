@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import sha256_of_file
+from pipeline.files import files_below, sha256_of_file
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.build import check_sizes
 from pipeline.submission.config import PackageConfig
@@ -210,20 +210,8 @@ def requirements_text(code: bytes, versions: Mapping[str, str]) -> str:
     return "".join(f"{name}=={versions[name].partition('+')[0]}\n" for name in imported_packages(code))
 
 
-def folder_digest(folder: Path) -> str:
-    """Return the hex sha256 over the sorted relative names and the contents of all files of a folder."""
-    digest = hashlib.sha256()
-    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in _files(folder)):
-        digest.update(f"{name}\0{sha256_of_file(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
 def _file_bytes(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(_files(folder))}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files_below(folder))}
 
 
 def _write_text(path: Path, text: str) -> None:

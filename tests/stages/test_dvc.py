@@ -30,7 +30,9 @@ def test_no_stage_depends_on_a_whole_package(name: str):
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_describes_itself_and_lists_the_sections_it_loads(name: str):
     assert STAGES[name]["desc"].endswith(".")
-    assert {param.split(".")[0] for param in STAGES[name]["params"]} == set(loaded_sections(COMMAND_OF[name], REPO))
+    assert {param.split(".")[0] for param in STAGES[name].get("params", [])} == set(
+        loaded_sections(COMMAND_OF[name], REPO)
+    )
 
 
 @pytest.mark.parametrize("name", STAGES)

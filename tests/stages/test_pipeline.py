@@ -85,12 +85,12 @@ def test_a_second_repro_runs_nothing(finished):
 
 def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
     project.edit(quantize={"damp_frac": 0.02})
-    assert set(project.repro()) == {"quantize@1", *EVALUATIONS, "package"}
+    assert set(project.repro("package")) == {"quantize@1", *EVALUATIONS, "package"}
 
 
 def test_a_protocol_reruns_its_own_item_and_package(project):
     project.edit(evaluate={"protocols": {**_protocols(project), "blocks": {"kind": "blocks", "context_tokens": 16}}})
-    assert set(project.repro()) == {"evaluate@1-blocks", "package"}
+    assert set(project.repro("package")) == {"evaluate@1-blocks", "package"}
 
 
 def _protocols(project) -> dict:

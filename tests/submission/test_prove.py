@@ -8,7 +8,7 @@ from pipeline.submission.minify import wrap
 from pipeline.submission.prove import ProofError, prove
 from pipeline.submission.record import SeedRun
 from pipeline.submission.runs import prove_runs
-from stages.package import machine_environment
+from stages.console import machine_environment
 
 PROGRAM = """
 import argparse

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import folder_digest
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.build import size_note
 from pipeline.submission.config import PackageConfig
 from pipeline.submission.log_lines import score_line
 from pipeline.submission.minify import wrapped_forms
-from pipeline.submission.record import SeedRun, assemble, folder_digest, imported_packages, requirements_text
+from pipeline.submission.record import SeedRun, assemble, imported_packages, requirements_text
 from pipeline.submission.schema import check_submission
 
 CONFIG = PackageConfig(
@@ -121,7 +122,7 @@ def test_readme_numbers_come_from_the_same_folder(tmp_path):
             assert f"| `{path.relative_to(folder).as_posix()}` | {path.stat().st_size:,} |" in text
     assert f"**val_bpb {submission['val_bpb']:.8f}**" in text
     assert "| 8 | ttt | artifact | 3.00800000 | 1.50400000 | 99 | 250 |" in text
-    assert "Audit verdict: not yet audited." in text
+    assert "`fairway audit FOLDER`" in text
     assert "--nproc_per_node=2 train_gpt.py --seed 8 --data DIR --tokenizer tokenizers/toy.model" in text
     assert "only after all targets of that chunk are scored" in text
 

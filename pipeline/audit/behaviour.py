@@ -1,0 +1,253 @@
+"""Checks T1 to T7 and T12: what streams and ledgers alone can prove about an evaluator.
+
+One idea: every check is a question, a few streams and a judge of their ledgers. The questions do not depend on each
+other's answers, so that one call of the evaluator, which may be one start of a shipped program, answers them all.
+
+Axes: M tokens, N = M - 1 targets; target j is token j + 1; V vocabulary.
+Source: the table of checks in docs/legality.md.
+Differs: T12 runs the record as it scores; compiled models and other attention kernels are compared by the GPU check.
+Checked by: tests/audit/test_mutants.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.audit.comparisons import Comparison, changed_targets, scored_before, scores_agree
+from pipeline.audit.evaluator import Evaluator, Finding, Ledgers, failed, not_applicable, passed
+from pipeline.audit.rows_checks import Basis, judge_bytes, judge_exactly_once
+from pipeline.audit.streams import Stream, StreamMaker
+
+SUM_TOLERANCE = 1e-4
+"""T3: a float32 log-softmax over a vocabulary, exponentiated and summed, is 1 within a few 1e-6; a cheat is not."""
+SHAPE_TOLERANCE_NATS = 1e-3
+"""T7: other batch shapes add float32 sums up in another order, which training on a chunk amplifies."""
+DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
+MANY, SHORT, PAIR, OVER_LONG, LONG = range(5)
+"""Position of each base stream."""
+
+Judge = Callable[[Sequence[Ledgers]], Finding]
+
+
+class Question(NamedTuple):
+    """Streams, and a judge of the ledgers of these streams."""
+
+    streams: list[np.ndarray]
+    judge: Judge
+
+
+def audit_behaviour(evaluate: Evaluator, maker: StreamMaker, tolerance: float) -> dict[str, Finding]:
+    """Return the findings of T1 to T7 and T12; the evaluator is called twice.
+
+    `tolerance`: nats by which two equal runs may differ, 0 on a CPU.
+    """
+    many, short = maker.stream("many documents", DOCUMENT_TOKENS), maker.repeated("short", 12)
+    two_processes = evaluate([many.tokens, short.tokens], num_processes=2)
+    basis = Basis(maker, [many, short, *_sized_streams(maker, evaluate.protocols)], [], evaluate.protocols, tolerance)
+    questions = {
+        "T1": Question([], lambda answers: judge_exactly_once(basis)),
+        "T2": ask_future(basis),
+        "T3": ask_normalisation(basis),
+        "T4": Question([], lambda answers: judge_bytes(basis)),
+        "T5": ask_isolation(basis),
+        "T6": ask_order(basis),
+        "T7": ask_repetition(basis, two_processes),
+        "T12": ask_positions(basis),
+    }
+    asked = [stream.tokens for stream in basis.streams]
+    answers = evaluate([*asked, *(tokens for question in questions.values() for tokens in question.streams)])
+    basis.ledgers.extend(answers[: len(asked)])
+    findings, at = {}, len(asked)
+    for check, question in questions.items():
+        findings[check] = question.judge(answers[at : at + len(question.streams)])
+        at += len(question.streams)
+    return findings
+
+
+def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]]) -> list[Stream]:
+    """Return the smallest stream, a document of more than two contexts, and a stream of 1.6 chunks."""
+    context = max(int(protocol["context_tokens"]) for protocol in protocols.values())
+    longest = max(
+        int(value) for fields in protocols.values() for key, value in fields.items() if key.endswith("_tokens")
+    )
+    sizes = [int(2.2 * context)]
+    while sum(sizes) < 1.6 * longest:
+        sizes += [length * max(1, longest // 4096) for length in DOCUMENT_TOKENS]
+    return [maker.stream("pair", [1]), maker.stream("over-long document", sizes[:1]), maker.stream("long", sizes)]
+
+
+def ask_future(basis: Basis) -> Question:
+    """T2: other content after a cut moves no score that came before the first target it changes."""
+    cuts = [(MANY, cut) for cut in (2, *basis.maker.random.integers(3, len(basis.streams[MANY].tokens), 3).tolist())]
+    longest = len(basis.streams[LONG].tokens)
+    cuts += [(MANY, len(basis.streams[MANY].tokens) - 1), (LONG, int(0.72 * longest))]
+    streams = [
+        basis.maker.changed(basis.streams[index], np.arange(cut, len(basis.streams[index].tokens)))
+        for index, cut in cuts
+    ]
+
+    def judge(answers: Sequence[Ledgers]) -> Finding:
+        comparisons = []
+        for (index, cut), tokens, ledgers in zip(cuts, streams, answers, strict=True):
+            base, base_M = basis.ledgers[index], basis.streams[index].tokens
+            moved = changed_targets(base_M, tokens)
+            targets = {item: np.unique(scored_before(base[item], moved)) for item in basis.items}
+            where = f"{basis.streams[index].name}, other tokens from {cut} on"
+            comparisons.append(Comparison(where, base, ledgers, len(base_M) - 1, _inside(targets, len(base_M) - 1)))
+        return scores_agree(comparisons, basis.tolerance, f"{len(cuts)} cuts")
+
+    return Question(streams, judge)
+
+
+def ask_normalisation(basis: Basis) -> Question:
+    """T3: with every id of the vocabulary in a target's place, the probabilities add up to one."""
+    base_M = basis.streams[SHORT].tokens
+    target = len(base_M) * 3 // 4  # in the second half, which says the first again
+    streams = [_replaced(base_M, target + 1, token) for token in range(basis.maker.vocab_size)]
+
+    def judge(answers: Sequence[Ledgers]) -> Finding:
+        worst, sums = 0.0, 0
+        for item in basis.items:
+            nats_V = np.array([each[item].spread(each[item].nats, len(base_M) - 1)[target] for each in answers])
+            if np.isnan(nats_V).any():
+                continue  # a dropped target is check T1's
+            total = float(np.exp(-nats_V).sum())
+            worst, sums = max(worst, abs(total - 1.0)), sums + 1
+            if not abs(total - 1.0) <= SUM_TOLERANCE:
+                return failed(f"{item}, short: probabilities at target {target} add up to {total:.6f}")
+        if not sums:
+            return not_applicable("the sampled target was not scored")
+        return passed(f"{sums} items, {len(streams)} ids: sums within {worst:.1g} of 1 (allowed {SUM_TOLERANCE:g})")
+
+    return Question(streams, judge)
+
+
+def declares_isolation(protocol: Mapping[str, Any]) -> bool:
+    """Return whether a protocol says that documents do not see each other."""
+    return bool(protocol.get("documents")) or protocol["kind"] == "lora-ttt"
+
+
+def ask_isolation(basis: Basis) -> Question:
+    """T5: where a protocol declares that documents are isolated, changing one moves no score of another."""
+    isolated = [item for item in basis.items if declares_isolation(basis.protocols[item])]
+    stream = basis.streams[MANY]
+    bounds = [*stream.starts.tolist(), len(stream.tokens)]
+    chosen = [0, 3, 5] if isolated else []
+    streams = [basis.maker.changed(stream, np.arange(bounds[each] + 1, bounds[each + 1])) for each in chosen]
+
+    def judge(answers: Sequence[Ledgers]) -> Finding:
+        if not isolated:
+            return not_applicable("no item declares isolated documents")
+        comparisons = []
+        for number, ledgers in zip(chosen, answers, strict=True):
+            # The BOS after a document is predicted from it, so that target is the document's own.
+            others = np.setdiff1d(np.arange(len(stream.tokens) - 1), np.arange(bounds[number], bounds[number + 1]))
+            where = f"{stream.name}, document {number} changed"
+            targets = dict.fromkeys(isolated, others)
+            comparisons.append(Comparison(where, basis.ledgers[MANY], ledgers, len(stream.tokens) - 1, targets))
+        return scores_agree(comparisons, basis.tolerance, f"{len(chosen)} documents changed")
+
+    return Question(streams, judge)
+
+
+def ask_order(basis: Basis) -> Question:
+    """T6: what is scored next depends on nothing that is not scored yet, the lengths of later documents included."""
+    stream, bos = basis.streams[MANY], basis.maker.bos_id
+    cut = int(stream.starts[4])
+    tails = [[], list(range(cut, len(stream.tokens), 3)), list(range(cut, len(stream.tokens), 150))]
+    streams = []
+    for starts in tails:
+        tokens_M = basis.maker.changed(stream, np.arange(cut, len(stream.tokens)))
+        tokens_M[cut:][tokens_M[cut:] == bos] = basis.maker.words[0]
+        tokens_M[starts] = bos
+        streams.append(tokens_M)
+
+    def judge(answers: Sequence[Ledgers]) -> Finding:
+        for starts, tokens_M, ledgers in zip(tails, streams, answers, strict=True):
+            moved = changed_targets(stream.tokens, tokens_M)
+            for item in basis.items:
+                first, second = basis.ledgers[MANY][item].target, ledgers[item].target
+                length = min(len(first), len(second))
+                differing = np.flatnonzero(first[:length] != second[:length])
+                if len(differing) and not np.isin(first[: differing[0]], moved).any():
+                    row = differing[0]
+                    return failed(f"{item}, {stream.name}, {len(starts)} documents after {cut} instead of 8: row {row} "
+                                  f"scores target {second[row]} instead of {first[row]}")  # fmt: skip
+        return passed(f"{len(tails)} other layouts of the documents after token {cut}: the same order before it")
+
+    return Question(streams, judge)
+
+
+def ask_repetition(basis: Basis, two_processes: Sequence[Ledgers]) -> Question:
+    """T7: again, on two processes and without the end of the stream: the same scores.
+
+    Without the end only the first group is compared: a protocol may plan its learning by the length of the stream.
+    """
+    many, short = basis.streams[MANY].tokens, basis.streams[SHORT].tokens
+    kept = int(0.6 * len(many))
+
+    def judge(answers: Sequence[Ledgers]) -> Finding:
+        again, shortened = answers
+        base, whole = basis.ledgers[MANY], dict.fromkeys(basis.items, np.arange(len(many) - 1))
+        repeated = scores_agree(
+            [Comparison("many documents, scored again", base, again, len(many) - 1, whole)], basis.tolerance, "again"
+        )
+        if repeated.verdict == "fail":
+            return repeated
+        first_group = {
+            item: np.intersect1d(_first_group(base, item), _first_group(shortened, item)) for item in basis.items
+        }
+        every = dict.fromkeys(basis.items, np.arange(len(short) - 1))
+        comparisons = [
+            Comparison("many documents, two processes", base, two_processes[0], len(many) - 1, whole),
+            Comparison("short, two processes", basis.ledgers[SHORT], two_processes[1], len(short) - 1, every),
+            Comparison(f"many documents, first {kept} tokens", base, shortened, len(many) - 1, first_group),
+        ]
+        return scores_agree(comparisons, SHAPE_TOLERANCE_NATS + basis.tolerance, "again, two processes, shortened")
+
+    return Question([many, many[:kept]], judge)
+
+
+def ask_positions(basis: Basis) -> Question:
+    """T12: one other token moves no score to its left, wherever it stands, and its own score follows it."""
+    stream = basis.streams[OVER_LONG]
+    length = len(stream.tokens)
+    context = max(int(protocol["context_tokens"]) for protocol in basis.protocols.values())
+    edges = [2, context - 1, context, context + 1, context + 2, 2 * context, 2 * context + 1, length - 1]
+    positions = sorted({at for at in (*edges, *basis.maker.random.integers(2, length, 3).tolist()) if 2 <= at < length})
+    streams = [basis.maker.changed(stream, np.array([at])) for at in positions]
+
+    def judge(answers: Sequence[Ledgers]) -> Finding:
+        base = basis.ledgers[OVER_LONG]
+        comparisons = [
+            Comparison(f"{stream.name}, another token {at}", base, ledgers, length - 1,
+                       dict.fromkeys(basis.items, np.arange(at - 1)))
+            for at, ledgers in zip(positions, answers, strict=True)
+        ]  # fmt: skip
+        for item in basis.items:
+            own = [
+                base[item].spread(base[item].nats, length - 1)[at - 1]
+                - ledgers[item].spread(ledgers[item].nats, length - 1)[at - 1]
+                for at, ledgers in zip(positions, answers, strict=True)
+            ]
+            if not np.nan_to_num(own).any():
+                return failed(f"{item}, {stream.name}: no score follows its token; they are not scores of this stream")
+        return scores_agree(comparisons, basis.tolerance, f"{len(positions)} positions")
+
+    return Question(streams, judge)
+
+
+def _replaced(tokens_M: np.ndarray, position: int, token: int) -> np.ndarray:
+    changed_M = tokens_M.copy()
+    changed_M[position] = token
+    return changed_M
+
+
+def _inside(targets: Mapping[str, np.ndarray], num_targets: int) -> dict[str, np.ndarray]:
+    return {item: each[(each >= 0) & (each < num_targets)] for item, each in targets.items()}
+
+
+def _first_group(ledgers: Ledgers, item: str) -> np.ndarray:
+    rows = ledgers[item]
+    return rows.target[rows.group == rows.group[0]] if len(rows.group) else rows.target

@@ -1,0 +1,78 @@
+"""What an evaluator is to the audit: streams in, rows out. And what a check says.
+
+One idea: the interface is so narrow that the shipped program, the library and every cheat fit behind it. Rows are taken
+as they come: no invariant of our own ledger is assumed, because an invariant that is assumed cannot be found broken.
+
+Axes: M tokens of a stream, N = M - 1 targets; target j is token j + 1. R rows.
+Source: the four conditions and the checks T1 to T15 (docs/legality.md).
+Checked by: tests/audit/test_mutants.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Rows(NamedTuple):
+    """The ledger of one stream under one protocol, in scoring order, unchecked."""
+
+    target: np.ndarray
+    """int (R,): scored targets."""
+    nats: np.ndarray
+    """float64 (R,): their nats."""
+    bytes: np.ndarray
+    """int (R,): bytes they stand for."""
+    group: np.ndarray
+    """int (R,): group each was scored in; between groups the model may have learnt."""
+
+    def spread(self, column: np.ndarray, num_targets: int) -> np.ndarray:
+        """Return float64 (N,): a column by target; NaN where a target has no row, its first row where it has many."""
+        by_target_N = np.full(num_targets, np.nan)
+        inside = (self.target >= 0) & (self.target < num_targets)
+        by_target_N[self.target[inside][::-1]] = column[inside][::-1]
+        return by_target_N
+
+
+Ledgers = Mapping[str, Rows]
+"""Item (protocol by name) -> its rows for one stream."""
+
+
+class Evaluator(Protocol):
+    """Scores streams under every item, each stream as if it were the only one."""
+
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """Item -> the protocol it declares, as plain data; known after the first call."""
+        ...
+
+    def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
+        """Return the ledgers of every stream, in order."""
+        ...
+
+
+Verdict = Literal["pass", "fail", "alarm", "not applicable"]
+"""An alarm is no proof of a violation: it wants a person's explanation, and fails nothing."""
+
+
+class Finding(NamedTuple):
+    """What one check found."""
+
+    verdict: Verdict
+    evidence: str
+    """One line: what was looked at and, in a failure, where it breaks and by how much."""
+
+
+def passed(evidence: str) -> Finding:
+    """Return a pass."""
+    return Finding("pass", evidence)
+
+
+def failed(evidence: str) -> Finding:
+    """Return a failure."""
+    return Finding("fail", evidence)
+
+
+def not_applicable(reason: str) -> Finding:
+    """Return why a check has nothing to look at."""
+    return Finding("not applicable", reason)

@@ -1,0 +1,43 @@
+"""`fairway audit`: a record folder -> verdict, evidence, table."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from stages.console import Stage, machine_environment
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="artifacts/submission")
+@click.option("--evidence", type=click.Path(path_type=Path), help="Files of the run, laid out like artifacts/.")
+@click.option("--output", type=click.Path(path_type=Path), default="artifacts/audit", show_default=True)
+def audit(folder: Path, evidence: Path | None, output: Path) -> None:
+    """Audit a record FOLDER (default artifacts/submission): run its program on small streams and judge the rows.
+
+    The program runs alone in an empty folder, several times. Checks that need the run's ledgers, shards and reports
+    look for them in --evidence and do not apply without. Writes audit.json and audit.md to --output; exits 1, with a
+    line per failed check, unless every check passes.
+    """
+    import torch
+
+    from pipeline.artifacts import path_of, write_json
+    from pipeline.audit.audit import audit_record, audit_table
+    from pipeline.audit.record_files import Evidence
+    from pipeline.files import write_bytes
+
+    stage = Stage("audit", {}, [], 0, str(folder))
+    # Equal runs are equal to the bit on a CPU; a GPU adds up gradients of a lookup in any order.
+    tolerance = 1e-3 if torch.cuda.is_available() else 0.0
+    environment = {**machine_environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    report = audit_record(folder, environment, tolerance, Evidence(evidence) if evidence else None, stage.log)
+    write_json(output / path_of("audit").name, {**report, "provenance": stage.provenance})
+    write_bytes(output / path_of("audit_table").name, audit_table(report).encode())
+    verdicts = [check["verdict"] for check in report["checks"]]
+    for check in report["checks"]:
+        if check["verdict"] in ("fail", "alarm"):
+            stage.log(f"audit {check['verdict']}: {check['id']} ({check['title']}): {check['evidence']}")
+    counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
+    stage.summary(f"audit: {report['verdict']}: {counts}", f"       {folder}/; {output / path_of('audit').name}")
+    if report["verdict"] == "fail":
+        sys.exit(1)

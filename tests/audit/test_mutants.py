@@ -1,0 +1,78 @@
+"""Every historical violation fails exactly the checks that are meant for it; the shipped protocols fail none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from ruamel.yaml import YAML
+
+from pipeline.audit.behaviour import audit_behaviour
+from pipeline.audit.evaluator import Ledgers, Rows
+from pipeline.audit.streams import StreamMaker
+from pipeline.data.byte_count import byte_table
+from pipeline.progress import silent
+from pipeline.scoring.protocols import parse_protocol
+from pipeline.scoring.run import score_item
+from tests.mutants.cheats import EXPECTED, Honest, Isolated
+from tests.scoring.scoring_toys import tiny_network
+
+RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
+TOY_CONTEXT = 16
+
+
+@pytest.mark.parametrize("mutant", EXPECTED, ids=lambda mutant: mutant.__name__)
+def test_each_mutant_fails_exactly_its_checks(mutant: type[Honest], small_processor) -> None:
+    findings = audit_behaviour(mutant(small_processor), StreamMaker(small_processor), tolerance=0.0)
+    failures = {check: finding.evidence for check, finding in findings.items() if finding.verdict == "fail"}
+    assert set(failures) == EXPECTED[mutant], failures
+    assert (findings["T5"].verdict == "not applicable") != issubclass(mutant, Isolated)
+
+
+class Library:
+    """The library's own protocols around a tiny network."""
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, protocols: dict[str, dict]) -> None:
+        self.protocols = protocols
+        self.table, self.model = byte_table(processor), tiny_network(processor.vocab_size())
+
+    def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
+        return [{item: self.rows(tokens, item) for item in self.protocols} for tokens in streams]
+
+    def rows(self, tokens: np.ndarray, item: str) -> Rows:
+        protocol = parse_protocol(self.protocols[item])
+        ledger = score_item(self.model, tokens, self.table, protocol, torch.device("cpu"), 4096, silent)
+        return Rows(ledger.target, ledger.nats, ledger.bytes, ledger.group)
+
+
+def recipe_protocols() -> dict[str, dict]:
+    """Return the protocols of all recipes, each once, with every length brought down to a toy's context."""
+    found: dict[str, dict] = {}
+    for path in RECIPES:
+        for fields in YAML(typ="safe").load(path.read_text())["evaluate"]["protocols"].values():
+            context = fields["context_tokens"]
+            scaled = {
+                key: max(4, value * TOY_CONTEXT // context) if key.endswith("_tokens") else value
+                for key, value in fields.items()
+            }
+            found[" ".join(f"{key}={value}" for key, value in scaled.items())] = scaled
+    return found
+
+
+def one_of_each_kind_first() -> list:
+    """Return the names of the protocols; all but the first of a kind are slow."""
+    kinds: set[str] = set()
+    cases = []
+    for name, fields in recipe_protocols().items():
+        cases.append(pytest.param(name, marks=pytest.mark.slow if fields["kind"] in kinds else ()))
+        kinds.add(fields["kind"])
+    return cases
+
+
+@pytest.mark.parametrize("name", one_of_each_kind_first())
+def test_every_protocol_of_every_recipe_passes(name: str, small_processor) -> None:
+    evaluator = Library(small_processor, {"item": recipe_protocols()[name]})
+    findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=0.0)
+    assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}

@@ -1,0 +1,117 @@
+"""The walls of a stage, tried: every way to a sealed file that Python offers, and to other machines."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pipeline.firewall import NETWORK_STAGES, SEALED, Walls
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a folder with one val shard, one train shard, links to the val shard and a shard listed from outside."""
+    for split in ("train", "val"):
+        folder = tmp_path / "artifacts/data" / split
+        folder.mkdir(parents=True)
+        (folder / f"{split}_000000.bin").write_bytes(b"tokens")
+    scores = tmp_path / "artifacts/seeds/7/evaluate"
+    scores.mkdir(parents=True)
+    (scores / "ledger-blocks.npz").write_bytes(b"nats")
+    val = tmp_path / "artifacts/data/val"
+    (tmp_path / "elsewhere.bin").write_bytes(b"tokens")
+    (val / "val_shards.txt").write_text(f"{tmp_path}/elsewhere.bin\n")
+    (tmp_path / "hard.bin").hardlink_to(val / "val_000000.bin")
+    (tmp_path / "soft.bin").symlink_to(val / "val_000000.bin")
+    return tmp_path
+
+
+def attempt(checkout: Path, stage: str, statement: str) -> str:
+    """Run a statement in a process inside the walls of `stage`; return `read`, or the error it ended in."""
+    program = f"""
+        from pipeline.firewall import FirewallError, raise_walls
+        raise_walls({stage!r})
+        try:
+            {statement}
+            print("read")
+        except FirewallError as error:
+            print(error)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(
+        command, cwd=checkout, env={"PYTHONPATH": str(REPO)}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+VAL = "artifacts/data/val/val_000000.bin"
+READS = {
+    "open": f"open('{VAL}')",
+    "bytes": f"open(b'{VAL}')",
+    "os": f"import os; os.open('{VAL}', os.O_RDONLY)",
+    "pathlib": f"import pathlib; pathlib.Path('{VAL}').read_bytes()",
+    "dots": "open('artifacts/data/train/../val/val_000000.bin')",
+    "memmap": f"import numpy; numpy.memmap('{VAL}', mode='r')",
+    "fromfile": f"import numpy; numpy.fromfile('{VAL}')",
+    "tensors": f"import pathlib, pipeline.artifacts as a; a.read_tensors(pathlib.Path('{VAL}'))",
+    "hard link": "open('hard.bin')",
+    "soft link": "open('soft.bin')",
+    "new link": f"import os; os.link('{VAL}', 'new.bin')",
+    "listed elsewhere": "open('elsewhere.bin')",
+    "child": f"import subprocess; subprocess.run(['cat', '{VAL}'])",
+    "shell": f"import os; os.system('cat {VAL}')",
+    "scores": "open('artifacts/seeds/7/evaluate/ledger-blocks.npz')",
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_no_way_to_validation_text_is_open_in_quantize(checkout: Path, name: str) -> None:
+    assert "sealed" in attempt(checkout, "quantize", READS[name])
+
+
+@pytest.mark.parametrize("stage", ["train", "calibrate", "quantize", "import_checkpoint"])
+def test_a_stage_that_makes_a_model_reads_train_and_not_val(checkout: Path, stage: str) -> None:
+    assert attempt(checkout, stage, READS["open"]).startswith(f"{stage}: may not open {VAL}, which is sealed")
+    assert attempt(checkout, stage, READS["open"].replace("val", "train")) == "read"
+
+
+def test_evaluate_reads_val_and_not_train(checkout: Path) -> None:
+    assert attempt(checkout, "evaluate", READS["memmap"]) == "read"
+    assert "sealed" in attempt(checkout, "evaluate", READS["memmap"].replace("val", "train"))
+
+
+def test_a_shard_written_after_the_walls_rose_is_sealed(checkout: Path) -> None:
+    # renamed into place, as every output is: the name was never opened for writing in this process
+    statement = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', \"import os; os.chdir('artifacts/data'); "
+        "open('v'+'al/val_1.bin', 'w')\"]); open('artifacts/data/val/val_1.bin')"
+    )
+    assert "sealed" in attempt(checkout, "train", statement)
+
+
+@pytest.mark.parametrize("statement", [
+    "import socket; socket.create_connection(('192.0.2.1', 80), 0.1)",
+    "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
+    "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+])  # fmt: skip
+def test_no_stage_but_prepare_leaves_this_machine(checkout: Path, statement: str) -> None:
+    for stage in ("train", "evaluate", "package"):
+        assert "expected no network" in attempt(checkout, stage, statement)
+    assert NETWORK_STAGES == ("prepare",)
+
+
+def test_loopback_stays_open_for_the_ranks_of_a_run(checkout: Path) -> None:
+    statement = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()); "
+        "socket.getaddrinfo('localhost', 80); socket.socketpair()"
+    )
+    assert attempt(checkout, "train", statement) == "read"
+
+
+def test_walls_without_sealed_folders_let_files_pass(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)
+    assert not Walls("package", SEALED.get("package", ()), network=False).is_sealed(VAL)
