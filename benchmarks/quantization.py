@@ -4,13 +4,17 @@ Run `python -m benchmarks.quantization ../shared/data` on a quiet machine, with 
 plot. Gaps are mBPB (0.001 bits per byte of text) over the float model on documents that neither training nor
 calibration saw, blocks protocol, float32. Arms are compared at equal *file* bytes and at equal gaps by interpolation:
 means over the calibration draws, with the central 95 % of a paired bootstrap over documents. `--arms` and `--seeds`
-measure a part, which is printed and not kept.
+measure a part, which is printed and not kept. Draws are measured in processes of one thread each; a run that was
+interrupted goes on at the same commit.
 """
 
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +28,11 @@ from benchmarks.quantization_spreads import expected_bits, log_spreads
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from benchmarks.results import ROOT, write_result
+from pipeline.artifacts import git_commit
 from pipeline.checks import require
 from pipeline.config import load_params
 from pipeline.quant.plan import plan_quantization
+from pipeline.training.launch import available_cores
 from pipeline.training.run import hardware_name
 
 DEFAULT = "G"
@@ -44,32 +50,51 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=NUM_DRAWS, help=f"calibration draws, 1 to {NUM_DRAWS}")
     arguments = parser.parse_args()
     require(1 <= arguments.seeds <= NUM_DRAWS, "--seeds", arguments.seeds, f"1 to {NUM_DRAWS}")
-    params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
-    material = load_material(arguments.data)
-    calibrate = dataclasses.replace(params.calibrate, num_sequences=len(material.draws[0]))
-    arms = ladder(calibrate, params.quantize)
+    arms = _arms(arguments.data)
     names = arguments.arms.split(",") if arguments.arms else list(arms)
     require(set(names) <= set(arms), "--arms", arguments.arms, f"some of {','.join(arms)}")
     is_whole = set(names) == set(arms) and arguments.seeds == NUM_DRAWS
     require(not is_whole or find_spec("matplotlib") is not None, "matplotlib", None, "the extra `bench` installed")
-    bench = Bench(material, lambda line: print(line, flush=True))
-    measured = measure(bench, {name: arms[name] for name in names}, range(arguments.seeds))
+    print(POINT_HEADER, flush=True)
+    with ProcessPoolExecutor(available_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        draws = list(pool.map(partial(_measure_draw, arguments.data, names), range(arguments.seeds)))
+    points = [point for draw, _ in draws for point in draw]
+    for axis, spread in draws[0][1].items():
+        print(f"ln-spread of {axis:22} {spread:6.3f}, worth {expected_bits(spread):.3f} bit per weight")
+    measured = report(_bench(arguments.data, 0), {name: arms[name] for name in names}, points, draws[0][1])
     if is_whole:
         print(write_result("quantization", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
-        points = [Point(**point) for point in measured["points"]]
         plot_points(PLOT, points, {name: arm.title for name, arm in arms.items()})
 
 
-def measure(bench: Bench, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict[str, Any]:
-    """Return, and print, the diagnostics, every rate point and the comparisons of `arms`."""
+def _arms(data: Path) -> dict[str, Arm]:
+    params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
+    sequences = len(load_material(data).draws[0])
+    return ladder(dataclasses.replace(params.calibrate, num_sequences=sequences), params.quantize)
+
+
+def _bench(data: Path, seed: int) -> Bench:
+    journal = ROOT / "artifacts" / f"quantization-{git_commit(ROOT)}-{seed}.jsonl"
+    journal.parent.mkdir(exist_ok=True)
+    return Bench(load_material(data), lambda line: print(line, flush=True), journal)
+
+
+def _measure_draw(data: Path, names: Sequence[str], seed: int) -> tuple[list[Point], dict[str, float]]:
+    return measure(_bench(data, seed), {name: arm for name, arm in _arms(data).items() if name in names}, seed)
+
+
+def measure(bench: Bench, arms: Mapping[str, Arm], seed: int) -> tuple[list[Point], dict[str, float]]:
+    """Return every rate point of `arms` with one draw of calibration sequences, and the default's diagnostics."""
     spreads = {}
     if DEFAULT in arms:
-        bundle, _ = bench.bundle(seeds[0], arms[DEFAULT].calibrate)
+        bundle, _ = bench.bundle(seed, arms[DEFAULT].calibrate)
         spreads = log_spreads(plan_quantization(bench.material.model, bundle, arms[DEFAULT].quantize), bundle)
-        for axis, spread in spreads.items():
-            print(f"ln-spread of {axis:22} {spread:6.3f}, worth {expected_bits(spread):.3f} bit per weight")
-    print(POINT_HEADER)
-    points = [point for seed in seeds for name, arm in arms.items() for point in bench.measure(name, arm, seed)]
+    return [point for name, arm in arms.items() for point in bench.measure(name, arm, seed)], spreads
+
+
+def report(bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point],
+           spreads: Mapping[str, float]) -> dict[str, Any]:  # fmt: skip
+    """Return, and print, the comparisons of all points, with what they were measured on."""
     comparisons = compare(bench, points)
     print_comparisons(comparisons)
     scored = bench.material.scored
@@ -78,7 +103,7 @@ def measure(bench: Bench, arms: Mapping[str, Arm], seeds: Sequence[int]) -> dict
         "calibration_tokens": bench.material.draws[0].numel(),
         "arms": {name: {"title": arm.title, "calibrate": dataclasses.asdict(arm.calibrate),
                         "quantize": dataclasses.asdict(arm.quantize)} for name, arm in arms.items()},
-        "ln_spreads": spreads, "comparisons": comparisons, "points": [point._asdict() for point in points],
+        "ln_spreads": dict(spreads), "comparisons": comparisons, "points": [point._asdict() for point in points],
         "float_nats_by_document": bench.float_D.tolist(), "bytes_by_document": bench.text_bytes_D.tolist(),
     }  # fmt: skip
 

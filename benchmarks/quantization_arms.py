@@ -25,9 +25,9 @@ from pipeline.quant.quantizer import quantize_plan
 
 PUBLISHED_MAX_CODE = 31
 PUBLISHED_CLIP_STD = 12.85
-COARSE_CLIP_STD = 20.0
-CLIP_KNOBS = (PUBLISHED_CLIP_STD, 16.0, COARSE_CLIP_STD, 26.0)
-RATE_KNOBS = (8e-5, 1.25e-4, 1.9e-4, 3e-4, 4.6e-4)
+COARSE_CLIP_STD = 16.0
+CLIP_KNOBS = (10.0, PUBLISHED_CLIP_STD, COARSE_CLIP_STD, 20.0)
+RATE_KNOBS = (8e-5, 1.3e-4, 2.2e-4, 3.8e-4)
 PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47)
 SDCLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
                    embedding_clip_ratio=0.75, table_clip_ratio=0.5, min_clip_std=4.0, max_clip_std=60.0)  # fmt: skip

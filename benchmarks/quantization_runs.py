@@ -8,8 +8,10 @@ Axes: D documents.
 
 import dataclasses
 import hashlib
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,9 +55,12 @@ class Point(NamedTuple):
 class Bench:
     """The material and what has been computed from it."""
 
-    def __init__(self, material: Material, log: Log) -> None:
+    def __init__(self, material: Material, log: Log, journal: Path) -> None:
+        """Take up the points that an interrupted run left in `journal`, a file of a JSON object per line."""
         self.material = material
-        self._log = log
+        self._log, self._journal = log, journal
+        lines = journal.read_text().splitlines() if journal.is_file() else []
+        self._kept = {(point.arm, point.seed, point.knob): point for point in (Point(**json.loads(x)) for x in lines)}
         self._bundles: dict[tuple[int, CalibrateConfig], tuple[Bundle, float]] = {}
         self._nats: dict[str, np.ndarray] = {}
         self._meta = {"model": dataclasses.asdict(material.model.config)}
@@ -79,6 +84,9 @@ class Bench:
 
     def measure(self, name: str, arm: Arm, seed: int) -> list[Point]:
         """Return the arm's rate points with one draw."""
+        kept = [self._kept[key] for knob in arm.knobs if (key := (name, seed, knob)) in self._kept]
+        if len(kept) == len(arm.knobs):
+            return kept
         bundle, calibrate_seconds = self.bundle(seed, arm.calibrate)
         plan, plan_seconds = _timed(plan_quantization, self.material.model, bundle, arm.quantize)
         plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
@@ -95,6 +103,8 @@ class Bench:
                 encode_seconds, [round(nats, 3) for nats in nats_D.tolist()],
             ))  # fmt: skip
             self._log(point_line(points[-1]))
+        with self._journal.open("a") as journal:
+            journal.writelines(json.dumps(point._asdict()) + "\n" for point in points)
         return points
 
     def _scored(self, tensors: ArtifactTensors) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quantization import compare, measure
+from benchmarks.quantization import compare, measure, report
 from benchmarks.quantization_arms import brotli_file, ladder
 from benchmarks.quantization_data import Material, scored_stream
 from benchmarks.quantization_runs import Bench
@@ -84,14 +84,19 @@ def test_blob_takes_the_better_order():
 
 
 @pytest.fixture(scope="module")
-def bench():
+def journal(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "points.jsonl"
+
+
+@pytest.fixture(scope="module")
+def bench(journal):
     generator = np.random.default_rng(3)
     documents = [np.concatenate([[1], generator.integers(3, VOCABULARY, length)]) for length in (60, 90, 40, 75)]
     table = ByteTable(np.full(VOCABULARY, 3, np.int16), np.zeros(VOCABULARY, bool), np.arange(VOCABULARY) < 3)
     table.base_V[:3] = 0
     ids_NT = torch.randint(0, VOCABULARY, (16, CONTEXT), generator=torch.Generator().manual_seed(4))
     material = Material(roused(MODEL, 3), (ids_NT[::2], ids_NT[1::2]), scored_stream(documents, table, CONTEXT))
-    return Bench(material, print)
+    return Bench(material, print, journal)
 
 
 def test_documents_partition_the_stream(bench):
@@ -101,15 +106,18 @@ def test_documents_partition_the_stream(bench):
     assert bench.float_D.sum() == pytest.approx(bench.bpb(bench.float_D) * 795 * math.log(2))
 
 
-def test_the_whole_benchmark_at_tiny_size(bench, repo, tmp_path, capsys):
+def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
     params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
     calibrate = dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4)
     arms = {
         name: arm._replace(knobs=arm.knobs[:2] if arm.knobs[0] > 1 else (0.01, 0.02))
         for name, arm in ladder(calibrate, params.quantize).items()
     }
-    arms["C"] = arms["C"]._replace(knobs=(5.0, 12.85, 20.0, 30.0))
-    measured = measure(bench, arms, range(2))
+    arms["C"] = arms["C"]._replace(knobs=(5.0, 12.85, 16.0, 30.0))
+    draws = [measure(bench, arms, seed) for seed in range(2)]
+    measured = report(bench, arms, [point for points, _ in draws for point in points], draws[0][1])
+    resumed = Bench(bench.material, print, journal)
+    assert resumed.measure("G", arms["G"]._replace(solve=None), 1) == [p for p in draws[1][0] if p.arm == "G"]
     rows = {(point["arm"], point["seed"], point["knob"]): point for point in measured["points"]}
     assert len(rows) == 2 * sum(len(arm.knobs) for arm in arms.values())
     for seed in range(2):
@@ -121,7 +129,7 @@ def test_the_whole_benchmark_at_tiny_size(bench, repo, tmp_path, capsys):
     assert rows["A", 0, 12.85]["nats_by_document"] == rows["A", 1, 12.85]["nats_by_document"]
     assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
     assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "tensor s_l*sigma_l^2"}
-    assert [comparison["reference"] for comparison in measured["comparisons"]] == ["C at 12.85", "C at 20"]
+    assert [comparison["reference"] for comparison in measured["comparisons"]] == ["C at 12.85", "C at 16"]
     at_c = measured["comparisons"][0]["arms"]["C"]
     assert at_c["less_reference_mbpb"] == {"value": 0, "low": 0, "high": 0}
     assert "no overlap" in capsys.readouterr().out
