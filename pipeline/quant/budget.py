@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 MAX_TRIALS = 20
 _BISECT_EVERY = 4
+_MOST_OCTAVES = 32.0
+"""No trial is further from the last one: slopes of nearly empty files promise anything."""
 _SMALLEST_RATIO = 1e-6
 """A bracket narrower than this (natural logarithm) holds no other file worth trying."""
 
@@ -80,7 +82,7 @@ def _next_knob(trace: list[tuple[float, int]], window: KnobWindow, bytes_per_oct
     if over is None or under is None:
         knob, size = over or under or trace[-1]
         slope = _trace_slope(trace) or bytes_per_octave
-        knob *= 2.0 ** ((size - aim) / slope)
+        knob *= 2.0 ** min(max((size - aim) / slope, -_MOST_OCTAVES), _MOST_OCTAVES)
         return min(max(knob, window.min_knob), window.max_knob)
     low, high = math.log(over[0]), math.log(under[0])
     if high - low < _SMALLEST_RATIO:

@@ -79,7 +79,8 @@ class ProvisionalConfig:
     steps: ClipSteps | RateSteps
     """How the steps of tensors, rows and columns relate to each other."""
     target_share: float
-    """quantize.target_share; above 0, sweeps run the float model beside and keep what it needs."""
+    """Above 0, sweeps run the float model beside and keep what quantize.target_share needs; sweeps after the first aim
+    so far towards sequential targets themselves."""
     damp_frac: float
     """Damping over the mean live diagonal of a Hessian."""
 

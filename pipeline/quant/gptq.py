@@ -113,7 +113,7 @@ def solve(weight_RC: Tensor, factor: Factor, step: Tensor, max_code: int | None,
 def _one_thread() -> Iterator[None]:
     """Work on one thread: many small operations wait longer for a second one than it saves them.
 
-    It also makes codes independent of the number of cores, which decides how products are split.
+    It also makes codes of a given factor independent of the number of cores, which decides how products are split.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,8 @@
 """What a report says about each quantized tensor.
 
 Terms: bits per weight is the order-0 entropy of the codes; proxy loss is tr(E H E^T) with the undamped mean moment;
-SQNR is the ratio of the weights' energy to the error's, in decibels.
+SQNR is the ratio of the weights' energy to the error's, in decibels. Under sequential targets all of them speak
+of the moved weights that codes aim at.
 
 Axes: R rows, C columns.
 Source: the per-layer report of gpt-fast, SQNR after its quantizer tests.

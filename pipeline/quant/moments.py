@@ -47,7 +47,8 @@ def row_sensitivity(bundle: Mapping[str, Tensor], names: Sequence[str]) -> Tenso
     """Return the sensitivities (len(names), R) under `names`, float64; ValueError when they were not collected."""
     for name in names:
         require(f"sensitivity/{name}" in bundle, "calibration bundle", f"no sensitivity of {name}",
-                "one, which quantize.steps of kind `rate` needs: set calibrate.sensitivity_sequences above 0 and "
+                "one, which steps of kind `rate` and visit_weights `sensitivity` need: set "
+                f"calibrate.sensitivity_sequences above 0 and "
                 f"{_REMEDY}")  # fmt: skip
     return torch.stack([bundle[f"sensitivity/{name}"].double() for name in names])
 

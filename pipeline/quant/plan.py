@@ -38,7 +38,7 @@ class TensorGroup(NamedTuple):
     """Rows of each member."""
     role: Role
     weight_RC: Tensor
-    """The stacked rows, float32 on the CPU."""
+    """What codes aim at, float32 on the CPU: the stacked rows, moved towards sequential targets if asked for."""
     hessian_CC: Tensor | None
     """Mean second moment of the input, float64; None means nearest rounding."""
     factor: Factor | None

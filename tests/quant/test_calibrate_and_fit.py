@@ -377,6 +377,12 @@ def test_an_impossible_budget_says_what_would_work(model, bundle):
         fit_to_budget(model, bundle, QUANTIZE, size_config(enough - 500), {}, silent)
 
 
+@pytest.mark.parametrize("budget", [10, 1500])
+def test_an_impossible_budget_of_the_rate_rule_is_one_line(model, bundle, budget):
+    with pytest.raises(BudgetError, match=r"^size\.limit_bytes: \d+ leaves .* to at least \d+"):
+        fit_to_budget(model, bundle, RATE, size_config(1000 + budget), {}, silent)
+
+
 def test_a_generous_budget_takes_the_finest_clip(model, bundle):
     content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(10**6), {}, silent)
     assert report["knob"] == CLIP.min_clip_std
