@@ -1,6 +1,6 @@
 """Runs a record's program with its eyes open: notes every file, socket and child process, and hides this library.
 
-One idea: the program cannot tell that it is watched, and a hook cannot be taken off. Standard library only: this file
+One idea: a hook cannot be taken off. Standard library only: this file
 is copied beside the program and started as `guard.py EVENTS PROGRAM ARGUMENT...`.
 
 Checked by: tests/audit/test_shipped.py.

@@ -78,6 +78,8 @@ def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
     ranks = current_ranks()
     device = resolve_device(recipe.device, ranks.local_rank)
     inputs = _open_inputs(recipe, arguments)
+    if arguments.ledger:
+        arguments.ledger.mkdir(parents=True, exist_ok=True)
     artifact = arguments.evaluate_only
     if artifact is None:
         artifact = arguments.output
