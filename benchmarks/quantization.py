@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, Arm, ladder
-from benchmarks.quantization_data import NUM_DRAWS, load_material
+from benchmarks.quantization_data import NUM_DRAWS, Material, load_material
 from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
 from benchmarks.quantization_spreads import expected_bits, log_spreads
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=NUM_DRAWS, help=f"calibration draws, 1 to {NUM_DRAWS}")
     arguments = parser.parse_args()
     require(1 <= arguments.seeds <= NUM_DRAWS, "--seeds", arguments.seeds, f"1 to {NUM_DRAWS}")
-    arms = _arms(arguments.data)
+    material = load_material(arguments.data)
+    arms = _arms(material)
     names = arguments.arms.split(",") if arguments.arms else list(arms)
     require(set(names) <= set(arms), "--arms", arguments.arms, f"some of {','.join(arms)}")
     is_whole = set(names) == set(arms) and arguments.seeds == NUM_DRAWS
@@ -61,26 +62,27 @@ def main() -> None:
     points = [point for draw, _ in draws for point in draw]
     for axis, spread in draws[0][1].items():
         print(f"ln-spread of {axis:22} {spread:6.3f}, worth {expected_bits(spread):.3f} bit per weight")
-    measured = report(_bench(arguments.data, 0), {name: arms[name] for name in names}, points, draws[0][1])
+    measured = report(_bench(material, 0), {name: arms[name] for name in names}, points, draws[0][1])
     if is_whole:
         print(write_result("quantization", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
         plot_points(PLOT, points, {name: arm.title for name, arm in arms.items()})
 
 
-def _arms(data: Path) -> dict[str, Arm]:
+def _arms(material: Material) -> dict[str, Arm]:
     params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
-    sequences = len(load_material(data).draws[0])
-    return ladder(dataclasses.replace(params.calibrate, num_sequences=sequences), params.quantize)
+    return ladder(dataclasses.replace(params.calibrate, num_sequences=len(material.draws[0])), params.quantize)
 
 
-def _bench(data: Path, seed: int) -> Bench:
+def _bench(material: Material, seed: int) -> Bench:
     journal = ROOT / "artifacts" / f"quantization-{git_commit(ROOT)}-{seed}.jsonl"
     journal.parent.mkdir(exist_ok=True)
-    return Bench(load_material(data), lambda line: print(line, flush=True), journal)
+    return Bench(material, lambda line: print(line, flush=True), journal)
 
 
 def _measure_draw(data: Path, names: Sequence[str], seed: int) -> tuple[list[Point], dict[str, float]]:
-    return measure(_bench(data, seed), {name: arm for name, arm in _arms(data).items() if name in names}, seed)
+    material = load_material(data)
+    arms = {name: arm for name, arm in _arms(material).items() if name in names}
+    return measure(_bench(material, seed), arms, seed)
 
 
 def measure(bench: Bench, arms: Mapping[str, Arm], seed: int) -> tuple[list[Point], dict[str, float]]:

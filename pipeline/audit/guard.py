@@ -1,7 +1,7 @@
 """Runs a record's program with its eyes open: notes every file, socket and child process, and hides this library.
 
-One idea: a hook cannot be taken off. Standard library only: this file
-is copied beside the program and started as `guard.py EVENTS PROGRAM ARGUMENT...`.
+One idea: a hook cannot be taken off. Standard library only: this file is copied beside the program and started as
+`guard.py EVENTS PROGRAM ARGUMENT...`.
 
 Checked by: tests/audit/test_shipped.py.
 """

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.artifacts import ROOT, path_of
 from pipeline.checks import require
-from pipeline.data.shards import shard_paths
+from pipeline.data.shards import open_shard, shard_paths
 
-_HEADER_BYTES = 1024
+_ANY_VOCABULARY = 1 << 16
 _SCORE_LINE = re.compile(r"(final_\w+_exact) val_loss:([\d.]+) val_bpb:([\d.]+)")
 
 
@@ -101,16 +101,11 @@ class Evidence(NamedTuple):
         return shard_paths(self.path(f"{split}_shards"), split)
 
 
-def shard_tokens(path: Path) -> np.ndarray:
-    """Map the tokens of a shard."""
-    return np.memmap(path, dtype="<u2", mode="r", offset=_HEADER_BYTES)
-
-
 def document_digests(shards: list[Path], bos_id: int, shortest: int) -> Iterator[np.ndarray]:
     """Yield uint64 digests of the whole documents of at least `shortest` tokens, one array per shard."""
     rest = np.empty(0, np.uint64)
     for number, path in enumerate(shards):
-        tokens_M = np.concatenate([rest, shard_tokens(path).astype(np.uint64)])
+        tokens_M = np.concatenate([rest, open_shard(path, _ANY_VOCABULARY, check_ids=False).astype(np.uint64)])
         starts = np.flatnonzero(tokens_M == bos_id)
         if not len(starts):
             rest = tokens_M

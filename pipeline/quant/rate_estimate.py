@@ -1,8 +1,8 @@
 """How many bits codes will take at a knob, before anything is solved.
 
 The one idea: a grid of step D on a Gaussian of spread s takes about log2(1 + 2 pi e s^2 / D^2) / 2 bits per code: the
-entropy of fine grids, fading to zero on coarse ones. Steps are taken before they are rounded and limited to what a file
-can say, so that no knob is out of range.
+entropy of fine grids, fading to zero on coarse ones. Under the rate rule steps are taken before they are rounded and
+limited to what a file can say, so that no knob is out of range.
 
 Axes: R rows, C columns, Q quantiles of the columns' factors.
 Source: Cover & Thomas, chapters 8 and 10.
@@ -28,6 +28,7 @@ class RateEstimate:
 
     def __init__(self, plan: QuantizationPlan) -> None:
         """Measure every row once."""
+        self._rule = plan.config.steps
         parts = [_row_octaves(group, plan.config.steps) for group in plan.groups]
         counts = torch.tensor([float(group.weight_RC.numel()) for group in plan.groups], dtype=torch.float64)
         sizes = torch.tensor([part.numel() for part in parts])
@@ -41,13 +42,18 @@ class RateEstimate:
         return float(torch.log1p(power) @ self._share) / math.log(4)
 
     def knob(self, bits: float) -> float:
-        """Return the knob at which codes take `bits` per weight, or a large one for next to none."""
+        """Return the knob at which codes take `bits` per weight, or a large one for next to none.
+
+        Under the clip rule it stays within that rule's limits.
+        """
         fine_bits = float(self._octaves @ self._share) + math.log2(_GAUSSIAN_POWER) / 2
         knob, octaves = 2.0 ** (fine_bits - bits), _SEARCHED_OCTAVES
         while octaves > 1e-6:
             octaves /= 2
             if self.bits(knob * 2**octaves) > bits:
                 knob *= 2**octaves
+        if isinstance(self._rule, ClipSteps):
+            return min(max(knob, self._rule.min_clip_std), self._rule.max_clip_std)
         return knob
 
 

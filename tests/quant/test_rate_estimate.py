@@ -46,3 +46,9 @@ def test_no_curvature_is_out_of_range(curvature):
     assert rate.bits(knob) == pytest.approx(3.0, abs=1e-3)
     assert rate.bits(2 * knob) > rate.bits(4 * knob) > 0
     assert rate.bits(rate.knob(1e-7)) < 0.1
+
+
+def test_the_clip_rule_keeps_its_limits():
+    rate = RateEstimate(gaussian_plan(CLIP))
+    assert rate.knob(12.0) == CLIP.min_clip_std
+    assert rate.knob(1e-7) == CLIP.max_clip_std

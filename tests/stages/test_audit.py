@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts import ROOT
+from pipeline.audit import record_checks
 from pipeline.audit.audit import TITLES, audit_table
 from pipeline.audit.evaluator import Rows
-from pipeline.audit.record_checks import (
-    check_alarms,
-    check_implied_bytes,
-    check_noise,
-    check_provenance,
-    check_real_ledgers,
-    check_sizes_on_disk,
-    check_split,
-    check_timers,
-    check_walls,
-)
 from pipeline.audit.record_files import Evidence, RecordFolder, document_digests
 from pipeline.data.shards import write_shard
 from pipeline.files import folder_digest
@@ -64,14 +54,14 @@ class Doctored:
     def verdicts(self, events: frozenset[str] = frozenset()) -> dict[str, str]:
         record, evidence = self.record, self.evidence
         return {
-            "T1": check_real_ledgers(record, evidence, ITEMS).verdict,
-            "T4": check_implied_bytes(record).verdict,
-            "T8": check_walls(record, evidence, set(events)).verdict,
-            "T9": check_noise(record, evidence).verdict,
-            "T10": check_split(record, evidence, self.bos_id).verdict,
-            "T11": check_provenance(record, evidence, ITEMS, self.printed, self.first, 0.0).verdict,
-            "T13": check_sizes_on_disk(record).verdict,
-            "T14": check_timers(record).verdict,
+            "T1": record_checks.check_real_ledgers(record, evidence, ITEMS).verdict,
+            "T4": record_checks.check_implied_bytes(record).verdict,
+            "T8": record_checks.check_walls(record, evidence, set(events)).verdict,
+            "T9": record_checks.check_noise(record, evidence).verdict,
+            "T10": record_checks.check_split(record, evidence, self.bos_id).verdict,
+            "T11": record_checks.check_provenance(record, evidence, ITEMS, self.printed, self.first, 0.0).verdict,
+            "T13": record_checks.check_sizes_on_disk(record).verdict,
+            "T14": record_checks.check_timers(record).verdict,
         }
 
     def failing(self, events: frozenset[str] = frozenset()) -> set[str]:
@@ -179,14 +169,18 @@ def test_ten_minutes_hold_on_the_challenge_hardware_only(copied: Path) -> None:
 ])  # fmt: skip
 def test_what_is_too_good_raises_an_alarm(copied: Path, change: Callable[[dict], None]) -> None:
     edit_json(copied / "submission/submission.json", change)
-    assert check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
+    assert record_checks.check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
 
 
 def test_without_the_runs_files_nothing_is_claimed_of_them(copied: Path) -> None:
     record = RecordFolder(copied / "submission")
-    for finding in (check_real_ledgers(record, None, ITEMS), check_noise(record, None), check_split(record, None, 1)):
+    for finding in (
+        record_checks.check_real_ledgers(record, None, ITEMS),
+        record_checks.check_noise(record, None),
+        record_checks.check_split(record, None, 1),
+    ):
         assert finding.verdict == "not applicable"
-    assert "stages: not at hand" in check_walls(record, None, set()).evidence
+    assert "stages: not at hand" in record_checks.check_walls(record, None, set()).evidence
 
 
 def test_an_incomplete_folder_is_one_line(copied: Path) -> None:
