@@ -1,13 +1,19 @@
-"""The shipped params.yaml: what it promises about sizes holds for the code as it is."""
+"""The shipped configurations: what they promise about sizes holds for the code as it is."""
 
 from pathlib import Path
+
+import pytest
 
 from pipeline.config import SECTIONS, load_params
 from pipeline.submission.build import Recipe, record_source, shipped_program
 
+REPO = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.stem for path in (REPO / "recipes").glob("*.yaml") if path.stem != "demo")
 
-def test_the_demo_reserves_what_its_code_needs_and_little_more(repo: Path):
-    params = load_params(repo / "params.yaml", SECTIONS)
+
+def slack_bytes(path: Path) -> tuple[int, int]:
+    """Return what a configuration reserves beyond its code's bytes, and its limit."""
+    params = load_params(path, SECTIONS)
     sections = ("model", "train", "calibrate", "quantize", "size", "evaluate")
     recipe = Recipe(
         seed=params.seeds[0],
@@ -15,8 +21,20 @@ def test_the_demo_reserves_what_its_code_needs_and_little_more(repo: Path):
         attention=params.launch.attention,
         **{name: getattr(params, name) for name in sections},
     )
-    code = len(shipped_program(record_source(recipe, repo), params.package.readable))
-    slack = params.size.code_reserve_bytes - code
+    code = len(shipped_program(record_source(recipe, REPO), params.package.readable))
+    return params.size.code_reserve_bytes - code, params.size.limit_bytes
+
+
+def test_the_demo_reserves_what_its_code_needs_and_little_more():
+    slack, limit = slack_bytes(REPO / "params.yaml")
     # Code and artifact together land within 0.1 % below the limit: the artifact's tolerance takes half of that.
-    assert 0 <= slack <= 0.0005 * params.size.limit_bytes, f"code {code}: set size.code_reserve_bytes near it"
-    assert params.size.tolerance_frac <= 0.0005
+    assert 0 <= slack <= 0.0005 * limit, f"slack {slack}: set size.code_reserve_bytes near the code's size"
+    assert load_params(REPO / "params.yaml", SECTIONS).size.tolerance_frac <= 0.0005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_reserves_what_its_code_needs(name: str):
+    slack, limit = slack_bytes(REPO / "recipes" / f"{name}.yaml")
+    assert slack >= 0, f"size.code_reserve_bytes is {-slack} too small: package would refuse the record"
+    assert slack <= 1000 < limit
