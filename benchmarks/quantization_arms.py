@@ -99,9 +99,10 @@ def _blob(tensors: ArtifactTensors, order: str) -> bytes:
 def ladder(calibrate: CalibrateConfig, quantize: QuantizeConfig) -> dict[str, Arm]:
     """Return the arms by name; `calibrate` and `quantize` are the default's settings."""
     assert calibrate.provisional.target_share == quantize.target_share == 0, "the default aims at the float weights"
-    float_moments = dataclasses.replace(calibrate, sweeps=0)
+    assert calibrate.sweeps == 0, "the default takes the float model's moments"
+    swept = dataclasses.replace(calibrate, sweeps=1)
     half = dataclasses.replace(calibrate.provisional, target_share=0.5)
-    targets = dataclasses.replace(calibrate, provisional=half)
+    targets = dataclasses.replace(swept, provisional=half)
     gptq = dataclasses.replace(quantize, solver="gptq", steps=SDCLIP, damp_frac=0.01)
     nearest = dataclasses.replace(gptq, solver="nearest")
     assert isinstance(quantize.steps, RateSteps), "the default that params.yaml ships with"
@@ -109,16 +110,16 @@ def ladder(calibrate: CalibrateConfig, quantize: QuantizeConfig) -> dict[str, Ar
     per_tensor = dataclasses.replace(quantize, steps=flat)
     clip, rate = CLIP_KNOBS, RATE_KNOBS
     return {
-        "A": Arm("nearest, SDClip", float_moments, nearest, clip, quantize_plan, brotli_file),
-        "B": Arm("published solver", float_moments, gptq, PUBLISHED_KNOBS, published_artifact, brotli_file),
-        "C": Arm("GPTQ, SDClip", float_moments, gptq, clip, quantize_plan, brotli_file),
-        "Cr": Arm("C, range coder", float_moments, gptq, clip, quantize_plan, fairway_file),
-        "D": Arm("Cr, swept moments", calibrate, gptq, clip, quantize_plan, fairway_file),
+        "A": Arm("nearest, SDClip", calibrate, nearest, clip, quantize_plan, brotli_file),
+        "B": Arm("published solver", calibrate, gptq, PUBLISHED_KNOBS, published_artifact, brotli_file),
+        "C": Arm("GPTQ, SDClip", calibrate, gptq, clip, quantize_plan, brotli_file),
+        "Cr": Arm("C, range coder", calibrate, gptq, clip, quantize_plan, fairway_file),
+        "D": Arm("Cr, swept moments", swept, gptq, clip, quantize_plan, fairway_file),
         "E": Arm("D, sequential targets", targets, dataclasses.replace(gptq, target_share=0.5), clip, quantize_plan,
                  fairway_file),
-        "F": Arm("rate rule per tensor", calibrate, per_tensor, rate, quantize_plan, fairway_file),
-        "Gf": Arm("G, float moments", float_moments, quantize, rate, quantize_plan, fairway_file),
-        "G": Arm("rate rule (default)", calibrate, quantize, rate, quantize_plan, fairway_file),
+        "F": Arm("rate rule per tensor", swept, per_tensor, rate, quantize_plan, fairway_file),
+        "Gf": Arm("rate rule (default)", calibrate, quantize, rate, quantize_plan, fairway_file),
+        "G": Arm("Gf, swept moments", swept, quantize, rate, quantize_plan, fairway_file),
         "Ge": Arm("G, sequential targets", targets, dataclasses.replace(quantize, target_share=0.5), rate,
                   quantize_plan, fairway_file),
     }  # fmt: skip
