@@ -1,9 +1,24 @@
 """The `package` section: what a record says about itself."""
 
+import math
 import re
 from dataclasses import dataclass
 
 from pipeline.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """The record that this one claims to beat."""
+
+    name: str
+    """What it is called, or where it is found."""
+    val_losses: tuple[float, ...]
+    """Its nats per target, one per seed."""
+
+    def __post_init__(self) -> None:
+        ok = len(self.val_losses) >= 2 and all(map(math.isfinite, self.val_losses))
+        require(ok, "val_losses", list(self.val_losses), "finite losses of at least 2 seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +39,8 @@ class PackageConfig:
     """Track of the challenge."""
     readable: bool
     """Ship train_gpt.py unwrapped (larger) instead of compressed."""
+    baseline: BaselineConfig | None
+    """What the seeds are tested against; None claims nothing."""
 
     def __post_init__(self) -> None:
         require(re.fullmatch(r"\d{4}-\d\d-\d\d", self.date) is not None, "date", self.date, "YYYY-MM-DD")

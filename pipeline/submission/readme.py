@@ -3,8 +3,11 @@
 Checked by: tests/submission/test_record.py.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pipeline.submission.significance import MOST_SEEDS, RECORD_LEVEL, RECORD_MARGIN_NATS, seeds_needed
 
 
 def readme_text(
@@ -28,6 +31,7 @@ def readme_text(
     sections = [
         _title_section(submission),
         _score_section(submission, scores),
+        *_statistics_sections(submission),
         _size_section(submission, file_bytes, unwrapped_bytes),
         _timing_section(submission, imports),
         _protocol_section(submission, protocols),
@@ -61,6 +65,35 @@ def _score_section(submission: Mapping[str, Any], scores: Mapping[int, Mapping[s
     ]  # fmt: skip
     table = _table(("seed", "item", "weights", "val_loss", "val_bpb", "targets", "bytes"), rows)
     return f"## Scores\n\nThe record's score is `{submission['compliance']['headline_item']}`.\n\n{table}"
+
+
+def _statistics_sections(submission: Mapping[str, Any]) -> list[str]:
+    """Return the comparison with the baseline; nothing when the record names none."""
+    baseline, p = submission["comparison_baseline"], submission["p_value"]
+    if baseline is None:
+        return []
+    losses = [run["val_loss"] for run in submission["all_runs"]]
+    title = f"## Statistics\n\nBaseline: {baseline['name']}, nats per target of its seeds: " + ", ".join(
+        f"{loss:.8f}" for loss in baseline["val_losses"]
+    )
+    if p is None:
+        return [title + ". One seed shows no spread: no test."]
+    gain = statistics.fmean(baseline["val_losses"]) - submission["val_loss"]
+    rows = [
+        ("0", f"{submission['t_statistic']:.4f}", f"{p:.3g}", _seeds_hint(losses, baseline["val_losses"], 0.0)),
+        (f"{RECORD_MARGIN_NATS:g}", "-", f"{submission['p_value_0005nats']:.3g}",
+         _seeds_hint(losses, baseline["val_losses"], RECORD_MARGIN_NATS)),
+    ]  # fmt: skip
+    header = ("gain above, nats", "t", "p", f"seeds that show it at p < {RECORD_LEVEL:g}, mean and spread unchanged")
+    return [
+        f"{title}.\n\nGain {gain:.8f} nats per target; one-sided Welch tests with {submission['welch_df']:.2f} degrees "
+        f"of freedom:\n\n{_table(header, rows)}"
+    ]
+
+
+def _seeds_hint(losses: Sequence[float], baseline: Sequence[float], margin: float) -> str:
+    needed = seeds_needed(losses, baseline, margin)
+    return f"more than {MOST_SEEDS}" if needed is None else str(needed)
 
 
 def _size_section(submission: Mapping[str, Any], file_bytes: Mapping[str, int], unwrapped_bytes: int) -> str:

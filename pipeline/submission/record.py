@@ -9,6 +9,7 @@ Checked by: tests/submission/test_record.py.
 
 import ast
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +17,6 @@ import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from pipeline.submission.log_lines import evaluation_seconds, log_lines
 from pipeline.submission.minify import unwrap
 from pipeline.submission.readme import readme_text
 from pipeline.submission.schema import check_submission
+from pipeline.submission.significance import comparison_fields
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedRun:
     """What one seed's stages left behind."""
 
@@ -130,7 +131,7 @@ def artifact_name(runs: Sequence[SeedRun], seed: int) -> str:
 def submission_fields(
     config: PackageConfig, size: SizeConfig, code_bytes: int, runs: Sequence[SeedRun], headline: str
 ) -> dict[str, Any]:
-    """Return the fields of submission.json; what needs a baseline or an audit is null until there is one."""
+    """Return the fields of submission.json; what needs a baseline, or an audit, is null where there is none."""
     results = {str(run.seed): seed_result(run, headline) for run in runs}
     losses = [result["val_loss"] for result in results.values()]
     bpbs = [result["val_bpb"] for result in results.values()]
@@ -152,11 +153,8 @@ def submission_fields(
         "bytes_code": code_bytes,
         "hardware": _distinct(run.train["hardware"] for run in runs),
         "pytorch_version": _distinct(run.train["torch_version"] for run in runs),
-        "comparison_baseline": None,
-        "t_statistic": None,
-        "welch_df": None,
-        "p_value": None,
-        "p_value_0005nats": None,
+        "comparison_baseline": None if config.baseline is None else dataclasses.asdict(config.baseline),
+        **comparison_fields(losses, config.baseline.val_losses if config.baseline else ()),
         "all_runs": [
             {"seed": run.seed, **{key: results[str(run.seed)][key] for key in ("val_loss", "val_bpb")}} for run in runs
         ],

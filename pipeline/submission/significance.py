@@ -58,6 +58,22 @@ def seeds_needed(losses: Sequence[float], baseline: Sequence[float], margin: flo
     return next((n for n in counts if _welch(gain, _Sample(ours, n), theirs).p < RECORD_LEVEL), None)
 
 
+def comparison_fields(losses: Sequence[float], baseline: Sequence[float]) -> dict[str, float | None]:
+    """Return the fields of submission.json that tell how the seeds compare with a baseline, which may be empty.
+
+    They are None where there is nothing to test: no baseline, or a single seed.
+    """
+    if not baseline or len(losses) < 2:
+        return dict.fromkeys(("t_statistic", "welch_df", "p_value", "p_value_0005nats"))
+    gain = welch_test(losses, baseline, 0.0)
+    return {
+        "t_statistic": gain.t,
+        "welch_df": gain.degrees_of_freedom,
+        "p_value": gain.p,
+        "p_value_0005nats": welch_test(losses, baseline, RECORD_MARGIN_NATS).p,
+    }
+
+
 class _Sample(NamedTuple):
     variance: float
     size: int

@@ -1,6 +1,7 @@
 """The record folder: every number from reports and files, equal inputs give equal bytes, limits are enforced."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -8,11 +9,12 @@ import statistics
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from pipeline.files import folder_digest
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.build import size_note
-from pipeline.submission.config import PackageConfig
+from pipeline.submission.config import BaselineConfig, PackageConfig
 from pipeline.submission.log_lines import score_line
 from pipeline.submission.minify import wrapped_forms
 from pipeline.submission.record import SeedRun, assemble, imported_packages, requirements_text
@@ -20,7 +22,7 @@ from pipeline.submission.schema import check_submission
 
 CONFIG = PackageConfig(
     name="Toy record", author="A. Author", github_id="author", blurb="A toy.", date="2030-01-02", track="toy",
-    readable=False,
+    readable=False, baseline=None,
 )  # fmt: skip
 SIZE = SizeConfig(limit_bytes=5_000, code_reserve_bytes=1_000, tolerance_frac=0.01)
 SOURCE = "import os\nimport numpy as np\nfrom torch import nn\nprint(np, nn, os)\n"
@@ -254,3 +256,26 @@ def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, mo
 def test_size_note_tells_the_distance_and_only_slack_that_counts():
     assert size_note(SIZE, 999, 4_900) == "2.000 % below size.limit_bytes"
     assert size_note(SIZE, 900, 5_000) == "0.000 % below size.limit_bytes; size.code_reserve_bytes could be 100 lower"
+
+
+def test_seeds_are_tested_against_the_baseline(tmp_path):
+    baseline = BaselineConfig(name="Last week's", val_losses=(3.020, 3.021, 3.022))
+    folder, submission = build(tmp_path, (7, 8, 9), config=dataclasses.replace(CONFIG, baseline=baseline))
+
+    losses = [submission["seed_results"][seed]["val_loss"] for seed in ("7", "8", "9")]
+    for key, margin in (("p_value", 0.0), ("p_value_0005nats", 0.005)):
+        shifted = [loss - margin for loss in baseline.val_losses]
+        test = stats.ttest_ind(shifted, losses, equal_var=False, alternative="greater")
+        assert submission[key] == pytest.approx(test.pvalue, rel=1e-9)
+    assert submission["comparison_baseline"] == {"name": "Last week's", "val_losses": (3.020, 3.021, 3.022)}
+    text = (folder / "README.md").read_text()
+    assert "Baseline: Last week's, nats per target of its seeds: 3.02000000, 3.02100000, 3.02200000." in text
+    assert f"| 0 | {submission['t_statistic']:.4f} | {submission['p_value']:.3g} | 3 |" in text
+
+
+def test_one_seed_is_not_tested(tmp_path):
+    baseline = BaselineConfig(name="Last week's", val_losses=(3.020, 3.021))
+    folder, submission = build(tmp_path, (7,), config=dataclasses.replace(CONFIG, baseline=baseline))
+
+    assert submission["p_value"] is None
+    assert "One seed shows no spread: no test." in (folder / "README.md").read_text()
