@@ -1,0 +1,56 @@
+"""A seed's log as text: the lines that people and tools look for, ours or another program's.
+
+Checked by: tests/submission/test_verify.py.
+"""
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+_SCORE = re.compile(
+    r"^(?P<name>final_\w+) .*?val_loss:\s*(?P<loss>\d+\.\d+).*?val_bpb:\s*(?P<bpb>\d+\.\d+)", re.MULTILINE
+)
+_DIGEST = re.compile(r"^sha256 ([0-9a-f]{64}) (.+)$", re.MULTILINE)
+_CODE = re.compile(r"^Code size:\s*(\d+)", re.MULTILINE)
+_ARTIFACT = re.compile(r"^Serialized model (?:int\d|mixed|quant)\S*:\s*(\d+)", re.MULTILINE)
+_TOTAL = re.compile(r"^Total submission size (?:int\d|mixed|quant)\S*:\s*(\d+)", re.MULTILINE)
+_TARGETS = re.compile(r"^(?:target_tokens:\s*|val_loader:.*\btokens:)(\d+)", re.MULTILINE)
+
+
+class ScoreLine(NamedTuple):
+    """A final score, at the digits that were printed."""
+
+    name: str
+    val_loss: Decimal
+    val_bpb: Decimal
+
+
+class SeedLog:
+    """The last statement of each kind; a log of several runs ends with the one that counts."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.scores = _exact_scores(text)
+        self.digests = {file: digest for digest, file in _DIGEST.findall(text)}
+        self.code_bytes = _last_number(_CODE, text)
+        self.artifact_bytes = _last_number(_ARTIFACT, text)
+        self.total_bytes = _last_number(_TOTAL, text)
+        self.target_tokens = _last_number(_TARGETS, text)
+
+    def seed_among(self, seeds: Sequence[str]) -> str | None:
+        """Return the seed that the file's name holds, or the only seed there is."""
+        numbers = re.findall(r"\d+", self.name)
+        named = [seed for seed in seeds if seed in numbers]
+        return named[-1] if named else seeds[0] if len(seeds) == 1 else None
+
+
+def _exact_scores(text: str) -> list[ScoreLine]:
+    """Return the final scores in their order; where lines of full precision (`_exact`) exist, these alone."""
+    lines = [ScoreLine(found["name"], Decimal(found["loss"]), Decimal(found["bpb"])) for found in _SCORE.finditer(text)]
+    return [line for line in lines if line.name.endswith("_exact")] or lines
+
+
+def _last_number(pattern: re.Pattern[str], text: str) -> int | None:
+    found = pattern.findall(text)
+    return int(found[-1]) if found else None
