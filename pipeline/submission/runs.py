@@ -16,8 +16,9 @@ from pipeline.config import Params
 from pipeline.model.config import ModelConfig
 from pipeline.progress import Log
 from pipeline.submission.log_lines import artifact_score_lines
-from pipeline.submission.prove import prove
+from pipeline.submission.prove import ProofError, prove
 from pipeline.submission.record import SeedRun, artifact_name
+from pipeline.submission.verify import verify_folder
 
 
 def read_run(seed: int, items: Sequence[str]) -> SeedRun:
@@ -65,9 +66,14 @@ def prove_runs(
 ) -> None:
     """Rescore every seed's artifact with the shipped program; raises ProofError when a score or digest differs.
 
+    Before that everything the folder states must agree with its own files.
+
     The digests are those its log in the folder states: code, artifact, tokenizer, val shards, config. The fresh process
     gets `environment` and as many threads as this one: a sum split over more threads rounds differently.
     """
+    for check in verify_folder(folder, environment):
+        if check.verdict == "FAIL":
+            raise ProofError(f"{check.name}: {check.evidence}; run `dvc repro`")
     for run in runs:
         log_text = (folder / f"train_seed{run.seed}.log").read_text("utf-8")
         digests = [line for line in log_text.splitlines() if line.startswith("sha256 ")]

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.artifacts import ROOT
 from pipeline.checkpoint import load_checkpoint
+from pipeline.files import folder_digest
 from pipeline.scoring.ledger import load_ledger
-from tests.stages.conftest import TINY, Project
+from tests.stages.conftest import TINY, Project, make_project
 
 EVALUATIONS = {"evaluate@1-blocks", "evaluate@1-sliding", "evaluate@1-ttt"}
 ARTIFACTS = ROOT
@@ -114,6 +115,29 @@ def test_editing_the_quantizer_never_retrains(project):
 def test_packaging_again_gives_the_same_folder(project):
     before = project.run("fairway", "package").stdout.split("folder digest ")[1]
     assert project.run("fairway", "package").stdout.split("folder digest ")[1] == before
+
+
+def test_packaging_in_another_clone_gives_the_same_folder(finished, tmp_path: Path):
+    clone = make_project(tmp_path / "elsewhere" / "clone")
+    shutil.copytree(finished.root / ARTIFACTS, clone.root / ARTIFACTS, symlinks=True)
+    shutil.rmtree(clone.root / ARTIFACTS / "submission")
+    clone.run("fairway", "package")
+    assert folder_digest(clone.root / ARTIFACTS / "submission") == folder_digest(
+        finished.root / ARTIFACTS / "submission"
+    )
+
+
+def test_the_record_states_what_its_files_hold(finished):
+    assert "FAIL" not in finished.run("fairway", "verify").stdout
+
+
+def test_a_record_that_contradicts_itself_is_not_packaged(project):
+    path = project.root / ARTIFACTS / SEED / "evaluate/scores-ttt.json"
+    score = json.loads(path.read_text())
+    path.write_text(json.dumps({**score, "bytes": score["bytes"] + 9}))
+    failed = project.run("fairway", "package", check=False)
+    assert failed.returncode == 1
+    assert "implied bytes: seed 1: scores imply" in failed.stderr
 
 
 @pytest.fixture
