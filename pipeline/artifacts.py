@@ -55,7 +55,8 @@ TABLE = {
     "quantize_report": Artifact("seeds/{seed}/quantize/report.json", "quantize", "JSON: per layer, bits, bytes"),
     "scores": Artifact("seeds/{seed}/evaluate/scores-{item}.json", "evaluate", "JSON: bpb, nats, targets, bytes"),
     "ledger": Artifact("seeds/{seed}/evaluate/ledger-{item}.npz", "evaluate", "nats and bytes per target, in order"),
-    "submission": Artifact("submission", "package", "the record folder"),
+    "package": Artifact("package", "package", "the record folder, to be audited"),
+    "submission": Artifact("submission", "audit", "the record folder with its audit"),
     "audit": Artifact("audit/audit.json", "audit", "JSON: checks, verdicts, evidence, digests of the folder audited"),
     "audit_table": Artifact("audit/audit.md", "audit", "the same as a table, for a README"),
 }

@@ -12,18 +12,21 @@ from stages.console import Stage, machine_environment
 @click.argument("folder", type=click.Path(path_type=Path), default="artifacts/submission")
 @click.option("--evidence", type=click.Path(path_type=Path), help="Files of the run, laid out like artifacts/.")
 @click.option("--output", type=click.Path(path_type=Path), default="artifacts/audit", show_default=True)
-def audit(folder: Path, evidence: Path | None, output: Path) -> None:
+@click.option("--record", type=click.Path(path_type=Path), help="After a pass, a copy of FOLDER that states its audit.")
+def audit(folder: Path, evidence: Path | None, output: Path, record: Path | None) -> None:
     """Audit a record FOLDER (default artifacts/submission): run its program on small streams and judge the rows.
 
     The program runs alone in an empty folder, several times. Checks that need the run's ledgers, shards and reports
-    look for them in --evidence and do not apply without. Writes audit.json and audit.md to --output; exits 1, with a
-    line per failed check, if any fails; alarms and checks that do not apply are said and change nothing.
+    look for them in --evidence and do not apply without. Writes audit.json and audit.md to --output. If any check fails
+    there is a line for it, the exit status is 1 and --record is not written; alarms and checks that do not apply are
+    said and change nothing.
     """
     import torch
 
     from pipeline.artifacts import path_of, write_json
     from pipeline.audit.audit import audit_record, audit_table
     from pipeline.audit.record_files import Evidence
+    from pipeline.audit.stated import state_audit
     from pipeline.files import write_bytes
 
     stage = Stage("audit", {}, [], 0, str(folder))
@@ -41,3 +44,5 @@ def audit(folder: Path, evidence: Path | None, output: Path) -> None:
     stage.summary(f"audit: {report['verdict']}: {counts}", f"       {folder}/; {output / path_of('audit').name}")
     if report["verdict"] == "fail":
         sys.exit(1)
+    if record is not None:
+        state_audit(folder, report, record)

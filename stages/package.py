@@ -12,7 +12,7 @@ def package(params_path: str) -> None:
 
     Reads every section and the outputs of all seeds. The folder appears only when each seed's artifact, rescored by
     the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit.
-    Writes artifacts/submission/.
+    Writes artifacts/package/, which `fairway audit` turns into artifacts/submission/.
     """
     from dataclasses import replace
     from importlib.metadata import version
@@ -47,7 +47,7 @@ def package(params_path: str) -> None:
         check_settings(run, params)
 
     submission = assemble(
-        path_of("submission"), params.package, params.size, code=code, human_code=source, runs=runs,
+        path_of("package"), params.package, params.size, code=code, human_code=source, runs=runs,
         tokenizer=path_of("tokenizer"), headline=params.evaluate.items[-1],
         versions={name: version(name) for name in imported_packages(code)},
         digests={path.name: sha256_of_file(path) for path in shard_paths(path_of("val_shards"), "val")},
@@ -60,5 +60,5 @@ def package(params_path: str) -> None:
         f"package: {submission['val_bpb']:.4f} bpb, {submission['bytes_total']:,} bytes "
         f"({len(code):,} code, {len(unwrap(code).encode()):,} unwrapped), proven for seeds {list(params.seeds)}",
         f"         {size_note(params.size, len(code), submission['bytes_total'])}; "
-        f"{path_of('submission')}/, folder digest {folder_digest(path_of('submission'))[:16]}",
+        f"{path_of('package')}/, folder digest {folder_digest(path_of('package'))[:16]}",
     )

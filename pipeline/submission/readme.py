@@ -155,8 +155,8 @@ def _condition_section(submission: Mapping[str, Any]) -> str:
         f"3. **Score before update.** {update}\n"
         "4. **One pass.** Left to right, every target once; no result chooses between runs. Calibration reads training "
         "shards only.\n\n"
-        "An audit of this folder is not part of it, because it names the folder by its digest: `fairway audit FOLDER` "
-        "runs `train_gpt.py` on small streams and writes verdict, evidence and digest to audit.json."
+        "`fairway audit FOLDER` runs `train_gpt.py` on small streams and judges its rows. Where this folder was "
+        "audited, the verdict stands at the end, with the digest of the folder as it was before that was added."
     )
 
 

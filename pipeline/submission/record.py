@@ -8,11 +8,9 @@ Checked by: tests/submission/test_record.py.
 """
 
 import ast
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -20,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import files_below, sha256_of_file
+from pipeline.files import atomic_folder, files_below, sha256_of_file
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.build import check_sizes
 from pipeline.submission.config import PackageConfig
@@ -77,7 +75,7 @@ def assemble(
     """
     _check_runs(runs, headline)
     check_sizes(size, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
-    with _atomic_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "train_gpt.py").write_bytes(code)
         _write_text(partial / "train_gpt_human.py", human_code)
         _write_text(partial / "requirements.txt", requirements_text(code, versions))
@@ -245,35 +243,3 @@ def _first_bpb(run: SeedRun, weights: str) -> float | None:
     """Return the bpb of the first item scored without adaptation on `weights`; None when there is none."""
     plain = [score for score in run.scores.values() if score["protocol"]["kind"] == "blocks"]
     return next((score["val_bpb"] for score in plain if score["weights"] == weights), None)
-
-
-@contextlib.contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on any error it is removed.
-
-    Files and folders reach the disk before the name does: after a power cut the name never means a torn folder.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
-    partial.mkdir()
-    try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            _sync(path)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

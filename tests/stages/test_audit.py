@@ -14,7 +14,8 @@ from pipeline.audit.audit import TITLES, audit_table
 from pipeline.audit.evaluator import Rows
 from pipeline.audit.record_files import Evidence, RecordFolder, document_digests
 from pipeline.data.shards import write_shard
-from pipeline.files import folder_digest
+from pipeline.files import files_below, folder_digest
+from pipeline.submission.schema import check_submission
 
 ITEMS = ["blocks", "sliding", "ttt"]
 
@@ -26,9 +27,25 @@ def test_the_shipped_record_passes_every_check(finished) -> None:
     assert report["verdict"] == "pass"
     assert {check for check, verdict in verdicts.items() if verdict == "not applicable"} <= {"T5"}
     assert not {check for check, verdict in verdicts.items() if verdict == "alarm"} - {"T15"}
-    assert report["folder_digest"] == folder_digest(finished.root / ROOT / "submission")
+    assert report["folder_digest"] == folder_digest(finished.root / ROOT / "package")
     assert list(report["items"]) == ITEMS
     assert audit_table(report) == (finished.root / ROOT / "audit/audit.md").read_text()
+
+
+def test_the_record_states_its_audit_and_nothing_else_is_new(finished) -> None:
+    package, record = finished.root / ROOT / "package", finished.root / ROOT / "submission"
+    report = json.loads((record / "audit.json").read_text())
+    assert report["folder_digest"] == folder_digest(package)
+    assert (record / "README.md").read_text() == f"{(package / 'README.md').read_text()}\n{audit_table(report)}"
+    before, after = (json.loads((folder / "submission.json").read_text()) for folder in (package, record))
+    assert after["audit"]["checks"] == [{"id": each["id"], "verdict": each["verdict"]} for each in report["checks"]]
+    assert {**after, "audit": before["audit"]} == before
+    check_submission(after)
+    changed = {"README.md", "submission.json", "audit.json"}
+    rest = [{path.relative_to(folder): path.read_bytes() for path in files_below(folder) if path.name not in changed}
+            for folder in (package, record)]  # fmt: skip
+    assert rest[0] == rest[1]
+    assert len(rest[0]) == len(list(files_below(record))) - 3
 
 
 @pytest.fixture

@@ -120,11 +120,9 @@ def test_packaging_again_gives_the_same_folder(project):
 def test_packaging_in_another_clone_gives_the_same_folder(finished, tmp_path: Path):
     clone = make_project(tmp_path / "elsewhere" / "clone")
     shutil.copytree(finished.root / ARTIFACTS, clone.root / ARTIFACTS, symlinks=True)
-    shutil.rmtree(clone.root / ARTIFACTS / "submission")
+    shutil.rmtree(clone.root / ARTIFACTS / "package")
     clone.run("fairway", "package")
-    assert folder_digest(clone.root / ARTIFACTS / "submission") == folder_digest(
-        finished.root / ARTIFACTS / "submission"
-    )
+    assert folder_digest(clone.root / ARTIFACTS / "package") == folder_digest(finished.root / ARTIFACTS / "package")
 
 
 def test_the_record_states_what_its_files_hold(finished):
@@ -258,7 +256,7 @@ def test_code_larger_than_its_reserve_names_the_reserve(project):
     project.edit(size={"code_reserve_bytes": 1000})
     line = fails(project, "fairway", "package")
     assert "size.code_reserve_bytes: got 1000, expected at least" in line
-    assert (project.root / ARTIFACTS / "submission/train_gpt.py").exists()
+    assert (project.root / ARTIFACTS / "package/train_gpt.py").exists()
 
 
 def test_a_config_that_does_not_match_the_artifact_is_one_line(project):
