@@ -24,6 +24,10 @@ class Rotation(NamedTuple):
     cos_TK: Tensor
     sin_TK: Tensor
 
+    def last(self, num_tokens: int | None) -> "Rotation":
+        """Return the rotation of the last positions; None keeps all."""
+        return self if num_tokens is None else Rotation(self.cos_TK[-num_tokens:], self.sin_TK[-num_tokens:])
+
 
 def apply_rotation(x_BTHE: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the first 2K dimensions of every head by its position's angles; the rest passes unchanged."""
