@@ -13,7 +13,17 @@ from pipeline.model.attention import (
     attend_by_products,
     attend_with_repeated_groups,
 )
-from tests.networks import ARCHITECTURES, TINY, architecture, randomised
+from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, architecture, changed, randomised
+
+ENDS_IN_THE_CORE = {"schedule.unique_blocks": 0, "attention.exclusive_blocks": [1], "parallel_blocks": [1]}
+LAST_VISITS = {
+    **{name: architecture(name) for name in ARCHITECTURES},
+    "core only, smear, contractive step": changed(TINY, {**ENDS_IN_THE_CORE, "conditioners": {
+        **NO_CONDITIONERS, "flow_dim": 4, "anchor_dim": 5, "smear": True,
+        "step": {"kind": "contractive", "fraction": 0.4}}}),
+    "core only, learned step": changed(TINY, {**ENDS_IN_THE_CORE, "conditioners": {
+        **NO_CONDITIONERS, "positions": True, "step": {"kind": "learned"}}}),
+}  # fmt: skip
 
 
 def random_ids(config, *shape):
@@ -21,10 +31,10 @@ def random_ids(config, *shape):
 
 
 @pytest.mark.parametrize("num_scored", [1, 7, 19, 20])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LAST_VISITS)
 @torch.no_grad()
 def test_scored_positions_equal_those_of_the_full_path(name, num_scored):
-    config = architecture(name)
+    config = LAST_VISITS[name]
     model, ids_BT = randomised(config).double(), random_ids(config, 3, 20)
     full_BTD, scored_BTD = model.hidden(ids_BT), model.hidden(ids_BT, num_scored)
     assert scored_BTD.shape == (3, num_scored, config.embedding_dim)
@@ -32,9 +42,9 @@ def test_scored_positions_equal_those_of_the_full_path(name, num_scored):
     assert (scored_BTD - full_BTD[:, -num_scored:]).abs().max() < 1e-11
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LAST_VISITS)
 def test_all_positions_scored_is_the_full_path_bit_for_bit(name):
-    config = architecture(name)
+    config = LAST_VISITS[name]
     model, ids_BT = randomised(config), random_ids(config, 2, 12)
     cotangent_BTD = torch.randn(2, 12, config.embedding_dim, generator=torch.Generator().manual_seed(1))
     grads = []
@@ -46,10 +56,10 @@ def test_all_positions_scored_is_the_full_path_bit_for_bit(name):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LAST_VISITS)
 @torch.no_grad()
 def test_the_last_visit_multiplies_only_keys_and_values_of_other_positions(name):
-    config = architecture(name)
+    config = LAST_VISITS[name]
     model, calls = randomised(config), []
     for called, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
