@@ -24,6 +24,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.layers import rms_norm, tail
 from pipeline.model.parts_config import AttentionGateConfig
 from pipeline.model.rotary import Rotation, apply_rotation
+from pipeline.model.stream_cache import StreamCache
 
 LONGEST_PRODUCTS_TOKENS = 512
 """Contexts up to which a CPU in bfloat16 keeps all scores in memory: up to here training is faster with them, but their
@@ -133,7 +134,12 @@ class Attention(nn.Module):
         return [self.output] if self.gate is None else [self.output, self.gate.open]
 
     def forward(
-        self, x_BTD: Tensor, rotation: Rotation, added_value: Tensor | None, num_scored: int | None = None
+        self,
+        x_BTD: Tensor,
+        rotation: Rotation,
+        added_value: Tensor | None,
+        num_scored: int | None = None,
+        cache: StreamCache | None = None,
     ) -> Tensor:
         """Attend causally.
 
@@ -142,6 +148,7 @@ class Attention(nn.Module):
             rotation: this visit's rotary angles.
             added_value: (B, T, G*E) added to the values before heads are split, or None.
             num_scored: only so many last positions are asked for; None returns all.
+            cache: what came before, seen too and added to.
         """
         scored_BTD = tail(x_BTD, num_scored)
         q_BTHE = self._split_heads(self.query(scored_BTD))
@@ -155,7 +162,8 @@ class Attention(nn.Module):
         q_BTHE, k_BTGE = rms_norm(q_BTHE).to(q_BTHE.dtype), rms_norm(k_BTGE).to(k_BTGE.dtype)
         q_BTHE = apply_rotation(q_BTHE, rotation.last(num_scored)) * self.gain.to(q_BTHE.dtype)[:, None]
         k_BTGE = apply_rotation(k_BTGE, rotation)
-        y_BTHE = attend(q_BTHE, k_BTGE, v_BTGE)
+        seen = (k_BTGE, v_BTGE) if cache is None else cache.extend(k_BTGE, v_BTGE)
+        y_BTHE = attend(q_BTHE, *seen)
         if self.exclusive:
             y_BTHE = exclude_own_value(y_BTHE, tail(v_BTGE, num_scored))
         if self.gate is not None:

@@ -24,6 +24,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.layers import compute_dtype, rms_norm, tail
 from pipeline.model.mlp import MLP
 from pipeline.model.rotary import Rotation
+from pipeline.model.stream_cache import StreamCache
 
 
 class BlockControls(NamedTuple):
@@ -46,6 +47,8 @@ class VisitInputs(NamedTuple):
     """This visit's own; None takes the block's."""
     num_scored: int | None = None
     """Last positions of which anybody will read the output; None: all."""
+    cache: StreamCache | None = None
+    """What came before these positions; None: nothing."""
 
 
 class VisitControls(nn.Module):
@@ -90,7 +93,7 @@ class Block(nn.Module):
         )
         x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * inputs.x0_BTD
         read_BTD = self._normed(x_BTD)
-        attended_BTD = self.attention(read_BTD, inputs.rotation, inputs.added_value, inputs.num_scored)
+        attended_BTD = self.attention(read_BTD, inputs.rotation, inputs.added_value, inputs.num_scored, inputs.cache)
         x_BTD = tail(x_BTD, inputs.num_scored) + attention_scale * attended_BTD
         read_BTD = tail(read_BTD, inputs.num_scored) if self.parallel else self._normed(x_BTD)
         return x_BTD + mlp_scale * self.mlp(read_BTD, inputs.loop)

@@ -39,6 +39,7 @@ from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
+from pipeline.model.stream_cache import StreamCache
 from pipeline.model.unread import UnreadTensors
 from pipeline.model.value_embedding import ValueEmbedding, readers_by_slot
 
@@ -50,6 +51,7 @@ class _ForwardInputs(NamedTuple):
     rotations: list[Rotation]
     added_values: list[Tensor]
     num_scored: int | None
+    cache: StreamCache | None
 
 
 class LoopedUNet(nn.Module):
@@ -100,15 +102,18 @@ class LoopedUNet(nn.Module):
         """Return float32 nats of `targets` given what `hidden` returns for them, without a full tensor of logits."""
         return target_nats(hidden, self.token_embedding.weight, targets, self.config.logit_softcap)
 
-    def hidden(self, input_ids_BT: Tensor, num_scored: int | None = None) -> Tensor:
+    def hidden(self, input_ids_BT: Tensor, num_scored: int | None = None, cache: StreamCache | None = None) -> Tensor:
         """Return the final states (B, T, embedding_dim) that the head reads: normed, projected where widths differ.
 
         With `num_scored`, at most T, only those of so many last positions: what follows the keys and values of the last
         visit is pointwise, so it is computed for these alone. Exact for every architecture; without it nothing changes.
+        With a `cache` the ids are the next piece of the streams that it remembers.
         """
-        x_BTD = self.embed(input_ids_BT)
+        num_tokens = input_ids_BT.size(1)
+        start, seen_BT = (0, input_ids_BT) if cache is None else cache.begin(input_ids_BT)
+        x_BTD = tail(self.embed(seen_BT), num_tokens)
         added = [] if self.value_embedding is None else self.value_embedding(input_ids_BT)
-        inputs = _ForwardInputs(x_BTD, self.rotary(input_ids_BT.size(1)), added, num_scored)
+        inputs = _ForwardInputs(x_BTD, self.rotary(num_tokens, start), added, num_scored, cache)
 
         loop_BTD, pushed = x_BTD, []
         for i, visit in enumerate(self.schedule.encoder):
@@ -180,7 +185,7 @@ class LoopedUNet(nn.Module):
         if not visits:
             return x_BTD, loop_BTD
         assert self.helix is not None, "a second stream without a helix"
-        to_loop_BTD, to_main_BTD = self.helix.hints(x_BTD, loop_BTD)
+        to_loop_BTD, to_main_BTD = self.helix.hints(x_BTD, loop_BTD, inputs.cache)
         loop_BTD = loop_BTD + to_loop_BTD
         for visit in visits:
             loop_BTD = self._visit(visit, loop_BTD, inputs)
@@ -196,6 +201,7 @@ class LoopedUNet(nn.Module):
             loop=visit.loop,
             controls=None if self.visit_controls is None else self.visit_controls.of(visit.slot),
             num_scored=inputs.num_scored if last else None,
+            cache=inputs.cache,
         ))  # fmt: skip
 
 

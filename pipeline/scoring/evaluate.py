@@ -12,6 +12,7 @@ Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from pipeline.checks import require
 from pipeline.progress import Progress
 from pipeline.scoring.adaptation import adaptation_for, autocast_to
-from pipeline.scoring.config import Protocol
+from pipeline.scoring.config import Protocol, StreamProtocol
+from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.windows import Window, plan, window_batches
 
 
@@ -62,10 +64,13 @@ def score(
         groups = plan(num_targets, protocol)
         worker = scoring_copy(model, protocol.context_tokens, torch.device(device))
         adaptation = adaptation_for(worker, protocol, len(groups), dtype)
+        score_batch: Any = score_windows
+        if isinstance(protocol, StreamProtocol):
+            score_batch = partial(score_lanes, protocol=protocol)
         for group in groups:
             adaptation.before(group)
-            for batch in window_batches(group.windows, batch_tokens):
-                rows.append(_frozen_rows(batch, score_windows(worker, tokens, batch, device, dtype), group.number))
+            for batch in window_batches(group.windows, batch_tokens, protocol.context_tokens):
+                rows.append(_frozen_rows(batch, score_batch(worker, tokens, batch, device, dtype), group.number))
                 _require_finite(rows[-1])
                 done += len(rows[-1].nats)
                 progress(done, num_targets, f"{rows[-1].nats.mean():.4f} nats per target")
