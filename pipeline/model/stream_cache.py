@@ -18,15 +18,36 @@ EMBEDDING_PAST_TOKENS = 2
 """Tokens before a position that its embedding reads: the smear mixes in the predecessor, a pair with its own."""
 
 
+class KeyValueWindow:
+    """Keys and values of one attention, in a buffer with room for more: a small piece does not copy them all."""
+
+    def __init__(self, keep_tokens: int, like_BTGE: Tensor) -> None:
+        self.keep_tokens, self.end = keep_tokens, 0
+        self.buffer = torch.stack((like_BTGE, like_BTGE))[:, :, :0]
+
+    def extend(self, k_BTGE: Tensor, v_BTGE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that a piece may see, its own last: views that the next call may alter."""
+        first, size = max(0, self.end - self.keep_tokens), k_BTGE.size(1)
+        if self.end + size > self.buffer.size(2):
+            kept, (batch, _, *heads) = self.buffer[:, :, first : self.end], k_BTGE.shape
+            first, self.end = 0, kept.size(2)
+            self.buffer = k_BTGE.new_empty(2, batch, self.end + size + self.keep_tokens, *heads)
+            self.buffer[:, :, : self.end] = kept
+        stop = self.end + size
+        self.buffer[0, :, self.end : stop], self.buffer[1, :, self.end : stop] = k_BTGE, v_BTGE
+        self.end = stop
+        return self.buffer[0, :, first:stop], self.buffer[1, :, first:stop]
+
+
 class StreamCache:
-    """The past of one batch of streams; every piece adds to it and lets go of what no later piece may see."""
+    """The past of one batch of streams, without gradients: every piece adds to it."""
 
     def __init__(self, keep_tokens: int) -> None:
         """keep_tokens: positions before a piece that its attentions see."""
         self.keep_tokens = keep_tokens
         self.num_tokens = 0
         self.ids_BT: Tensor | None = None
-        self.pasts: list[tuple[Tensor, Tensor]] = []
+        self.windows: list[KeyValueWindow] = []
         self.turn = 0
 
     def begin(self, input_ids_BT: Tensor) -> tuple[int, Tensor]:
@@ -39,11 +60,8 @@ class StreamCache:
         return start, input_ids_BT
 
     def extend(self, k_BTGE: Tensor, v_BTGE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a piece after those it may see; attentions take turns, the same in every piece."""
-        if self.turn == len(self.pasts):
-            self.pasts.append((k_BTGE[:, :0], v_BTGE[:, :0]))
-        k_BTGE, v_BTGE = (torch.cat(pair, dim=1) for pair in zip(self.pasts[self.turn], (k_BTGE, v_BTGE), strict=True))
-        first = max(0, k_BTGE.size(1) - self.keep_tokens)
-        self.pasts[self.turn] = k_BTGE[:, first:], v_BTGE[:, first:]
+        """Return what a piece may see in the next attention; attentions take turns, the same in every piece."""
+        if self.turn == len(self.windows):
+            self.windows.append(KeyValueWindow(self.keep_tokens, k_BTGE))
         self.turn += 1
-        return k_BTGE, v_BTGE
+        return self.windows[self.turn - 1].extend(k_BTGE, v_BTGE)
