@@ -2,11 +2,11 @@
 
 import torch
 
-from benchmarks.scoring import measure_shortcut, multiply_adds, random_windows, shortcut_model
+from benchmarks.scoring import measure_shortcut, multiply_adds, random_windows, recipe_model
 
 
 def test_both_paths_give_the_same_nats_and_the_shortcut_multiplies_less() -> None:
-    result = measure_shortcut(shortcut_model(64, "small"), random_windows(64, 1, 97), 16, 1)
+    result = measure_shortcut(recipe_model(64, "small"), random_windows(64, 1, 97), 16, 1)
     assert result["largest_difference_nats"] < 1e-5
     assert result["predicted_speed_up"] > 1
     assert result["full"]["multiply_adds"] > result["shortcut"]["multiply_adds"] > 0
@@ -14,7 +14,7 @@ def test_both_paths_give_the_same_nats_and_the_shortcut_multiplies_less() -> Non
 
 @torch.no_grad()
 def test_what_is_saved_is_the_last_visit_without_keys_and_values_and_the_head() -> None:
-    model, num_tokens, num_scored = shortcut_model(64, "small"), 40, 4
+    model, num_tokens, num_scored = recipe_model(64, "small"), 40, 4
     last = model.blocks[model.schedule.visits[-1].block]
     skipped = sum(weight.numel() for weight in last.mlp.parameters()) + model.token_embedding.weight.numel()
     skipped += last.attention.query.weight.numel() + last.attention.output.weight.numel()
