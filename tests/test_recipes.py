@@ -146,6 +146,18 @@ def test_batch_size_padding_and_truncation_change_nothing_but_rounding(name: str
     assert padding_moves(model, ids_BT[1:2], 1060) < ROUNDING
 
 
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_scored_positions_have_the_nats_of_the_full_path(name: str):
+    """In float32, every recipe's architecture: one millionth of a nat per target."""
+    model, ids_BT = roused(reduced(name), 1, 1), random_ids(3, 97)
+    inputs_BT, targets_BT = ids_BT[:, :-1], ids_BT[:, -16:]
+    nats_BT = model.nats(model.hidden(inputs_BT, 16), targets_BT)
+    assert (nats_BT - model.nats(model.hidden(inputs_BT)[:, -16:], targets_BT)).abs().max() < 1e-6
+    from_logits = F.cross_entropy(model(inputs_BT)[:, -16:].flatten(0, 1), targets_BT.flatten(), reduction="none")
+    assert (nats_BT.flatten() - from_logits).abs().max() < 2e-6  # another kernel: the last two bits of 8 nats
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if model_config(name).rope.base_tokens is not None])
 @torch.no_grad()
 def test_a_rotary_base_that_follows_the_tensor_would_be_noticed(name: str):

@@ -5,8 +5,10 @@ the sharpness. Exclusive self-attention (XSA) subtracts from every head's output
 position: a head can no longer copy the token it sits on, which the residual stream carries anyway. The sparse gate
 lets a head fall silent, which otherwise takes an attention sink.
 
+Queries may be fewer than keys: then they are the last positions, and the mask's corner is the lower right one.
+
 Axes: B batch, T position, D model width, H query heads, G key/value heads, J query heads per key/value head,
-E head width, N = B * G, R = J * T.
+E head width, N = B * G, R = J * T; q_BTHE may be shorter than k_BTGE.
 Source: grouped queries arXiv 2305.13245; query-key norm arXiv 2010.04245; XSA Parameter Golf pull request 1535;
 sparse gate modded-nanogpt pull request 117, scaled as in Parameter Golf pull request 1855.
 Differs: the gain belongs to queries only and follows the rotation.
@@ -16,11 +18,13 @@ Checked by: tests/model/test_network.py
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from pipeline.model.config import ModelConfig
-from pipeline.model.layers import rms_norm
+from pipeline.model.layers import rms_norm, tail
 from pipeline.model.parts_config import AttentionGateConfig
 from pipeline.model.rotary import Rotation, apply_rotation
+from pipeline.model.stream_cache import StreamCache
 
 LONGEST_PRODUCTS_TOKENS = 512
 """Contexts up to which a CPU in bfloat16 keeps all scores in memory: up to here training is faster with them, but their
@@ -41,7 +45,7 @@ def exclude_own_value(y_BTHE: Tensor, v_BTGE: Tensor) -> Tensor:
 
 
 def attend(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor) -> Tensor:
-    """Return causal attention (B, T, H, E) at scale 1/sqrt(E)."""
+    """Return causal attention in the shape of `q_BTHE` at scale 1/sqrt(E); queries are the keys' last positions."""
     q_BHTE, k_BGTE, v_BGTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTGE, v_BTGE))
     device_type, dtype = q_BHTE.device.type, q_BHTE.dtype
     if device_type == "cpu" and dtype == torch.bfloat16 and q_BHTE.size(2) <= LONGEST_PRODUCTS_TOKENS:
@@ -49,8 +53,19 @@ def attend(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor) -> Tensor:
     elif device_type == "cuda" and dtype == torch.float32:
         y_BHTE = attend_with_repeated_groups(q_BHTE, k_BGTE, v_BGTE)
     else:
-        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True, enable_gqa=True)
+        y_BHTE = attend_by_library(q_BHTE, k_BGTE, v_BGTE)
     return y_BHTE.transpose(1, 2)
+
+
+def attend_by_library(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
+    """Return the same from the kernel that the library picks; its `is_causal` alone would align first positions."""
+    num_queries, num_keys = q_BHTE.size(2), k_BGTE.size(2)
+    if num_queries == num_keys:
+        return F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True, enable_gqa=True)
+    mask_TT: Tensor = causal_lower_right(num_queries, num_keys)  # on a GPU the flash kernel's own, never in memory
+    if q_BHTE.device.type == "cpu":
+        mask_TT = q_BHTE.new_ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
+    return F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, attn_mask=mask_TT, enable_gqa=True)
 
 
 def attend_with_repeated_groups(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
@@ -59,8 +74,7 @@ def attend_with_repeated_groups(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) 
     No fused CUDA kernel takes both float32 and grouped heads: the library would fall back to scores in memory.
     """
     repeats = q_BHTE.size(1) // k_BGTE.size(1)
-    k_BHTE, v_BHTE = (x.repeat_interleave(repeats, dim=1) for x in (k_BGTE, v_BGTE))
-    return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
+    return attend_by_library(q_BHTE, *(x.repeat_interleave(repeats, dim=1) for x in (k_BGTE, v_BGTE)))
 
 
 def attend_by_products(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
@@ -78,9 +92,10 @@ def attend_by_products(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor
 def _attend_block(q_NJTE: Tensor, k_NTE: Tensor, v_NTE: Tensor, start: int) -> Tensor:
     q_NJSE = q_NJTE[:, :, start : start + PRODUCTS_BLOCK_TOKENS]
     size = q_NJSE.size(2)
-    end = start + size
+    past = k_NTE.size(1) - q_NJTE.size(2) + start
+    end = past + size
     scores_NRT = torch.bmm(q_NJSE.flatten(1, 2), k_NTE[:, :end].mT)
-    future_ST = torch.full((size, end), -torch.inf, dtype=scores_NRT.dtype, device=scores_NRT.device).triu(start + 1)
+    future_ST = torch.full((size, end), -torch.inf, dtype=scores_NRT.dtype, device=scores_NRT.device).triu(past + 1)
     with torch.autocast("cpu", enabled=False):  # it would copy the scores to float32; the kernel sums in it anyway
         weights_NJST = torch.softmax(scores_NRT.unflatten(1, (-1, size)).add_(future_ST), dim=-1)
     return torch.bmm(weights_NJST.flatten(1, 2), v_NTE[:, :end]).view(q_NJSE.shape)
@@ -118,15 +133,25 @@ class Attention(nn.Module):
         """Return the matrices that write to the stream or open a gate: zero in a fresh network."""
         return [self.output] if self.gate is None else [self.output, self.gate.open]
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation, added_value: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotation: Rotation,
+        added_value: Tensor | None,
+        num_scored: int | None = None,
+        cache: StreamCache | None = None,
+    ) -> Tensor:
         """Attend causally.
 
         Args:
             x_BTD: normalised stream.
             rotation: this visit's rotary angles.
             added_value: (B, T, G*E) added to the values before heads are split, or None.
+            num_scored: only so many last positions are asked for; None returns all.
+            cache: what came before, seen too and added to.
         """
-        q_BTHE = self._split_heads(self.query(x_BTD))
+        scored_BTD = tail(x_BTD, num_scored)
+        q_BTHE = self._split_heads(self.query(scored_BTD))
         k_BTGE = self._split_heads(self.key(x_BTD))
         value = self.value(x_BTD)
         if added_value is not None:
@@ -135,13 +160,14 @@ class Attention(nn.Module):
 
         # Autocast on CUDA norms in float32: back to the projections' dtype, or attention would run in it.
         q_BTHE, k_BTGE = rms_norm(q_BTHE).to(q_BTHE.dtype), rms_norm(k_BTGE).to(k_BTGE.dtype)
-        q_BTHE = apply_rotation(q_BTHE, rotation) * self.gain.to(q_BTHE.dtype)[:, None]
+        q_BTHE = apply_rotation(q_BTHE, rotation.last(num_scored)) * self.gain.to(q_BTHE.dtype)[:, None]
         k_BTGE = apply_rotation(k_BTGE, rotation)
-        y_BTHE = attend(q_BTHE, k_BTGE, v_BTGE)
+        seen = (k_BTGE, v_BTGE) if cache is None else cache.extend(k_BTGE, v_BTGE)
+        y_BTHE = attend(q_BTHE, *seen)
         if self.exclusive:
-            y_BTHE = exclude_own_value(y_BTHE, v_BTGE)
+            y_BTHE = exclude_own_value(y_BTHE, tail(v_BTGE, num_scored))
         if self.gate is not None:
-            y_BTHE = y_BTHE * self.gate(x_BTD).to(y_BTHE.dtype).unsqueeze(-1)
+            y_BTHE = y_BTHE * self.gate(scored_BTD).to(y_BTHE.dtype).unsqueeze(-1)
         return self.output(y_BTHE.flatten(2))
 
     def _split_heads(self, x: Tensor) -> Tensor:

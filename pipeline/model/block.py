@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from pipeline.model.attention import Attention
 from pipeline.model.choke import ChokeMLP
 from pipeline.model.config import ModelConfig
-from pipeline.model.layers import compute_dtype, rms_norm
+from pipeline.model.layers import compute_dtype, rms_norm, tail
 from pipeline.model.mlp import MLP
 from pipeline.model.rotary import Rotation
+from pipeline.model.stream_cache import StreamCache
 
 
 class BlockControls(NamedTuple):
@@ -44,6 +45,10 @@ class VisitInputs(NamedTuple):
     loop: int
     controls: BlockControls | None
     """This visit's own; None takes the block's."""
+    num_scored: int | None = None
+    """Last positions of which anybody will read the output; None: all."""
+    cache: StreamCache | None = None
+    """What came before these positions; None: nothing."""
 
 
 class VisitControls(nn.Module):
@@ -77,7 +82,10 @@ class Block(nn.Module):
             self.mlp_scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x_BTD: Tensor, inputs: VisitInputs) -> Tensor:
-        """Return the stream after this block."""
+        """Return the stream after this block, of the last `inputs.num_scored` positions only where that is set.
+
+        Keys and values need every position, all else only those.
+        """
         mix_2D, attention_scale, mlp_scale = inputs.controls or (
             self.residual_mix,
             self.attention_scale,
@@ -85,9 +93,9 @@ class Block(nn.Module):
         )
         x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * inputs.x0_BTD
         read_BTD = self._normed(x_BTD)
-        x_BTD = x_BTD + attention_scale * self.attention(read_BTD, inputs.rotation, inputs.added_value)
-        if not self.parallel:
-            read_BTD = self._normed(x_BTD)
+        attended_BTD = self.attention(read_BTD, inputs.rotation, inputs.added_value, inputs.num_scored, inputs.cache)
+        x_BTD = tail(x_BTD, inputs.num_scored) + attention_scale * attended_BTD
+        read_BTD = tail(read_BTD, inputs.num_scored) if self.parallel else self._normed(x_BTD)
         return x_BTD + mlp_scale * self.mlp(read_BTD, inputs.loop)
 
     def _normed(self, x_BTD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Functions that every part of the network uses: the norm, the soft cap, the dtype of matrix products.
+"""Functions that every part of the network uses: the norm, the soft cap, the dtype of matrix products, the tail.
 
 Source: RMSNorm arXiv 1910.07467; logit soft-capping arXiv 2408.00118.
 Differs: the norm has no weights, and its epsilon is that of the tensor's dtype.
@@ -13,6 +13,11 @@ from torch import Tensor
 def rms_norm(x: Tensor) -> Tensor:
     """Scale the last axis to unit root mean square; same shape and dtype."""
     return F.rms_norm(x, (x.size(-1),))
+
+
+def tail(x: Tensor, num_tokens: int | None) -> Tensor:
+    """Return the last positions of (B, T, ...): `x` itself for None, or when it has no others."""
+    return x if num_tokens is None or num_tokens == x.size(1) else x[:, -num_tokens:]
 
 
 def softcap(z: Tensor, cap: float) -> Tensor:

@@ -34,11 +34,12 @@ from pipeline.model.conditioning import CorePass, PassConditioner
 from pipeline.model.config import ModelConfig
 from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
 from pipeline.model.helix import Helix
-from pipeline.model.layers import rms_norm, softcap
-from pipeline.model.loss import mean_nats
+from pipeline.model.layers import rms_norm, softcap, tail
+from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
+from pipeline.model.stream_cache import StreamCache
 from pipeline.model.unread import UnreadTensors
 from pipeline.model.value_embedding import ValueEmbedding, readers_by_slot
 
@@ -49,6 +50,8 @@ class _ForwardInputs(NamedTuple):
     x0_BTD: Tensor
     rotations: list[Rotation]
     added_values: list[Tensor]
+    num_scored: int | None
+    cache: StreamCache | None
 
 
 class LoopedUNet(nn.Module):
@@ -95,11 +98,22 @@ class LoopedUNet(nn.Module):
         z_BTV = F.linear(hidden, self.token_embedding.weight)
         return softcap(z_BTV.float(), self.config.logit_softcap)
 
-    def hidden(self, input_ids_BT: Tensor) -> Tensor:
-        """Return the final states (B, T, embedding_dim) that the head reads: normed, projected where widths differ."""
-        x_BTD = self.embed(input_ids_BT)
+    def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return float32 nats of `targets` given what `hidden` returns for them, without a full tensor of logits."""
+        return target_nats(hidden, self.token_embedding.weight, targets, self.config.logit_softcap)
+
+    def hidden(self, input_ids_BT: Tensor, num_scored: int | None = None, cache: StreamCache | None = None) -> Tensor:
+        """Return the final states (B, T, embedding_dim) that the head reads: normed, projected where widths differ.
+
+        With `num_scored`, at most T, only those of so many last positions: what follows the keys and values of the last
+        visit is pointwise, so it is computed for these alone. Exact for every architecture; without it nothing changes.
+        With a `cache` the ids are the next piece of the streams that it remembers.
+        """
+        num_tokens = input_ids_BT.size(1)
+        start, seen_BT = (0, input_ids_BT) if cache is None else cache.begin(input_ids_BT)
+        x_BTD = tail(self.embed(seen_BT), num_tokens)
         added = [] if self.value_embedding is None else self.value_embedding(input_ids_BT)
-        inputs = _ForwardInputs(x_BTD, self.rotary(input_ids_BT.size(1)), added)
+        inputs = _ForwardInputs(x_BTD, self.rotary(num_tokens, start), added, num_scored, cache)
 
         loop_BTD, pushed = x_BTD, []
         for i, visit in enumerate(self.schedule.encoder):
@@ -118,8 +132,8 @@ class LoopedUNet(nn.Module):
             x_BTD = self._visit(visit, x_BTD, inputs)
             x_BTD, loop_BTD = self._run_beside(len(encoder_outputs) + i, x_BTD, loop_BTD, inputs)
         if self.helix is not None:
-            x_BTD = self.helix.merge(x_BTD, loop_BTD)
-        return self.head_projection(rms_norm(x_BTD))
+            x_BTD = self.helix.merge(tail(x_BTD, num_scored), tail(loop_BTD, num_scored))
+        return self.head_projection(rms_norm(tail(x_BTD, num_scored)))
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
         """Return the (B, T, D) stream before any block runs."""
@@ -156,8 +170,10 @@ class LoopedUNet(nn.Module):
         for visit in visits:
             out_BTD = self._visit(visit, x_BTD, inputs)
             for conditioner in reversed(conditioners):
-                out_BTD = conditioner.after_block(x_BTD, out_BTD, core_pass)
+                out_BTD = conditioner.after_block(tail(x_BTD, out_BTD.size(1)), out_BTD, core_pass)
             x_BTD = out_BTD
+        if x_BTD.size(1) < core_pass.entry_BTD.size(1):
+            core_pass = core_pass._replace(entry_BTD=tail(core_pass.entry_BTD, inputs.num_scored))
         for conditioner in reversed(conditioners):
             x_BTD = conditioner.after(x_BTD, core_pass)
         return x_BTD
@@ -169,7 +185,7 @@ class LoopedUNet(nn.Module):
         if not visits:
             return x_BTD, loop_BTD
         assert self.helix is not None, "a second stream without a helix"
-        to_loop_BTD, to_main_BTD = self.helix.hints(x_BTD, loop_BTD)
+        to_loop_BTD, to_main_BTD = self.helix.hints(x_BTD, loop_BTD, inputs.cache)
         loop_BTD = loop_BTD + to_loop_BTD
         for visit in visits:
             loop_BTD = self._visit(visit, loop_BTD, inputs)
@@ -177,12 +193,15 @@ class LoopedUNet(nn.Module):
 
     def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         reader = self.readers.get(visit.slot)
+        last = inputs.num_scored is not None and visit == self.schedule.visits[-1]
         return self.blocks[visit.block](x_BTD, VisitInputs(
             x0_BTD=inputs.x0_BTD,
             rotation=inputs.rotations[self.rotary.row(visit)],
             added_value=None if reader is None else inputs.added_values[reader],
             loop=visit.loop,
             controls=None if self.visit_controls is None else self.visit_controls.of(visit.slot),
+            num_scored=inputs.num_scored if last else None,
+            cache=inputs.cache,
         ))  # fmt: skip
 
 

@@ -24,6 +24,10 @@ class Rotation(NamedTuple):
     cos_TK: Tensor
     sin_TK: Tensor
 
+    def last(self, num_tokens: int | None) -> "Rotation":
+        """Return the rotation of the last positions; None keeps all."""
+        return self if num_tokens is None else Rotation(self.cos_TK[-num_tokens:], self.sin_TK[-num_tokens:])
+
 
 def apply_rotation(x_BTHE: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the first 2K dimensions of every head by its position's angles; the rest passes unchanged."""
@@ -72,11 +76,14 @@ class RotaryTable(nn.Module):
         plain_K = inverse_frequencies(self.base, self.rotated_dims, self.frequency_dims)
         return torch.stack([raised_K] + [plain_K / scale for scale in self.loop_scales or ()])
 
-    def forward(self, num_tokens: int) -> list[Rotation]:
-        """Return one rotation per row for positions 0 .. num_tokens - 1."""
-        position_T = torch.arange(num_tokens, device=self.inv_freq_PK.device, dtype=torch.float32)
+    def forward(self, num_tokens: int, start: int = 0) -> list[Rotation]:
+        """Return one rotation per row for positions start .. start + num_tokens - 1."""
+        # Far into a stream float32 has no digits left for the fraction of a turn.
+        dtype = torch.float64 if start else torch.float32
+        position_T = torch.arange(start, start + num_tokens, device=self.inv_freq_PK.device, dtype=dtype)
         angle_PTK = position_T[:, None] * self.inv_freq_PK[:, None, :]
-        return [Rotation(cos_TK, sin_TK) for cos_TK, sin_TK in zip(angle_PTK.cos(), angle_PTK.sin(), strict=True)]
+        turns = (turn_PTK.to(self.inv_freq_PK.dtype) for turn_PTK in (angle_PTK.cos(), angle_PTK.sin()))
+        return [Rotation(cos_TK, sin_TK) for cos_TK, sin_TK in zip(*turns, strict=True)]
 
     def row(self, visit: Visit) -> int:
         """Return the row a visit rotates with."""

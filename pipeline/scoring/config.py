@@ -34,6 +34,28 @@ class SlidingProtocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamProtocol:
+    """One pass with a sliding window of cached keys and values; every target but the first has L - S tokens and more.
+
+    Lanes begin at fixed places of the stream with a window of their own, so that no score depends on what follows.
+    """
+
+    kind: Literal["stream"]
+    context_tokens: int
+    """Tokens L that the last token of a step attends to."""
+    stride_tokens: int
+    """Tokens S fed per step."""
+    lane_tokens: int
+    """Targets of a lane: what is fed into one cache; lanes of S targets are sliding windows."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
+                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        require(self.lane_tokens >= self.stride_tokens, "lane_tokens", self.lane_tokens,
+                f"at least stride_tokens ({self.stride_tokens})")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class TTTProtocol:
     """Sliding windows in chunks; after a chunk is scored the model trains on it (score first)."""
 
@@ -69,7 +91,7 @@ class TTTProtocol:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
 
 
-Protocol = BlocksProtocol | SlidingProtocol | TTTProtocol
+Protocol = BlocksProtocol | SlidingProtocol | StreamProtocol | TTTProtocol
 
 
 @dataclass(frozen=True, kw_only=True)

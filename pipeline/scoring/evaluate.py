@@ -1,17 +1,18 @@
 """Nats of every target of a token stream under a protocol.
 
-One idea: plan first (`windows.py`), then run the plan. The head sees only scored positions: hidden states are sliced
-before it, and its logits are made a few rows at a time, so that the memory of logits does not grow with the context.
+One idea: plan first (`windows.py`), then run the plan. The network computes only what scored positions need (`hidden`
+with `num_scored`), and makes logits a few rows at a time, so that their memory does not grow with the context.
 
 Axes: M tokens, N = M - 1 targets (target j is token j + 1), B windows, T inputs of a window, D model width,
 R scored rows of a batch, V vocabulary.
 Source: shared definition of the protocols; score-first order (adaptation sees a group only after its rows are frozen).
-Differs: log-softmax in float32 on sliced hidden states; the same numbers as the full logits up to rounding.
+Differs: the same numbers as from full hidden states and logits up to rounding; log-softmax in float32.
 Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py.
 """
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,9 @@ from torch import Tensor, nn
 from pipeline.checks import require
 from pipeline.progress import Progress
 from pipeline.scoring.adaptation import adaptation_for, autocast_to
-from pipeline.scoring.config import Protocol
+from pipeline.scoring.config import Protocol, StreamProtocol
+from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.windows import Window, plan, window_batches
-
-LOGIT_ROWS = 2048
-"""Rows of float32 logits that exist at a time."""
 
 
 class Scores(NamedTuple):
@@ -65,10 +64,13 @@ def score(
         groups = plan(num_targets, protocol)
         worker = scoring_copy(model, protocol.context_tokens, torch.device(device))
         adaptation = adaptation_for(worker, protocol, len(groups), dtype)
+        score_batch: Any = score_windows
+        if isinstance(protocol, StreamProtocol):
+            score_batch = partial(score_lanes, protocol=protocol)
         for group in groups:
             adaptation.before(group)
-            for batch in window_batches(group.windows, batch_tokens):
-                rows.append(_frozen_rows(batch, score_windows(worker, tokens, batch, device, dtype), group.number))
+            for batch in window_batches(group.windows, batch_tokens, protocol.context_tokens):
+                rows.append(_frozen_rows(batch, score_batch(worker, tokens, batch, device, dtype), group.number))
                 _require_finite(rows[-1])
                 done += len(rows[-1].nats)
                 progress(done, num_targets, f"{rows[-1].nats.mean():.4f} nats per target")
@@ -82,13 +84,10 @@ def score_windows(model: Any, tokens_M: Tensor, batch: list[Window], device: Any
     targets_R = torch.cat([tokens_M[window.first_scored + 1 : window.stop + 1] for window in batch]).to(device)
     num_scored = batch[0].stop - batch[0].first_scored
     with torch.inference_mode(), autocast_to(dtype, ids_BT.device):
-        if not hasattr(model, "hidden") or not hasattr(model, "logits"):
+        if not hasattr(model, "nats"):
             logits_RV = model(ids_BT)[:, -num_scored:].flatten(0, 1)
-            return _target_nats(logits_RV, targets_R).double().cpu().numpy()
-        hidden_RD = model.hidden(ids_BT)[:, -num_scored:].flatten(0, 1)
-        pieces = zip(hidden_RD.split(LOGIT_ROWS), targets_R.split(LOGIT_ROWS), strict=True)
-        nats_R = torch.cat([_target_nats(model.logits(hidden[None])[0], targets) for hidden, targets in pieces])
-        return nats_R.double().cpu().numpy()
+            return F.cross_entropy(logits_RV.float(), targets_R, reduction="none").double().cpu().numpy()
+        return model.nats(model.hidden(ids_BT, num_scored).flatten(0, 1), targets_R).double().cpu().numpy()
 
 
 def check_tokens(tokens_M: np.ndarray | Tensor, vocab_size: int | None) -> Tensor:
@@ -118,10 +117,6 @@ class GroupRows(NamedTuple):
     targets: np.ndarray
     nats: np.ndarray
     groups: np.ndarray
-
-
-def _target_nats(logits_RV: Tensor, targets_R: Tensor) -> Tensor:
-    return F.cross_entropy(logits_RV.float(), targets_R, reduction="none")
 
 
 def _frozen_rows(batch: list[Window], nats: np.ndarray, group: int) -> GroupRows:

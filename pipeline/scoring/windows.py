@@ -5,7 +5,7 @@ into groups between which a model may adapt. Everything here is a pure function 
 exactly once" is a property of the plan and not of a loop over batches.
 
 Axes: N targets, L context (window) tokens, S stride, C chunk targets.
-Source: shared definition of the protocols blocks, sliding and ttt.
+Source: shared definition of the protocols blocks, sliding, stream and ttt.
 Differs: windows stop where the first of their scored targets would lie beyond the stream, so that no trailing window
 rescores the last S targets.
 Checked by: tests/scoring/test_windows.py.
@@ -14,7 +14,7 @@ Checked by: tests/scoring/test_windows.py.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.scoring.config import BlocksProtocol, Protocol, SlidingProtocol
+from pipeline.scoring.config import BlocksProtocol, Protocol, SlidingProtocol, StreamProtocol
 
 
 class Window(NamedTuple):
@@ -39,6 +39,11 @@ def plan(num_targets: int, protocol: Protocol) -> list[Group]:
     if isinstance(protocol, BlocksProtocol):
         length = protocol.context_tokens
         return _single_group(num_targets, sliding_windows(num_targets, length, length))
+    if isinstance(protocol, StreamProtocol):  # lanes: windows that are fed in steps
+        kept = protocol.context_tokens - protocol.stride_tokens
+        return _single_group(
+            num_targets, sliding_windows(num_targets, kept + protocol.lane_tokens, protocol.lane_tokens)
+        )
     windows = sliding_windows(num_targets, protocol.context_tokens, protocol.stride_tokens)
     if isinstance(protocol, SlidingProtocol):
         return _single_group(num_targets, windows)
@@ -70,11 +75,14 @@ def chunk_groups(num_targets: int, windows: Sequence[Window], chunk_tokens: int)
     ]
 
 
-def window_batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Yield runs of consecutive windows of one shape holding at most `batch_tokens` inputs (at least one window)."""
+def window_batches(windows: Sequence[Window], batch_tokens: int, context_tokens: int) -> Iterator[list[Window]]:
+    """Yield runs of consecutive windows of one shape (at least one window).
+
+    Of each at most `context_tokens` inputs are fed at a time, of all together at most `batch_tokens`.
+    """
     batch: list[Window] = []
     for window in windows:
-        full = (len(batch) + 1) * (window.stop - window.start) > batch_tokens
+        full = (len(batch) + 1) * min(window.stop - window.start, context_tokens) > batch_tokens
         if batch and (full or _window_shape(window) != _window_shape(batch[0])):
             yield batch
             batch = []

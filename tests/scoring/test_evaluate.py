@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.model import loss
 from pipeline.progress import silent
-from pipeline.scoring import evaluate, score_tokens
+from pipeline.scoring import score_tokens
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.protocols import parse_protocol
 from tests.scoring.scoring_toys import BLOCKS, SLIDING, TTT, in_context, random_tokens, tiny_network
@@ -45,7 +46,8 @@ def test_windows_equal_the_definition_target_by_target(protocol: dict, stride: i
 @EVERY_PROTOCOL
 def test_sliced_head_equals_full_logits(protocol: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = tiny_network(), random_tokens(150)
-    monkeypatch.setattr(evaluate, "LOGIT_ROWS", 5)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 5)
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", {"cpu": 1})
     sliced = run(model, tokens, {**protocol, **({"epochs": 0} if protocol is TTT else {})}).nats
     network = in_context(model, 16).eval()
     full = run(lambda ids: network(ids), tokens, BLOCKS if protocol is BLOCKS else SLIDING).nats

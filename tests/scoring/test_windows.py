@@ -56,7 +56,7 @@ def test_nothing_is_scored_after_training_on_it(
 @given(st.integers(0, 300), protocols(), st.integers(1, 500))
 def test_batches_keep_windows_shapes_and_the_token_limit(num_targets: int, protocol: object, batch_tokens: int) -> None:
     for group in plan(num_targets, protocol):
-        batches = list(window_batches(group.windows, batch_tokens))
+        batches = list(window_batches(group.windows, batch_tokens, protocol.context_tokens))
         assert [window for batch in batches for window in batch] == list(group.windows)
         for batch in batches:
             assert len({(w.stop - w.start, w.stop - w.first_scored) for w in batch}) == 1
