@@ -19,6 +19,23 @@ class BlocksProtocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentBlocksProtocol:
+    """Windows that also start at every document, so that none sees another; a document scores the next one's BOS."""
+
+    kind: Literal["blocks"]
+    documents: Literal[True]
+    """Documents are isolated."""
+    bos_id: int
+    """Token that starts a document."""
+    context_tokens: int
+    """Longest window."""
+
+    def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
+        require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlidingProtocol:
     """Overlapping windows; every target but those of window 0 is scored with at least L - S tokens of context."""
 
@@ -69,7 +86,45 @@ class TTTProtocol:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
 
 
-Protocol = BlocksProtocol | SlidingProtocol | TTTProtocol
+@dataclass(frozen=True, kw_only=True)
+class LoraProtocol:
+    """Low-rank adapters of each document's own: score a chunk, take one Adam step on it, score the next."""
+
+    kind: Literal["lora-ttt"]
+    documents: Literal[True]
+    """Documents are isolated."""
+    bos_id: int
+    """Token that starts a document."""
+    context_tokens: int
+    """Longest window: what a chunk is read and learnt with."""
+    chunk_tokens: int
+    """Targets scored, then learnt from, at a time."""
+    batch_documents: int
+    """Documents side by side, in file order; each process takes whole batches."""
+    rank: int
+    """Rank of every adapter."""
+    learning_rate: float
+    """Adam's rate."""
+    beta1: float
+    """Adam's decay of the mean gradient."""
+    beta2: float
+    """Adam's decay of the mean square."""
+    eps: float
+    """Adam's addend to the root."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.chunk_tokens <= self.context_tokens, "chunk_tokens", self.chunk_tokens,
+                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")
+        for name in ("batch_documents", "rank"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("learning_rate", "eps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+
+
+Protocol = BlocksProtocol | DocumentBlocksProtocol | SlidingProtocol | TTTProtocol | LoraProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
