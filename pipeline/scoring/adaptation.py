@@ -49,14 +49,16 @@ class ChunkSGD(NoAdaptation):
     """Train on each scored chunk but the last with one SGD whose momentum lives for the whole run."""
 
     def __init__(
-        self, model: nn.Module, protocol: TTTProtocol, num_groups: int, dtype: torch.dtype, ranks: Ranks
-    ) -> None:
+        self, model: nn.Module, protocol: TTTProtocol, num_groups: int, dtype: torch.dtype, ranks: Ranks,
+        map_batches: Callable[..., Any],
+    ) -> None:  # fmt: skip
         """Own `model`, which is mutated: blocks are frozen now, parameters move in `after`."""
         self.model = model
         self.protocol = protocol
         self.num_groups = num_groups
         self.dtype = dtype
         self.ranks = ranks
+        self.map_batches = map_batches
         self.trainable = freeze_first_blocks(model, protocol.freeze_blocks)
         self.optimizer = torch.optim.SGD(self.trainable, lr=protocol.learning_rate, momentum=protocol.momentum)
 
@@ -80,15 +82,15 @@ class ChunkSGD(NoAdaptation):
 
         Parts are cut alike for any number of ranks and added up in their order: one process takes the same step.
         """
-        ranks, size = self.ranks, -(-self.protocol.batch_sequences // MOST_RANKS)
+        ranks, size, count = self.ranks, -(-self.protocol.batch_sequences // MOST_RANKS), targets_BT.numel()
         parts = list(zip(inputs_BT.split(size), targets_BT.split(size), strict=True))
-        total = torch.zeros(sum(parameter.numel() for parameter in self.trainable), device=inputs_BT.device)
-        for first in range(0, len(parts), ranks.world_size):
-            own = parts[first + ranks.rank : first + ranks.rank + 1]
-            gradient = self._gradient(*own[0], targets_BT.numel()) if own else torch.zeros_like(total)
-            for each in gather_over_ranks(gradient, ranks)[: len(parts) - first]:
-                total += each
+        own = list(self.map_batches(lambda part: self._gradient(*part, count), parts[ranks.rank :: ranks.world_size]))
         sizes = [parameter.numel() for parameter in self.trainable]
+        total = nothing = torch.zeros(sum(sizes), device=inputs_BT.device)
+        for first in range(0, len(parts), ranks.world_size):
+            gathered = gather_over_ranks(own.pop(0) if own else nothing, ranks)
+            for gradient in gathered[: len(parts) - first]:
+                total = total + gradient
         for parameter, gradient in zip(self.trainable, total.split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
         nn.utils.clip_grad_norm_(self.trainable, self.protocol.grad_clip)

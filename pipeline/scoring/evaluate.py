@@ -27,6 +27,7 @@ from pipeline.progress import Progress
 from pipeline.ranks import ALONE, Ranks, sum_over_ranks
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import Protocol, TTTProtocol
+from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
 
 LOGIT_ROWS = 2048
@@ -57,8 +58,8 @@ def score(
 ) -> Scores:
     """Score every target exactly once; `model` stays as it is, adaptation works on a copy.
 
-    `batch_tokens` (inputs per forward pass) changes speed and the last bits only, the number of ranks, which all call
-    this in one process group, nothing at all. dtype: float32 or bfloat16.
+    `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
+    this in one process group, and of threads changes no bit. dtype: float32 or bfloat16.
     Raises ValueError for a stream that is empty, not one row of ids, or beyond the vocabulary, and for nats that are
     not finite.
     """
@@ -70,24 +71,30 @@ def score(
         num_targets, done, rows = len(tokens) - 1, 0, []
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
         worker = scoring_copy(model, protocol.context_tokens, torch.device(device))
-        adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks)
-        for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
-            adaptation.before(step.groups)
-            for batch in step.batches:
-                nats_R = score_windows(worker, tokens, batch, device, dtype, adaptation.head)
-                rows.append(_frozen_rows(batch, nats_R))
-                done += ranks.world_size * len(nats_R)  # the others are about as far
-                progress(min(done, num_targets), num_targets, f"{nats_R.mean():.4f} nats per target")
-            adaptation.after(step.groups, [tokens[group.start : group.stop + 1].to(device) for group in step.groups])
+        with batch_map(torch.device(device)) as map_batches:
+            adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
+
+            def nats_of(batch: list[Window]) -> np.ndarray:
+                return score_windows(worker, tokens, batch, device, dtype, adaptation.head)
+
+            for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
+                adaptation.before(step.groups)
+                for batch, nats_R in zip(step.batches, map_batches(nats_of, step.batches), strict=True):
+                    rows.append(_frozen_rows(batch, nats_R))
+                    done += ranks.world_size * len(nats_R)  # the others are about as far
+                    progress(min(done, num_targets), num_targets, f"{nats_R.mean():.4f} nats per target")
+                revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
+                adaptation.after(step.groups, revealed)
     return _gather_scores(groups, rows, num_targets, ranks)
 
 
 def adaptation_for(
-    model: nn.Module, protocol: Protocol, num_groups: int, dtype: torch.dtype, ranks: Ranks
-) -> NoAdaptation:
+    model: nn.Module, protocol: Protocol, num_groups: int, dtype: torch.dtype, ranks: Ranks,
+    map_batches: Callable[..., Any],
+) -> NoAdaptation:  # fmt: skip
     """Return the adaptation that `protocol` asks for, bound to `model`."""
     if isinstance(protocol, TTTProtocol):
-        return ChunkSGD(model, protocol, num_groups, dtype, ranks)
+        return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
     return NoAdaptation()
 
 

@@ -17,9 +17,8 @@ BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
 DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16}
 SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6}
 
-EVERY_PROTOCOL = pytest.mark.parametrize(
-    "protocol", [BLOCKS, DOCUMENTS, SLIDING, TTT], ids=["blocks", "documents", "sliding", "ttt"]
-)
+PROTOCOLS = {"blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "ttt": TTT}
+EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
 def tiny_network(vocab_size: int = 64) -> LoopedUNet:
