@@ -84,7 +84,8 @@ class ChunkSGD(NoAdaptation):
         """
         ranks, size, count = self.ranks, -(-self.protocol.batch_sequences // MOST_RANKS), targets_BT.numel()
         parts = list(zip(inputs_BT.split(size), targets_BT.split(size), strict=True))
-        own = list(self.map_batches(lambda part: self._gradient(*part, count), parts[ranks.rank :: ranks.world_size]))
+        own_parts = parts[ranks.rank :: ranks.world_size]
+        own = list(self.map_batches(lambda part: self._gradient(part[0], part[1], count), own_parts))
         sizes = [parameter.numel() for parameter in self.trainable]
         total = nothing = torch.zeros(sum(sizes), device=inputs_BT.device)
         for first in range(0, len(parts), ranks.world_size):

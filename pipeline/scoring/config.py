@@ -135,11 +135,15 @@ class EvaluateConfig:
     """Protocols the artifact is scored under, one cached stage item each; the last one is the record's headline."""
     batch_tokens: int
     """Tokens per forward pass: speed and memory, not part of any protocol."""
+    limit_seconds: float | None
+    """Seconds that the stage may take for an item; one that cannot meet them is stopped early. Null is no limit."""
     protocols: dict[str, Protocol]
     """Protocol of each item, and of `float`, the float checkpoint's own score."""
 
     def __post_init__(self) -> None:
         require(self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        require(self.limit_seconds is None or self.limit_seconds > 0, "limit_seconds", self.limit_seconds,
+                "null or above 0")  # fmt: skip
         require("float" in self.protocols, "protocols", tuple(self.protocols), "an entry `float`")
         require("float" not in self.items, "items", self.items, "artifact items only: `float` always runs")
         for item in self.items:

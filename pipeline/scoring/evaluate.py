@@ -85,6 +85,8 @@ def score(
                     progress(min(done, num_targets), num_targets, f"{nats_R.mean():.4f} nats per target")
                 revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
                 adaptation.after(step.groups, revealed)
+                if done < num_targets:  # learning took its time
+                    progress(done, num_targets, "learnt")
     return _gather_scores(groups, rows, num_targets, ranks)
 
 

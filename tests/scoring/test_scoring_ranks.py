@@ -19,7 +19,7 @@ from tests.scoring.scoring_toys import PROTOCOLS, random_documents
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_ranks_write_the_ledger_of_one_process(num_processes, repo: Path, tmp_path: Path, monkeypatch) -> None:
-    """SGD batches have six parts and one: of three ranks two then have none. Some steps have fewer batches than ranks."""
+    """SGD batches have six parts and one: two of three ranks then have none. Some steps lack batches."""
     monkeypatch.chdir(repo)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torchrun("tests.scoring.ranks_run", [str(tmp_path)], num_processes)
