@@ -5,11 +5,12 @@ Run `python -m benchmarks.scoring` on a quiet machine; `--part stream` measures 
 Shortcut: the model of `nightcrawler-7f3c` (7 unique + 3 looped x 3 blocks) with random weights, two vocabularies. The
 full path computes hidden states and logits of a whole window and then keeps those of the last stride; the shortcut is
 what `score` runs. Both score the same windows in turns; figures are medians, and so is the ratio of each pair. Peak
-memory is what one pass adds to the process.
+memory is that of the tensors of one pass.
 
 Stream: bits per byte and seconds of `sliding` and `stream` on held-out documents under the shared checkpoint (d 256,
-trained on sequences of 512), at several windows, strides and lanes; differences are means over blocks of targets with
-their standard error. The cost of one stride is measured on the model of the first part too.
+trained on sequences of 512), at several windows, strides and lanes, and of chunk TTT on windows and on lanes, training
+included. Differences are from the first of a kind, means over blocks of targets with their standard error. The cost of
+one stride is measured on the model of the first part too.
 
 Seconds are a processor's on a CPU, run with OMP_NUM_THREADS=1: other programs disturb them less than a clock's.
 Counting: multiply-adds of every matrix at every position it is called on, of the head, and of causal attention.
@@ -19,12 +20,12 @@ Checked by: tests/scoring/test_scoring_benchmark.py
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ from pipeline.training.run import hardware_name
 _MIB = 1 << 20
 _STREAM_TARGETS = 16384
 _BLOCK_TARGETS = 512
+_CHUNKS = {"chunk_tokens": 2048, "epochs": 2, "learning_rate": 0.01, "momentum": 0.9, "grad_clip": 1.0,
+           "batch_sequences": 4, "freeze_blocks": 0}  # fmt: skip
 
 
 def main() -> None:
@@ -149,21 +152,16 @@ def multiply_adds(model: LoopedUNet, num_tokens: int, num_scored: int | None) ->
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
-    """Return how far one call raises the memory in use: a GPU's allocations, or the resident set of a process."""
+    """Return the most bytes of tensors that one call holds at a time beyond what there was."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-    before = _resident_bytes("VmRSS")
-    work()
-    return _resident_bytes("VmHWM") - before
-
-
-def _resident_bytes(field: str) -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return 1024 * int(lines[field].split()[0])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
@@ -204,9 +202,10 @@ def stream_protocols(size: str) -> list[list[dict[str, Any]]]:
     """Return groups of protocols of one context and stride, sliding windows first."""
     if size == "small":
         return [_windows_and_streams(64, 16, (128,))]
-    far = _STREAM_TARGETS
+    far, chunks = _STREAM_TARGETS, {**_CHUNKS, "kind": "ttt", "context_tokens": 512, "stride_tokens": 64}
     return [_windows_and_streams(512, 64, (512, 2048, far)), _windows_and_streams(512, 256, (far,)),
-            _windows_and_streams(1024, 64, (far,)), _windows_and_streams(2048, 64, (8192, far))]  # fmt: skip
+            _windows_and_streams(1024, 64, (far,)), _windows_and_streams(2048, 64, (8192, far)),
+            [chunks, {**chunks, "lane_tokens": 1024}, {**chunks, "lane_tokens": 2048}]]  # fmt: skip
 
 
 def _windows_and_streams(context: int, stride: int, lanes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -246,7 +245,7 @@ def _difference(nats_N: np.ndarray, bytes_N: np.ndarray) -> dict[str, float]:
     num_blocks = len(nats_N) // _BLOCK_TARGETS
     blocks = nats_N[: num_blocks * _BLOCK_TARGETS].reshape(num_blocks, -1).sum(axis=1) / math.log(2)
     scale = 1000 * num_blocks / bytes_N[: num_blocks * _BLOCK_TARGETS].sum()
-    return {"over_sliding_mbpb": float(blocks.mean() * scale),
+    return {"over_first_mbpb": float(blocks.mean() * scale),
             "standard_error_mbpb": float(blocks.std(ddof=1) / num_blocks**0.5 * scale)}  # fmt: skip
 
 

@@ -159,8 +159,12 @@ def _parse_union(members: tuple, value: object, where: str) -> Any:
         return parse_value(members[0], value, where)
     _expect(isinstance(value, Mapping) and "kind" in value, where, value, "a mapping with a key `kind`")
     assert isinstance(value, Mapping)
-    kinds = {typing.get_args(typing.get_type_hints(member)["kind"])[0]: member for member in members}
-    return parse_value(kinds[_parse_choice(tuple(kinds), value["kind"], f"{where}.kind")], value, where)
+    hints = {member: typing.get_type_hints(member) for member in members}
+    kinds = {typing.get_args(keys["kind"])[0]: None for keys in hints.values()}
+    chosen = _parse_choice(tuple(kinds), value["kind"], f"{where}.kind")
+    of_kind = [member for member, keys in hints.items() if typing.get_args(keys["kind"])[0] == chosen]
+    # One kind may come in several forms: the one that shares most keys with what is there is the one meant.
+    return parse_value(max(of_kind, key=lambda member: len(hints[member].keys() & value.keys())), value, where)
 
 
 def _parse_scalar(kind: type, value: object, where: str) -> object:

@@ -3,7 +3,8 @@
 The one idea: ranks are plain values; a world of one needs no process group and does nothing here.
 
 Source: torch.distributed.
-Checked by: tests/training/test_ranks.py, tests/training/test_sharded_muon.py, tests/quant/test_calibration_ranks.py.
+Checked by: tests/training/test_ranks.py, tests/training/test_sharded_muon.py, tests/quant/test_calibration_ranks.py,
+tests/scoring/test_scoring_ranks.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,10 @@ class Ranks(NamedTuple):
     """Number of this process on its machine, from 0: its GPU."""
     world_size: int
     """Processes over all machines."""
+
+
+ALONE = Ranks(0, 0, 1)
+"""The only rank of a world of one."""
 
 
 @torch.no_grad()
@@ -50,3 +55,12 @@ def average_over_ranks(tensors: Sequence[Tensor], ranks: Ranks) -> None:
     flat /= ranks.world_size
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def gather_over_ranks(tensor: Tensor, ranks: Ranks) -> list[Tensor]:
+    """Return every rank's tensor, by rank; all have one shape."""
+    if ranks.world_size == 1:
+        return [tensor]
+    gathered = [torch.empty_like(tensor) for _ in range(ranks.world_size)]
+    dist.all_gather(gathered, tensor)
+    return gathered

@@ -1,8 +1,15 @@
 """`fairway evaluate`: artifact (or float checkpoint) + val shards -> scores, ledger."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from stages.console import Stage, params_option, seed_option
+from stages.ranks import run_on_ranks
+
+if TYPE_CHECKING:
+    from pipeline.config import Params
+    from pipeline.ranks import Ranks
 
 
 @click.command()
@@ -13,37 +20,56 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
     """Score the artifact, read back from disk, under one protocol.
 
     Reads sections `evaluate` and `launch`, the artifact (item `float`: the checkpoint), the val shards and the byte
-    table. Writes artifacts/seeds/SEED/evaluate/scores-ITEM.json and ledger-ITEM.npz.
+    table. With launch.num_processes above 1 it runs itself under torchrun, with the same result. Stops early when it
+    cannot end within evaluate.limit_seconds. Writes artifacts/seeds/SEED/evaluate/scores-ITEM.json and ledger-ITEM.npz.
     """
+    from pipeline.checks import require
+    from pipeline.config import load_params
+
+    params = load_params(params_path, ["evaluate", "launch"])
+    require(item in params.evaluate.protocols, "--item", item, f"one of {', '.join(params.evaluate.protocols)}")
+    run_on_ranks("evaluate", seed, params_path, params.launch,
+                 lambda ranks: _evaluate_rank(params, seed, item, ranks), ["--item", item])  # fmt: skip
+
+
+def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
     import dataclasses
 
     import numpy as np
 
-    from pipeline.artifacts import path_of, write_json
+    from pipeline.artifacts import path_of, read_json, write_json
     from pipeline.checkpoint import load_checkpoint
     from pipeline.checks import require
-    from pipeline.config import load_params
     from pipeline.data.byte_count import load_byte_table
     from pipeline.data.shards import open_shards, shard_paths
     from pipeline.quant.artifact_model import load_artifact_model
+    from pipeline.scoring.clock import ScoringClock
+    from pipeline.scoring.documents import document_scores, document_summary
     from pipeline.scoring.ledger import save_ledger
     from pipeline.scoring.run import score_item
-    from pipeline.training.launch import resolve_device
+    from pipeline.training.launch import process_group, resolve_device
 
-    params = load_params(params_path, ["evaluate", "launch"])
-    require(item in params.evaluate.protocols, "--item", item, f"one of {', '.join(params.evaluate.protocols)}")
     protocol = params.evaluate.protocols[item]
     weights = path_of("checkpoint" if item == "float" else "model", seed=seed)
-    device = resolve_device(params.launch.device, 0)
-    note = f"{item}, {device}, seed {seed}"
-    stage = Stage(
-        "evaluate", {"protocol": protocol}, [weights, path_of("byte_table"), path_of("manifest")], rank=0, note=note
-    )
+    device = resolve_device(params.launch.device, ranks.local_rank)
+    note = f"{item}, {device} x{ranks.world_size}, seed {seed}"
+    inputs = [weights, path_of("byte_table"), path_of("manifest")]
+    stage = Stage("evaluate", {"protocol": protocol}, inputs, ranks.rank, note)
     model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
+    decoded = stage.seconds
     tokens_M = np.concatenate(open_shards(shard_paths(path_of("val_shards"), "val"), model.config.vocab_size))
-    table = load_byte_table(path_of("byte_table"))
-    with stage.progress(f"evaluate {item}", "targets") as progress:
-        ledger = score_item(model, tokens_M, table, protocol, device, params.evaluate.batch_tokens, progress)
+    table, manifest = load_byte_table(path_of("byte_table")), read_json(path_of("manifest"))
+    loaded = stage.seconds
+    with stage.progress(f"evaluate {item}", "targets") as progress, process_group(ranks, device):
+        limit = params.evaluate.limit_seconds if ranks.rank == 0 else None
+        clock = ScoringClock(limit, loaded, progress)
+        ledger = score_item(model, tokens_M, table, protocol, device, params.evaluate.batch_tokens, clock, ranks)
+    if ranks.rank != 0:
+        return
+    phases = {"decode": decoded, "load": loaded - decoded, **clock.seconds()}
+    text_bytes = manifest["splits"]["val"]["bytes"]
+    require(ledger.total_bytes == text_bytes, "bytes of the targets", ledger.total_bytes,
+            f"{text_bytes}, the bytes of the validation text in the manifest")  # fmt: skip
     scores = {
         "item": item,
         "weights": "float" if item == "float" else "artifact",
@@ -54,7 +80,9 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
         "bytes": ledger.total_bytes,
         "targets": len(tokens_M) - 1,
         "tokens": len(tokens_M),
-        "seconds": stage.seconds,
+        "per_document": document_summary(document_scores(ledger, tokens_M, manifest["bos_id"])),
+        "num_processes": ranks.world_size,
+        "seconds": {**phases, "total": stage.seconds},
         "provenance": stage.provenance,
     }
     scores_path = path_of("scores", seed=seed, item=item)

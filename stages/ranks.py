@@ -1,7 +1,7 @@
-"""A stage on several processes: what train and calibrate share, apart so that no other stage depends on it."""
+"""A stage on several processes: what train, calibrate and evaluate share, apart from what all stages do."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.checks import FairwayError
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from pipeline.training.launch_config import LaunchConfig
 
 
-def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig",
-                 run: "Callable[[Ranks], None]") -> None:  # fmt: skip
+def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig", run: "Callable[[Ranks], None]",
+                 options: Sequence[str] = ()) -> None:  # fmt: skip
     """Call `run` on every rank: on this one alone, or in the torchrun group that this process is in or starts.
 
-    A group runs the stage's own command again. An error on a rank goes to torchrun's error file, from which the parent
-    prints one line for all ranks.
+    A group runs the stage's own command again, `options` being what it got besides seed and parameters. An error on a
+    rank goes to torchrun's error file, from which the parent prints one line for all ranks.
     """
     from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -30,7 +30,8 @@ def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig"
             sys.exit(1)
     elif num_processes > 1:
         try:
-            torchrun("stages.cli", [stage, "--seed", str(seed), "--params", params_path], num_processes)
+            argv = [stage, "--seed", str(seed), "--params", params_path, *options]
+            torchrun("stages.cli", argv, num_processes)
         except StoppedError as stop:
             sys.exit(stop.exit_code)  # rank 0 has said where
     else:

@@ -1,15 +1,18 @@
 """What a model may learn while it is scored: objects with `before(group)` and `after(group, revealed)`.
 
-One idea: the scorer calls `before`, scores every window of the group, freezes the group's rows, and only then hands
+One idea: the scorer calls `before`, scores every window of a group, freezes the group's rows, and only then hands
 `after` the group's tokens. An adaptation never holds the token stream, so it can train on nothing that is not scored.
 
 Axes: B sequences, T positions (the protocol's context), V vocabulary, N targets of a chunk.
 Source: score-first chunk TTT of the published looped records (one SGD over the run, cosine over chunks).
-Differs: gradients come from one process.
-Checked by: tests/scoring/test_adaptation.py, against published per-target nats and an independent oracle.
+Differs: a batch is cut into parts whose gradients are added up in a fixed order, so that several processes take the
+very steps of one.
+Checked by: tests/scoring/test_adaptation.py, against published per-target nats and an independent oracle;
+tests/scoring/test_scoring_ranks.py.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,37 +21,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.scoring.config import Protocol, TTTProtocol
+from pipeline.ranks import Ranks, gather_over_ranks
+from pipeline.scoring.config import TTTProtocol
 from pipeline.scoring.windows import Group
+
+MOST_RANKS = 8
+"""Parts of an SGD batch, where it has as many sequences; of more processes some would compute no gradient."""
 
 
 class NoAdaptation:
-    """The interface, and the adaptation that does nothing."""
+    """The interface, and the adaptation that does nothing.
 
-    def before(self, group: Group) -> None:
-        """Prepare the model for scoring `group`; no label of the group is known yet."""
+    Groups that come together belong to different documents, each with a state of its own; elsewhere there is one.
+    """
 
-    def after(self, group: Group, revealed_M: Tensor) -> None:
-        """Learn from the group, now scored: int64 tokens group.start..group.stop, the last one only as a target."""
+    head: Callable[[Tensor], Tensor] | None = None
+    """Logits (B, T, V) of hidden states, where the model's own head does not know what was learnt."""
+
+    def before(self, groups: Sequence[Group]) -> None:
+        """Prepare the model for scoring `groups`; no label of theirs is known yet."""
+
+    def after(self, groups: Sequence[Group], revealed: Sequence[Tensor]) -> None:
+        """Learn from groups, now scored: of each the int64 tokens start..stop, the last one only as a target."""
 
 
 class ChunkSGD(NoAdaptation):
     """Train on each scored chunk but the last with one SGD whose momentum lives for the whole run."""
 
-    def __init__(self, model: nn.Module, protocol: TTTProtocol, num_groups: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, protocol: TTTProtocol, num_groups: int, dtype: torch.dtype, ranks: Ranks,
+        map_batches: Callable[..., Any],
+    ) -> None:  # fmt: skip
         """Own `model`, which is mutated: blocks are frozen now, parameters move in `after`."""
         self.model = model
         self.protocol = protocol
         self.num_groups = num_groups
         self.dtype = dtype
+        self.ranks = ranks
+        self.map_batches = map_batches
         self.trainable = freeze_first_blocks(model, protocol.freeze_blocks)
         self.optimizer = torch.optim.SGD(self.trainable, lr=protocol.learning_rate, momentum=protocol.momentum)
 
-    def after(self, group: Group, revealed_M: Tensor) -> None:
+    def after(self, groups: Sequence[Group], revealed: Sequence[Tensor]) -> None:
         """Run the protocol's epochs over the chunk's whole sequences, in file order; the remainder is dropped."""
+        (group,), (revealed_M,) = groups, revealed
         length, size = self.protocol.context_tokens, self.protocol.batch_sequences
         num_sequences = (len(revealed_M) - 1) // length
-        if group.number == self.num_groups - 1:
+        if group.is_last:
             return
         for settings in self.optimizer.param_groups:
             settings["lr"] = chunk_learning_rate(self.protocol.learning_rate, group.number, self.num_groups)
@@ -59,23 +78,35 @@ class ChunkSGD(NoAdaptation):
                 self._descend_batch(inputs_NT[first : first + size], targets_NT[first : first + size])
 
     def _descend_batch(self, inputs_BT: Tensor, targets_BT: Tensor) -> None:
-        """Take one clipped SGD step on the mean loss of a batch."""
-        # The caller may sit inside no_grad; the model must still train.
-        with reproducible_attention(inputs_BT.device):
-            with torch.enable_grad(), autocast_to(self.dtype, inputs_BT.device):
-                logits_BTV = self.model(inputs_BT)
-                loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
-            self.optimizer.zero_grad()
-            loss.backward()
+        """Take one clipped SGD step on the mean loss of a batch, whose parts are dealt to the ranks.
+
+        Parts are cut alike for any number of ranks and added up in their order: one process takes the same step.
+        """
+        ranks, size, count = self.ranks, -(-self.protocol.batch_sequences // MOST_RANKS), targets_BT.numel()
+        parts = list(zip(inputs_BT.split(size), targets_BT.split(size), strict=True))
+        own_parts = parts[ranks.rank :: ranks.world_size]
+        own = list(self.map_batches(lambda part: self._gradient(part[0], part[1], count), own_parts))
+        sizes = [parameter.numel() for parameter in self.trainable]
+        total = nothing = torch.zeros(sum(sizes), device=inputs_BT.device)
+        for first in range(0, len(parts), ranks.world_size):
+            gathered = gather_over_ranks(own.pop(0) if own else nothing, ranks)
+            for gradient in gathered[: len(parts) - first]:
+                total = total + gradient
+        for parameter, gradient in zip(self.trainable, total.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
         nn.utils.clip_grad_norm_(self.trainable, self.protocol.grad_clip)
         self.optimizer.step()
 
-
-def adaptation_for(model: nn.Module, protocol: Protocol, num_groups: int, dtype: torch.dtype) -> NoAdaptation:
-    """Return the adaptation that `protocol` asks for, bound to `model`."""
-    if isinstance(protocol, TTTProtocol):
-        return ChunkSGD(model, protocol, num_groups, dtype)
-    return NoAdaptation()
+    def _gradient(self, inputs_BT: Tensor, targets_BT: Tensor, batch_targets: int) -> Tensor:
+        """Return a part's share of the gradient of its batch's mean loss, all parameters in one row."""
+        # The caller may sit inside no_grad; the model must still train.
+        with reproducible_attention(inputs_BT.device), torch.enable_grad():
+            with autocast_to(self.dtype, inputs_BT.device):
+                logits_BTV = self.model(inputs_BT)
+                nats = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
+            loss = nats / batch_targets
+            gradients = torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def chunk_learning_rate(peak: float, chunk: int, num_chunks: int) -> float:

@@ -19,6 +19,23 @@ class BlocksProtocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentBlocksProtocol:
+    """Windows that also start at every document, so that none sees another; a document scores the next one's BOS."""
+
+    kind: Literal["blocks"]
+    documents: Literal[True]
+    """Documents are isolated."""
+    bos_id: int
+    """Token that starts a document."""
+    context_tokens: int
+    """Longest window."""
+
+    def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
+        require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlidingProtocol:
     """Overlapping windows; every target but those of window 0 is scored with at least L - S tokens of context."""
 
@@ -91,7 +108,59 @@ class TTTProtocol:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
 
 
-Protocol = BlocksProtocol | SlidingProtocol | StreamProtocol | TTTProtocol
+@dataclass(frozen=True, kw_only=True)
+class LaneTTTProtocol(TTTProtocol):
+    """The same with lanes in the place of windows: a chunk is scored in one pass with cached keys and values."""
+
+    lane_tokens: int
+    """Targets of a lane, as in `stream`; a chunk of several lanes is scored by as many processes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.stride_tokens <= self.lane_tokens <= self.chunk_tokens, "lane_tokens", self.lane_tokens,
+                f"stride_tokens to chunk_tokens ({self.stride_tokens} to {self.chunk_tokens})")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraProtocol:
+    """Low-rank adapters of each document's own: score a chunk, take one Adam step on it, score the next."""
+
+    kind: Literal["lora-ttt"]
+    documents: Literal[True]
+    """Documents are isolated."""
+    bos_id: int
+    """Token that starts a document."""
+    context_tokens: int
+    """Longest window: what a chunk is read and learnt with."""
+    chunk_tokens: int
+    """Targets scored, then learnt from, at a time."""
+    batch_documents: int
+    """Documents side by side, in file order; each process takes whole batches."""
+    rank: int
+    """Rank of every adapter."""
+    learning_rate: float
+    """Adam's rate."""
+    beta1: float
+    """Adam's decay of the mean gradient."""
+    beta2: float
+    """Adam's decay of the mean square."""
+    eps: float
+    """Adam's addend to the root."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.chunk_tokens <= self.context_tokens, "chunk_tokens", self.chunk_tokens,
+                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")
+        for name in ("batch_documents", "rank"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("learning_rate", "eps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+
+
+LaneProtocol = StreamProtocol | LaneTTTProtocol
+Protocol = BlocksProtocol | DocumentBlocksProtocol | SlidingProtocol | TTTProtocol | LoraProtocol | LaneProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +171,15 @@ class EvaluateConfig:
     """Protocols the artifact is scored under, one cached stage item each; the last one is the record's headline."""
     batch_tokens: int
     """Tokens per forward pass: speed and memory, not part of any protocol."""
+    limit_seconds: float | None
+    """Seconds that the stage may take for an item; one that cannot meet them is stopped early. Null is no limit."""
     protocols: dict[str, Protocol]
     """Protocol of each item, and of `float`, the float checkpoint's own score."""
 
     def __post_init__(self) -> None:
         require(self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        require(self.limit_seconds is None or self.limit_seconds > 0, "limit_seconds", self.limit_seconds,
+                "null or above 0")  # fmt: skip
         require("float" in self.protocols, "protocols", tuple(self.protocols), "an entry `float`")
         require("float" not in self.items, "items", self.items, "artifact items only: `float` always runs")
         for item in self.items:

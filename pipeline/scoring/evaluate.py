@@ -1,31 +1,35 @@
 """Nats of every target of a token stream under a protocol.
 
-One idea: plan first (`windows.py`), then run the plan. The network computes only what scored positions need (`hidden`
-with `num_scored`), and makes logits a few rows at a time, so that their memory does not grow with the context.
+One idea: plan first (`windows.py`), then run the plan, each process its share of the batches. The network computes
+only what scored positions need (`hidden` with `num_scored`) and makes logits a few rows at a time. Rows are put into
+the order of the plan at the end: it is the order that a single process scoring window after window would keep, and no
+score depends on how far the others are.
 
 Axes: M tokens, N = M - 1 targets (target j is token j + 1), B windows, T inputs of a window, D model width,
 R scored rows of a batch, V vocabulary.
 Source: shared definition of the protocols; score-first order (adaptation sees a group only after its rows are frozen).
 Differs: the same numbers as from full hidden states and logits up to rounding; log-softmax in float32.
-Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py.
+Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py, test_scoring_ranks.py.
 """
 
 import copy
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.checks import require
 from pipeline.progress import Progress
-from pipeline.scoring.adaptation import adaptation_for, autocast_to
-from pipeline.scoring.config import Protocol, StreamProtocol
+from pipeline.ranks import ALONE, Ranks, sum_over_ranks
+from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
+from pipeline.scoring.config import LaneProtocol, Protocol, TTTProtocol
 from pipeline.scoring.stream import score_lanes
-from pipeline.scoring.windows import Window, plan, window_batches
+from pipeline.scoring.threads import batch_map
+from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
 
 
 class Scores(NamedTuple):
@@ -48,10 +52,12 @@ def score(
     dtype: torch.dtype,
     batch_tokens: int,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Score every target exactly once; `model` stays as it is, adaptation works on a copy.
 
-    `batch_tokens` (inputs per forward pass) changes speed and the last bits only. dtype: float32 or bfloat16.
+    `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
+    this in one process group, and of threads changes no bit. dtype: float32 or bfloat16.
     Raises ValueError for a stream that is empty, not one row of ids, or beyond the vocabulary, and for nats that are
     not finite.
     """
@@ -60,34 +66,68 @@ def score(
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
     with torch.inference_mode(False):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
-        num_targets, done, rows = len(tokens) - 1, 0, [_frozen_rows([], np.empty(0), 0)]
-        groups = plan(num_targets, protocol)
+        num_targets, done, rows = len(tokens) - 1, 0, []
+        groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
         worker = scoring_copy(model, protocol.context_tokens, torch.device(device))
-        adaptation = adaptation_for(worker, protocol, len(groups), dtype)
-        score_batch: Any = score_windows
-        if isinstance(protocol, StreamProtocol):
-            score_batch = partial(score_lanes, protocol=protocol)
-        for group in groups:
-            adaptation.before(group)
-            for batch in window_batches(group.windows, batch_tokens, protocol.context_tokens):
-                rows.append(_frozen_rows(batch, score_batch(worker, tokens, batch, device, dtype), group.number))
-                _require_finite(rows[-1])
-                done += len(rows[-1].nats)
-                progress(done, num_targets, f"{rows[-1].nats.mean():.4f} nats per target")
-            adaptation.after(group, tokens[group.start : group.stop + 1].to(device))
-    return _gather_scores(rows, num_targets)
+        with batch_map(torch.device(device)) as map_batches:
+            adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
+
+            def nats_of(batch: list[Window]) -> np.ndarray:
+                if isinstance(protocol, LaneProtocol):
+                    return score_lanes(worker, tokens, batch, device, dtype, protocol)
+                return score_windows(worker, tokens, batch, device, dtype, adaptation.head)
+
+            for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
+                adaptation.before(step.groups)
+                for batch, nats_R in zip(step.batches, map_batches(nats_of, step.batches), strict=True):
+                    rows.append(_frozen_rows(batch, nats_R))
+                    done += ranks.world_size * len(nats_R)  # the others are about as far
+                    progress(min(done, num_targets), num_targets, f"{nats_R.mean():.4f} nats per target")
+                revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
+                adaptation.after(step.groups, revealed)
+                if done < num_targets:  # learning took its time
+                    progress(done, num_targets, "learnt")
+    return _gather_scores(groups, rows, num_targets, ranks)
 
 
-def score_windows(model: Any, tokens_M: Tensor, batch: list[Window], device: Any, dtype: torch.dtype) -> np.ndarray:
-    """Return the float64 nats of the scored targets of windows of one shape, in order, from one forward pass."""
-    ids_BT = torch.stack([tokens_M[window.start : window.stop] for window in batch]).to(device)
+def adaptation_for(
+    model: nn.Module, protocol: Protocol, num_groups: int, dtype: torch.dtype, ranks: Ranks,
+    map_batches: Callable[..., Any],
+) -> NoAdaptation:  # fmt: skip
+    """Return the adaptation that `protocol` asks for, bound to `model`."""
+    if isinstance(protocol, TTTProtocol):
+        return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
+    return NoAdaptation()
+
+
+def score_windows(
+    model: Any, tokens_M: Tensor, batch: list[Window], device: Any, dtype: torch.dtype,
+    head: Callable[[Tensor], Tensor] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return the float64 nats of the scored targets of a batch's windows, in order, from one forward pass.
+
+    Shorter windows are padded on the right, where no causal model looks. `head` makes logits (B, T, V) of hidden states
+    in the place of the model's own.
+    """
+    ids_BT = pad_sequence([tokens_M[window.start : window.stop] for window in batch], batch_first=True).to(device)
     targets_R = torch.cat([tokens_M[window.first_scored + 1 : window.stop + 1] for window in batch]).to(device)
-    num_scored = batch[0].stop - batch[0].first_scored
+    num_scored = ids_BT.size(1) - (batch[0].first_scored - batch[0].start)
+    counts_B1 = torch.tensor([[window.stop - window.first_scored] for window in batch])
+    scored_BT = (torch.arange(num_scored) < counts_B1).to(device)
     with torch.inference_mode(), autocast_to(dtype, ids_BT.device):
         if not hasattr(model, "nats"):
-            logits_RV = model(ids_BT)[:, -num_scored:].flatten(0, 1)
-            return F.cross_entropy(logits_RV.float(), targets_R, reduction="none").double().cpu().numpy()
-        return model.nats(model.hidden(ids_BT, num_scored).flatten(0, 1), targets_R).double().cpu().numpy()
+            logits_RV = model(ids_BT)[:, -num_scored:][scored_BT]
+            return _target_nats(logits_RV, targets_R).double().cpu().numpy()
+        hidden_BTD = model.hidden(ids_BT, num_scored)
+        if head is not None:
+            return _target_nats(head(hidden_BTD)[scored_BT], targets_R).double().cpu().numpy()
+        return model.nats(hidden_BTD[scored_BT], targets_R).double().cpu().numpy()
+
+
+def document_targets(tokens_M: Tensor, bos_id: int | None) -> list[int]:
+    """Return how many targets each document scores, its successor's BOS included; None: the stream is one document."""
+    starts = [] if bos_id is None else ((tokens_M[1:] == bos_id).nonzero()[:, 0] + 1).tolist()
+    return np.diff([0, *starts, len(tokens_M) - 1]).tolist()
 
 
 def check_tokens(tokens_M: np.ndarray | Tensor, vocab_size: int | None) -> Tensor:
@@ -111,35 +151,45 @@ def scoring_copy(model: Any, context_tokens: int, device: torch.device) -> Any:
     return worker
 
 
-class GroupRows(NamedTuple):
-    """Ledger rows of one forward pass: target, nats and group of each scored target; read-only arrays."""
+class ScoredRows(NamedTuple):
+    """Ledger rows of one forward pass: target and nats of each scored target; read-only arrays."""
 
     targets: np.ndarray
     nats: np.ndarray
-    groups: np.ndarray
 
 
-def _frozen_rows(batch: list[Window], nats: np.ndarray, group: int) -> GroupRows:
-    spans = [np.arange(window.first_scored, window.stop) for window in batch]
-    targets = np.concatenate([np.empty(0, np.int64), *spans])
-    rows = GroupRows(targets, nats, np.full(len(targets), group))
+def _target_nats(logits_RV: Tensor, targets_R: Tensor) -> Tensor:
+    return F.cross_entropy(logits_RV.float(), targets_R, reduction="none")
+
+
+def _targets_of(windows: Iterable[Window]) -> np.ndarray:
+    spans = [np.arange(window.first_scored, window.stop) for window in windows]
+    return np.concatenate([np.empty(0, np.int64), *spans])
+
+
+def _frozen_rows(batch: list[Window], nats: np.ndarray) -> ScoredRows:
+    rows = ScoredRows(_targets_of(batch), nats)
     for array in rows:
         array.setflags(write=False)
+    bad = np.flatnonzero(~np.isfinite(nats))
+    if len(bad):
+        raise ValueError(
+            f"nats: got {nats[bad[0]]} at target {rows.targets[bad[0]]}, expected finite scores; check the weights, or "
+            "lower learning_rate of a ttt protocol"
+        )
     return rows
 
 
-def _require_finite(rows: GroupRows) -> None:
-    bad = np.flatnonzero(~np.isfinite(rows.nats))
-    if len(bad):
-        raise ValueError(
-            f"nats: got {rows.nats[bad[0]]} at target {rows.targets[bad[0]]} (group {rows.groups[bad[0]]}), expected "
-            "finite scores; check the weights, or lower learning_rate of a ttt protocol"
-        )
-
-
-def _gather_scores(rows: list[GroupRows], num_targets: int) -> Scores:
-    order_N, nats_by_order_N, group_N = (np.concatenate(column) for column in zip(*rows, strict=True))
-    assert np.array_equal(np.sort(order_N), np.arange(num_targets)), "every target is scored exactly once"
-    nats_N = np.full(num_targets, np.nan)
-    nats_N[order_N] = nats_by_order_N
-    return Scores(nats_N, order_N, group_N)
+def _gather_scores(groups: list[Group], rows: list[ScoredRows], num_targets: int, ranks: Ranks) -> Scores:
+    """Return the rows of all ranks by target, in the order of the plan."""
+    nats_N, times_N = np.zeros(num_targets), np.zeros(num_targets, np.uint8)
+    for scored in rows:
+        nats_N[scored.targets] = scored.nats
+        times_N[scored.targets] += 1
+    # Every target is zero on all ranks but one, so that the sums are exact.
+    sum_over_ranks([torch.from_numpy(nats_N), torch.from_numpy(times_N)], ranks)
+    order_N = _targets_of(window for group in groups for window in group.windows)
+    sizes = [sum(window.stop - window.first_scored for window in group.windows) for group in groups]
+    assert (times_N == 1).all(), "every target is scored exactly once"
+    assert np.array_equal(np.sort(order_N), np.arange(num_targets)), "the plan holds every target exactly once"
+    return Scores(nats_N, order_N, np.repeat(np.arange(len(groups)), sizes))

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.checks import require
 from pipeline.data.byte_count import ByteTable, count_bytes
 from pipeline.progress import Progress
+from pipeline.ranks import ALONE, Ranks
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.ledger import Ledger, make_ledger
@@ -23,8 +24,9 @@ def score_item(
     device: torch.device,
     batch_tokens: int,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Ledger:
-    """Return the ledger of `tokens_M` under `protocol`: bf16 autocast on CUDA, fp32 on a CPU.
+    """Return the ledger of `tokens_M` under `protocol`: bf16 autocast on CUDA, fp32 on a CPU; the same on all ranks.
 
     ValueError before anything is scored when the table is another tokenizer's or the targets stand for no bytes.
     """
@@ -37,5 +39,6 @@ def score_item(
     bytes_N = count_bytes(tokens_M, table)
     require(bytes_N.sum() > 0, "validation text", int(bytes_N.sum()), "targets that stand for at least one byte")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    scores = score(model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress)
+    scores = score(model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress,
+                   ranks=ranks)  # fmt: skip
     return make_ledger(scores, bytes_N, protocol)

@@ -2,19 +2,24 @@
 
 One idea: a protocol is a partition of the targets 0..N-1 (target j is token j + 1) into windows, and of the windows
 into groups between which a model may adapt. Everything here is a pure function of counts, so that "every target
-exactly once" is a property of the plan and not of a loop over batches.
+exactly once" is a property of the plan and not of a loop over batches. Batches are composed here too, from the plan
+alone: how many processes run them changes no batch.
 
 Axes: N targets, L context (window) tokens, S stride, C chunk targets.
-Source: shared definition of the protocols blocks, sliding, stream and ttt.
+Source: shared definition of the protocols blocks, sliding, stream, ttt and lora-ttt.
 Differs: windows stop where the first of their scored targets would lie beyond the stream, so that no trailing window
 rescores the last S targets.
 Checked by: tests/scoring/test_windows.py.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
-from pipeline.scoring.config import BlocksProtocol, Protocol, SlidingProtocol, StreamProtocol
+from pipeline.scoring.config import LaneProtocol, LoraProtocol, Protocol, TTTProtocol
+
+LENGTHS_PER_CONTEXT = 8
+"""Windows of different lengths share a batch, padded, when they differ by less than this part of the longest."""
 
 
 class Window(NamedTuple):
@@ -26,38 +31,56 @@ class Window(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Windows scored with one state of the model, then the targets start..stop-1 that adaptation may learn from."""
+    """Windows scored in one state of the model, then the tokens start..stop that adaptation may learn from."""
 
     number: int
     start: int
     stop: int
+    is_last: bool
+    """No group follows in this state: what is learnt from this one would be read by nobody."""
     windows: tuple[Window, ...]
 
 
-def plan(num_targets: int, protocol: Protocol) -> list[Group]:
-    """Return the groups of `protocol` over `num_targets` targets in scoring order; no group for no targets."""
-    if isinstance(protocol, BlocksProtocol):
-        length = protocol.context_tokens
-        return _single_group(num_targets, sliding_windows(num_targets, length, length))
-    if isinstance(protocol, StreamProtocol):  # lanes: windows that are fed in steps
-        kept = protocol.context_tokens - protocol.stride_tokens
-        return _single_group(
-            num_targets, sliding_windows(num_targets, kept + protocol.lane_tokens, protocol.lane_tokens)
-        )
-    windows = sliding_windows(num_targets, protocol.context_tokens, protocol.stride_tokens)
-    if isinstance(protocol, SlidingProtocol):
-        return _single_group(num_targets, windows)
-    return chunk_groups(num_targets, windows, protocol.chunk_tokens)
+class Step(NamedTuple):
+    """What runs next on one process."""
+
+    groups: list[Group]
+    """One group, or one of each of several documents, side by side."""
+    batches: list[list[Window]]
+    """Forward passes."""
 
 
-def sliding_windows(num_targets: int, context_tokens: int, stride_tokens: int) -> list[Window]:
-    """Return windows every `stride_tokens`; the first scores all its targets, the others only their last stride."""
+def plan(documents: Sequence[int], protocol: Protocol) -> list[Group]:
+    """Return the groups of `protocol` in the order of the stream; no group for no targets.
+
+    `documents`: targets of each document that a window may not leave, in stream order, none for an empty one; a
+    protocol that knows no documents takes the stream as one.
+    """
+    num_targets = sum(documents)
+    spans = list(zip(accumulate(documents, initial=0), documents, strict=False))
+    if isinstance(protocol, LoraProtocol):
+        return document_groups(spans, protocol.context_tokens, protocol.chunk_tokens)
+    length = protocol.context_tokens
+    stride = getattr(protocol, "stride_tokens", length)
+    if isinstance(protocol, LaneProtocol):  # lanes: windows that are fed in steps
+        length, stride = length - stride + protocol.lane_tokens, protocol.lane_tokens
+    windows = [window for start, count in spans for window in sliding_windows(start, count, length, stride)]
+    if isinstance(protocol, TTTProtocol):
+        return chunk_groups(num_targets, windows, protocol.chunk_tokens)
+    return [Group(0, 0, num_targets, True, tuple(windows))] if num_targets else []
+
+
+def sliding_windows(start: int, num_targets: int, context_tokens: int, stride_tokens: int) -> list[Window]:
+    """Return windows every `stride_tokens` over the targets from `start` on.
+
+    The first scores all its targets, the others only their last stride.
+    """
     if num_targets == 0:
         return []
-    kept = context_tokens - stride_tokens
-    starts = range(stride_tokens, num_targets - kept, stride_tokens)
-    first = Window(0, min(context_tokens, num_targets), 0)
-    return [first, *(Window(at, min(at + context_tokens, num_targets), at + kept) for at in starts)]
+    kept, end = context_tokens - stride_tokens, start + num_targets
+    starts = range(start + stride_tokens, end - kept, stride_tokens)
+    first = Window(start, min(start + context_tokens, end), start)
+    return [first, *(Window(at, min(at + context_tokens, end), at + kept) for at in starts)]
 
 
 def chunk_groups(num_targets: int, windows: Sequence[Window], chunk_tokens: int) -> list[Group]:
@@ -70,31 +93,61 @@ def chunk_groups(num_targets: int, windows: Sequence[Window], chunk_tokens: int)
     for window in windows:
         members[window.first_scored // chunk_tokens].append(window)
     return [
-        Group(index, start, min(start + chunk_tokens, num_targets), tuple(members[index]))
+        Group(index, start, min(start + chunk_tokens, num_targets), index == len(chunks) - 1, tuple(members[index]))
         for index, start in enumerate(chunks)
     ]
 
 
-def window_batches(windows: Sequence[Window], batch_tokens: int, context_tokens: int) -> Iterator[list[Window]]:
-    """Yield runs of consecutive windows of one shape (at least one window).
+def document_groups(spans: Sequence[tuple[int, int]], context_tokens: int, chunk_tokens: int) -> list[Group]:
+    """Return one group, of one window, per chunk of every document; spans: (start, targets) of each document.
 
-    Of each at most `context_tokens` inputs are fed at a time, of all together at most `batch_tokens`.
+    The window of a chunk ends where a whole chunk would end at the latest, and starts a context before that or with its
+    document: chunks of one number lie at one place in their windows, whichever the document.
     """
-    batch: list[Window] = []
+    groups: list[Group] = []
+    for start, num_targets in spans:
+        for at in range(0, num_targets, chunk_tokens):
+            end = at + chunk_tokens
+            window = Window(start + max(0, end - context_tokens), start + min(end, num_targets), start + at)
+            groups.append(Group(len(groups), window.start, window.stop, end >= num_targets, (window,)))
+    return groups
+
+
+def steps_of_rank(
+    groups: Sequence[Group], protocol: Protocol, batch_tokens: int, rank: int, world_size: int
+) -> Iterator[Step]:
+    """Yield what one of `world_size` processes runs, in order.
+
+    Whole batches of documents are dealt to the processes; other groups run on all of them, their batches dealt.
+    """
+    if not isinstance(protocol, LoraProtocol):
+        for group in groups:
+            yield Step([group], window_batches(group.windows, batch_tokens, protocol.context_tokens)[rank::world_size])
+        return
+    ends = [index + 1 for index, group in enumerate(groups) if group.is_last]
+    documents = [groups[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    size = protocol.batch_documents
+    for first in range(rank * size, len(documents), world_size * size):
+        for chunk in zip_longest(*documents[first : first + size]):
+            side_by_side = [group for group in chunk if group]
+            yield Step(side_by_side, [[group.windows[0] for group in side_by_side]])
+
+
+def window_batches(windows: Sequence[Window], batch_tokens: int, context_tokens: int) -> list[list[Window]]:
+    """Return batches of about one length, at most `batch_tokens` padded inputs (or one window), each in stream order.
+
+    Of windows longer than `context_tokens` only so many inputs count: they are fed in steps.
+
+    Windows of a batch are padded on the right to the longest, so they all start to be scored at one position.
+    """
+    unit = max(-(-(window.stop - window.start) // LENGTHS_PER_CONTEXT) for window in windows) if windows else 1
+    alike: dict[tuple[int, int], list[Window]] = {}
     for window in windows:
-        full = (len(batch) + 1) * min(window.stop - window.start, context_tokens) > batch_tokens
-        if batch and (full or _window_shape(window) != _window_shape(batch[0])):
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
-
-
-def _single_group(num_targets: int, windows: Sequence[Window]) -> list[Group]:
-    return [Group(0, 0, num_targets, tuple(windows))] if num_targets else []
-
-
-def _window_shape(window: Window) -> tuple[int, int]:
-    """Return (inputs, scored targets)."""
-    return window.stop - window.start, window.stop - window.first_scored
+        shape = -(-(window.stop - window.start) // unit), window.first_scored - window.start
+        alike.setdefault(shape, []).append(window)
+    return [
+        members[first : first + size]
+        for (units, _), members in alike.items()
+        for size in [max(1, batch_tokens // min(units * unit, context_tokens))]
+        for first in range(0, len(members), size)
+    ]

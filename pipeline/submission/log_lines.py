@@ -12,16 +12,19 @@ ARTIFACT_FORMAT = "int6+rans"
 the bits are, because people and tools look for these lines by name."""
 
 
-def score_line(kind: str, val_loss: float, val_bpb: float) -> str:
-    """Return the line that states the artifact's score under a protocol of this kind.
+def score_line(protocol: Mapping, val_loss: float, val_bpb: float) -> str:
+    """Return the line that states the artifact's score under a protocol, given as plain data.
 
     `val_loss`: mean nats per target; `val_bpb`: bits per byte. Raises ValueError for a kind without a line.
     """
     names = {
         "blocks": "final_int6_roundtrip_exact",
+        "document blocks": "final_int6_documents_exact",
         "sliding": "final_int6_sliding_window_exact",
         "ttt": "final_ttt_exact",
+        "document lora-ttt": "final_ttt_lora_exact",
     }
+    kind = ("document " if protocol.get("documents") else "") + protocol["kind"]
     if kind not in names:
         raise ValueError(f"protocol kind: got {kind!r}, expected one of {', '.join(names)}")
     return f"{names[kind]} val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}"
@@ -44,7 +47,7 @@ def digest_line(digest: str, name: str) -> str:
 def artifact_score_lines(scores: Sequence[Mapping]) -> list[str]:
     """Return the score lines of those score reports that scored the artifact, in their order."""
     return [
-        score_line(score["protocol"]["kind"], score["val_loss"], score["val_bpb"])
+        score_line(score["protocol"], score["val_loss"], score["val_bpb"])
         for score in scores
         if score["weights"] == "artifact"
     ]
@@ -81,4 +84,4 @@ def log_lines(
 
 def evaluation_seconds(scores: Sequence[Mapping]) -> float:
     """Return the seconds spent scoring the artifact, all protocols together."""
-    return sum(score["seconds"] for score in scores if score["weights"] == "artifact")
+    return sum(score["seconds"]["total"] for score in scores if score["weights"] == "artifact")

@@ -27,14 +27,14 @@ from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.files import sha256_of_file, write_bytes
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet
+from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import silent
 from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import Bundle
 from pipeline.quant.quantizer import fit_to_budget
-from pipeline.ranks import Ranks
+from pipeline.ranks import Ranks, share_from_rank_zero
 from pipeline.scoring.config import EvaluateConfig
 from pipeline.scoring.ledger import LEDGER_COLUMNS
 from pipeline.scoring.run import score_item
@@ -80,18 +80,16 @@ def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
     inputs = _open_inputs(recipe, arguments)
     if arguments.ledger:
         arguments.ledger.mkdir(parents=True, exist_ok=True)
-    artifact = arguments.evaluate_only
-    if artifact is None:
-        artifact = arguments.output
-        with process_group(ranks, device):
+    with process_group(ranks, device):
+        artifact = arguments.evaluate_only or arguments.output
+        if arguments.evaluate_only is None:
             model = _train_record(recipe, arguments, ranks, device)
             bundle = calibrate_record(recipe, model, arguments.data, ranks, device)
-        if ranks.rank == 0:
-            meta = {"model": asdict(recipe.model)}
-            fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)
-            write_bytes(artifact, fitted)
-    if ranks.rank == 0:
-        _score_artifact(recipe, artifact, inputs, device, arguments.ledger)
+            if ranks.rank == 0:
+                meta = {"model": asdict(recipe.model)}
+                fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)
+                write_bytes(artifact, fitted)
+        _score_artifact(recipe, artifact, inputs, device, arguments.ledger, ranks)
 
 
 def calibrate_record(recipe: Recipe, model: LoopedUNet, data: Path, ranks: Ranks, device: torch.device) -> Bundle:
@@ -137,32 +135,42 @@ def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs
 
 
 def _score_artifact(
-    recipe: Recipe, artifact: Path, inputs: ScoringInputs, device: torch.device, folder: Path | None
+    recipe: Recipe, artifact: Path, inputs: ScoringInputs, device: torch.device, folder: Path | None, ranks: Ranks
 ) -> None:
-    """Score the val stream under every item; with a `folder` each val shard instead, and leave the rows there."""
-    started = time.perf_counter()
-    tokens_M = inputs.tokens_M
-    for line in size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size):
-        say(line)
-    say(f"val_tokens: {len(tokens_M)}")
-    say(f"target_tokens: {len(tokens_M) - 1}")
-    for path in (Path(sys.argv[0]), artifact, *inputs.paths):
-        say(digest_line(sha256_of_file(path), path.name))
-    say(digest_line(recipe_digest(recipe), "config"))
-    tensors, _ = read_artifact(artifact)
-    model = dequantized_model(tensors, recipe.model)
+    """Score the val stream under every item on all ranks; rank 0, which alone reads the artifact, prints.
+
+    With a `folder` score each val shard by itself instead, and leave the rows there.
+    """
+    started, tokens_M, tell = time.perf_counter(), inputs.tokens_M, say if ranks.rank == 0 else _keep_silent
+    if ranks.rank == 0:
+        for line in size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size):
+            say(line)
+        say(f"val_tokens: {len(tokens_M)}")
+        say(f"target_tokens: {len(tokens_M) - 1}")
+        for path in (Path(sys.argv[0]), artifact, *inputs.paths):
+            say(digest_line(sha256_of_file(path), path.name))
+        say(digest_line(recipe_digest(recipe), "config"))
+        model = dequantized_model(read_artifact(artifact)[0], recipe.model)
+    else:
+        model = build(recipe.model)
+    share_from_rank_zero(model.state_dict().values(), ranks)
     for item in recipe.evaluate.items:
         protocol = recipe.evaluate.protocols[item]
         ledgers = []
         for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
-            ledger = score_item(model, stream_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent)
-            say(score_line(protocol.kind, ledger.val_loss, ledger.val_bpb))
+            ledger = score_item(model, stream_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent,
+                                ranks)  # fmt: skip
+            tell(score_line(asdict(protocol), ledger.val_loss, ledger.val_bpb))
             ledgers.append(ledger)
-        if folder is not None:
+        if folder is not None and ranks.rank == 0:
             columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
             columns["lengths"] = [rows.num_targets for rows in ledgers]
             np.savez(folder / f"{item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
-    say(f"total_eval_time:{time.perf_counter() - started:.1f}s")
+    tell(f"total_eval_time:{time.perf_counter() - started:.1f}s")
+
+
+def _keep_silent(line: str) -> None:
+    """Print nothing: rank 0 speaks."""
 
 
 def say(line: str) -> None:

@@ -140,12 +140,13 @@ def _protocol_section(submission: Mapping[str, Any], protocols: Mapping[str, Map
 
 
 def _condition_section(submission: Mapping[str, Any]) -> str:
-    kind = submission["compliance"]["headline_protocol"]["kind"]
-    update = (
-        "The model trains on a chunk only after all targets of that chunk are scored, and never on the last chunk."
-        if kind == "ttt"
-        else "Scoring never changes the model."
-    )
+    updates = {
+        "ttt": "The model trains on a chunk only after all targets of that chunk are scored, and never on the last "
+        "chunk.",
+        "lora-ttt": "Every document has adapters of its own, which train on a chunk of it only after all targets of "
+        "that chunk are scored; nothing is carried from one document to another.",
+    }
+    update = updates.get(submission["compliance"]["headline_protocol"]["kind"], "Scoring never changes the model.")
     return (
         "## The four conditions\n\n"
         "1. **Strict causality.** Attention, the smear gate and the bigram table read only the current and earlier "

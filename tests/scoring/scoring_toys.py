@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 import torch
 
 from pipeline.model.network import LoopedUNet, build
@@ -13,7 +14,13 @@ TTT: dict[str, Any] = {
     "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 2, "freeze_blocks": 1,
 }  # fmt: skip
 BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
+DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16}
 SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6}
+STREAM: dict[str, Any] = {**SLIDING, "kind": "stream", "lane_tokens": 40}
+
+PROTOCOLS = {"blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "stream": STREAM, "ttt": TTT,
+             "ttt in lanes": {**TTT, "lane_tokens": 20}}  # fmt: skip
+EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
 def tiny_network(vocab_size: int = 64) -> LoopedUNet:
@@ -40,3 +47,9 @@ def in_context(model: LoopedUNet, context_tokens: int) -> LoopedUNet:
 
 def random_tokens(num_tokens: int, vocab_size: int = 64, seed: int = 0) -> torch.Tensor:
     return torch.randint(vocab_size, (num_tokens,), generator=torch.Generator().manual_seed(seed))
+
+
+def random_documents(lengths: list[int], vocab_size: int = 64, seed: int = 0) -> torch.Tensor:
+    """Return a stream of documents of so many tokens after their BOS, which is token 1 and nowhere else."""
+    words = [2 + random_tokens(length, vocab_size - 2, seed + number) for number, length in enumerate(lengths)]
+    return torch.cat([torch.cat([torch.tensor([1]), each]) for each in words])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -143,12 +144,13 @@ def test_an_adaptation_sees_a_chunk_only_after_it_is_scored(monkeypatch: pytest.
     events: list[tuple[str, int, int]] = []
 
     class Recorder(NoAdaptation):
-        def before(self, group: Group) -> None:
-            events.append(("before", group.start, -1))
+        def before(self, groups: Sequence[Group]) -> None:
+            events.extend(("before", group.start, -1) for group in groups)
 
-        def after(self, group: Group, revealed_M: torch.Tensor) -> None:
-            assert torch.equal(revealed_M, tokens[group.start : group.stop + 1])
-            events.append(("after", group.start, group.stop))
+        def after(self, groups: Sequence[Group], revealed: Sequence[torch.Tensor]) -> None:
+            for group, revealed_M in zip(groups, revealed, strict=True):
+                assert torch.equal(revealed_M, tokens[group.start : group.stop + 1])
+                events.append(("after", group.start, group.stop))
 
     from pipeline.scoring import evaluate
 

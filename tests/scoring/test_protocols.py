@@ -15,10 +15,10 @@ from pipeline.model.network import build
 from pipeline.scoring import protocols, score_tokens
 from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.protocols import parse_protocol
-from tests.scoring.scoring_toys import BLOCKS, SLIDING, TTT
+from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, SLIDING, TTT
 
 
-@pytest.mark.parametrize("protocol", [BLOCKS, SLIDING, TTT])
+@pytest.mark.parametrize("protocol", [BLOCKS, DOCUMENTS, SLIDING, TTT])
 def test_mapping_and_dataclass_mean_the_same(protocol: dict) -> None:
     parsed = parse_protocol(protocol)
     assert dataclasses.asdict(parsed) == protocol
@@ -35,6 +35,10 @@ def test_mapping_and_dataclass_mean_the_same(protocol: dict) -> None:
         ({**SLIDING, "stride_tokns": 6}, ["sliding", "stride_tokns", "stride_tokens"]),
         ({**BLOCKS, "stride_tokens": 6}, ["blocks", "stride_tokens"]),
         ({**BLOCKS, "batch_tokens": 6}, ["blocks", "batch_tokens"]),
+        ({**BLOCKS, "documents": True}, ["blocks", "bos_id", "missing"]),
+        ({**BLOCKS, "bos_id": 1}, ["blocks", "documents", "missing"]),
+        ({**DOCUMENTS, "documents": False}, ["blocks", "documents", "False", "True"]),
+        ({**DOCUMENTS, "stride_tokens": 6}, ["blocks", "stride_tokens"]),
         ({"kind": "ttt", "context_tokens": 16}, ["ttt", "stride_tokens", "missing"]),
         ({**SLIDING, "stride_tokens": "6"}, ["sliding", "stride_tokens", "whole number"]),
         ({**SLIDING, "stride_tokens": True}, ["sliding", "stride_tokens"]),

@@ -33,7 +33,7 @@ VERSIONS = {"torch": "2.13.0+cpu", "numpy": "2.0.1", "brotli": "1.2.0"}
 def score(kind: str, weights: str, loss: float, **settings: int) -> dict:
     return {
         "item": kind, "protocol": {"kind": kind, "context_tokens": 8, **settings}, "weights": weights, "val_loss": loss,
-        "val_bpb": loss / 2, "nats": loss * 99, "bytes": 250, "targets": 99, "tokens": 100, "seconds": 1.25,
+        "val_bpb": loss / 2, "nats": loss * 99, "bytes": 250, "targets": 99, "tokens": 100, "seconds": {"total": 1.25},
     }  # fmt: skip
 
 
@@ -232,9 +232,11 @@ def test_requirements_are_what_the_file_imports():
 
 
 def test_score_line_knows_its_kinds():
-    assert score_line("sliding", 1, 2) == "final_int6_sliding_window_exact val_loss:1.00000000 val_bpb:2.00000000"
+    stated = "val_loss:1.00000000 val_bpb:2.00000000"
+    assert score_line({"kind": "sliding"}, 1, 2) == f"final_int6_sliding_window_exact {stated}"
+    assert score_line({"kind": "blocks", "documents": True}, 1, 2) == f"final_int6_documents_exact {stated}"
     with pytest.raises(ValueError, match="blocks, sliding, ttt"):
-        score_line("stream", 1, 2)
+        score_line({"kind": "stream"}, 1, 2)
 
 
 def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, monkeypatch):

@@ -1,0 +1,44 @@
+"""Several processes write the ledger of one: the same bits under every protocol, on each of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model.network import build
+from pipeline.progress import silent
+from pipeline.ranks import ALONE
+from pipeline.scoring.evaluate import score
+from pipeline.scoring.protocols import parse_protocol
+from pipeline.training.launch import torchrun
+from tests.networks import TINY
+from tests.scoring.ranks_run import score_all
+from tests.scoring.scoring_toys import PROTOCOLS, random_documents
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_ranks_write_the_ledger_of_one_process(num_processes, repo: Path, tmp_path: Path, monkeypatch) -> None:
+    """SGD batches have six parts and one: two of three ranks then have none. Some steps lack batches."""
+    monkeypatch.chdir(repo)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torchrun("tests.scoring.ranks_run", [str(tmp_path)], num_processes)
+    alone = score_all(ALONE)
+    for item, scores in alone.items():
+        for rank in range(num_processes):
+            with np.load(tmp_path / f"{item}-{rank}.npz") as found:
+                for column, expected in scores._asdict().items():
+                    assert found[column].tobytes() == expected.tobytes(), (item, rank, column)
+
+
+def test_the_number_of_threads_moves_no_bit() -> None:
+    """Tokens enough that products would be shared among threads, were they not kept from it."""
+    model, tokens = build(TINY), random_documents([300] * 8, TINY.vocab_size)
+    rule = parse_protocol({**PROTOCOLS["ttt"], "context_tokens": 128, "stride_tokens": 64, "chunk_tokens": 600})
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(score(model, tokens, rule, device="cpu", dtype=torch.float32, batch_tokens=1024, progress=silent))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0].nats.tobytes() == found[1].nats.tobytes() == found[2].nats.tobytes()
