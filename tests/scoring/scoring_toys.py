@@ -17,7 +17,11 @@ BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
 DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16}
 SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6}
 
-PROTOCOLS = {"blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "ttt": TTT}
+LORA: dict[str, Any] = {
+    "kind": "lora-ttt", "documents": True, "bos_id": 1, "context_tokens": 16, "chunk_tokens": 6, "batch_documents": 3,
+    "rank": 2, "learning_rate": 0.02, "beta1": 0.5, "beta2": 0.9, "eps": 1e-4,
+}  # fmt: skip
+PROTOCOLS = {"blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "ttt": TTT, "lora-ttt": LORA}
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
