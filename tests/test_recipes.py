@@ -166,7 +166,7 @@ def test_a_rotary_base_that_follows_the_tensor_would_be_noticed(name: str):
     model.set_context(32)
     ids_BT = random_ids(1, 30)
     assert padding_moves(model, ids_BT, 30) < ROUNDING
-    model.rotary.register_forward_pre_hook(lambda rotary, args: rotary.set_context(*args))
+    model.rotary.register_forward_pre_hook(lambda rotary, args: rotary.set_context(args[0]))
     assert padding_moves(model, ids_BT, 30) > 1e-3
 
 
