@@ -162,8 +162,7 @@ def test_a_score_that_is_not_finite_stops_the_run_at_once() -> None:
     with pytest.raises(ValueError, match="got nan at target 16,"):
         score(breaks_down, random_tokens(200), parse_protocol(BLOCKS), device="cpu", dtype=torch.float32,
               batch_tokens=16, progress=lambda done, total, note: steps.append(done))  # fmt: skip
-    assert steps == [16]
-    assert len(calls) < 13  # threads may be ahead of the batch that breaks down
+    assert steps == [16]  # the threads may be ahead of the batch that breaks down, the scores are not
 
 
 @pytest.mark.gpu
