@@ -32,8 +32,8 @@ SEALED: dict[str, tuple[Path, ...]] = {
     "quantize": _VALIDATION,
     "evaluate": (path_of("train_shards"), CACHE),
 }
-"""Stage -> folders (patterns) it may not read: what is scored while a model is made, what it learnt from in scoring; the
-cache holds the corpus, which is both."""
+"""Stage -> folders (patterns) it may not read: what is scored while a model is made, what it learnt from in scoring;
+the cache holds the corpus, which is both."""
 NETWORK_STAGES = ("prepare",)
 """Stages that may leave this machine: downloads."""
 
@@ -48,8 +48,8 @@ CHILDREN = {
     "package": f"{_GIT}|{_PYTHON}",
     "audit": f"{_GIT}|{_PYTHON}",
 }
-"""Stage -> file names of the programs it may start; every other stage only git, which tells the commit. Training compiles
-kernels, importing tells DVC, packaging and auditing run the record."""
+"""Stage -> file names of the programs it may start; every other stage only git, which tells the commit. Training
+compiles kernels, importing tells DVC, packaging and auditing run the record."""
 _MOVES = ("os.link", "os.symlink", "os.rename")
 """Audit events that would give a file another name."""
 _CONNECTIONS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.bind": 1, "socket.getnameinfo": 0}
@@ -125,8 +125,8 @@ class Walls:
             if any(str(each) in word for each in self.folders) or self.is_sealed(os.path.join(folder or "", word)):
                 raise FirewallError(f"{self.stage}: may not hand {word}, sealed in this stage, to a child process")
         if not re.fullmatch(self.children, os.path.basename(words[0]) if words else ""):
-            raise FirewallError(f"{self.stage}: may not start {words[:1]}, expected one of the programs that this stage "
-                                f"needs ({self.children})")  # fmt: skip
+            raise FirewallError(f"{self.stage}: may not start {words[:1]}, expected a program that this stage needs "
+                                f"({self.children})")  # fmt: skip
 
     def is_sealed(self, path: str | bytes | os.PathLike) -> bool:
         """Return whether a path, links followed or not, lies in a sealed folder or is one of its files."""

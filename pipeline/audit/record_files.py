@@ -83,7 +83,7 @@ class RecordFolder:
         is_list = isinstance(seeds, list) and 0 < len(seeds) <= _MOST_SEEDS and all(type(each) is int for each in seeds)
         require(is_list and len(set(seeds)) == len(seeds), "seeds", one_line(seeds), "a list of seeds, each once")
         is_complete = isinstance(results, dict) and list(results) == [str(seed) for seed in seeds]
-        require(is_complete, "seed_results", one_line(list(results)), f"the seeds {one_line(seeds)}")
+        require(is_complete, "seed_results", one_line(results), f"the seeds {one_line(seeds)}")
         return seeds
 
     @property

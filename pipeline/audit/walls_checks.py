@@ -1,8 +1,8 @@
 """Checks T8 and T9: what the program touched, and whose files the record's weights come from.
 
 One idea: an artifact is as clean as the chain that made it. Every stage's report names by digest what the stage read
-and wrote; the chain is followed file by file from the artifact to the train shards and the tokenizer, and every stage on
-it must have run with its walls up. A report that does not name the file that lies there is a broken link.
+and wrote; the chain is followed file by file from the artifact to the train shards and the tokenizer, and every stage
+on it must have run with its walls up. A report that does not name the file that lies there is a broken link.
 
 Source: pipeline/firewall.py for the walls; pipeline/artifacts.py for the reports.
 Checked by: tests/stages/test_audit.py.
