@@ -12,6 +12,7 @@ seen; torch's rendezvous and gloo are compiled code and connect the ranks of a r
 Checked by: tests/test_firewall.py, tests/stages/test_walls.py.
 """
 
+import glob
 import ipaddress
 import os
 import re
@@ -81,8 +82,9 @@ class Walls:
         """
         self.stage = stage
         self.network = network
-        self.folders = tuple(folders)
-        self.base = Path.cwd()
+        names = [str(folder) for folder in folders]
+        self.folders = [os.path.abspath(name) for name in names]
+        self.names = (*names, *self.folders)
         self.children = CHILDREN.get(stage, _GIT)
         self.listed = [shard for root in self._roots() for shard in _listed_shards(root)]
 
@@ -122,7 +124,7 @@ class Walls:
         """Refuse a child that the stage does not need, and one that is told a sealed path, seen from where it runs."""
         words = list(_words([program, arguments]))
         for word in words:
-            if any(str(each) in word for each in self.folders) or self.is_sealed(os.path.join(folder or "", word)):
+            if any(each in word for each in self.names) or self.is_sealed(os.path.join(folder or "", word)):
                 raise FirewallError(f"{self.stage}: may not hand {word}, sealed in this stage, to a child process")
         if not re.fullmatch(self.children, os.path.basename(words[0]) if words else ""):
             raise FirewallError(f"{self.stage}: may not start {words[:1]}, expected a program that this stage needs "
@@ -142,10 +144,8 @@ class Walls:
 
     def _roots(self) -> list[str]:
         """Return the sealed folders as they are now, links followed and not; those of no pattern, present or not."""
-        found: list[Path] = []
-        for folder in self.folders:
-            found += self.base.glob(folder.as_posix()) if "*" in folder.parts else [self.base / folder]
-        return sorted({each for root in found for each in (str(root), os.path.realpath(root))})
+        found = [root for folder in self.folders for root in (glob.glob(folder) if "*" in folder else [folder])]
+        return [*found, *{os.path.realpath(root) for root in found}.difference(found)]
 
 
 def is_address_local(address: object) -> bool:

@@ -65,6 +65,7 @@ READS = {
     "soft link": "open('soft.bin')",
     "new link": f"import os; os.link('{VAL}', 'new.bin')",
     "listed elsewhere": "open('elsewhere.bin')",
+    "child with an option": f"import subprocess; subprocess.run(['git', '--file={VAL}'])",
     "child": f"import subprocess; subprocess.run(['cat', '{VAL}'])",
     "scores": "open('artifacts/seeds/7/evaluate/ledger-blocks.npz')",
     "corpus": "open('.cache/corpus.whl')",

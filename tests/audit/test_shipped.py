@@ -28,7 +28,8 @@ if arguments.ledger:
     lengths = [len(stream) - 1 for stream in streams]
     target = np.concatenate([np.arange(length)[::-1] for length in lengths])
     nats = np.concatenate([stream[1:].astype(float) for stream in streams])
-    np.savez(arguments.ledger + "/toy.npz", lengths=lengths, protocol=json.dumps({"kind": "blocks", "context_tokens": 8}),
+    protocol = json.dumps({"kind": "blocks", "context_tokens": 8})
+    np.savez(arguments.ledger + "/toy.npz", lengths=lengths, protocol=protocol,
              target=target, nats=nats, bytes=target, group=target)
 """
 
