@@ -132,6 +132,20 @@ def test_a_program_that_hangs_is_stopped_and_named(shipped) -> None:
         shipped("import time; time.sleep(60)", timeout_seconds=1)(STREAMS)
 
 
+def test_ranks_find_each_other_and_that_is_no_fault(shipped) -> None:
+    program = shipped(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "total = torch.ones(1)\n"
+        "dist.all_reduce(total)\n"
+        "assert total.item() == 2 == dist.get_world_size()\n"
+        "dist.destroy_process_group()"
+    )
+    program(STREAMS, num_processes=2)
+    assert not [event for event in program.events if event_fault(event)]
+    assert not program.silenced
+
+
 def test_a_rank_that_dies_ends_the_others(shipped) -> None:
     with pytest.raises(ShippedError, match=r"exit status 1: .*AssertionError"):
         shipped("assert os.environ['RANK'] != '1'; import time; time.sleep(60)")(STREAMS, num_processes=2)
