@@ -119,13 +119,11 @@ def _digest_fault(record: RecordFolder, seed: int) -> str | None:
 def _log_fault(record: RecordFolder, seed: int, items: Sequence[str]) -> str | None:
     """Return in what log, submission.json and README differ, or what a log states besides one score per item."""
     scores, log = record.scores(seed), f"train_seed{seed}.log"
-    if len(scores) != len(items):
-        return f"{log}: {len(scores)} score lines for {len(items)} items"
     in_readme = {item: stated for (stated_seed, item), stated in record.readme_items.items() if stated_seed == seed}
     if set(in_readme) != set(items):
         return f"README.md: its table states {one_line(sorted(in_readme))} of seed {seed}, the items are {items}"
     if sorted(scores) != sorted(stated.score for stated in in_readme.values()):
-        return f"README.md: its table of scores is not that of {log}"
+        return f"{log}: {len(scores)} score lines, which are not those of README.md, one for each of {len(items)} items"
     if record.headline not in items or in_readme[record.headline].score != scores[-1]:
         return f"{log}: its last score is not that of the headline {one_line(record.headline)}"
     headline = Score(*(f"{record.of_seed(seed, key):.8f}" for key in Score._fields))

@@ -157,18 +157,26 @@ def _better_headline(root: Path) -> None:
                 path.write_text(text.replace(repr(result[key]), repr(0.9 * result[key])))
 
 
+def _other_bytes(root: Path, held: int, stated: int) -> None:
+    _result(eval_bytes=stated)(root)
+    _text("README.md", f"{held:,}", f"{stated:,}")(root)
+
+
+def _one_byte_more(root: Path) -> None:
+    """State a byte more in submission.json and README: too little for a score line to tell."""
+    held = json.loads((root / "submission/submission.json").read_text())["seed_results"]["1"]["eval_bytes"]
+    _other_bytes(root, held, held + 1)
+
+
 def _fewer_bytes(root: Path) -> None:
     """Divide by fewer bytes everywhere: the lines imply them, only manifest and ledgers know better."""
-    _result(eval_bytes=14000)(root)
-    _text("README.md", "14,800", "14,000")(root)
-    for path in (
-        root / "submission/train_seed1.log",
-        root / "submission/README.md",
-        root / "submission/submission.json",
-    ):
-        bpb = re.compile(r"(?<=val_bpb:)\d\.\d+|(?<=val_bpb )\d\.\d+|(?<=_bpb\": )\d\.\d+")
-        text = bpb.sub(lambda match: f"{float(match[0]) * 14800 / 14000:.8f}", path.read_text())
-        path.write_text(text)
+    held = json.loads((root / "submission/submission.json").read_text())["seed_results"]["1"]["eval_bytes"]
+    stated = held * 9 // 10
+    _other_bytes(root, held, stated)
+    bpb = re.compile(r"(?<=val_bpb:)\d\.\d+|(?<=val_bpb )\d\.\d+|(?<=_bpb\": )\d\.\d+")
+    for name in ("train_seed1.log", "README.md", "submission.json"):
+        path = root / "submission" / name
+        path.write_text(bpb.sub(lambda match: f"{float(match[0]) * held / stated:.8f}", path.read_text()))
 
 
 SCORE = "final_ttt_exact val_loss:1.00000000 val_bpb:1.00000000"
@@ -188,6 +196,7 @@ DOCTORED = {
     ),
     "another denominator": (_result(eval_bytes=9), {"T4", "T11"}),
     "a denominator that all lines imply": (_fewer_bytes, {"T11"}),
+    "a denominator that no line can tell": (_one_byte_more, {"T11"}),
     "another number of targets": (_result(target_tokens=9), {"T4", "T11"}),
     "a better headline everywhere": (_better_headline, {"T11"}),
     "a second headline at the end": (_log(lambda lines: lines.append(SCORE)), {"T4", "T11"}),
