@@ -1,42 +1,63 @@
-"""The walls of a stage: which files it may not open, and that it talks to nobody.
+"""The walls of a stage: which files it may not open, whom it may start, and that it talks to nobody.
 
 One idea: what a legal run must not do, its process cannot do. An audit hook sees every file that Python opens, every
 socket and every child process, and raises before it happens; a hook cannot be removed, so neither a library nor our own
-mistake gets around it. Sealed files are known by inode, too: a link to one is as closed as the file.
+mistake gets around it. Sealed files are known by inode, too: a link to one is as closed as the file. What is sealed is
+looked up anew at every event, so that a file that appears later is as closed as one that was there.
 
 Differs: a hook sees Python's opens only. Files that compiled code opens itself are checked where our readers use such
 code (`artifacts.read_tensors`); a foreign library that reads a path in C is beyond it. Only sockets made by Python are
-seen; torch's rendezvous and gloo are compiled code and connect the ranks of a run.
+seen; torch's rendezvous and gloo are compiled code and connect the ranks of a run. Folders that are open are found in
+/dev/fd, as Linux has it.
 Checked by: tests/test_firewall.py, tests/stages/test_walls.py.
 """
 
+import glob
+import ipaddress
 import os
+import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ROOT, path_of
+from pipeline.artifacts import CACHE, path_of
 from pipeline.checks import FairwayError
 
-_VALIDATION = (path_of("val_shards"), path_of("scores", seed="*", item="*").parent)
+_VALIDATION = (path_of("val_shards"), path_of("scores", seed="*", item="*").parent, CACHE)
 SEALED: dict[str, tuple[Path, ...]] = {
     "train": _VALIDATION,
     "import_checkpoint": _VALIDATION,
     "calibrate": _VALIDATION,
     "quantize": _VALIDATION,
-    "evaluate": (path_of("train_shards"),),
+    "evaluate": (path_of("train_shards"), CACHE),
 }
-"""Stage -> folders (patterns) it may not read: what is scored while a model is made, what it learnt from in scoring."""
+"""Stage -> folders (patterns) it may not read: what is scored while a model is made, what it learnt from in scoring;
+the cache holds the corpus, which is both."""
 NETWORK_STAGES = ("prepare",)
 """Stages that may leave this machine: downloads."""
 
-_OPENERS = {"open": 0, "os.link": 0, "os.symlink": 0, "os.rename": 0}
-"""Audit event -> position of the path that it would make readable."""
-_CHILDREN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
-_CONNECTIONS = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0, "socket.gethostbyname": 0}
-"""Audit event -> position of the address."""
+_GIT = r"git"
+_PYTHON = re.escape(os.path.basename(sys.executable))
+_COMPILERS = (
+    r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(-\d+)?|ptxas.*|nvcc|ldconfig|ldd|openssl|objcopy|lscpu|nvidia-smi"
+)
+CHILDREN = {
+    "train": f"{_GIT}|{_PYTHON}|{_COMPILERS}",
+    "import_checkpoint": f"{_GIT}|{_PYTHON}",
+    "package": f"{_GIT}|{_PYTHON}",
+    "audit": f"{_GIT}|{_PYTHON}",
+}
+"""Stage -> file names of the programs it may start; every other stage only git, which tells the commit. Training
+compiles kernels, importing tells DVC, packaging and auditing run the record."""
+_MOVES = ("os.link", "os.symlink", "os.rename")
+"""Audit events that would give a file another name."""
+_CONNECTIONS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.bind": 1, "socket.getnameinfo": 0}
+_LOOKUPS = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostbyaddr": 0}
+"""Audit event -> position of the address, or of the host."""
+_STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
+"""Ways to start a program that no stage needs."""
 
 
 class FirewallError(FairwayError):
@@ -55,53 +76,130 @@ class Walls:
     """The rules of one stage."""
 
     def __init__(self, stage: str, folders: Iterable[Path], network: bool) -> None:
-        """Note the files that lie in `folders` now, and those that their listings name; paths may be patterns."""
+        """Seal folders, absolute or below the working directory of this moment; a `*` stands for any one name.
+
+        Their listings (`*_shards.txt`) of shards kept elsewhere are read now.
+        """
         self.stage = stage
         self.network = network
-        self.folders = [found for folder in folders for found in _matches(folder)]
-        self.prefixes = tuple(os.path.realpath(folder) + os.sep for folder in self.folders)
-        files = {path for folder in self.folders for path in _sealed_files(folder)}
-        self.inodes = {_inode(path) for path in files} - {None}
+        names = [str(folder) for folder in folders]
+        self.folders = [os.path.abspath(name) for name in names]
+        self.names = (*names, *self.folders)
+        self.children = CHILDREN.get(stage, _GIT)
+        self.listed = [shard for root in self._roots() for shard in _listed_shards(root)]
 
     def check(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Raise FirewallError when an audit event would cross a wall."""
-        if event in _OPENERS:
-            path = arguments[_OPENERS[event]]
-            if isinstance(path, str | bytes | os.PathLike) and self.is_sealed(path):
-                raise FirewallError(f"{self.stage}: may not open {os.fsdecode(path)}, which is sealed in this stage "
+        if event == "open" or event in _MOVES:
+            if self.folders:
+                # The event of os.open has no mode; like the moves, it may be relative to an open folder.
+                self._check_path(arguments[0], event, event != "open" or arguments[1] is None)
+        elif self.network:
+            return
+        elif event in _CONNECTIONS and not is_address_local(arguments[_CONNECTIONS[event]]):
+            self._refuse_address(arguments[_CONNECTIONS[event]])
+        elif event in _LOOKUPS and not is_host_local(arguments[_LOOKUPS[event]]):
+            self._refuse_address(arguments[_LOOKUPS[event]])
+        elif event == "subprocess.Popen":
+            self._check_child(arguments[0], arguments[1], arguments[2])
+        elif event in _STARTS:
+            raise FirewallError(f"{self.stage}: may not start a process by {event}, expected subprocess")
+
+    def _check_path(self, path: Any, event: str, has_folder: bool) -> None:
+        """Refuse a sealed path; a relative one also as seen from each folder that is open (dir_fd)."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        name = os.fsdecode(path)
+        seen_from = _open_folders() if has_folder and not os.path.isabs(name) else []
+        for place in (name, *(os.path.join(folder, name) for folder in seen_from)):
+            if self.is_sealed(place) or (event in _MOVES and self._holds_sealed(place)):
+                raise FirewallError(f"{self.stage}: may not open {name}, which is sealed in this stage "
                                     "(docs/legality.md); read it in another stage")  # fmt: skip
-        elif event in _CONNECTIONS and not self.network:
-            address = arguments[_CONNECTIONS[event]]
-            if not _is_local(address):
-                raise FirewallError(f"{self.stage}: may not connect to {address}, expected no network in this stage; "
-                                    "fetch what it needs in `prepare`")  # fmt: skip
-        elif event in _CHILDREN:
-            words = " ".join(_words(arguments))
-            named = next((folder for folder in self.folders if str(folder) in words), None)
-            if named is not None:
-                raise FirewallError(f"{self.stage}: may not hand {named}, sealed in this stage, to a child process")
+
+    def _refuse_address(self, address: object) -> None:
+        raise FirewallError(f"{self.stage}: may not connect to {address}, expected no network in this stage; "
+                            "fetch what it needs in `prepare`")  # fmt: skip
+
+    def _check_child(self, program: Any, arguments: Any, folder: Any) -> None:
+        """Refuse a child that the stage does not need, and one that is told a sealed path, seen from where it runs."""
+        words = list(_words([program, arguments]))
+        for word in words:
+            if any(each in word for each in self.names) or self.is_sealed(os.path.join(folder or "", word)):
+                raise FirewallError(f"{self.stage}: may not hand {word}, sealed in this stage, to a child process")
+        if not re.fullmatch(self.children, os.path.basename(words[0]) if words else ""):
+            raise FirewallError(f"{self.stage}: may not start {words[:1]}, expected a program that this stage needs "
+                                f"({self.children})")  # fmt: skip
 
     def is_sealed(self, path: str | bytes | os.PathLike) -> bool:
-        """Return whether a path, links followed, is a sealed file or lies in a sealed folder."""
-        real = os.fsdecode(os.path.realpath(path))
-        return real.startswith(self.prefixes) or (bool(self.inodes) and _inode(real) in self.inodes)
+        """Return whether a path, links followed or not, lies in a sealed folder or is one of its files."""
+        name, roots = os.fsdecode(path), self._roots()
+        if any(place == root or place.startswith(root + os.sep) for place in _places(name) for root in roots):
+            return True
+        inode = _inode(name)
+        files = (file for root in roots for file in _files_in(root))
+        return inode is not None and any(inode == _inode(file) for file in (*self.listed, *files))
+
+    def _holds_sealed(self, name: str) -> bool:
+        return any(root.startswith(place + os.sep) for place in _places(name) for root in self._roots())
+
+    def _roots(self) -> list[str]:
+        """Return the sealed folders as they are now, links followed and not; those of no pattern, present or not."""
+        found = [root for folder in self.folders for root in (glob.glob(folder) if "*" in folder else [folder])]
+        return [*found, *{os.path.realpath(root) for root in found}.difference(found)]
 
 
-def _matches(folder: Path) -> list[Path]:
-    """Return the folders that a pattern below the artifacts' root names; a plain path is itself, present or not."""
-    relative = folder.relative_to(ROOT).as_posix()
-    return sorted(ROOT.glob(relative)) if "*" in relative else [folder]
+def is_address_local(address: object) -> bool:
+    """Return whether a socket's address is this machine's: a Unix socket's path, loopback, or none at all."""
+    if isinstance(address, tuple | list):
+        return bool(address) and isinstance(address[0], str | bytes) and _is_loopback(address[0])
+    return address is None or isinstance(address, str | bytes)
 
 
-def _sealed_files(folder: Path) -> Iterable[Path]:
-    """Yield the files of a folder, and the shards kept elsewhere that its listings (`*_shards.txt`) name."""
-    for path in folder.rglob("*"):
-        yield path
-        if path.name.endswith("_shards.txt"):
-            yield from (path.parent / line for line in path.read_text().splitlines())
+def is_host_local(host: object) -> bool:
+    """Return whether looking a host up leaves this machine alone: none, its own name, or loopback."""
+    if host is None or host in ("", b""):
+        return True
+    return isinstance(host, str | bytes) and (os.fsdecode(host) == socket.gethostname() or _is_loopback(host))
 
 
-def _inode(path: str | Path) -> tuple[int, int] | None:
+def _is_loopback(host: str | bytes) -> bool:
+    name = os.fsdecode(host)
+    if name == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+def _open_folders() -> list[str]:
+    """Return the folders that this process holds open, by descriptor."""
+    try:
+        numbers = os.listdir("/dev/fd")
+    except OSError:
+        return []
+    return [place for number in numbers if os.path.isdir(place := f"/dev/fd/{number}")]
+
+
+def _places(name: str) -> set[str]:
+    """Return a path in full, links followed and not."""
+    return {os.path.abspath(name), os.path.realpath(name)}
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    return (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+
+
+def _listed_shards(folder: str) -> Iterator[str]:
+    """Yield the shards kept elsewhere that a folder's listings name."""
+    for path in _files_in(folder):
+        if path.endswith("_shards.txt"):
+            yield from (os.path.join(os.path.dirname(path), line) for line in Path(path).read_text().splitlines())
+
+
+def _inode(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -109,14 +207,7 @@ def _inode(path: str | Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _is_local(address: object) -> bool:
-    """Return whether an address, or the host in it, is this machine's: a Unix socket, loopback or its own name."""
-    host = address[0] if isinstance(address, tuple) else address
-    name = host.decode(errors="replace") if isinstance(host, bytes) else str(host or "")
-    return name.startswith(("127.", "/")) or name in ("", "localhost", "0.0.0.0", "::1", "::", socket.gethostname())
-
-
-def _words(arguments: Iterable[object]) -> Iterable[str]:
+def _words(arguments: Iterable[object]) -> Iterator[str]:
     for argument in arguments:
         if isinstance(argument, list | tuple):
             yield from _words(argument)

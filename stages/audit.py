@@ -13,7 +13,18 @@ from stages.console import Stage, machine_environment
 @click.option("--evidence", type=click.Path(path_type=Path), help="Files of the run, laid out like artifacts/.")
 @click.option("--output", type=click.Path(path_type=Path), default="artifacts/audit", show_default=True)
 @click.option("--record", type=click.Path(path_type=Path), help="After a pass, a copy of FOLDER that states its audit.")
-def audit(folder: Path, evidence: Path | None, output: Path, record: Path | None) -> None:
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the program scores: cpu hides the GPUs and allows equal runs no difference at all.",
+)
+@click.option("--timeout-seconds", type=click.FloatRange(min=1), default=1800, show_default=True,
+              help="How long one of the program's three starts may take.")  # fmt: skip
+def audit(
+    folder: Path, evidence: Path | None, output: Path, record: Path | None, device: str, timeout_seconds: float
+) -> None:
     """Audit a record FOLDER (default artifacts/submission): run its program on small streams and judge the rows.
 
     The program runs alone in an empty folder, several times. Checks that need the run's ledgers, shards and reports
@@ -24,16 +35,21 @@ def audit(folder: Path, evidence: Path | None, output: Path, record: Path | None
     import torch
 
     from pipeline.artifacts import path_of, write_json
-    from pipeline.audit.audit import audit_record, audit_table
+    from pipeline.audit.audit import Machine, audit_record, audit_table
     from pipeline.audit.record_files import Evidence
     from pipeline.audit.stated import state_audit
+    from pipeline.checks import require
     from pipeline.files import write_bytes
 
     stage = Stage("audit", {}, [], 0, str(folder))
-    # Equal runs are equal to the bit on a CPU; a GPU adds up gradients of a lookup in any order.
-    tolerance = 1e-3 if torch.cuda.is_available() else 0.0
+    num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    require(num_gpus > 0 or device != "cuda", "--device", device, "auto or cpu: this machine has no usable GPU")
     environment = {**machine_environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    report = audit_record(folder, environment, tolerance, Evidence(evidence) if evidence else None, stage.log)
+    if not num_gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    # Equal runs are equal to the bit on a CPU; a GPU adds up gradients of a lookup in any order.
+    machine = Machine(environment, 1 if num_gpus == 1 else 2, 1e-3 if num_gpus else 0.0, timeout_seconds)
+    report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
     write_json(output / path_of("audit").name, {**report, "provenance": stage.provenance})
     write_bytes(output / path_of("audit_table").name, audit_table(report).encode())
     verdicts = [check["verdict"] for check in report["checks"]]

@@ -33,6 +33,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.data.batches import calibration_sequences
     from pipeline.data.shards import open_shards, shard_paths
+    from pipeline.files import sha256_of_file
     from pipeline.quant.loop_aware import calibrate as collect
     from pipeline.training.launch import process_group, resolve_device
 
@@ -48,8 +49,9 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         bundle = collect(model, ids_NT, params.calibrate, ranks, device, progress)
     if ranks.rank == 0:
         save_tensors(hessians, bundle, hessian_identity(checkpoint, params.calibrate))
-        report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "provenance": stage.provenance}
-        write_json(path_of("calibrate_report", seed=seed), report)
+        digests = {str(hessians): sha256_of_file(hessians)}
+        report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "outputs_sha256": digests}
+        write_json(path_of("calibrate_report", seed=seed), {**report, "provenance": stage.provenance})
     stage.summary(
         f"calibrate: seed {seed}, {ids_NT.numel():,} tokens, {params.calibrate.sweeps} sweeps",
         f"           {len(bundle)} statistics; {hessians}",

@@ -45,7 +45,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.artifacts import path_of, read_json, write_json
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
-    from pipeline.files import write_bytes
+    from pipeline.files import sha256_of_file, write_bytes
     from pipeline.training.launch import StoppedError, resolve_device
     from pipeline.training.run import curve_csv, train_from_shards, train_report
 
@@ -66,10 +66,12 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         stage.log(f"train: {stop}")
         sys.exit(stop.exit_code)
     if ranks.rank == 0:
-        save_checkpoint(path_of("checkpoint", seed=seed), model, params.model, {"seed": seed, **result.regime})
+        checkpoint = path_of("checkpoint", seed=seed)
+        save_checkpoint(checkpoint, model, params.model, {"seed": seed, **result.regime})
         report = train_report(model, result, seed, device, ranks)
-        resumed = {"resumed_at_steps": snapshots.resumed_at_steps if snapshots else []}
-        write_json(path_of("train_report", seed=seed), {**report, **resumed, "provenance": stage.provenance})
+        report["resumed_at_steps"] = snapshots.resumed_at_steps if snapshots else []
+        report["outputs_sha256"] = {str(checkpoint): sha256_of_file(checkpoint)}
+        write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
         write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())
         write_bytes(path_of("train_log", seed=seed), ("\n".join(lines) + "\n").encode())
     if snapshots:

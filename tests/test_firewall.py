@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.firewall import NETWORK_STAGES, SEALED, Walls
+from pipeline.firewall import NETWORK_STAGES, SEALED, FirewallError, Walls
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -27,6 +27,9 @@ def checkout(tmp_path: Path) -> Path:
     (val / "val_shards.txt").write_text(f"{tmp_path}/elsewhere.bin\n")
     (tmp_path / "hard.bin").hardlink_to(val / "val_000000.bin")
     (tmp_path / "soft.bin").symlink_to(val / "val_000000.bin")
+    (tmp_path / "alias").symlink_to(val.parent)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/corpus.whl").write_bytes(b"text")
     return tmp_path
 
 
@@ -62,9 +65,32 @@ READS = {
     "soft link": "open('soft.bin')",
     "new link": f"import os; os.link('{VAL}', 'new.bin')",
     "listed elsewhere": "open('elsewhere.bin')",
+    "child with an option": f"import subprocess; subprocess.run(['git', '--file={VAL}'])",
     "child": f"import subprocess; subprocess.run(['cat', '{VAL}'])",
-    "shell": f"import os; os.system('cat {VAL}')",
     "scores": "open('artifacts/seeds/7/evaluate/ledger-blocks.npz')",
+    "corpus": "open('.cache/corpus.whl')",
+    "folder by another name": "open('alias/val/val_000000.bin')",
+    "open folder": (
+        "import os; os.open('val/val_000000.bin', os.O_RDONLY, dir_fd=os.open('artifacts/data', os.O_RDONLY))"
+    ),
+    "open folder and dots": (
+        "import os; os.mkdir('x'); os.open('../artifacts/data/val/val_000000.bin', os.O_RDONLY, "
+        "dir_fd=os.open('x', os.O_RDONLY))"
+    ),
+    "link from an open folder": (
+        "import os; os.link('val_000000.bin', 'new.bin', src_dir_fd=os.open('artifacts/data/val', os.O_RDONLY))"
+    ),
+    "another working directory": "import os; os.chdir('artifacts/data'); open('val/val_000000.bin')",
+    "its folder renamed": "import os; os.rename('artifacts/data', 'x'); open('x/val/val_000000.bin')",
+    "child with a word of its own": "import subprocess; subprocess.run(['git', 'x', 'val/a'], cwd='artifacts/data')",
+    "scores of a later seed": (
+        "import os; os.makedirs('artifacts/seeds/8/evaluate'); os.mkfifo('artifacts/seeds/8/evaluate/ledger.npz'); "
+        "os.open('artifacts/seeds/8/evaluate/ledger.npz', os.O_RDONLY | os.O_NONBLOCK)"
+    ),
+    "a later link": (
+        "import os; os.mkfifo('later'); os.symlink('../../../later', 'artifacts/data/val/val_1.bin'); "
+        "os.open('later', os.O_RDONLY | os.O_NONBLOCK)"
+    ),
 }
 
 
@@ -77,26 +103,36 @@ def test_no_way_to_validation_text_is_open_in_quantize(checkout: Path, name: str
 def test_a_stage_that_makes_a_model_reads_train_and_not_val(checkout: Path, stage: str) -> None:
     assert attempt(checkout, stage, READS["open"]).startswith(f"{stage}: may not open {VAL}, which is sealed")
     assert attempt(checkout, stage, READS["open"].replace("val", "train")) == "read"
+    inside = "import os; os.open('train_000000.bin', os.O_RDONLY, dir_fd=os.open('artifacts/data/train', os.O_RDONLY))"
+    assert attempt(checkout, stage, inside) == "read"
 
 
 def test_evaluate_reads_val_and_not_train(checkout: Path) -> None:
     assert attempt(checkout, "evaluate", READS["memmap"]) == "read"
     assert "sealed" in attempt(checkout, "evaluate", READS["memmap"].replace("val", "train"))
+    assert "sealed" in attempt(checkout, "evaluate", READS["corpus"])
 
 
-def test_a_shard_written_after_the_walls_rose_is_sealed(checkout: Path) -> None:
-    # renamed into place, as every output is: the name was never opened for writing in this process
-    statement = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', \"import os; os.chdir('artifacts/data'); "
-        "open('v'+'al/val_1.bin', 'w')\"]); open('artifacts/data/val/val_1.bin')"
-    )
-    assert "sealed" in attempt(checkout, "train", statement)
+def test_a_shard_written_after_the_walls_rose_is_sealed(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)
+    walls = Walls("train", SEALED["train"], network=False)
+    (checkout / "artifacts/data/val/val_1.bin").write_bytes(b"tokens")
+    (checkout / "x.bin").hardlink_to("artifacts/data/val/val_1.bin")
+    for path in ("artifacts/data/val/val_1.bin", "x.bin"):
+        with pytest.raises(FirewallError, match="sealed"):
+            walls.check("open", (path, "r", 0))
 
 
 @pytest.mark.parametrize("statement", [
     "import socket; socket.create_connection(('192.0.2.1', 80), 0.1)",
     "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
     "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+    "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
+    "import socket; socket.create_server(('0.0.0.0', 0))",
+    "import socket; socket.getaddrinfo('127.evil.example', 80)",
+    "import socket; socket.getaddrinfo(b'localhost.example', 80)",
+    "import socket; socket.gethostbyaddr('192.0.2.1')",
+    "import socket; socket.getnameinfo(('192.0.2.1', 80), 0)",
 ])  # fmt: skip
 def test_no_stage_but_prepare_leaves_this_machine(checkout: Path, statement: str) -> None:
     for stage in ("train", "evaluate", "package"):
@@ -107,9 +143,31 @@ def test_no_stage_but_prepare_leaves_this_machine(checkout: Path, statement: str
 def test_loopback_stays_open_for_the_ranks_of_a_run(checkout: Path) -> None:
     statement = (
         "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()); "
-        "socket.getaddrinfo('localhost', 80); socket.socketpair()"
+        "socket.getaddrinfo('localhost', 80); socket.getaddrinfo(None, 80); socket.socketpair(); "
+        "socket.create_server(('::1', 0), family=socket.AF_INET6) if socket.has_ipv6 else None"
     )
     assert attempt(checkout, "train", statement) == "read"
+
+
+@pytest.mark.parametrize("statement", [
+    "import subprocess; subprocess.run(['curl', 'https://example.invalid'])",
+    "import subprocess; subprocess.run('true', shell=True)",
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
+    "import os; os.system('true')",
+    "import os; os.posix_spawn('/bin/true', ['true'], {})",
+])  # fmt: skip
+def test_a_stage_starts_only_what_it_needs(checkout: Path, statement: str) -> None:
+    for stage in ("calibrate", "quantize", "evaluate"):
+        assert "may not start" in attempt(checkout, stage, statement)
+
+
+def test_git_may_be_asked_and_training_may_compile(checkout: Path) -> None:
+    assert attempt(checkout, "evaluate", "import subprocess; subprocess.run(['git', '--version'])") != ""
+    for words in (["g++", "--version"], [sys.executable, "-c", ""]):
+        walls = Walls("train", (), network=False)
+        walls.check("subprocess.Popen", (words[0], words, None, None))
+        with pytest.raises(FirewallError, match="may not start"):
+            Walls("evaluate", (), network=False).check("subprocess.Popen", (words[0], words, None, None))
 
 
 def test_walls_without_sealed_folders_let_files_pass(checkout: Path, monkeypatch) -> None:

@@ -10,19 +10,20 @@ Checked by: tests/audit/test_mutants.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.audit.comparisons import Comparison, changed_targets, scored_before, scores_agree
-from pipeline.audit.evaluator import Evaluator, Finding, Ledgers, failed, not_applicable, passed
+from pipeline.audit.evaluator import ROUNDING_NATS, Evaluator, Finding, Ledgers, failed, judged, not_applicable, passed
 from pipeline.audit.rows_checks import Basis, judge_bytes, judge_exactly_once
 from pipeline.audit.streams import Stream, StreamMaker
 
 SUM_TOLERANCE = 1e-4
 """T3: a float32 log-softmax over a vocabulary, exponentiated and summed, is 1 within a few 1e-6; a cheat is not."""
 SHAPE_TOLERANCE_NATS = 1e-3
-"""T7: other batch shapes add float32 sums up in another order, which training on a chunk amplifies."""
+"""T7: another end of the stream makes other batch shapes, which add float32 sums up in another order."""
 DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
 MANY, SHORT, PAIR, OVER_LONG, LONG = range(5)
 """Position of each base stream."""
@@ -37,14 +38,17 @@ class Question(NamedTuple):
     judge: Judge
 
 
-def audit_behaviour(evaluate: Evaluator, maker: StreamMaker, tolerance: float) -> dict[str, Finding]:
+def audit_behaviour(
+    evaluate: Evaluator, maker: StreamMaker, tolerance: float, num_processes: int
+) -> dict[str, Finding]:
     """Return the findings of T1 to T7 and T12; the evaluator is called twice.
 
-    `tolerance`: nats by which two equal runs may differ, 0 on a CPU.
+    `tolerance`: nats by which two equal runs may differ, 0 on a CPU; `num_processes`: of the first call, for T7.
     """
     many, short = maker.stream("many documents", DOCUMENT_TOKENS), maker.repeated("short", 12)
-    two_processes = evaluate([many.tokens, short.tokens], num_processes=2)
-    basis = Basis(maker, [many, short, *_sized_streams(maker, evaluate.protocols)], [], evaluate.protocols, tolerance)
+    on_processes = evaluate([many.tokens, short.tokens], num_processes=num_processes)
+    streams = [many, short, *_sized_streams(maker, evaluate.protocols), maker.boundaries("boundary pieces")]
+    basis = Basis(maker, streams, [], evaluate.protocols, tolerance)
     questions = {
         "T1": Question([], lambda answers: judge_exactly_once(basis)),
         "T2": ask_future(basis),
@@ -52,7 +56,7 @@ def audit_behaviour(evaluate: Evaluator, maker: StreamMaker, tolerance: float) -
         "T4": Question([], lambda answers: judge_bytes(basis)),
         "T5": ask_isolation(basis),
         "T6": ask_order(basis),
-        "T7": ask_repetition(basis, two_processes),
+        "T7": ask_repetition(basis, on_processes, f"{num_processes} process(es)"),
         "T12": ask_positions(basis),
     }
     asked = [stream.tokens for stream in basis.streams]
@@ -60,7 +64,8 @@ def audit_behaviour(evaluate: Evaluator, maker: StreamMaker, tolerance: float) -
     basis.ledgers.extend(answers[: len(asked)])
     findings, at = {}, len(asked)
     for check, question in questions.items():
-        findings[check] = question.judge(answers[at : at + len(question.streams)])
+        own = answers[at : at + len(question.streams)]
+        findings[check] = judged(partial(question.judge, own))
         at += len(question.streams)
     return findings
 
@@ -109,9 +114,12 @@ def ask_normalisation(basis: Basis) -> Question:
     def judge(answers: Sequence[Ledgers]) -> Finding:
         worst, sums = 0.0, 0
         for item in basis.items:
-            nats_V = np.array([each[item].spread(each[item].nats, len(base_M) - 1)[target] for each in answers])
-            if np.isnan(nats_V).any():
+            if not all(each[item].has_row(len(base_M) - 1)[target] for each in answers):
                 continue  # a dropped target is check T1's
+            nats_V = np.array([each[item].spread(each[item].nats, len(base_M) - 1)[target] for each in answers])
+            if not (np.isfinite(nats_V) & (nats_V >= -ROUNDING_NATS)).all():
+                return failed(f"{item}, short: the {len(streams)} nats of target {target} are not all those of "
+                              f"probabilities, but from {nats_V.min():g} to {nats_V.max():g}")  # fmt: skip
             total = float(np.exp(-nats_V).sum())
             worst, sums = max(worst, abs(total - 1.0)), sums + 1
             if not abs(total - 1.0) <= SUM_TOLERANCE:
@@ -179,34 +187,36 @@ def ask_order(basis: Basis) -> Question:
     return Question(streams, judge)
 
 
-def ask_repetition(basis: Basis, two_processes: Sequence[Ledgers]) -> Question:
-    """T7: again, on two processes and without the end of the stream: the same scores.
+def ask_repetition(basis: Basis, on_processes: Sequence[Ledgers], processes: str) -> Question:
+    """T7: again, on several processes and with the stream cut off at two places: the same scores.
 
-    Without the end only the first group is compared: a protocol may plan its learning by the length of the stream.
+    Cut off, only the first group is compared: a protocol may plan its learning by the length of the stream. One cut
+    leaves other batches, the other a last window of a single target.
     """
     many, short = basis.streams[MANY].tokens, basis.streams[SHORT].tokens
-    kept = int(0.6 * len(many))
+    context = max(int(protocol["context_tokens"]) for protocol in basis.protocols.values())
+    cuts = [int(0.6 * len(many)), min(len(many) - 1, context * max(1, len(many) // (2 * context)) + 2)]
 
     def judge(answers: Sequence[Ledgers]) -> Finding:
-        again, shortened = answers
+        again, *cut_off = answers
         base, whole = basis.ledgers[MANY], dict.fromkeys(basis.items, np.arange(len(many) - 1))
-        repeated = scores_agree(
-            [Comparison("many documents, scored again", base, again, len(many) - 1, whole)], basis.tolerance, "again"
-        )
-        if repeated.verdict == "fail":
-            return repeated
-        first_group = {
-            item: np.intersect1d(_first_group(base, item), _first_group(shortened, item)) for item in basis.items
-        }
         every = dict.fromkeys(basis.items, np.arange(len(short) - 1))
-        comparisons = [
-            Comparison("many documents, two processes", base, two_processes[0], len(many) - 1, whole),
-            Comparison("short, two processes", basis.ledgers[SHORT], two_processes[1], len(short) - 1, every),
-            Comparison(f"many documents, first {kept} tokens", base, shortened, len(many) - 1, first_group),
-        ]
-        return scores_agree(comparisons, SHAPE_TOLERANCE_NATS + basis.tolerance, "again, two processes, shortened")
+        same = scores_agree([
+            Comparison("many documents, scored again", base, again, len(many) - 1, whole),
+            Comparison(f"many documents, {processes}", base, on_processes[0], len(many) - 1, whole),
+            Comparison(f"short, {processes}", basis.ledgers[SHORT], on_processes[1], len(short) - 1, every),
+        ], basis.tolerance, f"again, {processes}")  # fmt: skip
+        shapes = scores_agree([
+            Comparison(f"many documents, first {kept} tokens", base, ledgers, len(many) - 1, {
+                item: np.intersect1d(_first_group(base, item), _first_group(ledgers, item)) for item in basis.items
+            })
+            for kept, ledgers in zip(cuts, cut_off, strict=True)
+        ], SHAPE_TOLERANCE_NATS + basis.tolerance, "cut off")  # fmt: skip
+        if same.verdict == "fail" or shapes.verdict == "fail":
+            return same if same.verdict == "fail" else shapes
+        return passed(f"{same.evidence}; {shapes.evidence}")
 
-    return Question([many, many[:kept]], judge)
+    return Question([many, *(many[:kept] for kept in cuts)], judge)
 
 
 def ask_positions(basis: Basis) -> Question:
@@ -231,7 +241,7 @@ def ask_positions(basis: Basis) -> Question:
                 - ledgers[item].spread(ledgers[item].nats, length - 1)[at - 1]
                 for at, ledgers in zip(positions, answers, strict=True)
             ]
-            if not np.nan_to_num(own).any():
+            if not (np.abs(own) > 0).any():
                 return failed(f"{item}, {stream.name}: no score follows its token; they are not scores of this stream")
         return scores_agree(comparisons, basis.tolerance, f"{len(positions)} positions")
 

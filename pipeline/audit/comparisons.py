@@ -23,13 +23,18 @@ class Move(NamedTuple):
 
 
 def largest_move(first: Rows, second: Rows, num_targets: int, targets: np.ndarray) -> Move:
-    """Compare two ledgers on `targets`; those without a row in either are left out (they are check T1's)."""
-    difference = np.abs(first.spread(first.nats, num_targets) - second.spread(second.nats, num_targets))[targets]
-    known = np.flatnonzero(~np.isnan(difference))
-    if not len(known):
+    """Compare two ledgers on `targets`; those without a row in either are left out (they are check T1's).
+
+    Nats that are no number have moved by infinitely much.
+    """
+    compared = targets[(first.has_row(num_targets) & second.has_row(num_targets))[targets]]
+    if not len(compared):
         return Move(0.0, -1, 0)
-    worst = known[np.argmax(difference[known])]
-    return Move(float(difference[worst]), int(targets[worst]), len(known))
+    with np.errstate(invalid="ignore"):  # infinite nats less infinite nats
+        moved = np.abs(first.spread(first.nats, num_targets) - second.spread(second.nats, num_targets))[compared]
+    moved[np.isnan(moved)] = np.inf
+    worst = int(np.argmax(moved))
+    return Move(float(moved[worst]), int(compared[worst]), len(compared))
 
 
 class Comparison(NamedTuple):
@@ -50,7 +55,7 @@ def scores_agree(comparisons: Iterable[Comparison], tolerance: float, what: str)
         for item, targets in each.targets.items()
     ]
     move, where, item = max(moves, key=lambda entry: entry[0].nats)
-    if move.nats > tolerance:
+    if not move.nats <= tolerance:
         return failed(f"{item}, {where}: target {move.target} moved by {move.nats:.3g} nats (allowed {tolerance:g})")
     compared = sum(entry[0].compared for entry in moves)
     return passed(f"{what}: {compared} scores compared, largest move {move.nats:.2g} nats (allowed {tolerance:g})")

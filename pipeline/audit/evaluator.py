@@ -8,10 +8,15 @@ Source: the four conditions and the checks T1 to T15 (docs/legality.md).
 Checked by: tests/audit/test_mutants.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+
+from pipeline.audit.untrusted import one_line
+
+ROUNDING_NATS = 1e-6
+"""How far below zero nats may lie: a probability of one, rounded in float32."""
 
 
 class Rows(NamedTuple):
@@ -26,8 +31,18 @@ class Rows(NamedTuple):
     group: np.ndarray
     """int (R,): group each was scored in; between groups the model may have learnt."""
 
+    @property
+    def sound(self) -> np.ndarray:
+        """Bool (R,): rows whose nats are those of a probability: finite and not negative."""
+        return np.isfinite(self.nats) & (self.nats >= -ROUNDING_NATS)
+
+    def has_row(self, num_targets: int) -> np.ndarray:
+        """Return bool (N,): whether a target was scored at all."""
+        return np.isin(np.arange(num_targets), self.target)
+
     def spread(self, column: np.ndarray, num_targets: int) -> np.ndarray:
-        """Return float64 (N,): a column by target; NaN where a target has no row, its first row where it has many."""
+        """Return float64 (N,): a column by target; NaN where a target has no row (`has_row` tells the two kinds of NaN
+        apart), its first row where it has many."""
         by_target_N = np.full(num_targets, np.nan)
         inside = (self.target >= 0) & (self.target < num_targets)
         by_target_N[self.target[inside][::-1]] = column[inside][::-1]
@@ -76,3 +91,11 @@ def failed(evidence: str) -> Finding:
 def not_applicable(reason: str) -> Finding:
     """Return why a check has nothing to look at."""
     return Finding("not applicable", reason)
+
+
+def judged(judge: Callable[[], Finding]) -> Finding:
+    """Return what a judge finds; a failure when what it looks at cannot be judged at all: nobody passes by damage."""
+    try:
+        return judge()
+    except Exception as error:  # whatever foreign files and rows make numpy and the standard library raise
+        return failed(f"cannot be judged: {type(error).__name__}: {one_line(error)}")

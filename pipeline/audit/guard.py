@@ -1,40 +1,76 @@
-"""Runs a record's program with its eyes open: notes every file, socket and child process, and hides this library.
+"""Runs a record's program with its eyes open: tells the auditor of every file, socket and child process.
 
-One idea: a hook cannot be taken off. Standard library only: this file is copied beside the program and started as
-`guard.py EVENTS PROGRAM ARGUMENT...`.
+One idea: a hook cannot be taken off, and what is told is gone: each event is written at once to a socket whose other
+end only the auditor holds, so nothing can be erased or edited later. A last message says that the process came to its
+end; without it the telling was cut off. Also hides this library. Standard library only: this file is copied beside the
+program and started as `guard.py DESCRIPTOR PROGRAM ARGUMENT...`.
 
 Checked by: tests/audit/test_shipped.py.
 """
 
+import _posixsubprocess
+import atexit
+import json
 import os
+import resource
 import runpy
 import sys
 from typing import Any
 
-WATCHED_EVENTS = {
-    "open": 0, "os.listdir": 0, "socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0,
-    "socket.gethostbyname": 0, "subprocess.Popen": 1, "os.system": 0, "os.posix_spawn": 0, "os.exec": 0,
-}  # fmt: skip
-"""Audit event -> position of what it is about."""
+FILE_EVENTS = ("open", "os.link", "os.symlink", "os.rename")
+NETWORK_EVENTS = (
+    "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname",
+    "socket.gethostbyaddr", "socket.getnameinfo",
+)  # fmt: skip
+CHILD_EVENTS = (
+    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn",
+    "fork_exec",
+)  # fmt: skip
+"""`fork_exec` is no event of the interpreter: it is how both subprocess and multiprocessing start a program."""
+END = "end"
+"""The last message of a process."""
+LARGEST_FILE_BYTES = 1 << 30
+"""What the program may write into one file: an audit must not fill the disk."""
+_LONGEST_TEXT = 500
+_LONGEST_LIST = 8
+_WATCHED = frozenset({*FILE_EVENTS, *NETWORK_EVENTS, *CHILD_EVENTS})
 
 
-def watch(events_path: str) -> None:
-    """Append a line, event and subject, to a file for every watched event from now on."""
-    descriptor = os.open(events_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def watch(descriptor: int) -> None:
+    """Write a line of JSON, event and arguments, to a socket for every watched event from now on, one at the end."""
+
+    def tell(event: str, arguments: object) -> None:
+        os.write(descriptor, (json.dumps([event, plain(arguments)]) + "\n").encode())
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in WATCHED_EVENTS:
-            subject = arguments[WATCHED_EVENTS[event]]
-            if isinstance(subject, str | bytes | os.PathLike) and event == "open":
-                subject = os.path.realpath(os.fsdecode(subject))
-            os.write(descriptor, (f"{event} {subject}".replace("\n", " ") + "\n").encode(errors="replace"))
+        if event in _WATCHED:
+            tell(event, arguments[:1] if event == "open" else arguments)
 
+    def told_fork_exec(arguments: list[Any], *more: Any) -> int:
+        tell("fork_exec", arguments)
+        return fork_exec(arguments, *more)
+
+    fork_exec = _posixsubprocess.fork_exec
+    _posixsubprocess.fork_exec = told_fork_exec  # type: ignore[assignment]
+    atexit.register(tell, END, [])
     sys.addaudithook(note)
+
+
+def plain(argument: object) -> object:
+    """Return an event's argument as short JSON: the end of a text, where a path has its name; objects by their type."""
+    if isinstance(argument, int | None):
+        return argument
+    if isinstance(argument, str | bytes | os.PathLike):
+        return os.fsdecode(argument)[-_LONGEST_TEXT:]
+    if isinstance(argument, list | tuple):
+        return [plain(each) for each in argument[:_LONGEST_LIST]]
+    return type(argument).__name__
 
 
 if __name__ == "__main__":
     for hidden in ("pipeline", "stages"):
         sys.modules[hidden] = None  # type: ignore[assignment]  # an import of it fails
-    watch(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE_BYTES, LARGEST_FILE_BYTES))
+    watch(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -2,7 +2,7 @@
 
 One idea: the program gets what a judge would give it, a data folder, and nothing else. Every stream is a val shard;
 `--ledger` makes the program score each shard by itself and leave the rows. Train shards lie beside them in one run and
-not in the other: a program that reads them is seen to, and one that needs them fails.
+not in the other: a program that reads them is seen to, and one that uses them scores otherwise without.
 
 Differs: shards and ledgers are written and read here in a few lines of their own, so that a fault in the library's
 readers cannot hide itself.
@@ -12,8 +12,6 @@ Checked by: tests/audit/test_shipped.py.
 import inspect
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,15 +21,18 @@ import numpy as np
 
 from pipeline.audit import guard
 from pipeline.audit.evaluator import Ledgers, Rows
-from pipeline.checks import FairwayError
+from pipeline.audit.processes import Event, ShippedError, run_guarded
+from pipeline.audit.untrusted import LEDGER_KINDS, check_columns, one_line, read_foreign_arrays
+from pipeline.checks import require
 from pipeline.progress import Log
 
 _MAGIC, _VERSION, _HEADER_WORDS = 20240520, 1, 256
-_TRAIN_SHARD = "train_000000.bin"
-
-
-class ShippedError(FairwayError):
-    """The shipped program could not be run for the audit."""
+TRAIN_SHARD = "train_000000.bin"
+"""Lies beside the val shards; no other file of the folder has its name."""
+_LARGEST_LEDGER_BYTES = 1 << 28
+_MOST_ITEMS = 32
+_LONGEST_DECLARED_TOKENS = 1 << 17
+"""A protocol that declares more would need streams that no audit can afford."""
 
 
 class ShippedFiles(NamedTuple):
@@ -46,16 +47,22 @@ class ShippedFiles(NamedTuple):
 class ShippedProgram:
     """Runs a record's program on streams; an `Evaluator` of `pipeline.audit.evaluator`."""
 
-    def __init__(self, files: ShippedFiles, environment: Mapping[str, str], log: Log) -> None:
-        """`environment`: all the variables its processes get besides a home and a folder for temporary files."""
+    def __init__(self, files: ShippedFiles, environment: Mapping[str, str], timeout_seconds: float, log: Log) -> None:
+        """`environment`: all the variables its processes get besides a home and a folder for temporary files.
+
+        `timeout_seconds`: how long one start of the program may take.
+        """
         self.files = files
         self.environment = environment
+        self.timeout_seconds = timeout_seconds
         self.log = log
         self.protocols: dict[str, Mapping[str, Any]] = {}
         self.first: tuple[np.ndarray, Ledgers] | None = None
         """The first stream of the last call, and its ledgers."""
-        self.events: set[str] = set()
-        """What its processes opened and reached; the folder they ran in is cut off."""
+        self.events: set[Event] = set()
+        """What its processes opened, reached and started."""
+        self.silenced = 0
+        """Processes that stopped telling before they ended."""
 
     def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
         """Return the ledgers of every stream. Raises ShippedError, in one line, when the program fails."""
@@ -63,9 +70,12 @@ class ShippedProgram:
             folder = self._furnish(Path(place), streams, with_train=num_processes == 1)
             self._run(folder, ["--ledger", "ledger"], num_processes)
             files = sorted((folder / "ledger").glob("*.npz"))
-            if not files:
-                raise ShippedError("train_gpt.py: --ledger left no ledgers; package the record again")
-            items = {path.stem: self._read_item(path) for path in files}
+            if not 0 < len(files) <= _MOST_ITEMS:
+                raise ShippedError(f"train_gpt.py: --ledger left {len(files)} ledgers; package the record again")
+            try:
+                items = {path.stem: self._read_item(path, len(streams)) for path in files}
+            except ValueError as error:
+                raise ShippedError(f"train_gpt.py --ledger: {error}") from None
         answers: list[Ledgers] = [
             {item: rows[number] for item, rows in items.items()} for number in range(len(streams))
         ]
@@ -88,39 +98,51 @@ class ShippedProgram:
         for number, tokens_M in enumerate(streams):
             (folder / "data" / f"val_{number:06d}.bin").write_bytes(shard_bytes(tokens_M))
         if with_train:
-            (folder / "data" / _TRAIN_SHARD).write_bytes(shard_bytes(streams[0]))
+            (folder / "data" / TRAIN_SHARD).write_bytes(shard_bytes(streams[0]))
         return folder
 
     def _run(self, folder: Path, options: Sequence[str], num_processes: int) -> list[str]:
         """Run the program under guard in its folder; return what it printed and keep what it touched."""
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
         files = self.files
-        command = [
-            sys.executable, "-I", *(launcher if num_processes > 1 else []), "guard.py", "events", files.program.name,
-            "--evaluate-only", files.artifact.name, "--seed", str(files.seed), "--data", "data",
+        arguments = [
+            files.program.name, "--evaluate-only", files.artifact.name, "--seed", str(files.seed), "--data", "data",
             "--tokenizer", files.tokenizer.name, *options,
         ]  # fmt: skip
         self.log(f"audit: train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
-        done = subprocess.run(
-            command, cwd=folder, env={"HOME": str(folder), "TMPDIR": str(folder), **self.environment}, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        lines = done.stdout.splitlines()
-        if done.returncode:
-            last = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "no output")
-            raise ShippedError(f"train_gpt.py --evaluate-only: exit status {done.returncode}: {last.strip()}; "
-                               "package the record again with this Fairway")  # fmt: skip
-        events = (folder / "events").read_text(errors="replace").splitlines()
-        self.events.update(event.replace(f"{folder}/", "") for event in events)
-        return lines
+        environment = {"HOME": str(folder), "TMPDIR": str(folder), **self.environment}
+        outcome = run_guarded(arguments, folder, environment, num_processes, self.timeout_seconds)
+        self.events |= outcome.events
+        self.silenced += len(outcome.silent_ranks)
+        return outcome.lines
 
-    def _read_item(self, path: Path) -> list[Rows]:
+    def _read_item(self, path: Path, num_streams: int) -> list[Rows]:
         """Return the rows of every stream under one item, and note the protocol that the file declares."""
-        with np.load(path, allow_pickle=False) as file:
-            self.protocols[path.stem] = json.loads(str(file["protocol"]))
-            bounds = np.cumsum(file["lengths"])[:-1]
-            columns = [np.split(file[name], bounds) for name in Rows._fields]
+        arrays = read_foreign_arrays(path, [*LEDGER_KINDS, "lengths", "protocol"], _LARGEST_LEDGER_BYTES)
+        check_columns(path, arrays)
+        lengths, num_rows = arrays["lengths"], len(arrays["target"])
+        is_split = lengths.shape == (num_streams,) and lengths.dtype.kind in "iu" and (lengths <= num_rows).all()
+        require(bool(is_split and (lengths >= 0).all() and lengths.sum() == num_rows), f"{path.name}: lengths",
+                one_line(lengths), f"the rows of {num_streams} streams, {num_rows} in all")  # fmt: skip
+        self.protocols[path.stem] = _declared_protocol(path, str(arrays["protocol"]))
+        bounds = np.cumsum(lengths)[:-1]
+        kinds = {"nats": np.float64}
+        columns = [np.split(arrays[name].astype(kinds.get(name, np.int64)), bounds) for name in Rows._fields]
         return [Rows(*row) for row in zip(*columns, strict=True)]
+
+
+def _declared_protocol(path: Path, text: str) -> dict[str, Any]:
+    """Return the protocol that a ledger declares; ValueError unless the audit can make streams for it."""
+    try:
+        protocol = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        protocol = None
+    require(isinstance(protocol, dict) and isinstance(protocol.get("kind"), str) and "context_tokens" in protocol,
+            f"{path.name}: protocol", one_line(text), "JSON with a kind and context_tokens")  # fmt: skip
+    for key, value in protocol.items():
+        if key.endswith("_tokens"):
+            is_count = type(value) is int and 1 <= value <= _LONGEST_DECLARED_TOKENS
+            require(is_count, f"{path.name}: protocol.{key}", one_line(value), f"1 to {_LONGEST_DECLARED_TOKENS}")
+    return protocol
 
 
 def shard_bytes(tokens_M: np.ndarray) -> bytes:

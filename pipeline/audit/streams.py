@@ -15,11 +15,13 @@ import numpy as np
 import sentencepiece
 
 from pipeline.checks import require
+from pipeline.data.tokenizer import SPACE_MARK
 
 _FOREIGN = ("\u00e9t\u00e9", "\u4e2d\u6587", "\U0001f600")
 """Words that fall apart into byte pieces with most tokenizers."""
 _NUM_PHRASES = 12
 _PHRASE_PIECES = 6
+_MOST_EDGES = 8
 
 
 class Stream(NamedTuple):
@@ -71,6 +73,15 @@ class StreamMaker:
         text = self.text(num_tokens)
         text = self._settle(f"{text} {text}")
         return Stream(name, np.array([self.bos_id, *self.processor.encode(text)]), (text,))
+
+    def boundaries(self, name: str) -> Stream:
+        """Return one document without a text: words after each kind of piece that is no text, and after words."""
+        is_edge = (self.processor.is_control, self.processor.is_unknown, self.processor.is_unused)
+        edges = [token for token in range(self.vocab_size) if any(test(token) for test in is_edge)]
+        spaced = [token for token in self.words.tolist() if self.processor.id_to_piece(token).startswith(SPACE_MARK)]
+        rows = [[edge, *self.random.choice(spaced or self.words, 2), self.random.choice(self.words)]
+                for edge in edges[:_MOST_EDGES] if edge != self.bos_id]  # fmt: skip
+        return Stream(name, np.array([self.bos_id, *(int(token) for row in rows for token in row)]), ())
 
     def changed(self, stream: Stream, positions: np.ndarray) -> np.ndarray:
         """Return the tokens with other words at `positions`; BOS tokens stay where they are and none is added."""

@@ -79,8 +79,9 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
         "num_processes": 1, "model_params": sum(parameter.numel() for parameter in model.parameters()), "steps": 0,
         "seconds": 0.0, "step_avg_ms": 0.0, "tokens": 0, "final_train_loss": loss, "imported": community.origin,
     }  # fmt: skip
-    save_checkpoint(path_of("checkpoint", seed=seed), model, community.config,
-                    {"seed": seed, "imported": community.origin})  # fmt: skip
+    checkpoint = path_of("checkpoint", seed=seed)
+    save_checkpoint(checkpoint, model, community.config, {"seed": seed, "imported": community.origin})
+    report["outputs_sha256"] = {str(checkpoint): sha256_of_file(checkpoint)}
     write_json(path_of("train_report", seed=seed), {**report, "provenance": dict(provenance)})
     write_bytes(path_of("curve", seed=seed), f"step,loss,lr_scale,seconds,tokens\n0,{loss},0.0,0.0,0\n".encode())
     lines = [

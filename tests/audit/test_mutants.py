@@ -25,7 +25,7 @@ TOY_CONTEXT = 16
 
 @pytest.mark.parametrize("mutant", EXPECTED, ids=lambda mutant: mutant.__name__)
 def test_each_mutant_fails_exactly_its_checks(mutant: type[Honest], small_processor) -> None:
-    findings = audit_behaviour(mutant(small_processor), StreamMaker(small_processor), tolerance=0.0)
+    findings = audit_behaviour(mutant(small_processor), StreamMaker(small_processor), tolerance=0.0, num_processes=2)
     failures = {check: finding.evidence for check, finding in findings.items() if finding.verdict == "fail"}
     assert set(failures) == EXPECTED[mutant], failures
     assert (findings["T5"].verdict == "not applicable") != issubclass(mutant, Isolated)
@@ -74,5 +74,5 @@ def one_of_each_kind_first() -> list:
 @pytest.mark.parametrize("name", one_of_each_kind_first())
 def test_every_protocol_of_every_recipe_passes(name: str, small_processor) -> None:
     evaluator = Library(small_processor, {"item": recipe_protocols()[name]})
-    findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=0.0)
+    findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=0.0, num_processes=2)
     assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}

@@ -150,6 +150,45 @@ class ByteSpread(Honest):
         return np.array([share + (target < rest) for target in range(len(tokens) - 1)])
 
 
+class BosBytes(Honest):
+    """Counts a byte for every BOS target: the denominator grows with the documents."""
+
+    def bytes(self, tokens: np.ndarray) -> np.ndarray:
+        return super().bytes(tokens) + (tokens[1:] == self.bos_id)
+
+
+class SpaceAfterBoundary(Honest):
+    """Counts the space of a word that follows a control or unknown piece other than BOS, where no text has one."""
+
+    def bytes(self, tokens: np.ndarray) -> np.ndarray:
+        after = self.table.boundary_V[tokens[:-1]] & (tokens[:-1] != self.bos_id)
+        return super().bytes(tokens) + (after & self.table.leading_space_V[tokens[1:]])
+
+
+class NotANumber(Honest):
+    """Divides by zero where a word follows itself; a mean that skips what is no number never shows it."""
+
+    def nats(self, tokens: np.ndarray) -> np.ndarray:
+        return np.where(tokens[1:] == tokens[:-1], np.nan, super().nats(tokens))
+
+
+class InfiniteNats(Honest):
+    """Gives some pieces no probability at all and the others all of it."""
+
+    def log_probs(self, tokens: np.ndarray) -> np.ndarray:
+        logits = self.hidden(tokens)[:-1] @ self.head_DV
+        logits[:, ::5] = -np.inf
+        return log_softmax(logits)
+
+
+class NegativeNats(Honest):
+    """Takes the density of a mixture for a probability: above one where the model is sure."""
+
+    def nats(self, tokens: np.ndarray) -> np.ndarray:
+        nats = super().nats(tokens)
+        return np.where(nats < np.log(8), nats - 3, nats)
+
+
 class RescoredTail(Honest):
     """Every trailing window scores the last stride again, with a context that suits it better."""
 
@@ -206,6 +245,47 @@ class SmearOverBos(Isolated):
         return hidden
 
 
+class KeptAdapters(Isolated):
+    """Adapters of a document, here token frequencies, that the next document inherits though it says otherwise."""
+
+    protocols: ClassVar[dict] = {"toy": {"kind": "lora-ttt", "context_tokens": 16, "chunk_tokens": 8}}
+    keeps = True
+
+    def log_probs(self, tokens: np.ndarray) -> np.ndarray:
+        logits, counts = self.hidden(tokens)[:-1] @ self.head_DV, np.zeros(len(self.embedding_VD))
+        for document in self.documents(tokens):
+            counts *= self.keeps
+            for chunk in np.split(document, range(8, len(document), 8)):
+                logits[chunk] += 0.3 * np.log1p(counts)
+                np.add.at(counts, tokens[chunk + 1], 1)
+        return log_softmax(logits)
+
+
+class FreshAdapters(KeptAdapters):
+    """The same, reset at every document: score first, then learn."""
+
+    keeps = False
+
+
+class PeekingStream(Honest):
+    """One pass in blocks whose cache is filled before the block is scored: its queries see the block's own future."""
+
+    protocols: ClassVar[dict] = {"toy": {"kind": "stream", "context_tokens": 16, "stride_tokens": 8}}
+
+    def hidden(self, tokens: np.ndarray) -> np.ndarray:
+        hidden = super().hidden(tokens)
+        for start in range(0, len(tokens), 8):
+            hidden[start : start + 8] += 0.1 * self.embedding_VD[tokens[start : start + 8]].mean(0)
+        return hidden
+
+
+class Padding(Honest):
+    """Pads the last window and lets the padding take part in every score of its batch."""
+
+    def hidden(self, tokens: np.ndarray) -> np.ndarray:
+        return super().hidden(tokens) + 0.01 * (-len(tokens) % 16)
+
+
 class Race(Honest):
     """With two processes one of them reads the batch before it has arrived."""
 
@@ -239,6 +319,7 @@ class Canned(Honest):
 EXPECTED = {
     Honest: set(),
     Isolated: set(),
+    FreshAdapters: set(),
     FutureAttention: {"T2", "T7", "T12"},
     Slot: {"T2", "T3", "T7", "T12"},
     SecondPass: {"T2", "T3", "T7", "T12"},
@@ -247,12 +328,20 @@ EXPECTED = {
     GatedHint: {"T3"},
     MissingNormaliser: {"T3"},
     ByteSpread: {"T4"},
+    BosBytes: {"T4"},
+    SpaceAfterBoundary: {"T4"},
+    NotANumber: {"T1", "T2", "T3", "T7"},
+    InfiniteNats: {"T1", "T2", "T3", "T7", "T12"},
+    NegativeNats: {"T1", "T3"},
     RescoredTail: {"T1"},
     DroppedTail: {"T1"},
     ValWarmUp: {"T2", "T3", "T7", "T12"},
     LengthSort: {"T6"},
     TwoOrders: {"T2", "T7"},
     SmearOverBos: {"T5"},
+    KeptAdapters: {"T5"},
+    PeekingStream: {"T2", "T3", "T7", "T12"},
+    Padding: {"T7"},
     Race: {"T7"},
     Memory: {"T3", "T7"},
     Canned: {"T12"},

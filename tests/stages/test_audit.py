@@ -1,6 +1,8 @@
 """The audit of a real record: clean as it ships, and every doctored number, file and digest found by its check."""
 
+import functools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts import ROOT
-from pipeline.audit import record_checks
-from pipeline.audit.audit import TITLES, audit_table
-from pipeline.audit.evaluator import Rows
-from pipeline.audit.record_files import Evidence, RecordFolder, document_digests
+from pipeline.audit.audit import TITLES, Seen, audit_table, file_findings
+from pipeline.audit.evaluator import Finding, Rows
+from pipeline.audit.processes import Event
+from pipeline.audit.record_checks import check_alarms
+from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.data.shards import write_shard
 from pipeline.files import files_below, folder_digest
 from pipeline.submission.schema import check_submission
@@ -57,32 +60,29 @@ def copied(finished, tmp_path: Path) -> Path:
 
 
 class Doctored:
-    """A record and its evidence, and the checks by name."""
+    """A record and its evidence, and what is seen of an honest program: the record's own scores, on a stream of one."""
 
-    def __init__(self, root: Path) -> None:
-        self.record, self.evidence = RecordFolder(root / "submission"), Evidence(root)
-        self.bos_id = self.evidence.report("manifest")["bos_id"]
-        score = self.record.scores(1)[0]
-        self.first = {"blocks": Rows(np.arange(1), np.array([score.val_loss]), np.ones(1), np.zeros(1))}
-        config = self.record.digests(1)["config"]
-        name = f"{score.name} val_loss:{score.val_loss:.8f} val_bpb:{score.val_bpb:.8f}"
-        self.printed = [f"sha256 {config} config", name]
+    def __init__(self, root: Path, *events: Event, silenced: int = 0) -> None:
+        self.root, self.events, self.silenced = root, events, silenced
+        self.bos_id = 1
 
-    def verdicts(self, events: frozenset[str] = frozenset()) -> dict[str, str]:
-        record, evidence = self.record, self.evidence
-        return {
-            "T1": record_checks.check_real_ledgers(record, evidence, ITEMS).verdict,
-            "T4": record_checks.check_implied_bytes(record).verdict,
-            "T8": record_checks.check_walls(record, evidence, set(events)).verdict,
-            "T9": record_checks.check_noise(record, evidence).verdict,
-            "T10": record_checks.check_split(record, evidence, self.bos_id).verdict,
-            "T11": record_checks.check_provenance(record, evidence, ITEMS, self.printed, self.first, 0.0).verdict,
-            "T13": record_checks.check_sizes_on_disk(record).verdict,
-            "T14": record_checks.check_timers(record).verdict,
-        }
+    @functools.cached_property
+    def seen(self) -> Seen:
+        evidence, scores = Evidence(self.root), {}
+        protocols = {item: evidence.ledger(1, item).protocol for item in ITEMS}
+        printed = [f"sha256 {RecordFolder(self.root / 'submission').digests(1)['config']} config"]
+        for number, item in enumerate(ITEMS):
+            nats, num_bytes = np.array([1.5 + number, 2.0]), np.array([3, 0])
+            scores[item] = Rows(np.arange(2), nats, num_bytes, np.zeros(2, int))
+            printed.append(f"final_x_exact val_loss:{nats.mean():.8f} val_bpb:{nats.sum() / np.log(2) / 3:.8f}")
+        return Seen(protocols, printed, scores, self.events, self.silenced)
 
-    def failing(self, events: frozenset[str] = frozenset()) -> set[str]:
-        return {check for check, verdict in self.verdicts(events).items() if verdict == "fail"}
+    def findings(self, evidence: bool = True) -> dict[str, Finding]:
+        record = RecordFolder(self.root / "submission")
+        return file_findings(record, Evidence(self.root) if evidence else None, self.seen, self.bos_id, 0.0)
+
+    def failing(self, evidence: bool = True) -> set[str]:
+        return {check for check, finding in self.findings(evidence).items() if finding.verdict == "fail"}
 
 
 def edit_json(path: Path, change: Callable[[dict], None]) -> None:
@@ -113,110 +113,306 @@ def _train_on_val(root: Path) -> None:
     write_shard(root / "data/train/train_999999.bin", tokens)
 
 
-def _rescored(root: Path) -> None:
-    path = root / "seeds/1/evaluate/ledger-sliding.npz"
-    with np.load(path) as file:
-        columns = dict(file)
-    columns["target"][-1] = columns["target"][0]
-    np.savez(path, **columns)
+def _ledger(change: Callable[[dict], None], item: str = "sliding") -> Callable[[Path], None]:
+    def rewrite(root: Path) -> None:
+        path = root / f"seeds/1/evaluate/ledger-{item}.npz"
+        with np.load(path) as file:
+            columns = dict(file)
+        change(columns)
+        np.savez(path, **columns)
+
+    return rewrite
+
+
+def _cell(column: str, row: int, value: float) -> Callable[[dict], None]:
+    return lambda columns: columns[column].__setitem__(row, value)
+
+
+def _rescored(columns: dict) -> None:
+    same_bytes = np.flatnonzero(columns["bytes"] == columns["bytes"][0])
+    columns["target"][same_bytes[-1]] = columns["target"][0]
+
+
+def _scaled(columns: dict) -> None:
+    columns["nats"] *= 0.9
+
+
+def _shifted_bytes(columns: dict) -> None:
+    columns["bytes"][:] = np.roll(columns["bytes"], 1)
+
+
+def _report(stage: str, change: Callable[[dict], None]) -> Callable[[Path], None]:
+    return lambda root: edit_json(root / f"seeds/1/{stage}.json", change)
 
 
 def _seal(stage: str) -> Callable[[Path], None]:
-    path = f"seeds/1/{stage}/report.json"
-    return lambda root: edit_json(root / path, lambda report: report["provenance"]["firewall"].update(sealed=[]))
+    return _report(stage, lambda report: report["provenance"]["firewall"].update(sealed=[]))
 
 
+def _result(**values: object) -> Callable[[Path], None]:
+    return _submission(lambda fields: fields["seed_results"]["1"].update(values))
+
+
+def _log(change: Callable[[list[str]], object]) -> Callable[[Path], None]:
+    def rewrite(root: Path) -> None:
+        path = root / "submission/train_seed1.log"
+        lines = path.read_text().splitlines()
+        change(lines)
+        path.write_text("\n".join(lines) + "\n")
+
+    return rewrite
+
+
+def _better_headline(root: Path) -> None:
+    """State a better score than the ledger's, in log, submission.json and README alike, with the bytes it implies."""
+    folder = root / "submission"
+    result = json.loads((folder / "submission.json").read_text())["seed_results"]["1"]
+    for key in ("val_loss", "val_bpb"):
+        for path in sorted(folder.glob("*[!y]")):
+            if path.suffix in (".json", ".md", ".log"):
+                text = path.read_text().replace(f"{result[key]:.8f}", f"{0.9 * result[key]:.8f}")
+                path.write_text(text.replace(repr(result[key]), repr(0.9 * result[key])))
+
+
+def _other_bytes(root: Path, held: int, stated: int) -> None:
+    _result(eval_bytes=stated)(root)
+    _text("README.md", f"{held:,}", f"{stated:,}")(root)
+
+
+def _one_byte_more(root: Path) -> None:
+    """State a byte more in submission.json and README: too little for a score line to tell."""
+    held = json.loads((root / "submission/submission.json").read_text())["seed_results"]["1"]["eval_bytes"]
+    _other_bytes(root, held, held + 1)
+
+
+def _fewer_bytes(root: Path) -> None:
+    """Divide by fewer bytes everywhere: the lines imply them, only manifest and ledgers know better."""
+    held = json.loads((root / "submission/submission.json").read_text())["seed_results"]["1"]["eval_bytes"]
+    stated = held * 9 // 10
+    _other_bytes(root, held, stated)
+    bpb = re.compile(r"(?<=val_bpb:)\d\.\d+|(?<=val_bpb )\d\.\d+|(?<=_bpb\": )\d\.\d+")
+    for name in ("train_seed1.log", "README.md", "submission.json"):
+        path = root / "submission" / name
+        path.write_text(bpb.sub(lambda match: f"{float(match[0]) * held / stated:.8f}", path.read_text()))
+
+
+SCORE = "final_ttt_exact val_loss:1.00000000 val_bpb:1.00000000"
+CHAIN = {"T8", "T9"}
 DOCTORED = {
     "nothing": (lambda root: None, set()),
-    "a target twice in the real ledger": (_rescored, {"T1"}),
-    "another denominator": (_submission(lambda fields: fields["seed_results"]["1"].update(eval_bytes=9)), {"T4"}),
-    "calibrate with val open": (_seal("calibrate"), {"T8", "T9"}),
-    "train with val open": (_seal("train"), {"T8"}),
-    "another artifact": (_append("submission/model.fwy"), {"T9", "T11", "T13"}),
-    "val text among the train shards": (_train_on_val, {"T10"}),
-    "another val shard": (_append("data/val/val_000000.bin"), {"T10"}),
-    "another tokenizer": (_append("submission/tokenizers/tokenizer.model"), {"T10", "T11"}),
-    "a typed bpb": (_submission(lambda fields: fields["seed_results"]["1"].update(val_bpb=1.0)), {"T11"}),
+    "a target twice in the real ledger": (_ledger(_rescored), {"T1"}),
+    "a target beyond the end of the real ledger": (_ledger(_cell("target", -1, 10**6)), {"T1"}),
+    "a negative score in the real ledger": (_ledger(_cell("nats", 5, -0.5)), {"T1", "T11"}),
+    "no number in the real ledger": (_ledger(_cell("nats", 5, np.nan)), {"T1", "T11"}),
+    "an infinite score in the real ledger": (_ledger(_cell("nats", 5, np.inf), "blocks"), {"T1", "T11"}),
+    "other scores in the real ledger": (_ledger(_scaled), {"T11"}),
+    "bytes at other targets of the real ledger": (_ledger(_shifted_bytes), {"T4"}),
+    "another protocol in the real ledger": (
+        _ledger(lambda columns: columns.update(meta=np.frombuffer(b'{"protocol": {"kind": "blocks"}}', np.uint8))),
+        {"T11"},
+    ),
+    "another denominator": (_result(eval_bytes=9), {"T4", "T11"}),
+    "a denominator that all lines imply": (_fewer_bytes, {"T11"}),
+    "a denominator that no line can tell": (_one_byte_more, {"T11"}),
+    "another number of targets": (_result(target_tokens=9), {"T4", "T11"}),
+    "a better headline everywhere": (_better_headline, {"T11"}),
+    "a second headline at the end": (_log(lambda lines: lines.append(SCORE)), {"T4", "T11"}),
+    "a score line twice": (_log(lambda lines: lines.append(next(x for x in lines if "ttt_exact" in x))), {"T11"}),
+    "a score line in other words": (_log(lambda lines: lines.insert(0, "best val_bpb: 1.0")), {"T4", "T11"}),
+    "a score line less": (_log(lambda lines: lines.remove(next(x for x in lines if "trip_exact" in x))), {"T11"}),
+    "two numbers of targets": (_log(lambda lines: lines.append("target_tokens: 9")), {"T11"}),
+    "two digests of the artifact": (_log(lambda lines: lines.append("sha256 00 model.fwy")), {"T10", "T11"}),
+    "calibrate with val open": (_seal("calibrate/report"), CHAIN),
+    "train with val open": (_seal("train/report"), CHAIN),
+    "evaluate with train open": (_seal("evaluate/scores-ttt"), CHAIN),
+    "another artifact": (_append("submission/model.fwy"), {*CHAIN, "T11", "T13"}),
+    "another bundle": (_append("seeds/1/calibrate/hessians.safetensors"), CHAIN),
+    "another checkpoint": (_append("seeds/1/train/checkpoint.safetensors"), CHAIN),
+    "a train shard that the manifest does not know": (_append("data/train/train_000000.bin"), {*CHAIN, "T10"}),
+    "another manifest": (lambda root: edit_json(root / "data/manifest.json", lambda each: each.update(x=1)), CHAIN),
+    "a bundle that calibrate did not write": (
+        _report("calibrate/report", lambda report: report.update(outputs_sha256={})), CHAIN,
+    ),
+    "a checkpoint that train did not write": (
+        _report("train/report", lambda report: report["outputs_sha256"].update(dict.fromkeys(
+            report["outputs_sha256"], "0" * 64))), CHAIN,
+    ),
+    "scores of another artifact": (
+        _report("evaluate/scores-ttt", lambda report: report["provenance"]["inputs_sha256"].update(
+            {"artifacts/seeds/1/quantize/model.fwy": "0" * 64})), CHAIN,
+    ),
+    "val text among the train shards": (_train_on_val, {*CHAIN, "T10"}),
+    "another val shard": (_append("data/val/val_000000.bin"), {"T4", "T10"}),
+    "another tokenizer": (_append("submission/tokenizers/tokenizer.model"), {"T4", *CHAIN, "T10", "T11"}),
+    "a typed bpb": (_result(val_bpb=1.0), {"T11"}),
+    "a typed float score": (_result(pre_quant_val_bpb=1.0), {"T11"}),
     "a typed mean": (_submission(lambda fields: fields.update(val_bpb=1.0)), {"T11"}),
+    "a typed deviation": (_submission(lambda fields: fields.update(val_bpb_std=0.1)), {"T11"}),
+    "another headline": (_submission(lambda fields: fields["compliance"].update(headline_item="blocks")), {"T11"}),
     "a README of another run": (_text("README.md", "**val_bpb ", "**val_bpb 1"), {"T11"}),
+    "a README with a better row": (_text("README.md", "| 1 | ttt | artifact | ", "| 1 | ttt | artifact | 0"), {"T11"}),
     "an edited program": (_append("submission/train_gpt.py"), {"T11", "T13"}),
     "a typed size": (_submission(lambda fields: fields.update(bytes_total=9)), {"T13"}),
     "a lower limit": (_submission(lambda fields: fields["compliance"].update(limit_bytes=9)), {"T13"}),
-    "a typed time": (_submission(lambda fields: fields["seed_results"]["1"].update(eval_time_s=9e3)), {"T14"}),
-}
+    "a typed time": (_result(eval_time_s=9e3), {"T14"}),
+    "a typed training time": (_result(train_wallclock_ms=1000 * 60 * 9), {"T14"}),
+    "no timer of scoring": (_log(lambda lines: lines.remove(next(x for x in lines if "eval_time" in x))), {"T14"}),
+    "no timer of training": (
+        _log(lambda lines: lines.__setitem__(slice(None), [x for x in lines if "train_time" not in x])), {"T14"},
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DOCTORED)
 def test_each_doctored_record_fails_exactly_its_checks(copied: Path, name: str) -> None:
     change, expected = DOCTORED[name]
+    doctored = Doctored(copied)
+    _ = doctored.seen  # of the honest record
     change(copied)
-    assert Doctored(copied).failing() == expected
+    assert doctored.failing() == expected
 
 
-@pytest.mark.parametrize("event", ["open data/train_000000.bin", "socket.connect ('192.0.2.1', 80)"])
-def test_a_program_that_reads_train_or_reaches_out_fails(copied: Path, event: str) -> None:
-    assert Doctored(copied).failing(frozenset({event})) == {"T8"}
-    assert (
-        Doctored(copied).failing(frozenset({"socket.connect ('127.0.0.1', 80)", "open data/val_000000.bin"})) == set()
-    )
+BROKEN = [b"", b"\0" * 40, b"[1]", b"{", b'{"splits": 1}', b"[" * 10**6, b'{"a": NaN}', "\u00e9".encode("latin-1")]
+FOREIGN = [
+    "data/manifest.json", "seeds/1/train/report.json", "seeds/1/calibrate/report.json", "seeds/1/quantize/report.json",
+    "seeds/1/evaluate/scores-ttt.json", "seeds/1/evaluate/ledger-ttt.npz", "data/val/val_000000.bin",
+    "data/train/train_000000.bin", "submission/submission.json", "submission/README.md", "submission/train_seed1.log",
+]  # fmt: skip
+
+
+def outcome(doctored: Doctored) -> set[str]:
+    """Return the failing checks, or the one line that refuses a folder."""
+    try:
+        return doctored.failing()
+    except ValueError as error:
+        return {str(error)} if len(str(error).splitlines()) == 1 and len(str(error)) < 600 else set()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_damaged_files_end_in_failed_checks_or_one_line(copied: Path, name: str) -> None:
+    doctored = Doctored(copied)
+    _ = doctored.seen
+    for content in (*BROKEN, None):
+        (copied / name).unlink()
+        if content is not None:
+            (copied / name).write_bytes(content)
+        assert outcome(doctored), content
+        if content is None:
+            (copied / name).mkdir()
+
+
+def test_numbers_of_a_wrong_type_end_in_failed_checks_or_one_line(copied: Path) -> None:
+    content = json.loads((copied / "submission/submission.json").read_text())
+    doctored = Doctored(copied)
+    _ = doctored.seen
+    for key in ("seeds", "seed_results", "val_bpb", "val_bpb_std", "bytes_total", "compliance", "all_runs"):
+        for value in ("x", None, [], {}, [None], True, 10**400, ["../../etc"], 1e308):
+            if content[key] == value:
+                continue
+            (copied / "submission/submission.json").write_text(json.dumps({**content, key: value}))
+            assert outcome(doctored), (key, value)
+
+
+def event(name: str, *arguments: object) -> Event:
+    return Event(name, json.dumps(arguments))
+
+
+FORBIDDEN = [
+    event("open", "data/train_000000.bin"),
+    event("open", "/proc/self/fd/7/train_000000.bin"),
+    event("os.link", "train_000000.bin", "x", 5, -1),
+    event("os.rename", "data/train_000000.bin", "x", -1, -1),
+    event("os.symlink", "data/train_000000.bin", "x", -1),
+    event("socket.connect", "socket", ["192.0.2.1", 80]),
+    event("socket.connect", "socket", [3, 0]),
+    event("socket.bind", "socket", ["0.0.0.0", 80]),
+    event("socket.sendto", "socket", ["192.0.2.1", 53]),
+    event("socket.sendmsg", "socket", ["192.0.2.1", 53]),
+    event("socket.getaddrinfo", "127.evil.example", 80),
+    event("socket.getaddrinfo", "localhost.example", 80),
+    event("subprocess.Popen", "curl", ["curl", "x"], None, None),
+    event("fork_exec", ["python", "-c", "x"]),
+    event("os.system", "cat x"),
+    event("os.fork"),
+]
+
+
+@pytest.mark.parametrize("forbidden", FORBIDDEN)
+def test_a_program_that_reads_train_reaches_out_or_starts_another_fails(copied: Path, forbidden: Event) -> None:
+    assert Doctored(copied, forbidden).failing() == {"T8"}
+
+
+def test_what_an_honest_program_does_is_allowed(copied: Path) -> None:
+    assert not Doctored(
+        copied, event("open", "data/val_000000.bin"), event("open", 5), event("socket.connect", "s", ["127.0.0.1", 80]),
+        event("socket.connect", "s", ["::1", 80, 0, 0]), event("socket.connect", "s", "/tmp/socket"),
+        event("socket.getaddrinfo", "localhost", 80), event("socket.getaddrinfo", None, 80),
+        event("socket.sendmsg", "s", None), event("os.rename", "a", "b", -1, -1),
+    ).failing()  # fmt: skip
+
+
+def test_a_program_that_stops_telling_fails(copied: Path) -> None:
+    assert Doctored(copied, silenced=1).failing() == {"T8"}
 
 
 def test_a_program_with_another_configuration_or_other_scores_fails(copied: Path) -> None:
-    for change in (lambda each: each.printed.pop(0), lambda each: each.printed.append(each.printed[-1]),
-                   lambda each: each.first.update(blocks=each.first["blocks"]._replace(nats=np.zeros(1)))):  # fmt: skip
+    for change in (lambda seen: seen.printed.pop(0), lambda seen: seen.printed.append(seen.printed[-1]),
+                   lambda seen: seen.ledgers.update(ttt=seen.ledgers["ttt"]._replace(nats=np.zeros(2))),
+                   lambda seen: seen.ledgers.update(ttt=seen.ledgers["ttt"]._replace(bytes=np.ones(2))),
+                   ):  # fmt: skip
         doctored = Doctored(copied)
-        change(doctored)
+        change(doctored.seen)
         assert doctored.failing() == {"T11"}
 
 
 def test_ten_minutes_hold_on_the_challenge_hardware_only(copied: Path) -> None:
-    def slow(fields: dict) -> None:
-        fields["seed_results"]["1"]["train_wallclock_ms"] = 700_000
-
-    edit_json(copied / "submission/submission.json", slow)
-    assert Doctored(copied).verdicts()["T14"] == "not applicable"
+    _result(train_wallclock_ms=700_000)(copied)
+    doctored = Doctored(copied)
+    assert doctored.findings(evidence=False)["T14"].verdict == "not applicable"
     edit_json(copied / "submission/submission.json", lambda fields: fields.update(hardware="8x NVIDIA H100"))
-    assert Doctored(copied).verdicts()["T14"] == "fail"
+    assert doctored.findings(evidence=False)["T14"].verdict == "fail"
+
+
+def test_weights_that_nobody_trained_are_not_in_time(copied: Path) -> None:
+    _result(train_wallclock_ms=0)(copied)
+    _log(lambda lines: lines.__setitem__(slice(None), [re.sub(r"train_time:\d+", "train_time:0", x) for x in lines]))(
+        copied
+    )
+    assert Doctored(copied).findings(evidence=False)["T14"].verdict == "not applicable"
 
 
 @pytest.mark.parametrize("change", [
     lambda fields: fields["seed_results"]["1"].update(val_bpb=0.9),
     lambda fields: fields["seed_results"]["1"].update(quantized_val_bpb=1.0, pre_quant_val_bpb=1.1),
-    lambda fields: fields.update(val_bpb_std=0.006),
 ])  # fmt: skip
 def test_what_is_too_good_raises_an_alarm(copied: Path, change: Callable[[dict], None]) -> None:
     edit_json(copied / "submission/submission.json", change)
-    assert record_checks.check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
+    assert check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
+
+
+def test_seeds_far_apart_raise_an_alarm(copied: Path) -> None:
+    folder = copied / "submission"
+    shutil.copyfile(folder / "train_seed1.log", folder / "train_seed2.log")
+    shutil.copyfile(folder / "model.fwy", folder / "model_seed1.fwy")
+    (folder / "model.fwy").rename(folder / "model_seed2.fwy")
+    for difference, is_far in ((0.001, False), (0.01, True)):
+
+        def change(fields: dict, difference: float = difference) -> None:
+            other = {**fields["seed_results"]["1"], "val_bpb": fields["seed_results"]["1"]["val_bpb"] + difference}
+            fields.update(seeds=[1, 2], seed_results={"1": fields["seed_results"]["1"], "2": other})
+
+        edit_json(folder / "submission.json", change)
+        # the tiny model's own quantizer may gain: only the spread is looked at
+        assert ("seeds spread" in check_alarms(RecordFolder(folder)).evidence) == is_far
 
 
 def test_without_the_runs_files_nothing_is_claimed_of_them(copied: Path) -> None:
-    record = RecordFolder(copied / "submission")
-    for finding in (
-        record_checks.check_real_ledgers(record, None, ITEMS),
-        record_checks.check_noise(record, None),
-        record_checks.check_split(record, None, 1),
-    ):
-        assert finding.verdict == "not applicable"
-    assert "stages: not at hand" in record_checks.check_walls(record, None, set()).evidence
+    findings = Doctored(copied).findings(evidence=False)
+    assert {check for check, each in findings.items() if each.verdict == "not applicable"} == {"T1", "T9", "T10"}
+    assert "stages: not at hand" in findings["T8"].evidence
 
 
 def test_an_incomplete_folder_is_one_line(copied: Path) -> None:
     (copied / "submission/train_seed1.log").unlink()
     with pytest.raises(ValueError, match="not a complete record"):
         RecordFolder(copied / "submission")
-
-
-def test_documents_are_the_same_however_the_shards_cut_them(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    tokens = random.integers(2, 60, 5000)
-    tokens[[0, *np.sort(random.integers(1, 5000, 40))]] = 1
-    found = []
-    for name, cuts in (("whole", []), ("cut", [700, 701, 2500])):
-        paths = []
-        for number, part in enumerate(np.split(tokens, cuts)):
-            paths.append(tmp_path / f"{name}_{number}.bin")
-            write_shard(paths[-1], part)
-        found.append(np.concatenate(list(document_digests(paths, 1, 4))))
-    np.testing.assert_array_equal(*found)
-    assert len(found[0]) == len(np.unique(found[0]))
-    assert 30 < len(found[0]) <= 41

@@ -1,0 +1,100 @@
+"""Files and processes of strangers: read within bounds, every fault one line.
+
+One idea: what comes from outside may be damaged, huge or hostile. It is measured before it is read, and whatever a
+reader then raises becomes a ValueError that names the file.
+
+Checked by: tests/audit/test_untrusted.py.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.checks import require
+
+LARGEST_TEXT_BYTES = 64 << 20
+"""Most that a log, a README, a report or all that a program prints may hold."""
+
+
+def one_line(error: object, longest: int = 200) -> str:
+    """Return what an error or a foreign text says as one short line of printable ASCII that keeps a table in shape."""
+    words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
+    shown = "".join(each if each.isprintable() and each.isascii() else "?" for each in words)
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
+def read_foreign_text(path: Path) -> str:
+    """Return a text file's content; ValueError when it is absent, no file, too large or not UTF-8."""
+    require(path.is_file(), str(path), "no such file", "a file that every record, or run, has")
+    size = path.stat().st_size
+    require(size <= LARGEST_TEXT_BYTES, str(path), size, f"at most {LARGEST_TEXT_BYTES} bytes")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as text ({one_line(error)})") from None
+
+
+def read_foreign_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; ValueError when it is damaged, no object, or holds NaN or infinity."""
+    try:
+        content = json.loads(read_foreign_text(path), parse_constant=_refuse_constant, parse_float=_finite)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({one_line(error)})") from None
+    require(isinstance(content, dict), str(path), type(content).__name__, "a JSON object")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"JSON holds {name}, expected finite numbers")
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse_constant(text)
+
+
+def field(content: Any, where: str, *keys: str | int) -> Any:
+    """Return what lies under a chain of keys; ValueError naming the chain when it breaks."""
+    for depth, key in enumerate(keys):
+        shown = ".".join(map(str, keys[: depth + 1]))
+        is_held = isinstance(content, Mapping) and key in content
+        is_held = is_held or (isinstance(content, list) and isinstance(key, int) and key < len(content))
+        require(is_held, f"{where}: {shown}", "nothing", "a value")
+        content = content[key]
+    return content
+
+
+def stated_number(content: Any, where: str, *keys: str | int) -> float:
+    """Return a finite number under a chain of keys; ValueError for anything else."""
+    value = field(content, where, *keys)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+    require(is_number, f"{where}: {'.'.join(map(str, keys))}", one_line(value), "a number")
+    return value
+
+
+def read_foreign_arrays(path: Path, names: Sequence[str], largest_bytes: int) -> dict[str, np.ndarray]:
+    """Return arrays of an .npz that unpacks to at most `largest_bytes`; ValueError when it does not hold them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        require(unpacked <= largest_bytes, "unpacked size", unpacked, f"at most {largest_bytes} bytes")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except Exception as error:  # numpy and zipfile raise whatever the bytes make them
+        raise ValueError(f"{path.name}: not a readable ledger ({one_line(error)})") from None
+
+
+LEDGER_KINDS = {"target": "iu", "nats": "f", "bytes": "iu", "group": "iu"}
+"""Column of a ledger -> kinds of number that it may hold."""
+
+
+def check_columns(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless the arrays are a ledger's columns: flat, of one length, numbers of the right kind."""
+    for name, kinds in LEDGER_KINDS.items():
+        column = arrays[name]
+        is_column = column.ndim == 1 and column.dtype.kind in kinds and len(column) == len(arrays["target"])
+        require(is_column, f"{path.name}: {name}", f"{column.dtype} {column.shape}", "one number per row")
