@@ -14,6 +14,7 @@ from benchmarks.results import ROOT
 from pipeline.config import SECTIONS, load_params
 from pipeline.submission.build import recipe_of, record_source
 from pipeline.submission.minify import minify, wrap
+from pipeline.submission.specialise import specialise
 
 _MARK = re.compile(r"\b\w+\('((?:pipeline)/[\w/]+\.py)'\)[;\n]")
 
@@ -22,10 +23,10 @@ def main() -> None:
     """Print a table per recipe."""
     for name in sys.argv[1:] or ["demo", "nightcrawler-7f3c"]:
         recipe = recipe_of(load_params(ROOT / "recipes" / f"{name}.yaml", SECTIONS))
-        plain = minify(record_source(recipe, ROOT))
+        plain = minify(specialise(record_source(recipe, ROOT)))
         print(f"{name}: train_gpt.py {len(wrap(plain)):,} bytes, {len(plain.encode()):,} unwrapped")
         print(f"{'shipped':>8} {'minified':>9}  module")
-        for shipped, minified, module in module_sizes(minify(record_source(recipe, ROOT, marked=True))):
+        for shipped, minified, module in module_sizes(minify(specialise(record_source(recipe, ROOT, marked=True)))):
             print(f"{shipped:8,} {minified:9,}  {module}")
 
 

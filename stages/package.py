@@ -23,9 +23,15 @@ def package(params_path: str) -> None:
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.shards import shard_paths
     from pipeline.files import sha256_of_file
-    from pipeline.submission.build import check_sizes, recipe_of, record_source, shipped_program, size_note
+    from pipeline.submission.build import (
+        check_sizes,
+        recipe_digest,
+        recipe_of,
+        record_source,
+        shipped_program,
+        size_note,
+    )
     from pipeline.submission.minify import unwrap
-    from pipeline.submission.program import recipe_digest
     from pipeline.submission.record import assemble, folder_digest, imported_packages
     from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run
 

@@ -20,7 +20,8 @@ def shrunk_recipe(path: Path) -> Recipe:
     document = read_yaml(path)
     model, train = document["model"], document["train"]
     _shrink_model(model)
-    steps = 4
+    late = train["quantization"] or train["loop_stages"] or train["average"]  # begins late in a run
+    steps = 16 if late else 4
     budget = {"max_steps": steps, "max_seconds": None, "reserve_seconds": 0.0}
     small = {"batch_tokens": 4 * _CONTEXT_TOKENS, "warmup_steps": 1, "muon_momentum_warmup_steps": 2, "compile": False,
              "log_every_steps": 1, "warmdown_steps": 3, "warmdown_frac": 0.9, "micro_batch_sequences": 2}  # fmt: skip

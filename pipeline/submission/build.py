@@ -10,7 +10,8 @@ from pipeline.config import Params
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
-from pipeline.submission.program import Recipe
+from pipeline.submission.specialise import specialise
+from pipeline.submission.program import Recipe, seeded_digest, settings_digest
 
 _SLACK_FRAC = 0.0005
 """Share of the limit above which unused code reserve is worth mentioning."""
@@ -25,12 +26,18 @@ def recipe_of(params: Params) -> Recipe:
 
 def record_source(recipe: Recipe, root: Path, *, marked: bool = False) -> str:
     """Return the readable one-file program for `recipe`, bundled from the library below `root`."""
-    return bundle("pipeline.submission.program", root, f"main({recipe!r})", marked=marked)
+    tail = f"main({recipe!r}, {settings_digest(recipe)!r})"
+    return bundle("pipeline.submission.program", root, tail, marked=marked)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Return the digest of settings and seed that a record prints."""
+    return seeded_digest(settings_digest(recipe), recipe.seed)
 
 
 def shipped_program(source: str, readable: bool) -> bytes:
     """Return the bytes of train_gpt.py: the smallest wrapped form, or the source itself when `readable`."""
-    return source.encode() if readable else wrap(minify(source))
+    return source.encode() if readable else wrap(minify(specialise(source)))
 
 
 def check_sizes(size: SizeConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:

@@ -73,7 +73,10 @@ class Flow:
         self.ran: set[ast.AST] = set()
         self.reached: set[ast.stmt] = set()
         self.constructed: set[str] = set()
-        self.tail_nodes = {node for item in tree.body if isinstance(item, ast.Expr) for node in ast.walk(item)}
+        fixed = _unchanged_tables(tree)
+        self.tail_nodes = {
+            node for item in tree.body if isinstance(item, ast.Expr) or item in fixed for node in ast.walk(item)
+        }
         self.sites: dict[int, ast.Call] = {}
         self._fields: dict[tuple[str | int, str], Known] = {}
         self._returns: dict[ast.AST, Known] = {}
@@ -729,6 +732,17 @@ def _assigned(node: ast.AST) -> set[str]:
         if isinstance(statement, Function) and statement is not node:
             found.add(statement.name)
     return found - outer
+
+
+def _unchanged_tables(tree: ast.Module) -> list[ast.stmt]:
+    """Return the top-level assignments of dicts that the program only reads."""
+    changed = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            changed.add(last_name(node.value))
+        elif isinstance(node, ast.Attribute) and node.attr in ("update", "pop", "setdefault", "clear", "popitem"):
+            changed.add(last_name(node.value))
+    return [node for node in tree.body if isinstance(node, ast.Assign) and last_name(node.targets[0]) not in changed]
 
 
 def _all_parameters(arguments: ast.arguments) -> list[ast.arg]:

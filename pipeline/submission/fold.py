@@ -8,16 +8,16 @@ from typing import Any
 
 from pipeline.submission.effects import is_quiet
 from pipeline.submission.flow import Flow
-from pipeline.submission.lattice import Const, Instance, Items, Known, single
+from pipeline.submission.lattice import Const, Instance, Items, Known, plain_values, single
 from pipeline.submission.program_names import Function
 
+_SHORT = 16
 _PLAIN = ("NoneType", "bool", "int", "float", "str")
 
 
-def fold(tree: ast.Module) -> ast.Module:
-    """Return the program with what its own constants decide decided; changes `tree`."""
-    folded = _Folder(Flow(tree)).visit(tree)
-    return ast.parse(ast.unparse(ast.fix_missing_locations(folded)))
+def fold(tree: ast.Module, flow: Flow) -> ast.Module:
+    """Return the program with what its own constants decide decided; `flow` is the analysis of this tree."""
+    return ast.fix_missing_locations(_Folder(flow).visit(tree))
 
 
 class _Folder(ast.NodeTransformer):
@@ -51,6 +51,8 @@ class _Folder(ast.NodeTransformer):
             return None
         known = self.flow.known.get(node)
         found = single(known) if known else None
+        if found is None and isinstance(node, ast.Name | ast.Attribute):
+            return self._short_tuple(known)
         if found is None or found.kind not in _PLAIN or not is_quiet(node):
             return None
         if found.kind == "float" and found.text in ("inf", "nan", "-inf"):
@@ -59,6 +61,12 @@ class _Folder(ast.NodeTransformer):
         if longer and len(found.text) > len(ast.unparse(node)):
             return None
         return ast.Constant(found.value)
+
+    def _short_tuple(self, known: Known | None) -> ast.expr | None:
+        values = plain_values(known) if known else None
+        if not values or len(values) > 1 or not isinstance(values[0], tuple) or len(repr(values[0])) > _SHORT:
+            return None
+        return ast.parse(repr(values[0]), mode="eval").body
 
     def _truth(self, node: ast.expr) -> bool | None:
         possible = self.flow.truth(self.flow.known.get(node, frozenset()))

@@ -5,14 +5,21 @@ Checked by: tests/submission/test_fold.py.
 
 import ast
 
+from pipeline.submission.flow import Flow
 from pipeline.submission.fold import fold
+from pipeline.submission.prune import prune
 from pipeline.submission.reachable import remove_unreachable
 from pipeline.submission.trim import trim
 
 
 def specialise(source: str) -> str:
     """Return the source of a program that computes what `source` does; `source` ends with the call that runs it."""
-    tree = trim(ast.parse(source))
-    tree = fold(ast.parse(ast.unparse(tree)))
-    tree = remove_unreachable(tree)
-    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    text = ast.unparse(trim(ast.parse(source)))
+    while True:
+        tree = ast.parse(text)
+        flow = Flow(tree)
+        tree = remove_unreachable(prune(fold(tree, flow), flow))
+        shorter = ast.unparse(ast.fix_missing_locations(tree))
+        if shorter == text:
+            return text + "\n"
+        text = shorter

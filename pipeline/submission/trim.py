@@ -82,7 +82,8 @@ class _Trimmer(ast.NodeTransformer):
         return self._with_body(node)
 
     def visit_If(self, node: ast.If) -> Any:
-        if not node.orelse and all(_is_trusted_raise(item) for item in node.body):
+        guards = not node.orelse and all(_is_check(item, self.checks) for item in node.body)
+        if guards and _is_trusted_raise(node.body[-1]):
             return None
         return self._with_body(node)
 
