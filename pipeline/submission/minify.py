@@ -13,6 +13,7 @@ Checked by: tests/submission/test_minify.py.
 
 import ast
 import base64
+import builtins
 
 import brotli
 import python_minifier
@@ -40,13 +41,25 @@ def minify(source: str) -> str:
     bare = python_minifier.minify(source, **_OFF, remove_annotations=True)  # type: ignore[arg-type]
     tree = remove_unreachable(_FieldAnnotations().visit(ast.parse(bare)))
     text = ast.unparse(ast.fix_missing_locations(tree))
-    return python_minifier.minify(
+    short = python_minifier.minify(
         text,
         remove_literal_statements=True,
         rename_locals=True,
         rename_globals=True,
         hoist_literals=False,
+        convert_posargs_to_args=False,
+        preserve_globals=dir(builtins),
     )
+    return _without_slashes(short)
+
+
+def _without_slashes(source: str) -> str:
+    """Return source without the `/` behind parameters, which allowed the minifier to rename them."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            node.args, node.posonlyargs = [*node.posonlyargs, *node.args], []
+    return python_minifier.unparse(tree)
 
 
 def wrapped_forms(source: str) -> dict[str, bytes]:
@@ -87,6 +100,7 @@ _OFF = {
     "hoist_literals": False,
     "rename_locals": False,
     "rename_globals": False,
+    "convert_posargs_to_args": False,
 }
 
 

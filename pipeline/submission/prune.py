@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.submission.call_groups import argument, call_groups, methods_of_call, remove_argument, remove_parameter
 from pipeline.submission.effects import is_quiet
 from pipeline.submission.flow import Flow
 from pipeline.submission.lattice import ANY, Const, Instance, Items, Known, plain_values
-from pipeline.submission.program_names import Function, defaults, is_property, is_static, last_name, parameters
+from pipeline.submission.program_names import Function, last_name, parameters
 
 
 def prune(tree: ast.Module, flow: Flow) -> ast.Module:
@@ -118,7 +119,7 @@ class _Pruner(ast.NodeTransformer):
         if isinstance(call.func, ast.Name):
             return call.func.id in self.empty
         if isinstance(call.func, ast.Attribute) and is_quiet(call.func.value):
-            methods = _methods(self.flow, call.func)
+            methods = methods_of_call(self.flow, call.func)
             return bool(methods) and all(_is_empty(method) for method in methods)
         return False
 
@@ -188,160 +189,49 @@ def _loaded_names(node: ast.AST) -> set[str]:
     return found
 
 
-def _methods(flow: Flow, function: ast.Attribute) -> list[Function]:
-    """Return the methods that a call can reach, or none when it may reach others."""
-    found = []
-    for atom in flow.known.get(function.value, frozenset()):
-        method = flow.names.method(atom.class_name, function.attr) if isinstance(atom, Instance) else None
-        if method is None:
-            return []
-        found.append(method[1])
-    return found
-
-
-# -- parameters ------------------------------------------------------------------------------------------------------
-
-
 def _drop_parameters(tree: ast.Module, flow: Flow) -> None:
-    for functions, calls, skipped in _call_groups(tree, flow):
-        count = min(len(parameters(function.args)) for function in functions)
-        same = {tuple(item.arg for item in parameters(function.args)) for function in functions}
-        if len(same) > 1 or any(function.args.vararg or function.args.kwarg for function in functions):
-            continue
-        for index in reversed(range(skipped, count)):
-            name = parameters(functions[0].args)[index].arg
-            if any(name in _used_names(function) for function in functions):
-                continue
-            found = [_argument(call, index - skipped, name) for call in calls]
-            if all(item is None or is_quiet(item) for item in found):
+    quiet = frozenset(name for name, info in flow.names.classes.items() if info.declares_fields)
+    for functions, calls, skipped in call_groups(tree, flow):
+        used = {item.id for function in functions for statement in function.body for item in ast.walk(statement)
+                if isinstance(item, ast.Name)}  # fmt: skip
+        names = [item.arg for item in parameters(functions[0].args)][skipped:]
+        for index, name in reversed(list(enumerate(names))):
+            found = [argument(call, index, name) for call in calls]
+            if name not in used and all(item is None or is_quiet(item, quiet) for item in found):
                 for call in calls:
-                    _remove_argument(call, index - skipped, name)
+                    remove_argument(call, index, name)
                 for function in functions:
-                    _remove_parameter(function.args, name)
-    parameters.cache_clear()
-    defaults.cache_clear()
-
-
-def _used_names(function: Function) -> set[str]:
-    return {item.id for statement in function.body for item in ast.walk(statement) if isinstance(item, ast.Name)}
-
-
-def _call_groups(tree: ast.Module, flow: Flow) -> Iterator[tuple[list[Function], list[ast.Call], int]]:
-    """Yield functions that share their calls, all those calls, and how many parameters no call writes down."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    called = {id(call.func) for call in calls}
-    loose = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
-    by_name: dict[str, list[ast.Call]] = {}
-    by_attribute: dict[str, list[ast.Call]] = {}
-    for call in calls:
-        if isinstance(call.func, ast.Name):
-            by_name.setdefault(call.func.id, []).append(call)
-        elif isinstance(call.func, ast.Attribute):
-            by_attribute.setdefault(call.func.attr, []).append(call)
-    for name, function in flow.names.functions.items():
-        if name not in loose and function in flow.ran:
-            yield from _plain([function], by_name.get(name, []), 0)
-    for name, info in flow.names.classes.items():
-        alone = flow.names.subclasses(name) == [name] and len(flow.names.line(name)) == 1
-        if alone and info.methods.get("__init__") in flow.ran and not _is_value(tree, name):
-            yield from _plain([info.methods["__init__"]], by_name.get(name, []), 1)
-    yield from _method_groups(tree, flow, by_attribute, called)
-
-
-def _is_value(tree: ast.Module, name: str) -> bool:
-    """Return whether a class is used other than to be called, tested for or named in an annotation."""
-    plain: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            plain.add(id(node.func))
-            if last_name(node.func) in ("isinstance", "cast"):
-                plain.update(id(item) for part in node.args for item in ast.walk(part))
-        parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        plain.update(id(item) for part in parts if isinstance(part, ast.AST) for item in ast.walk(part))
-    return any(isinstance(node, ast.Name) and node.id == name and id(node) not in plain for node in ast.walk(tree)
-               if not isinstance(node, ast.ClassDef))  # fmt: skip
-
-
-def _method_groups(
-    tree: ast.Module, flow: Flow, by_attribute: dict[str, list[ast.Call]], called: set[int]
-) -> Iterator[tuple[list[Function], list[ast.Call], int]]:
-    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and id(node) not in called}
-    for name in flow.names.having:
-        functions = [info.methods[name] for info in flow.names.classes.values() if name in info.methods]
-        functions = [function for function in functions if function in flow.ran]
-        fixed = name.startswith("__") or name in ("forward", "backward") or name in read
-        if fixed or any(is_property(function) or is_static(function) for function in functions):
-            continue
-        if any(not flow.names.is_closed(info.name) and name in ("step", "load_state_dict", "state_dict")
-               for info in flow.names.classes.values()):  # fmt: skip
-            continue
-        calls = by_attribute.get(name, [])
-        own = all(isinstance(call.func, ast.Attribute) and _methods(flow, call.func) for call in calls)
-        if own and calls and functions:
-            yield from _plain(functions, calls, 1)
-
-
-def _plain(
-    functions: list[Function], calls: list[ast.Call], skipped: int
-) -> Iterator[tuple[list[Function], list[ast.Call], int]]:
-    starred = any(isinstance(item, ast.Starred) for call in calls for item in call.args)
-    if calls and not starred and all(keyword.arg for call in calls for keyword in call.keywords):
-        yield functions, calls, skipped
-
-
-def _argument(call: ast.Call, index: int, name: str) -> ast.expr | None:
-    if index < len(call.args):
-        return call.args[index]
-    return next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
-
-
-def _remove_argument(call: ast.Call, index: int, name: str) -> None:
-    if index < len(call.args):
-        del call.args[index]
-    call.keywords = [keyword for keyword in call.keywords if keyword.arg != name]
-
-
-def _remove_parameter(arguments: ast.arguments, name: str) -> None:
-    default_of = defaults(arguments)
-    for items in (arguments.posonlyargs, arguments.args):
-        items[:] = [item for item in items if item.arg != name]
-    arguments.kwonlyargs = [item for item in arguments.kwonlyargs if item.arg != name]
-    arguments.defaults = [
-        default_of[item.arg] for item in [*arguments.posonlyargs, *arguments.args] if item.arg in default_of
-    ]
-    arguments.kw_defaults = [default_of.get(item.arg) for item in arguments.kwonlyargs]
-    parameters.cache_clear()
-    defaults.cache_clear()
-
-
-# -- fields ----------------------------------------------------------------------------------------------------------
+                    remove_parameter(function.args, name)
 
 
 def _drop_fields(tree: ast.Module, flow: Flow) -> None:
     loaded = loaded_attributes(tree, flow)
     whole = _classes_used_whole(tree, flow)
+    calls_of: dict[str, list[ast.Call]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            calls_of.setdefault(last_name(node.func), []).append(node)
+    quiet = frozenset(name for name, other in flow.names.classes.items() if other.declares_fields)
     for info in flow.names.classes.values():
         if not info.is_dataclass or info.name in whole or len(flow.names.line(info.name)) > 1:
             continue
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and last_name(node.func) == info.name]
+        calls = calls_of.get(info.name, [])
         names = list(info.fields)
         if flow.names.subclasses(info.name) != [info.name] or any(
             isinstance(item, ast.Starred) for call in calls for item in call.args
         ):
             continue
         for index in reversed(range(len(names))):
-            found = [_argument(call, index, names[index]) for call in calls]
-            quiet = frozenset(name for name, other in flow.names.classes.items() if other.declares_fields)
+            found = [argument(call, index, names[index]) for call in calls]
             if names[index] in loaded or not all(item is None or is_quiet(item, quiet) for item in found):
                 continue
             for call in calls:
-                _remove_argument(call, index, names[index])
+                remove_argument(call, index, names[index])
             kept = [item for item in info.node.body
                     if not (isinstance(item, ast.AnnAssign) and last_name(item.target) == names[index])]  # fmt: skip
             info.node.body = kept or [ast.Pass()]
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Call) and last_name(node.func) == "replace":
-                    _drop_replacement(node, names[index], flow)
+            for call in calls_of.get("replace", []):
+                _drop_replacement(call, names[index], flow)
 
 
 def _drop_replacement(node: ast.Call, name: str, flow: Flow) -> None:

@@ -7,6 +7,7 @@ import ast
 
 from pipeline.submission.flow import Flow
 from pipeline.submission.fold import fold
+from pipeline.submission.positional import by_position
 from pipeline.submission.prune import prune
 from pipeline.submission.reachable import remove_unreachable
 from pipeline.submission.trim import trim
@@ -21,5 +22,8 @@ def specialise(source: str) -> str:
         tree = remove_unreachable(prune(fold(tree, flow), flow))
         shorter = ast.unparse(ast.fix_missing_locations(tree))
         if shorter == text:
-            return text + "\n"
+            break
         text = shorter
+    tree = ast.parse(text)
+    tree = by_position(tree, Flow(tree))
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
