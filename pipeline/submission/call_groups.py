@@ -57,7 +57,11 @@ def names_used_as_values(tree: ast.Module) -> set[str]:
             plain.update(id(base) for base in node.bases)
         parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         plain.update(id(item) for part in parts if isinstance(part, ast.AST) for item in ast.walk(part))
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in plain}
+    return {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in plain
+    }
 
 
 def methods_of_call(flow: Flow, function: ast.Attribute) -> list[Function]:

@@ -25,6 +25,7 @@ from pipeline.submission.lattice import (
     Instance,
     Items,
     Known,
+    Reference,
     compute,
     constant,
     join,
@@ -85,6 +86,7 @@ class Flow:
         self._running: set[ast.AST] = set()
         self._changed = True
         self._module = Scope(tree, None, _assigned(tree) | {*self.names.functions, *self.names.classes}, None)
+        self.local_names = _local_names(tree)
         self._imports = {
             (alias.asname or alias.name): alias.name
             for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -96,6 +98,14 @@ class Flow:
             for node in list(self.ran):
                 if node not in self._visited and isinstance(node, _Scoped):
                     self._run(node)
+
+        self._check_tests()
+
+    def _check_tests(self) -> None:
+        """Raise ValueError for a condition that runs on values which nothing seems to give: the analysis missed them."""
+        for node in self.reached | set(self.known):
+            if isinstance(node, ast.If | ast.While | ast.IfExp) and not self.test(node.test):
+                raise ValueError(f"specialise: no value reaches the condition `{ast.unparse(node.test)}`")
 
     # -- growing knowledge ------------------------------------------------------------------------------------------
 
@@ -310,7 +320,7 @@ class Flow:
     def _statement(self, node: ast.stmt, scope: Scope) -> bool:
         self.reached.add(node)
         if isinstance(node, ast.If):
-            possible = self.truth(self._value(node.test, scope))
+            possible = self._condition(node.test, scope)
             ends = [self._block(node.body, scope)] if True in possible else []
             ends += [self._block(node.orelse, scope)] if False in possible else []
             return all(ends)
@@ -399,7 +409,7 @@ class Flow:
 
     def _loop(self, node: ast.For | ast.While, scope: Scope) -> None:
         if isinstance(node, ast.While):
-            possible = self.truth(self._value(node.test, scope))
+            possible = self._condition(node.test, scope)
             if True in possible:
                 self._block(node.body, scope)
         elif (item := self._element(self._value(node.iter, scope))) != NOTHING:
@@ -436,6 +446,22 @@ class Flow:
         """Return the truth values possible."""
         return truths(known, self.names.falsy_classes)
 
+    def test(self, node: ast.expr) -> set[bool]:
+        """Return the truth values that a condition can have, from what its parts were found to be."""
+        if isinstance(node, ast.BoolOp):
+            stops = isinstance(node.op, ast.Or)
+            parts = [self.test(item) for item in node.values if item in self.known]
+            if {stops} in parts:
+                return {stops}
+            return set().union(*parts) if parts else set()
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return {not possible for possible in self.test(node.operand)}
+        return self.truth(self.known.get(node, NOTHING))
+
+    def _condition(self, node: ast.expr, scope: Scope) -> set[bool]:
+        self._value(node, scope)
+        return self.test(node)
+
     def _value(self, node: ast.expr, scope: Scope) -> Known:
         method = getattr(self, f"_value_{type(node).__name__}", None)
         if method is None:
@@ -455,7 +481,7 @@ class Flow:
         if owner is self._module:
             if node.id in self.names.functions:
                 self._enter_freely(self.names.functions[node.id])
-                return ANY
+                return frozenset({Reference(node.id)})
             if node.id in self.names.classes:
                 self._construct(node.id, None, scope)
                 self._allow_hooks(Instance(node.id))
@@ -500,7 +526,7 @@ class Flow:
         return join(*parts)
 
     def _value_IfExp(self, node: ast.IfExp, scope: Scope) -> Known:
-        possible = self.truth(self._value(node.test, scope))
+        possible = self._condition(node.test, scope)
         parts = [self._value(node.body, scope)] if True in possible else []
         parts += [self._value(node.orelse, scope)] if False in possible else []
         return join(*parts)
@@ -559,7 +585,7 @@ class Flow:
                 return ANY
             self._assign(generator.target, item, inner)
             for test in generator.ifs:
-                if True not in self.truth(self._value(test, inner)):
+                if True not in self._condition(test, inner):
                     return ANY
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]  # type: ignore[attr-defined]
         for part in parts:
@@ -596,8 +622,13 @@ class Flow:
 
     def _call_value(self, value: Known, node: ast.Call, scope: Scope) -> Known:
         """Call an object: its own `__call__` and `forward` are already open to anybody."""
-        parts = [ANY]
+        parts = [] if value else [ANY]
         for atom in value:
+            if isinstance(atom, Reference):
+                function = self.names.functions[atom.name]
+                parts.append(self._enter(function, self._bind(function, node, scope, [])))
+                continue
+            parts.append(ANY)
             if isinstance(atom, Instance):
                 self._call_method(atom, "__call__", node, scope)
                 self._call_method(atom, "forward", node, scope)
@@ -619,7 +650,9 @@ class Flow:
                     parts.append(self._call_method(atom, function.attr, node, scope) or NOTHING)
                 else:
                     self._arguments(node, scope)
-                    parts.append(self._call_value(self._attribute(frozenset({atom}), function.attr, scope), node, scope))
+                    held = self._attribute(frozenset({atom}), function.attr, scope)
+                    self._grow(self.known, function, held)
+                    parts.append(self._call_value(held, node, scope))
             elif isinstance(atom, Items):
                 self._arguments(node, scope)
                 parts.append(_items_method(atom, function.attr))
@@ -728,10 +761,19 @@ def _assigned(node: ast.AST) -> set[str]:
             found.add(child.name)
         elif isinstance(child, ast.Nonlocal | ast.Global):
             outer.update(child.names)
-    for statement in ast.walk(node):
-        if isinstance(statement, Function) and statement is not node:
-            found.add(statement.name)
+    for holder in [node, *own_nodes(node)]:
+        found |= {child.name for child in ast.iter_child_nodes(holder) if isinstance(child, Function | ast.ClassDef)}
     return found - outer
+
+
+def _local_names(tree: ast.Module) -> set[str]:
+    """Return the names that some function binds, which may hide the program's own."""
+    found = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    for statement in tree.body:
+        if isinstance(statement, Function | ast.ClassDef):
+            found |= {node.id for node in ast.walk(statement)
+                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
+    return found
 
 
 def _unchanged_tables(tree: ast.Module) -> list[ast.stmt]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.submission.effects import is_quiet
 from pipeline.submission.flow import Flow
-from pipeline.submission.lattice import Const, Instance, Items, Known, plain_values, single
-from pipeline.submission.program_names import Function
+from pipeline.submission.lattice import Const, Instance, Items, Known, Reference, plain_values, single
+from pipeline.submission.program_names import Function, last_name
 
 _SHORT = 16
 _PLAIN = ("NoneType", "bool", "int", "float", "str")
@@ -52,7 +52,7 @@ class _Folder(ast.NodeTransformer):
         known = self.flow.known.get(node)
         found = single(known) if known else None
         if found is None and isinstance(node, ast.Name | ast.Attribute):
-            return self._short_tuple(known)
+            return self._function(known) or self._short_tuple(known)
         if found is None or found.kind not in _PLAIN or not is_quiet(node):
             return None
         if found.kind == "float" and found.text in ("inf", "nan", "-inf"):
@@ -62,6 +62,23 @@ class _Folder(ast.NodeTransformer):
             return None
         return ast.Constant(found.value)
 
+    def _function(self, known: Known | None) -> ast.expr | None:
+        (atom,) = known if known and len(known) == 1 else (None,)
+        named = isinstance(atom, Reference) and atom.name not in self.flow.local_names
+        return ast.Name(atom.name, ast.Load()) if named and isinstance(atom, Reference) else None
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        self.generic_visit(node)
+        parts: list[ast.expr] = []
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Constant):
+                if part.conversion == -1 and part.format_spec is None:
+                    part = ast.Constant(str(part.value.value))
+            if parts and isinstance(part, ast.Constant) and isinstance(parts[-1], ast.Constant):
+                part = ast.Constant(parts.pop().value + part.value)  # type: ignore[attr-defined]
+            parts.append(part)
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], ast.Constant) else ast.JoinedStr(parts)
+
     def _short_tuple(self, known: Known | None) -> ast.expr | None:
         values = plain_values(known) if known else None
         if not values or len(values) > 1 or not isinstance(values[0], tuple) or len(repr(values[0])) > _SHORT:
@@ -69,7 +86,7 @@ class _Folder(ast.NodeTransformer):
         return ast.parse(repr(values[0]), mode="eval").body
 
     def _truth(self, node: ast.expr) -> bool | None:
-        possible = self.flow.truth(self.flow.known.get(node, frozenset()))
+        possible = self.flow.test(node)
         (only,) = possible if len(possible) == 1 else (None,)
         return only
 
@@ -116,7 +133,13 @@ class _Folder(ast.NodeTransformer):
             literal = self._plain(self.flow.known.get(node.args[0], frozenset()))
             if literal is not None:
                 return literal
-        return self.generic_visit(node)
+        self.generic_visit(node)
+        bare = last_name(node.func) == "replace" and len(node.args) == 1 and not node.keywords
+        return node.args[0] if bare else node
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        self.generic_visit(node)
+        return None if [ast.unparse(target) for target in node.targets] == [ast.unparse(node.value)] else node
 
     def _plain(self, known: Known) -> ast.expr | None:
         """Return the literal that `asdict` gives for a config whose values are all known."""

@@ -41,11 +41,17 @@ class Items(NamedTuple):
     keys: tuple[Any, ...] | None = None
 
 
+class Reference(NamedTuple):
+    """A function of the program's top level."""
+
+    name: str
+
+
 class Anything(NamedTuple):
     """The atom of `ANY`."""
 
 
-Atom = Const | Instance | Items | Anything
+Atom = Const | Instance | Items | Reference | Anything
 Known = frozenset[Atom]
 NOTHING: Known = frozenset()
 ANY: Known = frozenset({Anything()})
@@ -81,7 +87,7 @@ def truths(known: Known, falsy_classes: Iterable[str] = ()) -> set[bool]:
             found.add(bool(atom.value))
         elif isinstance(atom, Items):
             found.add(bool(atom.values))
-        elif isinstance(atom, Instance) and atom.class_name not in falsy_classes:
+        elif isinstance(atom, Reference) or (isinstance(atom, Instance) and atom.class_name not in falsy_classes):
             found.add(True)
         else:
             return {True, False}

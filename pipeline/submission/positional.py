@@ -14,6 +14,7 @@ from pipeline.submission.program_names import defaults, last_name, parameters
 
 def by_position(tree: ast.Module, flow: Flow) -> ast.Module:
     """Return the program with keywords of its own functions and dataclasses gone and parameters marked with `/`."""
+    ordered: list[ast.arguments] = []
     for functions, calls, skipped in call_groups(tree, flow):
         arguments = functions[0].args
         names = [item.arg for item in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]][skipped:]
@@ -22,13 +23,14 @@ def by_position(tree: ast.Module, flow: Flow) -> ast.Module:
                 _order(call, names)
             for function in functions:
                 _without_star(function.args)
+                ordered.append(function.args)
     for info in flow.names.classes.values():
         _order_fields(tree, info.name, flow)
     written = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.Lambda):
             arguments = node.args
-            while arguments.args and arguments.args[0].arg not in written:
+            while arguments.args and (arguments in ordered or arguments.args[0].arg not in written):
                 arguments.posonlyargs.append(arguments.args.pop(0))
     parameters.cache_clear()
     return ast.fix_missing_locations(tree)

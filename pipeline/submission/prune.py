@@ -31,13 +31,30 @@ def loaded_attributes(tree: ast.AST, flow: Flow) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            found.add(node.attr)
+            found.update(_readings(node, flow))
         elif isinstance(node, ast.Call) and last_name(node.func) in ("getattr", "hasattr"):
             names = plain_values(flow.known.get(node.args[1], ANY))
             if isinstance(node.args[1], ast.Constant):
                 names = [node.args[1].value]
             found.update(_all_words(tree) if names is None else names)
     return found
+
+
+def _readings(node: ast.Attribute, flow: Flow) -> list[str]:
+    """Return the attribute read, as `Class.name` where the classes of its objects are known."""
+    known = flow.known.get(node.value)
+    classes = [atom.class_name for atom in known or () if isinstance(atom, Instance)]
+    others = [atom for atom in known or () if not isinstance(atom, Instance | Const)]
+    if not classes or others:
+        return [node.attr]
+    lines = {info.name for name in classes for info in [*flow.names.line(name)]}
+    below = {name for other in classes for name in flow.names.subclasses(other)}
+    return [f"{name}.{node.attr}" for name in sorted(lines | below)]
+
+
+def is_read(loaded: set[str], class_names: list[str], attribute: str) -> bool:
+    """Return whether an attribute of objects of these classes, or of unknown ones, is among the `loaded`."""
+    return attribute in loaded or any(f"{name}.{attribute}" in loaded for name in class_names)
 
 
 def _all_words(tree: ast.AST) -> Iterator[str]:
@@ -70,7 +87,9 @@ class _Pruner(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         self.holders.append(node.name)
-        node.body = [self.visit(item) if isinstance(item, Function) else item for item in node.body] or [ast.Pass()]
+        kept = [self.visit(item) if isinstance(item, Function) else item for item in node.body]
+        kept = [item for item in kept if not (isinstance(item, Function) and item.name == "__post_init__" and _is_empty(item))]
+        node.body = kept or [ast.Pass()]
         self.holders.pop()
         return node
 
@@ -156,7 +175,14 @@ class _Pruner(ast.NodeTransformer):
     def _is_dead(self, target: ast.expr) -> bool:
         if isinstance(target, ast.Name):
             return bool(self.loads) and target.id not in self.loads[-1]
-        return isinstance(target, ast.Attribute) and target.attr not in self.attributes and is_quiet(target.value)
+        if not isinstance(target, ast.Attribute) or not is_quiet(target.value):
+            return False
+        atoms = self.flow.known.get(target.value, ANY)
+        if not atoms or not all(isinstance(atom, Instance) for atom in atoms):
+            return False
+        classes = [atom.class_name for atom in atoms if isinstance(atom, Instance)]
+        around = [info.name for name in classes for info in self.flow.names.line(name)]
+        return not is_read(self.attributes, [*classes, *around], target.attr)
 
     def _is_droppable(self, target: ast.expr, value: ast.expr) -> bool:
         if not is_quiet(value, self.quiet):
@@ -223,7 +249,7 @@ def _drop_fields(tree: ast.Module, flow: Flow) -> None:
             continue
         for index in reversed(range(len(names))):
             found = [argument(call, index, names[index]) for call in calls]
-            if names[index] in loaded or not all(item is None or is_quiet(item, quiet) for item in found):
+            if is_read(loaded, [info.name], names[index]) or not all(item is None or is_quiet(item, quiet) for item in found):
                 continue
             for call in calls:
                 remove_argument(call, index, names[index])
