@@ -232,7 +232,7 @@ def _drop_parameters(tree: ast.Module, flow: Flow) -> None:
 
 def _drop_fields(tree: ast.Module, flow: Flow) -> None:
     loaded = loaded_attributes(tree, flow)
-    whole = _classes_used_whole(tree, flow)
+    whole = classes_used_whole(tree, flow)
     calls_of: dict[str, list[ast.Call]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -265,7 +265,7 @@ def _drop_replacement(node: ast.Call, name: str, flow: Flow) -> None:
         node.keywords = [keyword for keyword in node.keywords if keyword.arg != name]
 
 
-def _classes_used_whole(tree: ast.Module, flow: Flow) -> set[str]:
+def classes_used_whole(tree: ast.Module, flow: Flow) -> set[str]:
     """Return the classes of which some object is turned into a dict."""
     found: set[str] = set()
 

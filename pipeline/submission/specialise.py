@@ -10,6 +10,7 @@ from pipeline.submission.fold import fold
 from pipeline.submission.positional import by_position
 from pipeline.submission.prune import prune
 from pipeline.submission.reachable import remove_unreachable
+from pipeline.submission.shorten import shorten
 from pipeline.submission.trim import trim
 
 
@@ -25,5 +26,6 @@ def specialise(source: str) -> str:
             break
         text = shorter
     tree = ast.parse(text)
-    tree = by_position(tree, Flow(tree))
+    flow = Flow(tree)
+    tree = shorten(by_position(tree, flow), flow)
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
