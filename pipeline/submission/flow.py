@@ -19,9 +19,11 @@ from collections.abc import Mapping
 
 from pipeline.submission.lattice import (
     ANY,
+    FOREIGN,
     NOTHING,
     OPERATORS,
     Const,
+    Foreign,
     Instance,
     Items,
     Known,
@@ -44,6 +46,8 @@ from pipeline.submission.program_names import (
 )
 
 _HOOKS = ("forward", "backward")
+_RETURN_SELF = ("eval", "to", "cpu", "train", "float", "double", "requires_grad_")
+"""Methods of torch modules that return the module."""
 _PURE = {"len": len, "int": int, "float": float, "bool": bool, "min": min, "max": max, "sum": sum, "tuple": tuple,
          "sorted": sorted, "abs": abs, "str": str, "reversed": reversed}  # fmt: skip
 _Scoped = Function | ast.Lambda
@@ -297,6 +301,8 @@ class Flow:
                     parts.append(self.field(atom, name))
             elif isinstance(atom, Const) and atom.value is None:
                 continue  # it raises
+            elif isinstance(atom, Foreign):
+                parts.append(ANY)
             else:
                 self._attribute_of_anything(name)
                 parts.append(ANY)
@@ -515,6 +521,8 @@ class Flow:
 
     def _value_Subscript(self, node: ast.Subscript, scope: Scope) -> Known:
         holder, index = self._value(node.value, scope), self._value(node.slice, scope)
+        if isinstance(node.slice, ast.Slice):
+            return NOTHING if holder == NOTHING else ANY
         parts = []
         for atom in holder:
             indices = [key.value for key in index if isinstance(key, Const)] if index != ANY else None
@@ -641,6 +649,8 @@ class Flow:
             self._value(function, scope)
             self._arguments(node, scope)
             return ANY
+        if isinstance(function.value, ast.Name) and scope.owner(function.value.id) is None:
+            return self._call_module(node, function.value.id, function.attr, scope)
         receiver = self._value(function.value, scope)
         parts: list[Known] = []
         for atom in sorted(receiver, key=repr):
@@ -648,6 +658,9 @@ class Flow:
                 found = self.names.method(atom.class_name, function.attr)
                 if found and not is_property(found[1]):
                     parts.append(self._call_method(atom, function.attr, node, scope) or NOTHING)
+                elif function.attr in _RETURN_SELF and not self.names.is_closed(atom.class_name):
+                    self._arguments(node, scope)
+                    parts.append(frozenset({atom}))
                 else:
                     self._arguments(node, scope)
                     held = self._attribute(frozenset({atom}), function.attr, scope)
@@ -658,12 +671,22 @@ class Flow:
                 parts.append(_items_method(atom, function.attr))
             elif isinstance(atom, Const) and atom.value is None:
                 continue  # it raises
+            elif isinstance(atom, Foreign):
+                self._arguments(node, scope)
+                parts.append(ANY)
             else:
                 self._arguments(node, scope)
                 for class_name in self._having(function.attr):
                     self._call_method(Instance(class_name), function.attr, node, scope)
                 parts.append(ANY)
         return join(*parts)
+
+    def _call_module(self, node: ast.Call, module: str, name: str, scope: Scope) -> Known:
+        """Call a function of an imported module; one with a capital is a class."""
+        values = self._arguments(node, scope)
+        if (module, name) == ("copy", "deepcopy"):
+            return values[0]
+        return FOREIGN if name[0].isupper() else ANY
 
     def _call_super(self, node: ast.Call, method: str, scope: Scope) -> Known:
         owner: Scope | None = scope
@@ -724,7 +747,7 @@ class Flow:
             if isinstance(atom, Instance):
                 value = self._attribute(frozenset({atom}), attribute, scope)
                 closed = self.names.is_closed(atom.class_name)
-                has = closed or value != ANY or bool(self.names.method(atom.class_name, attribute))
+                has = closed or value != ANY or self._surely_has(atom.class_name, attribute)
                 absent = closed and value == NOTHING
                 if name == "hasattr":
                     parts.append(constant(not absent) if has else ANY)
@@ -736,6 +759,15 @@ class Flow:
                 self._attribute_of_anything(attribute)
                 parts.append(ANY)
         return join(*parts)
+
+    def _surely_has(self, class_name: str, attribute: str) -> bool:
+        """Return whether objects of a class have a method or get an attribute on every path of `__init__`."""
+        init = self.names.method(class_name, "__init__")
+        for statement in init[1].body if init else []:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            if any(isinstance(target, ast.Attribute) and target.attr == attribute for target in targets):
+                return True
+        return self.names.method(class_name, attribute) is not None
 
     def _replace(self, value: Known, node: ast.Call, scope: Scope) -> Known:
         parts: list[Known] = []

@@ -47,13 +47,18 @@ class Reference(NamedTuple):
     name: str
 
 
+class Foreign(NamedTuple):
+    """An object of a foreign class: neither None nor one of the program's own."""
+
+
 class Anything(NamedTuple):
     """The atom of `ANY`."""
 
 
-Atom = Const | Instance | Items | Reference | Anything
+Atom = Const | Instance | Items | Reference | Foreign | Anything
 Known = frozenset[Atom]
 NOTHING: Known = frozenset()
+FOREIGN: Known = frozenset({Foreign()})
 ANY: Known = frozenset({Anything()})
 
 

@@ -70,7 +70,8 @@ class _Trimmer(ast.NodeTransformer):
         self.checks = checks
 
     def visit_Expr(self, node: ast.Expr) -> Any:
-        return None if isinstance(node.value, ast.Constant) or _is_check_call(node.value, self.checks) else node
+        useless = isinstance(node.value, ast.Constant) or _is_check_call(node.value, self.checks)
+        return None if useless else self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> None:
         return None
@@ -96,7 +97,15 @@ class _Trimmer(ast.NodeTransformer):
         self._with_body(node)
         return node if node.handlers or node.finalbody else node.body
 
+    def visit_Call(self, node: ast.Call) -> Any:
+        self.generic_visit(node)
+        unread = {"zip": ("strict",), "add_argument": ("help", "metavar"), "ArgumentParser": ("description",)}
+        dropped = unread.get(last_name(node.func), ())
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in dropped]
+        return node
+
     def visit_Raise(self, node: ast.Raise) -> Any:
+        node.cause = None
         if isinstance(node.exc, ast.Call):
             node.exc.args = [_without_remedy(item) for item in node.exc.args]
         return node
