@@ -10,8 +10,8 @@ from pipeline.config import Params
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
-from pipeline.submission.specialise import specialise
 from pipeline.submission.program import Recipe, seeded_digest, settings_digest
+from pipeline.submission.specialise import specialise
 
 _SLACK_FRAC = 0.0005
 """Share of the limit above which unused code reserve is worth mentioning."""

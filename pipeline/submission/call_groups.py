@@ -1,6 +1,6 @@
 """Every call of every function of a program whose calls are all known, and how to take an argument out of them.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
@@ -90,9 +90,9 @@ def _known(functions: list[Function], calls: list[ast.Call], skipped: int) -> It
     starred = any(isinstance(item, ast.Starred) for call in calls for item in call.args)
     variadic = any(function.args.vararg or function.args.kwarg for function in functions)
     same = {tuple(item.arg for item in parameters(function.args))[skipped:] for function in functions}
-    if calls and not starred and not variadic and len(same) == 1:
-        if all(keyword.arg for call in calls for keyword in call.keywords):
-            yield CallGroup(functions, calls, skipped)
+    spread = any(keyword.arg is None for call in calls for keyword in call.keywords)
+    if calls and not starred and not variadic and not spread and len(same) == 1:
+        yield CallGroup(functions, calls, skipped)
 
 
 def argument(call: ast.Call, index: int, name: str) -> ast.expr | None:

@@ -1,6 +1,6 @@
 """Which expressions of a program do nothing but give a value, so that an unused one can go.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
@@ -8,11 +8,12 @@ import ast
 _QUIET_CALLS = {"isinstance", "len", "getattr", "hasattr", "int", "float", "bool", "tuple", "list", "dict", "set",
                 "range", "min", "max", "sum", "sorted", "abs", "str", "cast", "zip", "enumerate", "id",
                 "replace", "Path"}  # fmt: skip
-_QUIET_METHODS = {"mean", "item", "numel", "format", "join", "index", "items", "keys", "values", "get", "dim", "size"}
+_QUIET_METHODS = {"mean", "item", "numel", "format", "join", "index", "items", "keys", "values", "get"}
 _QUIET_NODES = (
     ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Tuple, ast.List,
     ast.Subscript, ast.IfExp, ast.Slice, ast.Dict, ast.Set, ast.expr_context, ast.operator, ast.cmpop, ast.boolop,
-    ast.unaryop, ast.keyword, ast.Lambda, ast.JoinedStr, ast.FormattedValue, ast.Starred, ast.GeneratorExp, ast.ListComp,
+    ast.unaryop, ast.keyword, ast.Lambda, ast.JoinedStr, ast.FormattedValue, ast.Starred, ast.GeneratorExp,
+    ast.ListComp,
     ast.SetComp, ast.DictComp, ast.comprehension,
 )  # fmt: skip
 

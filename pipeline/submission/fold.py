@@ -1,6 +1,6 @@
 """What a fixed recipe leaves of a program: branches that cannot run go, expressions with one value become that value.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
@@ -71,9 +71,9 @@ class _Folder(ast.NodeTransformer):
         self.generic_visit(node)
         parts: list[ast.expr] = []
         for part in node.values:
-            if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Constant):
-                if part.conversion == -1 and part.format_spec is None:
-                    part = ast.Constant(str(part.value.value))
+            plain = isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None
+            if plain and isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Constant):
+                part = ast.Constant(str(part.value.value))
             if parts and isinstance(part, ast.Constant) and isinstance(parts[-1], ast.Constant):
                 part = ast.Constant(parts.pop().value + part.value)  # type: ignore[attr-defined]
             parts.append(part)

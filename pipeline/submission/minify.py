@@ -4,8 +4,9 @@
 compressed with brotli inside a string literal, in the cheapest of three forms; the text is registered with `linecache`
 before it is compiled, so that `inspect.getsource` (Triton, torch.compile) and tracebacks see real lines.
 
-Class and function names change, attribute, parameter and field names do not: state-dict keys survive. Literals are not
-hoisted into variables: that shortens the text but not the compressed text.
+Class and function names change, and parameters before a `/`, which goes afterwards; attributes and fields do not:
+state-dict keys survive. Neither literals nor builtins become variables: that shortens the text but not the compressed
+text.
 
 Source: linecache.cache entries (size, mtime, lines, name); an mtime of None is never checked against the disk.
 Checked by: tests/submission/test_minify.py.

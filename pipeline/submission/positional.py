@@ -2,7 +2,7 @@
 
 Foreign code is taken to call our functions by position, as torch, numpy and the standard library do.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """The functions, classes and annotations of a flattened program, looked up by name.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast

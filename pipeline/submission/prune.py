@@ -3,7 +3,7 @@
 Each function changes the tree it is given and returns whether anything went. A value is only dropped where computing
 it has no effect; a parameter only where every call of its function is known.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
@@ -88,8 +88,7 @@ class _Pruner(ast.NodeTransformer):
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         self.holders.append(node.name)
         kept = [self.visit(item) if isinstance(item, Function) else item for item in node.body]
-        kept = [item for item in kept if not (isinstance(item, Function) and item.name == "__post_init__" and _is_empty(item))]
-        node.body = kept or [ast.Pass()]
+        node.body = [item for item in kept if not _is_empty_hook(item)] or [ast.Pass()]
         self.holders.pop()
         return node
 
@@ -128,8 +127,10 @@ class _Pruner(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         call = node.value
-        if isinstance(call, ast.Call) and self._does_nothing(call) and all(
-            is_quiet(item, self.quiet) for item in [*call.args, *call.keywords]
+        if (
+            isinstance(call, ast.Call)
+            and self._does_nothing(call)
+            and all(is_quiet(item, self.quiet) for item in [*call.args, *call.keywords])
         ):
             return None
         return None if is_quiet(call, self.quiet) else node
@@ -201,6 +202,10 @@ class _Pruner(ast.NodeTransformer):
         return isinstance(atom, Const | Items)
 
 
+def _is_empty_hook(node: ast.stmt) -> bool:
+    return isinstance(node, Function) and node.name == "__post_init__" and _is_empty(node)
+
+
 def _is_empty(node: Function) -> bool:
     return not node.decorator_list and all(isinstance(item, ast.Pass) for item in node.body)
 
@@ -249,7 +254,9 @@ def _drop_fields(tree: ast.Module, flow: Flow) -> None:
             continue
         for index in reversed(range(len(names))):
             found = [argument(call, index, names[index]) for call in calls]
-            if is_read(loaded, [info.name], names[index]) or not all(item is None or is_quiet(item, quiet) for item in found):
+            if is_read(loaded, [info.name], names[index]) or not all(
+                item is None or is_quiet(item, quiet) for item in found
+            ):
                 continue
             for call in calls:
                 remove_argument(call, index, names[index])

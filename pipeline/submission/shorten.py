@@ -4,7 +4,7 @@ A name is replaced everywhere or nowhere, and only when nothing but the program 
 attribute of that name, no module registers a tensor or part under it (the keys of a state dict), no call passes a
 keyword and no string asks for an attribute of that name.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
@@ -15,16 +15,16 @@ from pipeline.submission.flow import Flow
 from pipeline.submission.program_names import Function, last_name
 from pipeline.submission.prune import classes_used_whole
 
-FOREIGN_NAMES = frozenset(
-    """
-    _generator _module _parts _root _subclasses add args attention average backward base block bos_id bytes
-    classes close compile config count data decoder defaults device dim discard dtype embedding_dim empty encoder
-    fields format forward grad group identity is_quantized items keys kind layout load_state_dict loads log memory
-    name names number open owner package parallel parameters parent parts path quantization read readable reshape
-    root save seed sha256 shape size start state state_dict step stop stream stride take test trace train update
-    values vocab_size weight windows write
-    """.split()
-)
+FOREIGN_NAMES = frozenset({
+    "_generator", "_module", "_parts", "_root", "_subclasses", "add", "args", "attention", "average", "backward",
+    "base", "block", "bos_id", "bytes", "classes", "close", "compile", "config", "count", "data", "decoder",
+    "defaults", "device", "dim", "discard", "dtype", "embedding_dim", "empty", "encoder", "fields", "format",
+    "forward", "grad", "group", "identity", "is_quantized", "items", "keys", "kind", "layout", "load_state_dict",
+    "loads", "log", "memory", "name", "names", "number", "open", "owner", "package", "parallel", "parameters",
+    "parent", "parts", "path", "quantization", "read", "readable", "reshape", "root", "save", "seed", "sha256",
+    "shape", "size", "start", "state", "state_dict", "step", "stop", "stream", "stride", "take", "test", "trace",
+    "train", "update", "values", "vocab_size", "weight", "windows", "write"
+})  # fmt: skip
 """Names of our own attributes that objects of torch, numpy, sentencepiece or the standard library have as well."""
 
 

@@ -5,7 +5,7 @@ states, so `require`, functions that only require, asserts and guards of trusted
 a judge can cause: missing or foreign data, a damaged tokenizer, a machine or number of processes that does not fit
 (`demand`, and every other exception), without the part of the message that says how to repair a checkout.
 
-Checked by: tests/submission/test_fold.py.
+Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
@@ -34,8 +34,12 @@ def _checking_functions(tree: ast.Module, checks: set[str]) -> set[str]:
     verdicts: dict[str, bool] = {}
     for node in ast.walk(tree):
         if isinstance(node, Function):
-            only_checks = bool(node.body) and all(_is_check(item, checks) for item in node.body) and any(
-                isinstance(item, ast.Call | ast.Raise) for statement in node.body for item in ast.walk(statement)
+            only_checks = (
+                bool(node.body)
+                and all(_is_check(item, checks) for item in node.body)
+                and any(
+                    isinstance(item, ast.Call | ast.Raise) for statement in node.body for item in ast.walk(statement)
+                )
             )
             verdicts[node.name] = verdicts.get(node.name, True) and only_checks
     return {name for name, only_checks in verdicts.items() if only_checks}
@@ -50,8 +54,10 @@ def _is_check(node: ast.stmt, checks: set[str]) -> bool:
     if isinstance(node, ast.Assign):
         names = [item for target in node.targets for item in ast.walk(target) if isinstance(item, ast.expr)]
         return all(isinstance(item, ast.Name | ast.Tuple) for item in names)
-    return isinstance(node, ast.Assert | ast.Pass) or _is_trusted_raise(node) or (
-        isinstance(node, ast.Return) and node.value is None
+    return (
+        isinstance(node, ast.Assert | ast.Pass)
+        or _is_trusted_raise(node)
+        or (isinstance(node, ast.Return) and node.value is None)
     )
 
 
