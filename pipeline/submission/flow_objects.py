@@ -14,6 +14,7 @@ from pipeline.submission.program_names import (
     is_property,
     is_static,
     is_transparent,
+    local_names,
     own_nodes,
     parameters,
 )
@@ -42,7 +43,7 @@ class Objects:
 
     def __init__(self, tree: ast.Module) -> None:
         self.names = ProgramNames(tree)
-        self.local_names = _local_names(tree)
+        self.local_names = local_names(tree)
         self.known: dict[ast.AST, Known] = {}
         """What each expression that can run gives; absent when nothing reaches it."""
         self.ran: set[ast.AST] = set()
@@ -286,16 +287,7 @@ def _assigned(node: ast.AST) -> set[str]:
     return found - outer
 
 
-def _local_names(tree: ast.Module) -> set[str]:
-    """Return the names that some function binds, which may hide the program's own."""
-    found = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    for statement in tree.body:
-        if isinstance(statement, Function | ast.ClassDef):
-            found |= {node.id for node in ast.walk(statement)
-                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
-    return found
-
-
 def all_parameters(arguments: ast.arguments) -> list[ast.arg]:
+    """Return the named parameters in order, then those that collect the rest."""
     extra = [item for item in (arguments.vararg, arguments.kwarg) if item is not None]
     return [*parameters(arguments), *extra]

@@ -160,3 +160,13 @@ def defaults(arguments: ast.arguments) -> dict[str, ast.expr]:
         if default is not None:
             found[item.arg] = default
     return found
+
+
+def local_names(tree: ast.Module) -> set[str]:
+    """Return the names that some function binds, which may hide the program's own."""
+    found = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    for statement in tree.body:
+        if isinstance(statement, Function | ast.ClassDef):
+            found |= {node.id for node in ast.walk(statement)
+                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
+    return found
