@@ -1,0 +1,225 @@
+"""What the calls of a program give, and what reaches the functions that they call.
+
+Checked by: tests/submission/test_specialise.py.
+"""
+
+import ast
+from collections.abc import Callable
+
+from pipeline.submission.flow_expressions import Expressions
+from pipeline.submission.flow_objects import Scope
+from pipeline.submission.lattice import (
+    ANY,
+    FOREIGN,
+    NOTHING,
+    Const,
+    Foreign,
+    Instance,
+    Items,
+    Known,
+    Reference,
+    compute,
+    constant,
+    join,
+)
+from pipeline.submission.program_names import Function, is_property, last_name, parameters
+
+_RETURN_SELF = ("eval", "to", "cpu", "train", "float", "double", "requires_grad_")
+"""Methods of torch modules that return the module."""
+_PURE: dict[str, Callable] = {
+    "len": len, "int": int, "float": float, "bool": bool, "min": min, "max": max, "sum": sum, "tuple": tuple,
+    "sorted": sorted, "abs": abs, "str": str,
+}  # fmt: skip
+
+
+class Calls(Expressions):
+    """How calls use the memory; `imports` maps the names that a program imports to what they were called there."""
+
+    imports: dict[str, str]
+
+    def _value_call(self, node: ast.Call, scope: Scope) -> Known:
+        function = node.func
+        if isinstance(function, ast.Attribute):
+            return self._call_attribute(node, function, scope)
+        if not isinstance(function, ast.Name):
+            self._value(function, scope)
+            self._arguments(node, scope)
+            return ANY
+        owner = scope.owner(function.id)
+        if owner is self._module and function.id in self.names.functions:
+            target = self.names.functions[function.id]
+            return self._enter(target, self._bind(target, node, scope, []))
+        if owner is self._module and function.id in self.names.classes:
+            return self._construct(function.id, node, scope)
+        if owner is None:
+            return self._call_foreign(node, self.imports.get(function.id, function.id), scope)
+        value = self._value(function, scope)
+        self._arguments(node, scope)
+        return self._call_value(value, node, scope)
+
+    def _call_value(self, value: Known, node: ast.Call, scope: Scope) -> Known:
+        """Call an object: its own `__call__` and `forward` are already open to anybody."""
+        parts = [] if value else [ANY]
+        for atom in value:
+            if isinstance(atom, Reference):
+                function = self.names.functions[atom.name]
+                parts.append(self._enter(function, self._bind(function, node, scope, [])))
+                continue
+            parts.append(ANY)
+            if isinstance(atom, Instance):
+                self._call_method(atom, "__call__", node, scope)
+                self._call_method(atom, "forward", node, scope)
+        return join(*parts)
+
+    def _call_attribute(self, node: ast.Call, function: ast.Attribute, scope: Scope) -> Known:
+        if isinstance(function.value, ast.Call) and last_name(function.value.func) == "super":
+            return self._call_super(node, function.attr, scope)
+        if isinstance(function.value, ast.Name) and function.value.id in self.names.classes:
+            self._value(function, scope)
+            self._arguments(node, scope)
+            return ANY
+        if isinstance(function.value, ast.Name) and scope.owner(function.value.id) is None:
+            return self._call_module(node, function.value.id, function.attr, scope)
+        receiver = self._value(function.value, scope)
+        parts: list[Known] = []
+        for atom in sorted(receiver, key=repr):
+            if isinstance(atom, Instance):
+                found = self.names.method(atom.class_name, function.attr)
+                if found and not is_property(found[1]):
+                    parts.append(self._call_method(atom, function.attr, node, scope) or NOTHING)
+                elif function.attr in _RETURN_SELF and not self.names.is_closed(atom.class_name):
+                    self._arguments(node, scope)
+                    parts.append(frozenset({atom}))
+                else:
+                    self._arguments(node, scope)
+                    held = self._attribute(frozenset({atom}), function.attr, scope)
+                    self._grow(self.known, function, held)
+                    parts.append(self._call_value(held, node, scope))
+            elif isinstance(atom, Items):
+                self._arguments(node, scope)
+                parts.append(_items_method(atom, function.attr))
+            elif isinstance(atom, Const) and atom.value is None:
+                continue  # it raises
+            elif isinstance(atom, Foreign):
+                self._arguments(node, scope)
+                parts.append(ANY)
+            else:
+                self._arguments(node, scope)
+                for class_name in self._having(function.attr):
+                    self._call_method(Instance(class_name), function.attr, node, scope)
+                parts.append(ANY)
+        return join(*parts)
+
+    def _call_module(self, node: ast.Call, module: str, name: str, scope: Scope) -> Known:
+        """Call a function of an imported module; one with a capital is a class."""
+        values = self._arguments(node, scope)
+        if (module, name) == ("copy", "deepcopy"):
+            return values[0]
+        return FOREIGN if name[0].isupper() else ANY
+
+    def _call_super(self, node: ast.Call, method: str, scope: Scope) -> Known:
+        owner: Scope | None = scope
+        while owner is not None and not isinstance(owner.node, Function):
+            owner = owner.parent
+        assert owner is not None
+        assert owner.class_name is not None
+        assert isinstance(owner.node, Function)
+        own = owner.known.get(parameters(owner.node.args)[0].arg, NOTHING)
+        for info in self.names.line(owner.class_name)[1:]:
+            if method in info.methods:
+                function = info.methods[method]
+                return self._enter(function, self._bind(function, node, scope, [own]), info.name)
+        self._arguments(node, scope)
+        return ANY
+
+    def _call_foreign(self, node: ast.Call, name: str, scope: Scope) -> Known:
+        if name == "isinstance":
+            return self._isinstance(self._value(node.args[0], scope), node.args[1])
+        if name in ("getattr", "hasattr") and isinstance(node.args[1], ast.Constant):
+            return self._getattr(node, name, scope)
+        values = self._arguments(node, scope)
+        if name == "cast":
+            return self.refined(values[1], node.args[0])
+        if name == "replace" and values:
+            return self._replace(values[0], node, scope)
+        if name == "range" and len(values) <= 3:
+            return compute(lambda *bounds: tuple(range(*bounds)), *values)
+        if name in _PURE and not node.keywords and not any(isinstance(item, ast.Starred) for item in node.args):
+            if name in ("tuple", "len") and len(values) == 1 and all(isinstance(atom, Items) for atom in values[0]):
+                return join(*(_items_builtin(name, atom) for atom in values[0] if isinstance(atom, Items)))
+            return compute(_PURE[name], *values)
+        return ANY
+
+    def _isinstance(self, value: Known, kinds: ast.expr) -> Known:
+        wanted: list[str] = []
+        for kind in kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]:
+            classes = self.names.declared_classes(kind)
+            if classes is None:
+                return NOTHING if value == NOTHING else ANY
+            wanted += [sub for name in classes for sub in self.names.subclasses(name)]
+        if not set(wanted) & self.constructed:
+            return constant(False) if value else NOTHING
+        results = []
+        for atom in value:
+            if isinstance(atom, Instance):
+                results.append(constant(atom.class_name in wanted))
+            else:
+                results.append(constant(False) if atom not in ANY else join(constant(True), constant(False)))
+        return join(*results)
+
+    def _getattr(self, node: ast.Call, name: str, scope: Scope) -> Known:
+        receiver = self._value(node.args[0], scope)
+        attribute = str(ast.literal_eval(node.args[1]))
+        default = self._value(node.args[2], scope) if len(node.args) > 2 else NOTHING
+        parts: list[Known] = []
+        for atom in receiver:
+            if isinstance(atom, Instance):
+                value = self._attribute(frozenset({atom}), attribute, scope)
+                closed = self.names.is_closed(atom.class_name)
+                has = closed or value != ANY or self._surely_has(atom.class_name, attribute)
+                absent = closed and value == NOTHING
+                if name == "hasattr":
+                    parts.append(constant(not absent) if has else ANY)
+                else:
+                    parts.append(default if absent else value if has else join(value, default))
+            elif isinstance(atom, Const):
+                parts.append(constant(False) if name == "hasattr" else default)
+            else:
+                self._attribute_of_anything(attribute)
+                parts.append(ANY)
+        return join(*parts)
+
+    def _surely_has(self, class_name: str, attribute: str) -> bool:
+        """Return whether objects of a class have a method or get an attribute on every path of `__init__`."""
+        init = self.names.method(class_name, "__init__")
+        for statement in init[1].body if init else []:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            if any(isinstance(target, ast.Attribute) and target.attr == attribute for target in targets):
+                return True
+        return self.names.method(class_name, attribute) is not None
+
+    def _replace(self, value: Known, node: ast.Call, scope: Scope) -> Known:
+        parts: list[Known] = []
+        for atom in value:
+            if not isinstance(atom, Instance):
+                return ANY
+            for keyword in node.keywords:
+                assert keyword.arg is not None
+                self._store_field(Instance(atom.class_name), keyword.arg, self._value(keyword.value, scope))
+            parts.append(frozenset({Instance(atom.class_name)}))
+            if self.names.method(atom.class_name, "__post_init__"):
+                self._call_method(Instance(atom.class_name), "__post_init__", None, scope)
+        return join(*parts)
+
+
+def _items_method(atom: Items, method: str) -> Known:
+    if method == "items" and atom.keys is not None:
+        pairs = zip(atom.keys, atom.values, strict=True)
+        return join(frozenset({Items(tuple(frozenset({Items((constant(k), value))}) for k, value in pairs))}))
+    return ANY
+
+
+def _items_builtin(name: str, atom: Items) -> Known:
+    if name == "len":
+        return constant(len(atom.values))
+    return frozenset({atom}) if atom.keys is None else ANY
