@@ -15,10 +15,12 @@ Checked by: tests/submission/test_specialise.py.
 
 import ast
 
+from pipeline.submission.admit import admit
 from pipeline.submission.flow_calls import Calls
 from pipeline.submission.flow_objects import Scope, Scoped
-from pipeline.submission.lattice import ANY, NOTHING, Instance, Items, Known, constant, join
-from pipeline.submission.program_names import Function, last_name
+from pipeline.submission.lattice import ANY, NOTHING, Items, Known, constant, join
+from pipeline.submission.program_names import Function
+from pipeline.submission.tables import unchanged_tables
 
 
 class Flow(Calls):
@@ -27,19 +29,13 @@ class Flow(Calls):
     def __init__(self, tree: ast.Module) -> None:
         super().__init__(tree)
         self.reached: set[ast.stmt] = set()
-        fixed = _unchanged_tables(tree)
-        self.tables = {
-            node for item in tree.body if isinstance(item, ast.Expr) or item in fixed for node in ast.walk(item)
-        }
-        self.imports = {
-            (alias.asname or alias.name): alias.name
-            for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-        }  # fmt: skip
+        admit(tree, self.names)
+        self.tables = unchanged_tables(tree)
         while self._changed:
             self._changed = False
             self._visited = set()
             self._block(tree.body, self._module)
-            for node in list(self.ran):
+            for node in sorted(self.ran, key=lambda node: (node.lineno, node.col_offset)):
                 if node not in self._visited and isinstance(node, Scoped):
                     self._run(node)
         self._check_tests()
@@ -85,7 +81,7 @@ class Flow(Calls):
         elif isinstance(node, ast.Try):
             return self._try(node, scope)
         elif isinstance(node, ast.Assert):
-            self._value(node.test, scope)
+            self._children(node, scope)
         elif not isinstance(node, ast.ClassDef):
             self._children(node, scope)
         return False
@@ -120,13 +116,7 @@ class Flow(Calls):
         if isinstance(target, ast.Name):
             self._set(target.id, value, scope)
         elif isinstance(target, ast.Attribute):
-            receiver = self._value(target.value, scope)
-            for atom in receiver:
-                if isinstance(atom, Instance):
-                    self._store_field(atom, target.attr, value)
-                else:
-                    for class_name in self.constructed:
-                        self._store_field(Instance(class_name), target.attr, ANY)
+            self._store_attribute(self._value(target.value, scope), target.attr, value)
         elif isinstance(target, ast.Tuple | ast.List):
             for index, part in enumerate(target.elts):
                 self._assign(part, self._part(value, index, len(target.elts)), scope)
@@ -163,14 +153,3 @@ class Flow(Calls):
                 self._set(handler.name, ANY, scope)
             ends = self._block(handler.body, scope) and ends
         return self._block(node.finalbody, scope) or ends
-
-
-def _unchanged_tables(tree: ast.Module) -> list[ast.stmt]:
-    """Return the top-level assignments of dicts that the program only reads."""
-    changed = set()
-    for node in ast.walk(tree):
-        if (isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)) or (
-            isinstance(node, ast.Attribute) and node.attr in ("update", "pop", "setdefault", "clear", "popitem")
-        ):
-            changed.add(last_name(node.value))
-    return [node for node in tree.body if isinstance(node, ast.Assign) and last_name(node.targets[0]) not in changed]

@@ -7,11 +7,12 @@ import ast
 from collections.abc import Callable
 
 from pipeline.submission.flow_expressions import Expressions
-from pipeline.submission.flow_objects import Scope
+from pipeline.submission.flow_objects import ANY_NAME, Scope
 from pipeline.submission.lattice import (
     ANY,
     FOREIGN,
     NOTHING,
+    Atom,
     Const,
     Foreign,
     Instance,
@@ -21,11 +22,15 @@ from pipeline.submission.lattice import (
     compute,
     constant,
     join,
+    plain_values,
+    single,
 )
-from pipeline.submission.program_names import Function, is_property, last_name, parameters
+from pipeline.submission.program_names import Function, foreign_object, is_property, last_name, parameters
 
 _RETURN_SELF = ("eval", "to", "cpu", "train", "float", "double", "requires_grad_")
 """Methods of torch modules that return the module."""
+_REGISTER = ("register_buffer", "register_parameter", "register_module", "add_module")
+"""Methods of torch modules that set the attribute which their first argument names."""
 _PURE: dict[str, Callable] = {
     "len": len, "int": int, "float": float, "bool": bool, "min": min, "max": max, "sum": sum, "tuple": tuple,
     "sorted": sorted, "abs": abs, "str": str,
@@ -33,9 +38,7 @@ _PURE: dict[str, Callable] = {
 
 
 class Calls(Expressions):
-    """How calls use the memory; `imports` maps the names that a program imports to what they were called there."""
-
-    imports: dict[str, str]
+    """How calls use the memory."""
 
     def _value_call(self, node: ast.Call, scope: Scope) -> Known:
         function = node.func
@@ -52,7 +55,7 @@ class Calls(Expressions):
         if owner is self._module and function.id in self.names.classes:
             return self._construct(function.id, node, scope)
         if owner is None:
-            return self._call_foreign(node, self.imports.get(function.id, function.id), scope)
+            return self._call_foreign(node, scope)
         value = self._value(function, scope)
         self._arguments(node, scope)
         return self._call_value(value, node, scope)
@@ -74,20 +77,24 @@ class Calls(Expressions):
     def _call_attribute(self, node: ast.Call, function: ast.Attribute, scope: Scope) -> Known:
         if isinstance(function.value, ast.Call) and last_name(function.value.func) == "super":
             return self._call_super(node, function.attr, scope)
-        if isinstance(function.value, ast.Name) and function.value.id in self.names.classes:
+        if self._names_class(function.value, scope):
             self._value(function, scope)
             self._arguments(node, scope)
             return ANY
         if isinstance(function.value, ast.Name) and scope.owner(function.value.id) is None:
-            return self._call_module(node, function.value.id, function.attr, scope)
+            return self._call_foreign(node, scope)
         receiver = self._value(function.value, scope)
+        if function.attr in _REGISTER:
+            name = node.args[0] if node.args else None
+            known = isinstance(name, ast.Constant)
+            self._store_attribute(receiver, str(name.value) if known else ANY_NAME, ANY)  # type: ignore[union-attr]
         parts: list[Known] = []
         for atom in sorted(receiver, key=repr):
             if isinstance(atom, Instance):
                 found = self.names.method(atom.class_name, function.attr)
                 if found and not is_property(found[1]):
                     parts.append(self._call_method(atom, function.attr, node, scope) or NOTHING)
-                elif function.attr in _RETURN_SELF and not self.names.is_closed(atom.class_name):
+                elif function.attr in _RETURN_SELF and "named_modules" in self.names.inherited(atom.class_name):
                     self._arguments(node, scope)
                     parts.append(frozenset({atom}))
                 else:
@@ -110,13 +117,6 @@ class Calls(Expressions):
                 parts.append(ANY)
         return join(*parts)
 
-    def _call_module(self, node: ast.Call, module: str, name: str, scope: Scope) -> Known:
-        """Call a function of an imported module; one with a capital is a class."""
-        values = self._arguments(node, scope)
-        if (module, name) == ("copy", "deepcopy"):
-            return values[0]
-        return FOREIGN if name[0].isupper() else ANY
-
     def _call_super(self, node: ast.Call, method: str, scope: Scope) -> Known:
         owner: Scope | None = scope
         while owner is not None and not isinstance(owner.node, Function):
@@ -132,23 +132,32 @@ class Calls(Expressions):
         self._arguments(node, scope)
         return ANY
 
-    def _call_foreign(self, node: ast.Call, name: str, scope: Scope) -> Known:
+    def _call_foreign(self, node: ast.Call, scope: Scope) -> Known:
+        """Call a builtin or a function of an imported module."""
+        name = self.names.meaning(node.func)
         if name == "isinstance":
             return self._isinstance(self._value(node.args[0], scope), node.args[1])
-        if name in ("getattr", "hasattr") and isinstance(node.args[1], ast.Constant):
+        if name in ("getattr", "hasattr"):
             return self._getattr(node, name, scope)
         values = self._arguments(node, scope)
-        if name == "cast":
+        if name == "typing.cast":
             return self.refined(values[1], node.args[0])
-        if name == "replace" and values:
+        if name == "dataclasses.replace":
             return self._replace(values[0], node, scope)
+        if name in ("copy.copy", "copy.deepcopy"):
+            return values[0]
+        if name == "object.__setattr__":
+            known = single(values[1])
+            self._store_attribute(values[0], str(known.value) if known else ANY_NAME, ANY)
         if name == "range" and len(values) <= 3:
             return compute(lambda *bounds: tuple(range(*bounds)), *values)
         if name in _PURE and not node.keywords and not any(isinstance(item, ast.Starred) for item in node.args):
             if name in ("tuple", "len") and len(values) == 1 and all(isinstance(atom, Items) for atom in values[0]):
                 return join(*(_items_builtin(name, atom) for atom in values[0] if isinstance(atom, Items)))
             return compute(_PURE[name], *values)
-        return ANY
+        last = name.rpartition(".")[2]
+        is_class = "." in name and last[0].isupper() and isinstance(foreign_object(name), type)
+        return FOREIGN if is_class else ANY
 
     def _isinstance(self, value: Known, kinds: ast.expr) -> Known:
         wanted: list[str] = []
@@ -169,40 +178,36 @@ class Calls(Expressions):
 
     def _getattr(self, node: ast.Call, name: str, scope: Scope) -> Known:
         receiver = self._value(node.args[0], scope)
-        attribute = str(ast.literal_eval(node.args[1]))
         default = self._value(node.args[2], scope) if len(node.args) > 2 else NOTHING
+        attributes = plain_values(self._value(node.args[1], scope))
+        if attributes is None:
+            raise ValueError(f"specialise: `{ast.unparse(node)}`: names an attribute that is only known at run time")
         parts: list[Known] = []
-        for atom in receiver:
-            if isinstance(atom, Instance):
-                value = self._attribute(frozenset({atom}), attribute, scope)
-                closed = self.names.is_closed(atom.class_name)
-                has = closed or value != ANY or self._surely_has(atom.class_name, attribute)
-                absent = closed and value == NOTHING
-                if name == "hasattr":
-                    parts.append(constant(not absent) if has else ANY)
-                else:
-                    parts.append(default if absent else value if has else join(value, default))
-            elif isinstance(atom, Const):
-                parts.append(constant(False) if name == "hasattr" else default)
-            else:
-                self._attribute_of_anything(attribute)
-                parts.append(ANY)
+        for attribute in attributes:
+            for atom in receiver:
+                parts.append(self._getattr_of(atom, attribute, name == "hasattr", default, scope))
         return join(*parts)
 
+    def _getattr_of(self, atom: Atom, attribute: str, only_asks: bool, default: Known, scope: Scope) -> Known:
+        if isinstance(atom, Const) and atom.value is None:
+            return constant(False) if only_asks else default
+        value = self._attribute(frozenset({atom}), attribute, scope)
+        if isinstance(atom, Instance) and self._surely_has(atom.class_name, attribute):
+            return constant(True) if only_asks else value
+        if isinstance(atom, Instance) and self.names.is_closed(atom.class_name) and value == NOTHING:
+            return constant(False) if only_asks else default
+        return ANY if only_asks else join(value, default)
+
     def _surely_has(self, class_name: str, attribute: str) -> bool:
-        """Return whether objects of a class have a method or get an attribute on every path of `__init__`."""
-        init = self.names.method(class_name, "__init__")
-        for statement in init[1].body if init else []:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-            if any(isinstance(target, ast.Attribute) and target.attr == attribute for target in targets):
-                return True
-        return self.names.method(class_name, attribute) is not None
+        """Return whether objects of a class have a method, field or class attribute of a name at any time."""
+        declares = any(info.declares_fields and attribute in info.fields for info in self.names.line(class_name))
+        return declares or self.names.method(class_name, attribute) is not None
 
     def _replace(self, value: Known, node: ast.Call, scope: Scope) -> Known:
         parts: list[Known] = []
         for atom in value:
             if not isinstance(atom, Instance):
-                return ANY
+                raise ValueError(f"specialise: `{ast.unparse(node)}`: replaces fields of an object of an unknown class")
             for keyword in node.keywords:
                 assert keyword.arg is not None
                 self._store_field(Instance(atom.class_name), keyword.arg, self._value(keyword.value, scope))

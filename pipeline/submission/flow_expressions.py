@@ -69,7 +69,7 @@ class Expressions(Objects):
         owner = scope.owner(node.id)
         if owner is None:
             return ANY
-        if owner is self._module:
+        if owner is self._module and isinstance(node.ctx, ast.Load):
             if node.id in self.names.functions:
                 self._enter_freely(self.names.functions[node.id])
                 return frozenset({Reference(node.id)})
@@ -79,8 +79,13 @@ class Expressions(Objects):
                 return ANY
         return owner.known.get(node.id, NOTHING)
 
+    def _names_class(self, node: ast.expr, scope: Scope) -> bool:
+        named = isinstance(node, ast.Name) and node.id in self.names.classes
+        return named and isinstance(node, ast.Name) and scope.owner(node.id) is self._module
+
     def _value_attribute(self, node: ast.Attribute, scope: Scope) -> Known:
-        if isinstance(node.value, ast.Name) and node.value.id in self.names.classes:
+        if self._names_class(node.value, scope):
+            assert isinstance(node.value, ast.Name)
             info = self.names.classes[node.value.id]
             found = self.names.method(info.name, node.attr)
             if found:
@@ -172,8 +177,8 @@ class Expressions(Objects):
                      if isinstance(item, ast.Name)}  # fmt: skip
             self._scopes[node] = Scope(scope.node, scope, names, scope.class_name)
         inner = self._scopes[node]
-        for generator in node.generators:  # type: ignore[attr-defined]
-            item = self._element(self._value(generator.iter, inner))
+        for index, generator in enumerate(node.generators):  # type: ignore[attr-defined]
+            item = self._element(self._value(generator.iter, inner if index else scope))
             if item == NOTHING:
                 return ANY
             self._assign(generator.target, item, inner)

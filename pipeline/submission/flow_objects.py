@@ -19,7 +19,8 @@ from pipeline.submission.program_names import (
     parameters,
 )
 
-_HOOKS = ("forward", "backward")
+ANY_NAME = "*"
+"""Stands for an attribute whose name was not known where it was set."""
 Scoped = Function | ast.Lambda
 
 
@@ -95,7 +96,8 @@ class Objects:
 
     def _scope(self, node: Scoped, parent: Scope | None, class_name: str | None) -> Scope:
         if node not in self._scopes:
-            names = _assigned(node) | {item.arg for item in all_parameters(node.args)}
+            extra = [item for item in (node.args.vararg, node.args.kwarg) if item is not None]
+            names = _assigned(node) | {item.arg for item in [*parameters(node.args), *extra]}
             self._scopes[node] = Scope(node, parent or self._module, names, class_name)
         return self._scopes[node]
 
@@ -104,11 +106,17 @@ class Objects:
         """Let arguments reach a function; a parameter that is not given takes its default. Return what it returns."""
         scope = self._scope(node, parent, class_name)
         default_of = defaults(node.args)
-        for item in all_parameters(node.args):
+        outer = scope.parent or self._module
+        for default in default_of.values():
+            self._value(default, outer)
+        for item in parameters(node.args):
             value = given.get(item.arg)
             if value is None:
-                value = self._value(default_of[item.arg], self._module) if item.arg in default_of else ANY
+                value = self._value(default_of[item.arg], outer) if item.arg in default_of else ANY
             self._grow(scope.known, item.arg, self.refined(value, item.annotation))
+        for rest in (node.args.vararg, node.args.kwarg):
+            if rest is not None:
+                self._grow(scope.known, rest.arg, ANY)
         if node not in self.ran:
             self.ran.add(node)
             self._changed = True
@@ -132,7 +140,7 @@ class Objects:
     def _enter_freely(self, node: Scoped, class_name: str | None = None, self_value: Known | None = None,
                       parent: Scope | None = None) -> None:  # fmt: skip
         """Let foreign code call a function: every argument could be anything its annotation allows."""
-        given = {item.arg: ANY for item in all_parameters(node.args)}
+        given = {item.arg: ANY for item in parameters(node.args)}
         if self_value is not None and (first := parameters(node.args)):
             given[first[0].arg] = self_value
         self._enter(node, given, class_name, parent)
@@ -153,11 +161,7 @@ class Objects:
             if keyword.arg:
                 given[keyword.arg] = value
         if starred:
-            given |= {item.arg: ANY for item in all_parameters(node.args)[len(leading) :]}
-        if node.args.vararg:
-            given[node.args.vararg.arg] = ANY
-        if node.args.kwarg:
-            given[node.args.kwarg.arg] = ANY
+            given |= {item.arg: ANY for item in parameters(node.args)[len(leading) :]}
         return given
 
     def _call_method(self, receiver: Instance, method: str, call: ast.Call | None, scope: Scope) -> Known | None:
@@ -198,7 +202,7 @@ class Objects:
         for info in self.names.line(made.class_name):
             for method, function in info.methods.items():
                 is_dunder = method.startswith("__") and method not in ("__init__", "__post_init__")
-                if is_dunder or method in _HOOKS:
+                if is_dunder or method in self.names.inherited(made.class_name):
                     self._enter_freely(function, info.name, None if is_static(function) else frozenset({made}))
 
     def _construct_fields(self, made: Instance, line: list, call: ast.Call | None, scope: Scope) -> None:
@@ -209,7 +213,7 @@ class Objects:
         if call is not None:
             for index, argument in enumerate(call.args):
                 value = self._value(argument.value if isinstance(argument, ast.Starred) else argument, scope)
-                if fields[index].name not in given:
+                if index < len(fields) and fields[index].name not in given:
                     given[fields[index].name] = value
             for keyword in call.keywords:
                 value = self._value(keyword.value, scope)
@@ -220,6 +224,15 @@ class Objects:
                 known = NOTHING if field.default is None else self._value(field.default, self._module)
             self._store_field(made, field.name, self.refined(known, field.annotation))
 
+    def _store_attribute(self, receiver: Known, name: str, value: Known) -> None:
+        """Let a value reach an attribute; where the object is not known, of every class."""
+        for atom in receiver:
+            if isinstance(atom, Instance):
+                self._store_field(atom, name, value)
+            elif not isinstance(atom, Foreign):
+                for class_name in self.constructed:
+                    self._store_field(Instance(class_name), name, ANY)
+
     def _store_field(self, receiver: Instance, name: str, value: Known) -> None:
         self._grow(self._fields, (receiver.class_name, name), value)
         if receiver.site is not None:
@@ -227,6 +240,8 @@ class Objects:
 
     def field(self, receiver: Instance, name: str) -> Known:
         """Return what a stored attribute of an object can be."""
+        if not self.names.is_closed(receiver.class_name) and name in self.names.inherited(receiver.class_name):
+            return ANY
         line = self.names.line(receiver.class_name)
         own = (receiver.class_name if receiver.site is None else receiver.site, name)
         below = [] if receiver.site is not None else [(sub, name) for sub in self.names.subclasses(receiver.class_name)]
@@ -235,6 +250,8 @@ class Objects:
             for item in info.node.body:
                 if isinstance(item, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in item.targets):
                     found.append(self._value(item.value, self._module))
+        if (receiver.class_name, ANY_NAME) in self._fields:
+            return ANY
         if not found:
             return NOTHING if self.names.is_closed(receiver.class_name) else ANY
         annotation = next((info.fields[name].annotation for info in line if name in info.fields), None)
@@ -273,9 +290,13 @@ class Objects:
 
 
 def _assigned(node: ast.AST) -> set[str]:
-    """Return the variables that a function's own body or a module binds."""
+    """Return the variables that a function's own body or a module binds; those of comprehensions are their own."""
     found, outer = set(), set()
+    own = {id(item) for child in own_nodes(node) if isinstance(child, ast.comprehension)
+           for item in ast.walk(child.target)}  # fmt: skip
     for child in own_nodes(node):
+        if id(child) in own:
+            continue
         if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
             found.add(child.id)
         elif isinstance(child, ast.ExceptHandler) and child.name:
@@ -285,9 +306,3 @@ def _assigned(node: ast.AST) -> set[str]:
     for holder in [node, *own_nodes(node)]:
         found |= {child.name for child in ast.iter_child_nodes(holder) if isinstance(child, Function | ast.ClassDef)}
     return found - outer
-
-
-def all_parameters(arguments: ast.arguments) -> list[ast.arg]:
-    """Return the named parameters in order, then those that collect the rest."""
-    extra = [item for item in (arguments.vararg, arguments.kwarg) if item is not None]
-    return [*parameters(arguments), *extra]

@@ -4,13 +4,18 @@ Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
+import contextlib
+import importlib
+import inspect
+import re
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _TRANSPARENT = {"property", "cached_property", "staticmethod", "no_grad", "inference_mode"}
 """Decorators after which a call still returns what the function returns."""
+_TUPLE_NAMES = frozenset(dir(tuple))
 
 
 class Field(NamedTuple):
@@ -55,13 +60,20 @@ class ProgramNames:
             for target in node.targets
             if isinstance(target, ast.Name)
         }
+        self.imports = {
+            alias.asname or alias.name.partition(".")[0]: _meaning_of_import(node, alias)
+            for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+        }  # fmt: skip
+        """What each imported name means, as a dotted path."""
         self._lines: dict[str, list[ClassInfo]] = {}
         self._subclasses: dict[str, list[str]] = {}
         self.having: dict[str, list[str]] = {}
         for name in sorted(self.classes):
             for method in sorted({method for info in self.line(name) for method in info.methods}):
                 self.having.setdefault(method, []).append(name)
-        self.falsy_classes = [*self.having.get("__bool__", ()), *self.having.get("__len__", ())]
+        sized = {"__bool__", "__len__"}
+        self.falsy_classes = [name for name, info in self.classes.items()
+                              if sized & {*self.inherited(name), *info.methods} and not (info.is_tuple and info.fields)]  # fmt: skip
 
     def line(self, name: str) -> list[ClassInfo]:
         """Return the program's classes among a class and its ancestors, in the order of attribute lookup."""
@@ -82,6 +94,27 @@ class ProgramNames:
         """Return whether all ancestors of a class are the program's own, so that nothing else adds attributes."""
         known = {*self.classes, "NamedTuple", "object"}
         return all(base in known for info in self.line(name) for base in info.bases)
+
+    def meaning(self, node: ast.expr) -> str:
+        """Return the dotted path that a name, attribute, or call of one refers to outside of the program, or ''."""
+        if isinstance(node, ast.Call):
+            return self.meaning(node.func)
+        if isinstance(node, ast.Attribute):
+            whole = self.meaning(node.value)
+            return whole and f"{whole}.{node.attr}"
+        return self.imports.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+
+    @cache
+    def inherited(self, name: str) -> frozenset[str]:
+        """Return the attributes that the foreign ancestors of a class define, in their classes or on `self`."""
+        found: set[str] = set()
+        for info in self.line(name):
+            for base in info.node.bases:
+                if info.is_tuple:
+                    found |= _TUPLE_NAMES
+                elif last_name(base) not in self.classes and not info.is_structural:
+                    found |= _attributes_of(foreign_object(self.meaning(base)))
+        return frozenset(found)
 
     def method(self, name: str, method: str) -> tuple[ClassInfo, Function] | None:
         """Return the method an object of class `name` has under a name, and the class that defines it."""
@@ -105,6 +138,37 @@ class ProgramNames:
                 return None if info.is_structural else [info.name]
             return self.declared_classes(self.aliases.get(annotation.id))
         return None
+
+
+def _meaning_of_import(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> str:
+    if isinstance(node, ast.ImportFrom):
+        return f"{node.module}.{alias.name}"
+    return alias.name if alias.asname else alias.name.partition(".")[0]
+
+
+@cache
+def foreign_object(meaning: str) -> Any:
+    """Return the module, class or function at a dotted path; raises ValueError where there is none."""
+    module, *names = meaning.split(".")
+    try:
+        found = importlib.import_module(module)
+        for name in names:
+            module = f"{module}.{name}"
+            found = getattr(found, name) if hasattr(found, name) else importlib.import_module(module)
+    except ImportError:
+        found = getattr(importlib.import_module("builtins"), meaning, None)
+    if found is None:
+        raise ValueError(f"specialise: {meaning} is not installed here, and what it is decides what may be removed")
+    return found
+
+
+@cache
+def _attributes_of(base: type) -> frozenset[str]:
+    found = set(dir(base))
+    for ancestor in base.__mro__:
+        with contextlib.suppress(OSError, TypeError):  # written in C: dir tells all
+            found.update(re.findall(r"\bself\.(\w+)", inspect.getsource(ancestor)))
+    return frozenset(found)
 
 
 def last_name(node: ast.expr) -> str:

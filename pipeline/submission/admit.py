@@ -1,0 +1,154 @@
+"""What the analysis of a program models: anything else is refused in one line, so that nothing is guessed.
+
+The one idea: a list of what is allowed, not of what is forbidden. The house writes a small part of Python; a construct
+outside of it (a `match`, a decorator that changes arguments, `setattr`, a metaclass) ends the packaging of a record
+with the name of the definition that holds it. To allow one, teach `flow.py` what it does first.
+
+Checked by: tests/submission/test_specialise_refuses.py.
+"""
+
+import ast
+from collections.abc import Iterator
+
+from pipeline.submission.program_names import Function, ProgramNames, local_names
+
+_NODES = tuple(
+    getattr(ast, name)
+    for name in """
+    Module FunctionDef ClassDef Return Assign AugAssign AnnAssign For While If With withitem Raise Try Assert Import
+    ImportFrom alias Nonlocal Expr Pass Break Continue ExceptHandler arguments arg keyword comprehension
+    BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set ListComp SetComp DictComp GeneratorExp Yield YieldFrom Compare
+    Call FormattedValue JoinedStr Constant Attribute Subscript Starred Name List Tuple Slice
+    expr_context operator unaryop boolop cmpop
+    """.split()
+)
+_FUNCTION_DECORATORS = frozenset({
+    "property", "staticmethod", "functools.cached_property", "functools.lru_cache", "functools.cache",
+    "torch.no_grad", "torch.inference_mode", "contextlib.contextmanager",
+})  # fmt: skip
+"""Decorators that hand every argument on as it is."""
+_DATACLASS_SETTINGS = frozenset({"frozen", "kw_only", "eq"})
+_SPECIAL_METHODS = frozenset({"__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__len__", "__bool__"})
+_SPECIAL_ATTRIBUTES = frozenset({"__init__", "__setitem__", "__name__"})
+_FORBIDDEN_ATTRIBUTES = frozenset({"_replace", "_asdict", "_fields", "_make", "_field_defaults"})
+_FORBIDDEN_NAMES = frozenset({
+    "vars", "locals", "globals", "eval", "exec", "compile", "setattr", "delattr", "__import__", "__class__",
+})  # fmt: skip
+_FORBIDDEN_IMPORTS = frozenset({
+    f"dataclasses.{name}" for name in ("field", "fields", "astuple", "make_dataclass", "KW_ONLY", "InitVar")
+} | {"copy.replace", "typing.ClassVar", "functools.wraps", "functools.singledispatch", "operator.attrgetter",
+     "operator.methodcaller"})  # fmt: skip
+_PSEUDO_FIELDS = ("ClassVar", "InitVar", "KW_ONLY")
+
+
+def admit(tree: ast.Module, names: ProgramNames) -> None:
+    """Raise ValueError naming the definition that holds a construct which the analysis does not model."""
+    bound: set[str] = set()
+    for statement in tree.body:
+        where = getattr(statement, "name", None) or ast.unparse(statement).split("\n")[0][:60]
+        for problem in _problems(statement, tree, names, bound):
+            raise ValueError(f"specialise: `{where}`: {problem} is not analysed; write it another way")
+
+
+def _problems(statement: ast.stmt, tree: ast.Module, names: ProgramNames, bound: set[str]) -> Iterator[str]:
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        (target, *others) = targets
+        parts = target.elts if isinstance(target, ast.Tuple) else [target]
+        if others or not all(isinstance(item, ast.Name) for item in parts):
+            yield "a top-level assignment to other than one name or a tuple of names"
+        yield from ("a top-level name that is bound twice" for item in parts if getattr(item, "id", "") in bound)
+        bound.update(item.id for item in parts if isinstance(item, ast.Name))
+    elif isinstance(statement, Function | ast.ClassDef):
+        if statement.name in bound:
+            yield "a top-level name that is bound twice"
+        bound.add(statement.name)
+    elif not isinstance(statement, ast.Import | ast.ImportFrom | ast.Expr):
+        yield f"a top-level {type(statement).__name__}"
+    if isinstance(statement, ast.ClassDef):
+        yield from _class_problems(statement, names)
+    for parent in ast.walk(statement):
+        yield from _node_problems(parent, statement, tree, names)
+        for child in ast.iter_child_nodes(parent):
+            yield from _use_problems(child, parent, names)
+
+
+def _class_problems(node: ast.ClassDef, names: ProgramNames) -> Iterator[str]:
+    own = [base for base in names.classes[node.name].bases if base in names.classes]
+    if len(own) > 1 or node.keywords:
+        yield "a class with two bases of the program's own or with a metaclass"
+    if sum(info.declares_fields for info in names.line(node.name)) > 1:
+        yield "inheritance between dataclasses"
+    for item in node.decorator_list:
+        settings = {keyword.arg: keyword.value for keyword in item.keywords} if isinstance(item, ast.Call) else {}
+        plain = all(isinstance(value, ast.Constant) and name in _DATACLASS_SETTINGS for name, value in settings.items())
+        if names.meaning(item) != "dataclasses.dataclass" or not plain or getattr(item, "args", []):
+            yield f"the decorator `{ast.unparse(item)}`"
+    for statement in node.body:
+        if isinstance(statement, Function):
+            special = statement.name.startswith("__") and statement.name not in _SPECIAL_METHODS
+            yield from [f"the method {statement.name}"] if special else []
+        elif isinstance(statement, ast.AnnAssign):
+            if not isinstance(statement.target, ast.Name) or any(w in ast.unparse(statement.annotation) for w in _PSEUDO_FIELDS):
+                yield f"the field `{ast.unparse(statement)}`"
+        elif isinstance(statement, ast.Assign):
+            if not isinstance(statement.value, ast.Constant) or not all(isinstance(t, ast.Name) for t in statement.targets):
+                yield f"the class attribute `{ast.unparse(statement)}`"
+        elif not isinstance(statement, ast.Pass | ast.Expr):
+            yield f"a {type(statement).__name__} in a class body"
+
+
+def _node_problems(node: ast.AST, statement: ast.stmt, tree: ast.Module, names: ProgramNames) -> Iterator[str]:
+    if not isinstance(node, _NODES):
+        yield f"a {type(node).__name__}"
+    elif isinstance(node, ast.For | ast.While) and node.orelse:
+        yield "the else of a loop"
+    elif isinstance(node, ast.ClassDef) and node is not statement:
+        yield "a class inside a class or function"
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        for alias in node.names:
+            binding = alias.asname or alias.name.partition(".")[0]
+            meaning = f"{getattr(node, 'module', '')}.{alias.name}"
+            if meaning in _FORBIDDEN_IMPORTS or alias.name == "*":
+                yield f"the import of {meaning}"
+            if node is not statement and binding in {*names.functions, *names.classes, *local_names(tree)}:
+                yield f"an import of {binding} inside a function beside another {binding}"
+    elif isinstance(node, Function):
+        unknown = [item for item in node.decorator_list if names.meaning(item) not in _FUNCTION_DECORATORS]
+        yield from (f"the decorator `{ast.unparse(item)}`" for item in unknown)
+        if getattr(node, "type_params", None):
+            yield "a generic function"
+    elif isinstance(node, ast.Attribute):
+        dunder = node.attr.startswith("__") and node.attr not in _SPECIAL_ATTRIBUTES
+        whole = f"{names.meaning(node)}"
+        if (dunder and whole != "object.__setattr__") or node.attr in _FORBIDDEN_ATTRIBUTES or whole in _FORBIDDEN_IMPORTS:
+            yield f"the attribute {node.attr}"
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in _FORBIDDEN_NAMES:
+        yield node.id
+    elif isinstance(node, ast.Call):
+        meaning = names.meaning(node.func)
+        spread = any(keyword.arg is None for keyword in node.keywords) or any(
+            isinstance(item, ast.Starred) for item in node.args
+        )
+        if spread and meaning in ("dataclasses.replace", "dataclasses.asdict", "getattr", "hasattr", "isinstance"):
+            yield f"{meaning} of spread arguments"
+
+
+def _use_problems(node: ast.AST, parent: ast.AST, names: ProgramNames) -> Iterator[str]:
+    """Refuse functions that make or read objects in ways of their own where they are not used in the plainest way."""
+    if isinstance(node, ast.Call):
+        kind = names.meaning(node.func)
+        compared = isinstance(parent, ast.Compare) or (isinstance(parent, ast.Subscript) and node is parent.slice)
+        if kind == "type" and not (compared and len(node.args) == 1):
+            yield "the type of an object used other than in a comparison"
+        if kind == "super" and (node.args or not isinstance(parent, ast.Attribute)):
+            yield "super() other than in super().method()"
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call) and names.meaning(node.value.func) == "super":
+        if not (isinstance(parent, ast.Call) and node is parent.func):
+            yield "super() other than in super().method()"
+    called = isinstance(parent, ast.Call) and node is parent.func
+    if isinstance(node, ast.Name | ast.Attribute) and not called:
+        special = ("type", "super", "getattr", "hasattr", "isinstance", "object.__setattr__", "dataclasses.replace",
+                   "dataclasses.asdict", "copy.copy", "copy.deepcopy")  # fmt: skip
+        if names.meaning(node) in special:
+            yield f"{ast.unparse(node)} as a value"
