@@ -30,7 +30,7 @@ class Flow(Calls):
         super().__init__(tree)
         self.reached: set[ast.stmt] = set()
         admit(tree, self.names)
-        self.tables = unchanged_tables(tree)
+        self.tables = unchanged_tables(tree, self.names)
         while self._changed:
             self._changed = False
             self._visited = set()

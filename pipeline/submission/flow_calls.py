@@ -182,6 +182,8 @@ class Calls(Expressions):
         attributes = plain_values(self._value(node.args[1], scope))
         if attributes is None:
             raise ValueError(f"specialise: `{ast.unparse(node)}`: names an attribute that is only known at run time")
+        if set(attributes) & set(self.tables.values()):
+            raise ValueError(f"specialise: `{ast.unparse(node)}`: reads a table by a name in a string")
         parts: list[Known] = []
         for attribute in attributes:
             for atom in receiver:

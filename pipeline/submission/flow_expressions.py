@@ -25,7 +25,7 @@ from pipeline.submission.lattice import (
 class Expressions(Objects):
     """How expressions use the memory; `tables` are the nodes of dicts that nobody changes."""
 
-    tables: set[ast.AST]
+    tables: dict[ast.AST, str]
 
     def _children(self, node: ast.AST, scope: Scope) -> None:
         raise NotImplementedError

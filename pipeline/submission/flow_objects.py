@@ -201,8 +201,9 @@ class Objects:
     def _allow_hooks(self, made: Instance) -> None:
         for info in self.names.line(made.class_name):
             for method, function in info.methods.items():
-                is_dunder = method.startswith("__") and method not in ("__init__", "__post_init__")
-                if is_dunder or method in self.names.inherited(made.class_name):
+                called_here = method in ("__init__", "__post_init__")
+                open_to_all = method.startswith("__") or method in self.names.inherited(made.class_name)
+                if open_to_all and not called_here:
                     self._enter_freely(function, info.name, None if is_static(function) else frozenset({made}))
 
     def _construct_fields(self, made: Instance, line: list, call: ast.Call | None, scope: Scope) -> None:
