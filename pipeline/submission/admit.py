@@ -10,25 +10,24 @@ Checked by: tests/submission/test_specialise_refuses.py.
 import ast
 from collections.abc import Iterator
 
-from pipeline.submission.program_names import Function, ProgramNames, local_names
+from pipeline.submission.program_names import Function, ProgramNames, called
 
-_NODES = tuple(
-    getattr(ast, name)
-    for name in """
-    Module FunctionDef ClassDef Return Assign AugAssign AnnAssign For While If With withitem Raise Try Assert Import
-    ImportFrom alias Nonlocal Expr Pass Break Continue ExceptHandler arguments arg keyword comprehension
-    BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set ListComp SetComp DictComp GeneratorExp Yield YieldFrom Compare
-    Call FormattedValue JoinedStr Constant Attribute Subscript Starred Name List Tuple Slice
-    expr_context operator unaryop boolop cmpop
-    """.split()
-)
+_NODES = (
+    ast.Module, ast.FunctionDef, ast.ClassDef, ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.While,
+    ast.If, ast.With, ast.withitem, ast.Raise, ast.Try, ast.ExceptHandler, ast.Assert, ast.Import, ast.ImportFrom,
+    ast.alias, ast.Nonlocal, ast.Expr, ast.Pass, ast.Break, ast.Continue, ast.arguments, ast.arg, ast.keyword,
+    ast.comprehension, ast.BoolOp, ast.NamedExpr, ast.BinOp, ast.UnaryOp, ast.Lambda, ast.IfExp, ast.Dict, ast.Set,
+    ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Yield, ast.YieldFrom, ast.Compare, ast.Call,
+    ast.FormattedValue, ast.JoinedStr, ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List,
+    ast.Tuple, ast.Slice, ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
 _FUNCTION_DECORATORS = frozenset({
     "property", "staticmethod", "functools.cached_property", "functools.lru_cache", "functools.cache",
     "torch.no_grad", "torch.inference_mode", "contextlib.contextmanager",
 })  # fmt: skip
 """Decorators that hand every argument on as it is."""
 _DATACLASS_SETTINGS = frozenset({"frozen", "kw_only", "eq"})
-_SPECIAL_METHODS = frozenset({"__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__len__", "__bool__"})
+_SPECIAL_METHODS = frozenset({"__init__", "__post_init__", "__call__", "__enter__", "__exit__"})
 _SPECIAL_ATTRIBUTES = frozenset({"__init__", "__setitem__", "__name__"})
 _FORBIDDEN_ATTRIBUTES = frozenset({"_replace", "_asdict", "_fields", "_make", "_field_defaults"})
 _FORBIDDEN_NAMES = frozenset({
@@ -38,6 +37,9 @@ _FORBIDDEN_IMPORTS = frozenset({
     f"dataclasses.{name}" for name in ("field", "fields", "astuple", "make_dataclass", "KW_ONLY", "InitVar")
 } | {"copy.replace", "typing.ClassVar", "functools.wraps", "functools.singledispatch", "operator.attrgetter",
      "operator.methodcaller"})  # fmt: skip
+_READ_WHOLE = ("dataclasses.replace", "dataclasses.asdict", "getattr", "hasattr", "isinstance", "copy.copy",
+               "copy.deepcopy", "object.__setattr__", "typing.cast")  # fmt: skip
+_ONLY_CALLED = frozenset({"type", "super", *_READ_WHOLE})
 _PSEUDO_FIELDS = ("ClassVar", "InitVar", "KW_ONLY")
 
 
@@ -46,11 +48,11 @@ def admit(tree: ast.Module, names: ProgramNames) -> None:
     bound: set[str] = set()
     for statement in tree.body:
         where = getattr(statement, "name", None) or ast.unparse(statement).split("\n")[0][:60]
-        for problem in _problems(statement, tree, names, bound):
+        for problem in _problems(statement, names, bound):
             raise ValueError(f"specialise: `{where}`: {problem} is not analysed; write it another way")
 
 
-def _problems(statement: ast.stmt, tree: ast.Module, names: ProgramNames, bound: set[str]) -> Iterator[str]:
+def _problems(statement: ast.stmt, names: ProgramNames, bound: set[str]) -> Iterator[str]:
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         (target, *others) = targets
@@ -68,7 +70,7 @@ def _problems(statement: ast.stmt, tree: ast.Module, names: ProgramNames, bound:
     if isinstance(statement, ast.ClassDef):
         yield from _class_problems(statement, names)
     for parent in ast.walk(statement):
-        yield from _node_problems(parent, statement, tree, names)
+        yield from _node_problems(parent, statement, names)
         for child in ast.iter_child_nodes(parent):
             yield from _use_problems(child, parent, names)
 
@@ -82,23 +84,26 @@ def _class_problems(node: ast.ClassDef, names: ProgramNames) -> Iterator[str]:
     for item in node.decorator_list:
         settings = {keyword.arg: keyword.value for keyword in item.keywords} if isinstance(item, ast.Call) else {}
         plain = all(isinstance(value, ast.Constant) and name in _DATACLASS_SETTINGS for name, value in settings.items())
-        if names.meaning(item) != "dataclasses.dataclass" or not plain or getattr(item, "args", []):
+        if names.meaning(called(item)) != "dataclasses.dataclass" or not plain or getattr(item, "args", []):
             yield f"the decorator `{ast.unparse(item)}`"
     for statement in node.body:
         if isinstance(statement, Function):
-            special = statement.name.startswith("__") and statement.name not in _SPECIAL_METHODS
-            yield from [f"the method {statement.name}"] if special else []
-        elif isinstance(statement, ast.AnnAssign):
-            if not isinstance(statement.target, ast.Name) or any(w in ast.unparse(statement.annotation) for w in _PSEUDO_FIELDS):
-                yield f"the field `{ast.unparse(statement)}`"
-        elif isinstance(statement, ast.Assign):
-            if not isinstance(statement.value, ast.Constant) or not all(isinstance(t, ast.Name) for t in statement.targets):
-                yield f"the class attribute `{ast.unparse(statement)}`"
-        elif not isinstance(statement, ast.Pass | ast.Expr):
-            yield f"a {type(statement).__name__} in a class body"
+            if statement.name.startswith("__") and statement.name not in _SPECIAL_METHODS:
+                yield f"the method {statement.name}"
+        elif not _is_plain_member(statement):
+            yield f"`{ast.unparse(statement)}` in a class body"
 
 
-def _node_problems(node: ast.AST, statement: ast.stmt, tree: ast.Module, names: ProgramNames) -> Iterator[str]:
+def _is_plain_member(node: ast.stmt) -> bool:
+    """Return whether a class body only declares a field or sets an attribute to a constant."""
+    if isinstance(node, ast.AnnAssign):
+        return isinstance(node.target, ast.Name) and not any(w in ast.unparse(node.annotation) for w in _PSEUDO_FIELDS)
+    if isinstance(node, ast.Assign):
+        return isinstance(node.value, ast.Constant) and all(isinstance(target, ast.Name) for target in node.targets)
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+
+
+def _node_problems(node: ast.AST, statement: ast.stmt, names: ProgramNames) -> Iterator[str]:
     if not isinstance(node, _NODES):
         yield f"a {type(node).__name__}"
     elif isinstance(node, ast.For | ast.While) and node.orelse:
@@ -106,36 +111,36 @@ def _node_problems(node: ast.AST, statement: ast.stmt, tree: ast.Module, names: 
     elif isinstance(node, ast.ClassDef) and node is not statement:
         yield "a class inside a class or function"
     elif isinstance(node, ast.Import | ast.ImportFrom):
-        for alias in node.names:
-            binding = alias.asname or alias.name.partition(".")[0]
-            meaning = f"{getattr(node, 'module', '')}.{alias.name}"
-            if meaning in _FORBIDDEN_IMPORTS or alias.name == "*":
-                yield f"the import of {meaning}"
-            if node is not statement and binding in {*names.functions, *names.classes, *local_names(tree)}:
-                yield f"an import of {binding} inside a function beside another {binding}"
+        yield from _import_problems(node, node is statement, names)
     elif isinstance(node, Function):
-        unknown = [item for item in node.decorator_list if names.meaning(item) not in _FUNCTION_DECORATORS]
+        unknown = [item for item in node.decorator_list if names.meaning(called(item)) not in _FUNCTION_DECORATORS]
         yield from (f"the decorator `{ast.unparse(item)}`" for item in unknown)
-        if getattr(node, "type_params", None):
-            yield "a generic function"
+        yield from ["a generic function"] if getattr(node, "type_params", None) else []
     elif isinstance(node, ast.Attribute):
-        dunder = node.attr.startswith("__") and node.attr not in _SPECIAL_ATTRIBUTES
-        whole = f"{names.meaning(node)}"
-        if (dunder and whole != "object.__setattr__") or node.attr in _FORBIDDEN_ATTRIBUTES or whole in _FORBIDDEN_IMPORTS:
+        whole = names.meaning(node)
+        special = node.attr.startswith("__") and node.attr not in _SPECIAL_ATTRIBUTES and whole != "object.__setattr__"
+        if special or node.attr in _FORBIDDEN_ATTRIBUTES or whole in _FORBIDDEN_IMPORTS:
             yield f"the attribute {node.attr}"
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in _FORBIDDEN_NAMES:
         yield node.id
-    elif isinstance(node, ast.Call):
-        meaning = names.meaning(node.func)
-        spread = any(keyword.arg is None for keyword in node.keywords) or any(
-            isinstance(item, ast.Starred) for item in node.args
-        )
-        if spread and meaning in ("dataclasses.replace", "dataclasses.asdict", "getattr", "hasattr", "isinstance"):
-            yield f"{meaning} of spread arguments"
+    elif isinstance(node, ast.Call) and names.meaning(node.func) in _READ_WHOLE:
+        if any(keyword.arg is None for keyword in node.keywords) or any(isinstance(a, ast.Starred) for a in node.args):
+            yield f"{names.meaning(node.func)} of spread arguments"
+
+
+def _import_problems(node: ast.Import | ast.ImportFrom, at_top: bool, names: ProgramNames) -> Iterator[str]:
+    for alias in node.names:
+        binding = alias.asname or alias.name.partition(".")[0]
+        meaning = f"{getattr(node, 'module', '')}.{alias.name}"
+        if meaning in _FORBIDDEN_IMPORTS or alias.name == "*":
+            yield f"the import of {meaning}"
+        if not at_top and binding in {*names.functions, *names.classes, *names.local_names}:
+            yield f"an import of {binding} inside a function beside another {binding}"
 
 
 def _use_problems(node: ast.AST, parent: ast.AST, names: ProgramNames) -> Iterator[str]:
     """Refuse functions that make or read objects in ways of their own where they are not used in the plainest way."""
+    is_called = isinstance(parent, ast.Call) and node is parent.func
     if isinstance(node, ast.Call):
         kind = names.meaning(node.func)
         compared = isinstance(parent, ast.Compare) or (isinstance(parent, ast.Subscript) and node is parent.slice)
@@ -143,12 +148,7 @@ def _use_problems(node: ast.AST, parent: ast.AST, names: ProgramNames) -> Iterat
             yield "the type of an object used other than in a comparison"
         if kind == "super" and (node.args or not isinstance(parent, ast.Attribute)):
             yield "super() other than in super().method()"
-    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call) and names.meaning(node.value.func) == "super":
-        if not (isinstance(parent, ast.Call) and node is parent.func):
-            yield "super() other than in super().method()"
-    called = isinstance(parent, ast.Call) and node is parent.func
-    if isinstance(node, ast.Name | ast.Attribute) and not called:
-        special = ("type", "super", "getattr", "hasattr", "isinstance", "object.__setattr__", "dataclasses.replace",
-                   "dataclasses.asdict", "copy.copy", "copy.deepcopy")  # fmt: skip
-        if names.meaning(node) in special:
-            yield f"{ast.unparse(node)} as a value"
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call) and not is_called:
+        yield from ["super() other than in super().method()"] if names.meaning(node.value.func) == "super" else []
+    if isinstance(node, ast.Name | ast.Attribute) and not is_called and names.meaning(node) in _ONLY_CALLED:
+        yield f"{ast.unparse(node)} as a value"

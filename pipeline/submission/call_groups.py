@@ -31,15 +31,17 @@ def call_groups(tree: ast.Module, flow: Flow) -> Iterator[CallGroup]:
             by_name.setdefault(call.func.id, []).append(call)
         elif isinstance(call.func, ast.Attribute):
             by_attribute.setdefault(call.func.attr, []).append(call)
-    loose = names_used_as_values(tree)
+    # Names are taken as they stand: one that some function also gives to a variable is left alone.
+    loose = names_used_as_values(tree) | flow.names.local_names
     for name, function in flow.names.functions.items():
-        if name not in loose and function in flow.ran:
+        if name not in loose and function in flow.ran and not function.decorator_list:
             yield from _known([function], by_name.get(name, []), 0)
     for name, info in flow.names.classes.items():
         alone = flow.names.subclasses(name) == [name] and len(flow.names.line(name)) == 1
         if alone and info.methods.get("__init__") in flow.ran and name not in loose:
             yield from _known([info.methods["__init__"]], by_name.get(name, []), 1)
     read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and id(node) not in called}
+    read |= flow.read_by_string
     for name in flow.names.having:
         if not name.startswith("__") and name not in read:
             yield from _method_group(name, by_attribute.get(name, []), flow)
@@ -78,8 +80,8 @@ def methods_of_call(flow: Flow, function: ast.Attribute) -> list[Function]:
 def _method_group(name: str, calls: list[ast.Call], flow: Flow) -> Iterator[CallGroup]:
     owners = [info for info in flow.names.classes.values() if name in info.methods]
     functions = [info.methods[name] for info in owners if info.methods[name] in flow.ran]
-    # Foreign base classes may call methods of these names.
-    foreign = name in ("forward", "backward", "step", "state_dict", "load_state_dict")
+    # Foreign base classes may call what they define themselves.
+    foreign = any(flow.names.is_open(info.name, name) for info in owners)
     if foreign or any(is_property(function) or is_static(function) for function in functions):
         return
     if functions and all(isinstance(call.func, ast.Attribute) and methods_of_call(flow, call.func) for call in calls):

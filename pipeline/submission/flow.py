@@ -80,9 +80,7 @@ class Flow(Calls):
             self._block(node.body, scope)  # a context may swallow what ends it
         elif isinstance(node, ast.Try):
             return self._try(node, scope)
-        elif isinstance(node, ast.Assert):
-            self._children(node, scope)
-        elif not isinstance(node, ast.ClassDef):
+        elif isinstance(node, ast.Assert) or not isinstance(node, ast.ClassDef):
             self._children(node, scope)
         return False
 

@@ -184,6 +184,7 @@ class Calls(Expressions):
             raise ValueError(f"specialise: `{ast.unparse(node)}`: names an attribute that is only known at run time")
         if set(attributes) & set(self.tables.values()):
             raise ValueError(f"specialise: `{ast.unparse(node)}`: reads a table by a name in a string")
+        self.asked_by_string.update(attributes)
         parts: list[Known] = []
         for attribute in attributes:
             for atom in receiver:
@@ -193,9 +194,12 @@ class Calls(Expressions):
     def _getattr_of(self, atom: Atom, attribute: str, only_asks: bool, default: Known, scope: Scope) -> Known:
         if isinstance(atom, Const) and atom.value is None:
             return constant(False) if only_asks else default
+        if only_asks and isinstance(atom, Instance) and self._surely_has(atom.class_name, attribute):
+            return constant(True)
         value = self._attribute(frozenset({atom}), attribute, scope)
+        self.read_by_string.update(() if only_asks else [attribute])
         if isinstance(atom, Instance) and self._surely_has(atom.class_name, attribute):
-            return constant(True) if only_asks else value
+            return value
         if isinstance(atom, Instance) and self.names.is_closed(atom.class_name) and value == NOTHING:
             return constant(False) if only_asks else default
         return ANY if only_asks else join(value, default)

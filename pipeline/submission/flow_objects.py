@@ -14,7 +14,6 @@ from pipeline.submission.program_names import (
     is_property,
     is_static,
     is_transparent,
-    local_names,
     own_nodes,
     parameters,
 )
@@ -44,11 +43,13 @@ class Objects:
 
     def __init__(self, tree: ast.Module) -> None:
         self.names = ProgramNames(tree)
-        self.local_names = local_names(tree)
         self.known: dict[ast.AST, Known] = {}
         """What each expression that can run gives; absent when nothing reaches it."""
         self.ran: set[ast.AST] = set()
         """Functions and lambdas that can be called."""
+        self.read_by_string: set[str] = set()
+        self.asked_by_string: set[str] = set()
+        """Attributes that the program tests for or reads by a string."""
         self.constructed: set[str] = set()
         """Classes of which there can be objects."""
         self._fields: dict[tuple[str | int, str], Known] = {}
@@ -202,8 +203,7 @@ class Objects:
         for info in self.names.line(made.class_name):
             for method, function in info.methods.items():
                 called_here = method in ("__init__", "__post_init__")
-                open_to_all = method.startswith("__") or method in self.names.inherited(made.class_name)
-                if open_to_all and not called_here:
+                if self.names.is_open(made.class_name, method) and not called_here:
                     self._enter_freely(function, info.name, None if is_static(function) else frozenset({made}))
 
     def _construct_fields(self, made: Instance, line: list, call: ast.Call | None, scope: Scope) -> None:

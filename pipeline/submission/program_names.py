@@ -7,7 +7,9 @@ import ast
 import contextlib
 import importlib
 import inspect
+import io
 import re
+from collections import abc
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,6 +17,13 @@ from typing import Any, NamedTuple
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _TRANSPARENT = {"property", "cached_property", "staticmethod", "no_grad", "inference_mode"}
 """Decorators after which a call still returns what the function returns."""
+_PROTOCOL_METHODS = frozenset(
+    name
+    for kind in (io.IOBase, io.RawIOBase, io.TextIOBase, abc.MutableMapping, abc.MutableSequence, abc.MutableSet,
+                 abc.Generator)
+    for name in dir(kind)
+)  # fmt: skip
+"""Methods that foreign code calls on whatever it is given."""
 _TUPLE_NAMES = frozenset(dir(tuple))
 
 
@@ -65,6 +74,8 @@ class ProgramNames:
             for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
         }  # fmt: skip
         """What each imported name means, as a dotted path."""
+        self.local_names = local_names(tree)
+        self._inherited: dict[str, frozenset[str]] = {}
         self._lines: dict[str, list[ClassInfo]] = {}
         self._subclasses: dict[str, list[str]] = {}
         self.having: dict[str, list[str]] = {}
@@ -72,8 +83,11 @@ class ProgramNames:
             for method in sorted({method for info in self.line(name) for method in info.methods}):
                 self.having.setdefault(method, []).append(name)
         sized = {"__bool__", "__len__"}
-        self.falsy_classes = [name for name, info in self.classes.items()
-                              if sized & {*self.inherited(name), *info.methods} and not (info.is_tuple and info.fields)]  # fmt: skip
+        self.falsy_classes = [
+            name
+            for name, info in self.classes.items()
+            if sized & self.inherited(name) and not (info.is_tuple and info.fields)
+        ]
 
     def line(self, name: str) -> list[ClassInfo]:
         """Return the program's classes among a class and its ancestors, in the order of attribute lookup."""
@@ -96,17 +110,23 @@ class ProgramNames:
         return all(base in known for info in self.line(name) for base in info.bases)
 
     def meaning(self, node: ast.expr) -> str:
-        """Return the dotted path that a name, attribute, or call of one refers to outside of the program, or ''."""
-        if isinstance(node, ast.Call):
-            return self.meaning(node.func)
+        """Return the dotted path that a name or attribute refers to outside of the program, or ''."""
         if isinstance(node, ast.Attribute):
             whole = self.meaning(node.value)
             return whole and f"{whole}.{node.attr}"
         return self.imports.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
-    @cache
+    def is_open(self, name: str, method: str) -> bool:
+        """Return whether foreign code that holds an object of a class may call a method without being given it."""
+        return method.startswith("__") or method in _PROTOCOL_METHODS or method in self.inherited(name)
+
     def inherited(self, name: str) -> frozenset[str]:
         """Return the attributes that the foreign ancestors of a class define, in their classes or on `self`."""
+        if name not in self._inherited:
+            self._inherited[name] = frozenset(self._find_inherited(name))
+        return self._inherited[name]
+
+    def _find_inherited(self, name: str) -> set[str]:
         found: set[str] = set()
         for info in self.line(name):
             for base in info.node.bases:
@@ -114,7 +134,7 @@ class ProgramNames:
                     found |= _TUPLE_NAMES
                 elif last_name(base) not in self.classes and not info.is_structural:
                     found |= _attributes_of(foreign_object(self.meaning(base)))
-        return frozenset(found)
+        return found
 
     def method(self, name: str, method: str) -> tuple[ClassInfo, Function] | None:
         """Return the method an object of class `name` has under a name, and the class that defines it."""
@@ -178,7 +198,12 @@ def last_name(node: ast.expr) -> str:
 
 def decorator_name(node: ast.expr) -> str:
     """Return the last part of a decorator's name, called or not."""
-    return last_name(node.func if isinstance(node, ast.Call) else node)
+    return last_name(called(node))
+
+
+def called(node: ast.expr) -> ast.expr:
+    """Return what a decorator calls, or the decorator itself."""
+    return node.func if isinstance(node, ast.Call) else node
 
 
 @cache
@@ -229,8 +254,14 @@ def defaults(arguments: ast.arguments) -> dict[str, ast.expr]:
 def local_names(tree: ast.Module) -> set[str]:
     """Return the names that some function binds, which may hide the program's own."""
     found = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    found |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
     for statement in tree.body:
         if isinstance(statement, Function | ast.ClassDef):
+            fields = {node.target for node in getattr(statement, "body", []) if isinstance(node, ast.AnnAssign)}
             found |= {node.id for node in ast.walk(statement)
-                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
+                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+                      and not (isinstance(statement, ast.ClassDef) and node in fields)}  # fmt: skip
+            inner = (node for node in ast.walk(statement) if isinstance(node, Function) and node is not statement)
+            methods = statement.body if isinstance(statement, ast.ClassDef) else []
+            found |= {node.name for node in inner if node not in methods}
     return found

@@ -1,75 +1,71 @@
-"""Short names for the attributes, methods and fields of a program's own classes.
+"""Short names for the attributes, methods and fields of a program's own objects.
 
-A name is replaced everywhere or nowhere, and only when nothing but the program can mean it: no foreign object has an
-attribute of that name, no module registers a tensor or part under it (the keys of a state dict), no call passes a
-keyword and no string asks for an attribute of that name.
+The one idea: an attribute is renamed only when every place that names it, in the whole program, is proven to act on
+objects of the program's own classes, none of which takes that name from a foreign class. One access to an object that
+could be foreign, one keyword, one string that asks for it, and the name stays. Attributes of torch modules stay too,
+but for methods: their names are the keys of a state dict.
 
 Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
 import collections
+import keyword
 import string
 
 from pipeline.submission.flow import Flow
-from pipeline.submission.program_names import Function, last_name
-from pipeline.submission.prune import classes_used_whole
-
-FOREIGN_NAMES = frozenset({
-    "_generator", "_module", "_parts", "_root", "_subclasses", "add", "args", "attention", "average", "backward",
-    "base", "block", "bos_id", "bytes", "classes", "close", "compile", "config", "count", "data", "decoder",
-    "defaults", "device", "dim", "discard", "dtype", "embedding_dim", "empty", "encoder", "fields", "format",
-    "forward", "grad", "group", "identity", "is_quantized", "items", "keys", "kind", "layout", "load_state_dict",
-    "loads", "log", "memory", "name", "names", "number", "open", "owner", "package", "parallel", "parameters",
-    "parent", "parts", "path", "quantization", "read", "readable", "reshape", "root", "save", "seed", "sha256",
-    "shape", "size", "start", "state", "state_dict", "step", "stop", "stream", "stride", "take", "test", "trace",
-    "train", "update", "values", "vocab_size", "weight", "windows", "write"
-})  # fmt: skip
-"""Names of our own attributes that objects of torch, numpy, sentencepiece or the standard library have as well."""
+from pipeline.submission.lattice import Const, Instance, Known
+from pipeline.submission.program_names import Function
+from pipeline.submission.readings import Readings
 
 
 def shorten(tree: ast.Module, flow: Flow) -> ast.Module:
     """Return the program with short attribute names; `flow` is the analysis of exactly this tree."""
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     counts = collections.Counter(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-    renamed = [name for name in own_names(tree, flow) if len(name) > 1]
-    letters = [a + b for a in ["", *string.ascii_lowercase] for b in string.ascii_letters]
-    free = iter(sorted({name for name in letters if name not in used and name not in _WORDS}, key=_by_length))
-    mapping = {name: next(free) for name in sorted(renamed, key=lambda name: (-counts[name], name))}
-    return ast.fix_missing_locations(_Renamer(mapping).visit(tree))
-
-
-_WORDS = {"as", "if", "in", "is", "or", "to", "at", "mT", "mH", "T", "H"}
-
-
-def _by_length(name: str) -> tuple[int, str]:
-    return len(name), name
-
-
-def own_names(tree: ast.Module, flow: Flow) -> list[str]:
-    """Return the attribute names that may be replaced, sorted."""
-    whole = classes_used_whole(tree, flow)
-    own: set[str] = set()
-    taken: set[str] = set(FOREIGN_NAMES)
+    taken = {*counts, *keyword.kwlist}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            taken.add(node.value)
     for info in flow.names.classes.values():
-        closed = flow.names.is_closed(info.name)
-        methods = [name for name in info.methods if not name.startswith("__") and name not in ("forward", "backward")]
-        own.update(methods)
-        (taken if info.name in whole else own).update(info.fields)
-        for function in info.methods.values():
-            for node in ast.walk(function):
-                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                    (own if closed else taken).add(node.attr)
-        for item in info.node.body:
-            if isinstance(item, ast.Assign):
-                taken.update(last_name(target) for target in item.targets)
+        taken |= {*info.fields, *info.methods, *flow.names.inherited(info.name)}
+    letters = (first + second for first in ["", *string.ascii_lowercase] for second in string.ascii_letters)
+    free = (name for name in letters if name not in taken)
+    own = [name for name in own_names(tree, flow) if len(name) > 1]
+    long_names = sorted(own, key=lambda name: (-counts[name], name))
+    return ast.fix_missing_locations(_Renamer(dict(zip(long_names, free, strict=False))).visit(tree))
+
+
+def own_names(tree: ast.Module, flow: Flow) -> set[str]:
+    """Return the attribute names that only ever mean an attribute of the program's own objects."""
+    found: set[str] = set()
+    foreign = set(flow.asked_by_string)
+    whole = Readings(tree, flow).whole
+    for info in flow.names.classes.values():
+        found.update(name for name in [*info.methods, *info.fields] if not name.startswith("__"))
+        foreign |= flow.names.inherited(info.name) & {*info.methods, *info.fields}
+        foreign.update(name for name in info.methods if flow.names.is_open(info.name, name))
+        foreign.update(info.fields if info.name in whole or info.is_structural else ())
+        constants = (target for item in info.node.body if isinstance(item, ast.Assign) for target in item.targets)
+        foreign.update(target.id for target in constants if isinstance(target, ast.Name))
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg:
-            taken.add(node.arg)
-        elif isinstance(node, ast.Call) and last_name(node.func) in ("getattr", "hasattr", "setattr", "__setattr__"):
-            taken.update(item.value for part in tree.body for item in ast.walk(part)
-                         if isinstance(item, ast.Constant) and isinstance(item.value, str))  # fmt: skip
-    return sorted(own - taken)
+            foreign.add(node.arg)
+        elif isinstance(node, ast.Attribute) and not node.attr.startswith("__"):
+            own = _is_own(node.attr, flow.known.get(node.value, frozenset()), flow)
+            (found if own else foreign).add(node.attr)
+    return found - foreign
+
+
+def _is_own(attribute: str, receiver: Known, flow: Flow) -> bool:
+    objects = [atom.class_name for atom in receiver if isinstance(atom, Instance)]
+    others = [atom for atom in receiver if not isinstance(atom, Instance) and atom != Const("NoneType", "None", None)]
+    return bool(objects) and not others and all(_defines(name, attribute, flow) for name in objects)
+
+
+def _defines(class_name: str, attribute: str, flow: Flow) -> bool:
+    names = flow.names
+    is_method = names.method(class_name, attribute) is not None
+    return attribute not in names.inherited(class_name) and (is_method or names.is_closed(class_name))
 
 
 class _Renamer(ast.NodeTransformer):

@@ -9,6 +9,7 @@ Checked by: tests/submission/test_specialise.py.
 
 import ast
 
+from pipeline.submission.drop import drop_unread
 from pipeline.submission.flow import Flow
 from pipeline.submission.fold import fold
 from pipeline.submission.positional import by_position
@@ -31,7 +32,7 @@ def without_unused(source: str) -> str:
     while True:
         tree = ast.parse(text)
         flow = Flow(tree)
-        tree = remove_unreachable(prune(fold(tree, flow), flow))
+        tree = remove_unreachable(prune(drop_unread(fold(tree, flow), flow), flow))
         shorter = ast.unparse(ast.fix_missing_locations(tree))
         if len(shorter) >= len(text):
             return text

@@ -108,4 +108,3 @@ def _looks_up(use: _Use) -> bool:
     if isinstance(parent, ast.For | ast.comprehension):
         return node is parent.iter
     return isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id in _CONSUMERS
-

@@ -11,8 +11,8 @@ Checked by: tests/submission/test_specialise.py.
 import ast
 from typing import Any
 
-from pipeline.submission.effects import is_quiet
-from pipeline.submission.program_names import Function, last_name
+from pipeline.submission.effects import Effects
+from pipeline.submission.program_names import ProgramNames, last_name
 
 _TRUSTED = ("ArtifactError", "HessianError", "BudgetError")
 """Exceptions that only the record's own artifact or calibration could raise."""
@@ -20,86 +20,86 @@ _TRUSTED = ("ArtifactError", "HessianError", "BudgetError")
 
 def trim(tree: ast.Module) -> ast.Module:
     """Return a program without its checks of what it carries inside or makes itself; changes `tree`."""
-    checks = {"require"}
-    while True:
-        found = _checking_functions(tree, checks)
-        if found <= checks:
-            break
-        checks |= found
+    checks = _Checks(tree)
     return ast.fix_missing_locations(_Trimmer(checks).visit(tree))
 
 
-def _checking_functions(tree: ast.Module, checks: set[str]) -> set[str]:
-    """Return the names under which every function or method does nothing but check."""
-    verdicts: dict[str, bool] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, Function):
-            only_checks = (
-                bool(node.body)
-                and all(_is_check(item, checks) for item in node.body)
-                and any(
-                    isinstance(item, ast.Call | ast.Raise) for statement in node.body for item in ast.walk(statement)
-                )
-            )
-            verdicts[node.name] = verdicts.get(node.name, True) and only_checks
-    return {name for name, only_checks in verdicts.items() if only_checks}
+class _Checks:
+    """The functions of a program that can only raise, and the statements that can."""
 
+    def __init__(self, tree: ast.Module) -> None:
+        names = ProgramNames(tree)
+        self.is_quiet = Effects(tree, names).is_quiet
+        self.names = {"require"} & set(names.functions)
+        by_name: dict[str, list[ast.FunctionDef]] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                by_name.setdefault(node.name, []).append(node)
+        shared = names.local_names | {"__init__"}
+        while added := {name for name, nodes in by_name.items() if name not in self.names | shared
+                        and all(self._only_checks(node) for node in nodes)}:  # fmt: skip
+            self.names |= added
 
-def _is_check(node: ast.stmt, checks: set[str]) -> bool:
-    """Return whether a statement can only raise; what it binds must be of use to checks alone."""
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant) or _is_check_call(node.value, checks)
-    if isinstance(node, ast.If | ast.For):
-        return all(_is_check(item, checks) for item in [*node.body, *node.orelse])
-    if isinstance(node, ast.Assign):
-        names = [item for target in node.targets for item in ast.walk(target) if isinstance(item, ast.expr)]
-        return all(isinstance(item, ast.Name | ast.Tuple) for item in names)
-    return (
-        isinstance(node, ast.Assert | ast.Pass)
-        or _is_trusted_raise(node)
-        or (isinstance(node, ast.Return) and node.value is None)
-    )
+    def _only_checks(self, node: ast.FunctionDef) -> bool:
+        raises = any(isinstance(item, ast.Raise) or self.is_call(item) for item in ast.walk(node))
+        return raises and not node.decorator_list and all(self.is_check(item) for item in node.body)
 
+    def is_check(self, node: ast.stmt) -> bool:
+        """Return whether a statement can do nothing but raise what a record never does."""
+        if isinstance(node, ast.Expr):
+            return isinstance(node.value, ast.Constant) or self.is_call(node.value)
+        if isinstance(node, ast.If | ast.For):
+            start = node.test if isinstance(node, ast.If) else node.iter
+            return self.is_quiet(start) and all(self.is_check(item) for item in [*node.body, *node.orelse])
+        if isinstance(node, ast.Assign):
+            names = [item for target in node.targets for item in ast.walk(target) if isinstance(item, ast.expr)]
+            return self.is_quiet(node.value) and all(isinstance(item, ast.Name | ast.Tuple) for item in names)
+        if isinstance(node, ast.Return):
+            return node.value is None
+        return isinstance(node, ast.Assert | ast.Pass) or self.is_trusted(node)
 
-def _is_check_call(node: ast.expr, checks: set[str]) -> bool:
-    return isinstance(node, ast.Call) and last_name(node.func) in checks
+    def is_call(self, node: ast.AST) -> bool:
+        """Return whether an expression calls a check, with arguments that have no effect."""
+        if not isinstance(node, ast.Call) or last_name(node.func) not in self.names:
+            return False
+        parts = [*node.args, *node.keywords]
+        if isinstance(node.func, ast.Attribute):
+            parts.append(node.func.value)
+        return all(self.is_quiet(item) for item in parts)
 
-
-def _is_trusted_raise(node: ast.stmt) -> bool:
-    if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
-        return False
-    return last_name(node.exc.func) in _TRUSTED
+    @staticmethod
+    def is_trusted(node: ast.stmt) -> bool:
+        """Return whether a statement raises what only the record's own artifact could cause."""
+        raises = isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        return raises and isinstance(node, ast.Raise) and last_name(node.exc.func) in _TRUSTED  # type: ignore
 
 
 class _Trimmer(ast.NodeTransformer):
-    def __init__(self, checks: set[str]) -> None:
+    def __init__(self, checks: _Checks) -> None:
         self.checks = checks
 
     def visit_Expr(self, node: ast.Expr) -> Any:
-        useless = isinstance(node.value, ast.Constant) or _is_check_call(node.value, self.checks)
-        return None if useless else self.generic_visit(node)
+        return None if self.checks.is_check(node) else node
 
-    def visit_Assert(self, node: ast.Assert) -> None:
-        return None
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        return None if node.name in self.checks else self._with_body(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
-        return self._with_body(node)
+    def visit_Assert(self, node: ast.Assert) -> Any:
+        return None if self.checks.is_quiet(node.test) else ast.Expr(node.test)
 
     def visit_If(self, node: ast.If) -> Any:
-        guards = not node.orelse and all(_is_check(item, self.checks) for item in node.body)
-        if guards and _is_trusted_raise(node.body[-1]):
-            return None
-        return self._with_body(node)
+        guards = not node.orelse and all(self.checks.is_check(item) for item in node.body)
+        if guards and self.checks.is_trusted(node.body[-1]):
+            return None if self.checks.is_quiet(node.test) else ast.Expr(node.test)
+        self._with_body(node)
+        empty = not node.orelse and all(isinstance(item, ast.Pass) for item in node.body)
+        return None if empty and self.checks.is_quiet(node.test) else node
 
     def visit_For(self, node: ast.For) -> Any:
         self._with_body(node)
-        return None if isinstance(node.body[0], ast.Pass) and is_quiet(node.iter) else node
+        return None if isinstance(node.body[0], ast.Pass) and self.checks.is_quiet(node.iter) else node
 
     def visit_Try(self, node: ast.Try) -> Any:
-        node.handlers = [item for item in node.handlers if not _is_trusted_raise(item.body[-1])]
+        node.handlers = [item for item in node.handlers if not self.checks.is_trusted(item.body[-1])]
+        if not node.handlers:
+            node.body, node.orelse = node.body + node.orelse, []
         self._with_body(node)
         return node if node.handlers or node.finalbody else node.body
 
@@ -120,6 +120,8 @@ class _Trimmer(ast.NodeTransformer):
         self.generic_visit(node)
         node.body = node.body or [ast.Pass()]
         return node
+
+    visit_FunctionDef = visit_ClassDef = visit_With = visit_While = _with_body
 
 
 def _without_remedy(message: ast.expr) -> ast.expr:
