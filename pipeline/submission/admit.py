@@ -124,8 +124,9 @@ def _node_problems(node: ast.AST, statement: ast.stmt, names: ProgramNames) -> I
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in _FORBIDDEN_NAMES:
         yield node.id
     elif isinstance(node, ast.Call) and names.meaning(node.func) in _READ_WHOLE:
-        if any(keyword.arg is None for keyword in node.keywords) or any(isinstance(a, ast.Starred) for a in node.args):
-            yield f"{names.meaning(node.func)} of spread arguments"
+        spread: list[ast.expr] = [item for item in node.args if isinstance(item, ast.Starred)]
+        spread += [item.value for item in node.keywords if item.arg is None]
+        yield from [f"{names.meaning(node.func)} of spread arguments"] if spread else []
 
 
 def _import_problems(node: ast.Import | ast.ImportFrom, at_top: bool, names: ProgramNames) -> Iterator[str]:

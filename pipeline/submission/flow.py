@@ -35,7 +35,7 @@ class Flow(Calls):
             self._changed = False
             self._visited = set()
             self._block(tree.body, self._module)
-            for node in sorted(self.ran, key=lambda node: (node.lineno, node.col_offset)):
+            for node in sorted(self.ran, key=_place):
                 if node not in self._visited and isinstance(node, Scoped):
                     self._run(node)
         self._check_tests()
@@ -151,3 +151,7 @@ class Flow(Calls):
                 self._set(handler.name, ANY, scope)
             ends = self._block(handler.body, scope) and ends
         return self._block(node.finalbody, scope) or ends
+
+
+def _place(node: ast.AST) -> tuple[int, int]:
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)

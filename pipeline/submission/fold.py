@@ -167,7 +167,7 @@ class _Folder(ast.NodeTransformer):
         return _dict(names, given) if len(given) == len(names) else None
 
 
-def _constant(value: object) -> ast.expr:
+def _constant(value: Any) -> ast.expr:
     # A negative constant is a sign and a number, which binds less tightly than a power.
     if isinstance(value, int | float) and not isinstance(value, bool) and str(value).startswith("-"):
         return ast.UnaryOp(ast.USub(), ast.Constant(-value))

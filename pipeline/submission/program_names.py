@@ -171,7 +171,7 @@ def foreign_object(meaning: str) -> Any:
     """Return the module, class or function at a dotted path; raises ValueError where there is none."""
     module, *names = meaning.split(".")
     try:
-        found = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
         for name in names:
             module = f"{module}.{name}"
             found = getattr(found, name) if hasattr(found, name) else importlib.import_module(module)

@@ -92,10 +92,6 @@ class _Trimmer(ast.NodeTransformer):
         empty = not node.orelse and all(isinstance(item, ast.Pass) for item in node.body)
         return None if empty and self.checks.is_quiet(node.test) else node
 
-    def visit_For(self, node: ast.For) -> Any:
-        self._with_body(node)
-        return None if isinstance(node.body[0], ast.Pass) and self.checks.is_quiet(node.iter) else node
-
     def visit_Try(self, node: ast.Try) -> Any:
         node.handlers = [item for item in node.handlers if not self.checks.is_trusted(item.body[-1])]
         if not node.handlers:
@@ -121,7 +117,7 @@ class _Trimmer(ast.NodeTransformer):
         node.body = node.body or [ast.Pass()]
         return node
 
-    visit_FunctionDef = visit_ClassDef = visit_With = visit_While = _with_body
+    visit_FunctionDef = visit_ClassDef = visit_With = visit_While = visit_For = _with_body
 
 
 def _without_remedy(message: ast.expr) -> ast.expr:
