@@ -27,11 +27,15 @@ def drop_unread(tree: ast.Module, flow: Flow) -> ast.Module:
     effects = Effects(tree, flow.names, flow.known)
     _drop_parameters(tree, flow, effects)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    replaced = {keyword.arg for call in calls if flow.names.meaning(call.func) == "dataclasses.replace"
+                for keyword in call.keywords}  # fmt: skip
+    runs_once = {node for statement in tree.body if isinstance(statement, ast.Expr) for node in ast.walk(statement)}
     readings, loose = Readings(tree, flow), names_used_as_values(tree)
     for info in flow.names.classes.values():
         if info.is_dataclass and info.name not in loose and not flow.names.method(info.name, "__post_init__"):
             made = [call for call in calls if last_name(call.func) == info.name]
-            _drop_fields(tree, info, made, flow, effects, readings)
+            unread = [name for name in info.fields if name not in replaced and not readings.has(info.name, name)]
+            _drop_fields(info, unread, made, effects, alone=len(made) == 1 and made[0] in runs_once)
     return ast.fix_missing_locations(tree)
 
 
@@ -50,21 +54,15 @@ def _drop_parameters(tree: ast.Module, flow: Flow, effects: Effects) -> None:
                     remove_parameter(function.args, name)
 
 
-def _drop_fields(tree: ast.Module, info: ClassInfo, calls: list[ast.Call], flow: Flow, effects: Effects,
-                 readings: Readings) -> None:  # fmt: skip
+def _drop_fields(info: ClassInfo, unread: list[str], calls: list[ast.Call], effects: Effects, alone: bool) -> None:
     spread = any(isinstance(item, ast.Starred) for call in calls for item in call.args)
     if spread or any(keyword.arg is None for call in calls for keyword in call.keywords):
         return
-    replaced = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call)
-                and flow.names.meaning(node.func) == "dataclasses.replace" for keyword in node.keywords}  # fmt: skip
-    runs_once = {id(node) for statement in tree.body if isinstance(statement, ast.Expr) for node in ast.walk(statement)}
     for index, name in reversed(list(enumerate(info.fields))):
         given = [argument(call, index, name) for call in calls]
-        written = {ast.dump(item) if item else "" for item in given}
-        alike = len(written) == 1 and all(_is_literal(item) for item in given)
-        alone = len(calls) == 1 and id(calls[0]) in runs_once
+        alike = len({ast.dump(item) if item else "" for item in given}) == 1 and all(map(_is_literal, given))
         quiet = all(item is None or effects.is_quiet(item) for item in given)
-        if quiet and (alike or alone) and name not in replaced and not readings.has(info.name, name):
+        if name in unread and quiet and (alike or alone):
             for call in calls:
                 remove_argument(call, index, name)
             kept = [item for item in info.node.body

@@ -14,7 +14,7 @@ import ast
 from collections.abc import Mapping
 
 from pipeline.submission.lattice import ANY, Const, Instance, Known
-from pipeline.submission.program_names import Function, ProgramNames, decorator_name, is_property, last_name, own_nodes
+from pipeline.submission.program_names import Function, ProgramNames, decorator_name, generates, is_property, last_name
 
 _QUIET_CALLS = frozenset({
     "isinstance", "len", "int", "float", "bool", "range", "abs", "str", "id", "typing.cast", "pathlib.Path", "type",
@@ -138,8 +138,7 @@ class Effects:
     def _is_quiet_function(self, node: Function) -> bool:
         if any(decorator_name(item) not in _QUIET_DECORATORS for item in node.decorator_list):
             return False
-        generates = any(isinstance(item, ast.Yield | ast.YieldFrom) for item in own_nodes(node))
-        return not generates and all(self._is_quiet_statement(item) for item in node.body)
+        return not generates(node) and all(self._is_quiet_statement(item) for item in node.body)
 
     def _is_quiet_statement(self, node: ast.stmt) -> bool:
         if isinstance(node, ast.If):

@@ -222,7 +222,13 @@ def is_static(function: Function) -> bool:
 def is_transparent(function: Function) -> bool:
     """Return whether a call returns exactly what the body returns."""
     plain = all(decorator_name(item) in _TRANSPARENT for item in function.decorator_list)
-    return plain and not any(isinstance(node, ast.Yield | ast.YieldFrom) for node in own_nodes(function))
+    return plain and not generates(function)
+
+
+@cache
+def generates(function: Function) -> bool:
+    """Return whether a call only makes a generator."""
+    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in own_nodes(function))
 
 
 def own_nodes(function: ast.AST) -> Iterator[ast.AST]:

@@ -19,6 +19,8 @@ class Readings:
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 self._add(flow.known.get(node.value, ANY), node.attr)
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute):
+                self._add(flow.known.get(node.target.value, ANY), node.target.attr)
             elif isinstance(node, ast.Call) and flow.names.meaning(node.func) in ("getattr", "hasattr"):
                 # An analysed program names every attribute that it asks for; what was not analysed cannot run.
                 for name in plain_values(flow.known.get(node.args[1], ANY)) or ():

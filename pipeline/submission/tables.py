@@ -32,15 +32,20 @@ def unchanged_tables(tree: ast.Module, names: ProgramNames) -> dict[ast.AST, str
     Assumes that no field of a table is read by a name in a string, which the analysis has to make sure of.
     """
     found: dict[ast.AST, str] = {}
+    uses: dict[ast.AST, dict[str, list[_Use]]] = {}
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and _Fixed(names).holds(_name(statement.targets[0]), tree, True):
+        if (
+            isinstance(statement, ast.Assign)
+            and isinstance(statement.value, ast.Dict)
+            and _Fixed(names, uses).holds(_name(statement.targets[0]), tree, True)
+        ):
             found[statement.value] = _name(statement.targets[0])
         elif isinstance(statement, ast.Expr):
             for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call)):
                 made = names.classes.get(_name(call.func))
                 for keyword in call.keywords if made and made.is_frozen else []:
                     # Fields of frozen objects are never stored: an attribute of this name that is belongs to others.
-                    if isinstance(keyword.value, ast.Dict) and _Fixed(names).holds(f".{keyword.arg}", tree, True):
+                    if isinstance(keyword.value, ast.Dict) and _Fixed(names, uses).holds(f".{keyword.arg}", tree, True):
                         found[keyword.value] = str(keyword.arg)
     return {node: name for node, name in found.items() if isinstance(node, ast.Dict)}
 
@@ -48,9 +53,8 @@ def unchanged_tables(tree: ast.Module, names: ProgramNames) -> dict[ast.AST, str
 class _Fixed:
     """Whether what a name means, within a program or one function, is only looked up."""
 
-    def __init__(self, names: ProgramNames) -> None:
-        self.names = names
-        self.uses: dict[ast.AST, dict[str, list[_Use]]] = {}
+    def __init__(self, names: ProgramNames, uses: dict[ast.AST, dict[str, list[_Use]]]) -> None:
+        self.names, self.uses = names, uses
         self.open: set[tuple[str, ast.AST]] = set()
 
     def holds(self, name: str, where: ast.AST, is_stored: bool) -> bool:
