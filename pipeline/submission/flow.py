@@ -17,9 +17,10 @@ import ast
 
 from pipeline.submission.admit import admit
 from pipeline.submission.flow_calls import Calls
-from pipeline.submission.flow_objects import Scope, Scoped
+from pipeline.submission.flow_objects import Scoped
 from pipeline.submission.lattice import ANY, NOTHING, Items, Known, constant, join
 from pipeline.submission.program_names import Function
+from pipeline.submission.scopes import Scope
 from pipeline.submission.tables import unchanged_tables
 
 

@@ -7,7 +7,7 @@ import ast
 from collections.abc import Callable
 
 from pipeline.submission.flow_expressions import Expressions
-from pipeline.submission.flow_objects import ANY_NAME, Scope
+from pipeline.submission.flow_objects import ANY_NAME
 from pipeline.submission.lattice import (
     ANY,
     FOREIGN,
@@ -19,6 +19,7 @@ from pipeline.submission.lattice import (
     Items,
     Known,
     Reference,
+    as_view,
     compute,
     constant,
     join,
@@ -26,6 +27,7 @@ from pipeline.submission.lattice import (
     single,
 )
 from pipeline.submission.program_names import Function, foreign_object, is_property, last_name, parameters
+from pipeline.submission.scopes import Scope
 
 _RETURN_SELF = ("eval", "to", "cpu", "train", "float", "double", "requires_grad_")
 """Methods of torch modules that return the module."""
@@ -150,7 +152,7 @@ class Calls(Expressions):
             known = single(values[1])
             self._store_attribute(values[0], str(known.value) if known else ANY_NAME, ANY)
         if name == "range" and len(values) <= 3:
-            return compute(lambda *bounds: tuple(range(*bounds)), *values)
+            return as_view(compute(lambda *bounds: tuple(range(*bounds)), *values))
         if name in _PURE and not node.keywords and not any(isinstance(item, ast.Starred) for item in node.args):
             if name in ("tuple", "len") and len(values) == 1 and all(isinstance(atom, Items) for atom in values[0]):
                 return join(*(_items_builtin(name, atom) for atom in values[0] if isinstance(atom, Items)))
@@ -226,11 +228,11 @@ class Calls(Expressions):
 def _items_method(atom: Items, method: str) -> Known:
     if method == "items" and atom.keys is not None:
         pairs = zip(atom.keys, atom.values, strict=True)
-        return join(frozenset({Items(tuple(frozenset({Items((constant(k), value))}) for k, value in pairs))}))
+        return as_view(join(frozenset({Items(tuple(frozenset({Items((constant(k), value))}) for k, value in pairs))})))
     return ANY
 
 
 def _items_builtin(name: str, atom: Items) -> Known:
     if name == "len":
         return constant(len(atom.values))
-    return frozenset({atom}) if atom.keys is None else ANY
+    return frozenset({Items(atom.values)}) if atom.keys is None else ANY

@@ -5,7 +5,7 @@ Checked by: tests/submission/test_specialise.py.
 
 import ast
 
-from pipeline.submission.flow_objects import Objects, Scope
+from pipeline.submission.flow_objects import Objects
 from pipeline.submission.lattice import (
     ANY,
     NOTHING,
@@ -20,6 +20,7 @@ from pipeline.submission.lattice import (
     join,
     truths,
 )
+from pipeline.submission.scopes import Scope
 
 
 class Expressions(Objects):
@@ -118,9 +119,10 @@ class Expressions(Objects):
             indices = [key.value for key in index if isinstance(key, Const)] if index != ANY else None
             if not isinstance(atom, Items) or (indices is not None and len(indices) < len(index)):
                 return ANY
-            keys = list(range(len(atom.values))) if atom.keys is None else list(atom.keys)
+            size = len(atom.values)
+            keys = list(atom.keys) if atom.keys is not None else [*range(size), *range(-size, 0)]
             wanted = keys if indices is None else [key for key in indices if key in keys]
-            parts += [atom.values[keys.index(key)] for key in wanted]
+            parts += [atom.values[keys.index(key) % size] for key in wanted]
         return join(*parts)
 
     def _value_ifexp(self, node: ast.IfExp, scope: Scope) -> Known:

@@ -14,28 +14,13 @@ from pipeline.submission.program_names import (
     is_property,
     is_static,
     is_transparent,
-    own_nodes,
     parameters,
 )
+from pipeline.submission.scopes import Scope, assigned
 
 ANY_NAME = "*"
 """Stands for an attribute whose name was not known where it was set."""
 Scoped = Function | ast.Lambda
-
-
-class Scope:
-    """The variables of one function, lambda or comprehension."""
-
-    def __init__(self, node: ast.AST, parent: "Scope | None", names: set[str], class_name: str | None) -> None:
-        self.node, self.parent, self.names, self.class_name = node, parent, names, class_name
-        self.known: dict[str, Known] = {}
-
-    def owner(self, name: str) -> "Scope | None":
-        """Return the scope that holds a variable, or None."""
-        scope: Scope | None = self
-        while scope is not None and name not in scope.names:
-            scope = scope.parent
-        return scope
 
 
 class Objects:
@@ -58,7 +43,7 @@ class Objects:
         self._visited: set[ast.AST] = set()
         self._running: set[ast.AST] = set()
         self._changed = True
-        self._module = Scope(tree, None, _assigned(tree) | {*self.names.functions, *self.names.classes}, None)
+        self._module = Scope(tree, None, assigned(tree) | {*self.names.functions, *self.names.classes}, None)
 
     def _value(self, node: ast.expr, scope: Scope) -> Known:
         raise NotImplementedError
@@ -98,7 +83,7 @@ class Objects:
     def _scope(self, node: Scoped, parent: Scope | None, class_name: str | None) -> Scope:
         if node not in self._scopes:
             extra = [item for item in (node.args.vararg, node.args.kwarg) if item is not None]
-            names = _assigned(node) | {item.arg for item in [*parameters(node.args), *extra]}
+            names = assigned(node) | {item.arg for item in [*parameters(node.args), *extra]}
             self._scopes[node] = Scope(node, parent or self._module, names, class_name)
         return self._scopes[node]
 
@@ -288,22 +273,3 @@ class Objects:
 
     def _having(self, method: str) -> list[str]:
         return [name for name in self.names.having.get(method, ()) if name in self.constructed]
-
-
-def _assigned(node: ast.AST) -> set[str]:
-    """Return the variables that a function's own body or a module binds; those of comprehensions are their own."""
-    found, outer = set(), set()
-    own = {id(item) for child in own_nodes(node) if isinstance(child, ast.comprehension)
-           for item in ast.walk(child.target)}  # fmt: skip
-    for child in own_nodes(node):
-        if id(child) in own:
-            continue
-        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
-            found.add(child.id)
-        elif isinstance(child, ast.ExceptHandler) and child.name:
-            found.add(child.name)
-        elif isinstance(child, ast.Nonlocal | ast.Global):
-            outer.update(child.names)
-    for holder in [node, *own_nodes(node)]:
-        found |= {child.name for child in ast.iter_child_nodes(holder) if isinstance(child, Function | ast.ClassDef)}
-    return found - outer

@@ -158,7 +158,13 @@ class _Folder(ast.NodeTransformer):
             found = [part for part in parts if part is not None]
             if len(found) < len(parts):
                 return None
-            return ast.Tuple(found, ast.Load()) if atom.keys is None else _dict(list(atom.keys), found)
+            return (
+                None
+                if atom.is_view
+                else ast.Tuple(found, ast.Load())
+                if atom.keys is None
+                else _dict(list(atom.keys), found)
+            )
         if not isinstance(atom, Instance) or atom.site is None:
             return None
         names = [name for info in reversed(self.flow.names.line(atom.class_name)) for name in info.fields]

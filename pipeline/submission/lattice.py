@@ -35,10 +35,11 @@ class Instance(NamedTuple):
 
 
 class Items(NamedTuple):
-    """A tuple of known length, or with `keys` a dict that nobody changes."""
+    """A tuple of known length, with `keys` a dict that nobody changes, or a `view`: what only looks like a tuple."""
 
     values: tuple["Known", ...]
     keys: tuple[Any, ...] | None = None
+    is_view: bool = False
 
 
 class Reference(NamedTuple):
@@ -111,7 +112,7 @@ def plain_values(known: Known) -> list[Any] | None:
     for atom in known:
         if isinstance(atom, Const):
             found.append(atom.value)
-        elif isinstance(atom, Items) and atom.keys is None:
+        elif isinstance(atom, Items) and atom.keys is None and not atom.is_view:
             members = [plain_values(value) for value in atom.values]
             if any(member is None or len(member) != 1 for member in members):
                 return None
@@ -142,6 +143,11 @@ def compute(function: Callable[..., Any], *arguments: Known) -> Known:
             return ANY
         results.append(constant(result))
     return join(*results)
+
+
+def as_view(known: Known) -> Known:
+    """Return knowledge of tuples as that of a range or a view of a dict, which is not equal to a tuple."""
+    return frozenset(atom._replace(is_view=True) if isinstance(atom, Items) else atom for atom in known)
 
 
 def _is_plain(value: object) -> bool:
