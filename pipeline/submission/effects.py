@@ -27,7 +27,7 @@ _LOOPING_CALLS = frozenset({
 })  # fmt: skip
 """Quiet when what they loop over is made on the spot."""
 _QUIET_METHODS = frozenset({
-    "mean", "item", "numel", "format", "join", "index", "items", "keys", "values", "get", "dim", "all", "any", "min",
+    "mean", "item", "numel", "format", "join", "index", "items", "keys", "values", "dim", "all", "any", "min",
     "max", "sum", "is_floating_point", "parameters", "named_parameters", "modules", "named_modules", "state_dict",
     "square", "diagonal", "abs", "double", "digest", "hexdigest",
 })  # fmt: skip

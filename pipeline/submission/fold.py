@@ -9,9 +9,10 @@ from typing import Any
 from pipeline.submission.effects import Effects
 from pipeline.submission.flow import Flow
 from pipeline.submission.lattice import Const, Instance, Items, Known, Reference, plain_values, single
-from pipeline.submission.program_names import Function
+from pipeline.submission.program_names import Function, own_nodes
 
 _SHORT = 16
+_YIELDS = ast.Yield | ast.YieldFrom
 _PLAIN = ("NoneType", "bool", "int", "float", "str")
 
 
@@ -96,6 +97,13 @@ class _Folder(ast.NodeTransformer):
         (only,) = possible if len(possible) == 1 else (None,)
         return only
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        generated = any(isinstance(item, _YIELDS) for item in own_nodes(node))
+        self.generic_visit(node)
+        if generated and not any(isinstance(item, _YIELDS) for item in own_nodes(node)):
+            node.body.append(ast.Expr(ast.YieldFrom(ast.Tuple([], ast.Load()))))  # it still gives a generator
+        return node
+
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         kept = [self.visit(item) if isinstance(item, Function) else item for item in node.body]
         node.body = [item for item in kept if item is not None] or [ast.Pass()]
@@ -158,13 +166,9 @@ class _Folder(ast.NodeTransformer):
             found = [part for part in parts if part is not None]
             if len(found) < len(parts):
                 return None
-            return (
-                None
-                if atom.is_view
-                else ast.Tuple(found, ast.Load())
-                if atom.keys is None
-                else _dict(list(atom.keys), found)
-            )
+            if atom.keys is not None:
+                return _dict(list(atom.keys), found)
+            return None if atom.is_view else ast.Tuple(found, ast.Load())
         if not isinstance(atom, Instance) or atom.site is None:
             return None
         names = [name for info in reversed(self.flow.names.line(atom.class_name)) for name in info.fields]

@@ -23,7 +23,9 @@ def specialise(source: str) -> str:
     """Return the source of a program that computes what `source` does; `source` ends with the call that runs it."""
     tree = ast.parse(without_unused(source))
     flow = Flow(tree)
-    return ast.unparse(shorten(by_position(tree, flow), flow)) + "\n"
+    text = ast.unparse(shorten(by_position(tree, flow), flow)) + "\n"
+    compile(text, "<specialised>", "exec")  # what parses may still bind names in ways that Python refuses
+    return text
 
 
 def without_unused(source: str) -> str:
