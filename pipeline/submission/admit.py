@@ -4,7 +4,7 @@ The one idea: a list of what is allowed, not of what is forbidden. The house wri
 outside of it (a `match`, a decorator that changes arguments, `setattr`, a metaclass) ends the packaging of a record
 with the name of the definition that holds it. To allow one, teach `flow.py` what it does first.
 
-Checked by: tests/submission/test_specialise_refuses.py.
+Checked by: tests/submission/test_specialise_meaning.py.
 """
 
 import ast
