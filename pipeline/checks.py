@@ -7,5 +7,11 @@ def require(ok: bool, field: str, got: object, expected: str) -> None:
         raise ValueError(f"{field}: got {got!r}, expected {expected}")
 
 
+def demand(ok: bool, field: str, got: object, expected: str) -> None:
+    """Raise as `require` does, for what the files and the machine of a run decide: a record keeps these checks."""
+    if not ok:
+        raise ValueError(f"{field}: got {got!r}, expected {expected}")
+
+
 class FairwayError(Exception):
     """A failure that the person at the keyboard can resolve; stages print it as one line and exit 1."""

@@ -21,9 +21,15 @@ def package(params_path: str) -> None:
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.shards import shard_paths
     from pipeline.files import folder_digest, sha256_of_file
-    from pipeline.submission.build import check_sizes, record_source, shipped_program, size_note
+    from pipeline.submission.build import (
+        check_sizes,
+        recipe_digest,
+        recipe_of,
+        record_source,
+        shipped_program,
+        size_note,
+    )
     from pipeline.submission.minify import unwrap
-    from pipeline.submission.program import Recipe, recipe_digest
     from pipeline.submission.record import assemble, imported_packages
     from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run
 
@@ -33,12 +39,7 @@ def package(params_path: str) -> None:
     for artifact in artifacts:
         check_model_config(artifact, params.model)
     runs = [read_run(seed, params.evaluate.items) for seed in params.seeds]
-    recipe = Recipe(
-        seed=params.seeds[0],
-        device=params.launch.device,
-        attention=params.launch.attention,
-        **{name: getattr(params, name) for name in ("model", "train", "calibrate", "quantize", "size", "evaluate")},
-    )
+    recipe = recipe_of(params)
     source = record_source(recipe, ROOT)
     code = shipped_program(source, params.package.readable)
     # Sizes first: quantizing again before the reserve is right would be in vain.

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.checks import demand, require
 
 
 class SequenceSampler:
@@ -155,8 +155,8 @@ def calibration_sequences(shards: Sequence[np.ndarray], sequence_tokens: int, nu
     per_shard = [len(shard) // sequence_tokens for shard in shards]
     first_sequences = np.cumsum([0, *per_shard])
     available = int(first_sequences[-1])
-    require(1 <= num_sequences <= available, "num_sequences", num_sequences,
-            f"1 to {available}, the sequences of {sequence_tokens} tokens in the training text")  # fmt: skip
+    demand(1 <= num_sequences <= available, "num_sequences", num_sequences,
+           f"1 to {available}, the sequences of {sequence_tokens} tokens in the training text")  # fmt: skip
     # The middle of each of num_sequences equal parts.
     chosen = (2 * np.arange(num_sequences) + 1) * available // (2 * num_sequences)
     rows = []

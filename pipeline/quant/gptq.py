@@ -123,7 +123,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_one_thread()
 def solve_stack(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
                 block_columns: int) -> list[Tensor]:  # fmt: skip
     """Return int32 codes (R, C) of matrices of one shape, solved together.
@@ -134,6 +133,12 @@ def solve_stack(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Seq
     """
     for weight_RC, factor, step in zip(weights, factors, steps, strict=True):
         _check_solve_inputs(weight_RC, factor, step, block_columns)
+    with _one_thread():
+        return _solve_checked(weights, factors, steps, max_code, block_columns)
+
+
+def _solve_checked(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
+                   block_columns: int) -> list[Tensor]:  # fmt: skip
     # Errors begin as the weights, codes as the weights with what they pull.
     error_BCR = torch.stack([_in_order(weight, factor) for weight, factor in zip(weights, factors, strict=True)])
     for error_CR, factor in zip(error_BCR, factors, strict=True):

@@ -6,23 +6,38 @@ Checked by: tests/submission/test_record.py (sizes), tests/stages/test_pipeline.
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.config import Params
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
-from pipeline.submission.program import Recipe
+from pipeline.submission.program import Recipe, seeded_digest, settings_digest
+from pipeline.submission.specialise import specialise
 
 _SLACK_FRAC = 0.0005
 """Share of the limit above which unused code reserve is worth mentioning."""
 
 
-def record_source(recipe: Recipe, root: Path) -> str:
+def recipe_of(params: Params) -> Recipe:
+    """Return what a record of `params`, with all sections, carries inside."""
+    names = ("model", "train", "calibrate", "quantize", "size", "evaluate")
+    sections = {name: getattr(params, name) for name in names}
+    return Recipe(seed=params.seeds[0], device=params.launch.device, attention=params.launch.attention, **sections)
+
+
+def record_source(recipe: Recipe, root: Path, *, marked: bool = False) -> str:
     """Return the readable one-file program for `recipe`, bundled from the library below `root`."""
-    return bundle("pipeline.submission.program", root, f"main({recipe!r})")
+    tail = f"main({recipe!r}, {settings_digest(recipe)!r})"
+    return bundle("pipeline.submission.program", root, tail, marked=marked)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Return the digest of settings and seed that a record prints."""
+    return seeded_digest(settings_digest(recipe), recipe.seed)
 
 
 def shipped_program(source: str, readable: bool) -> bytes:
     """Return the bytes of train_gpt.py: the smallest wrapped form, or the source itself when `readable`."""
-    return source.encode() if readable else wrap(minify(source))
+    return source.encode() if readable else wrap(minify(specialise(source)))
 
 
 def check_sizes(size: SizeConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:

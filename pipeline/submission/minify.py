@@ -4,8 +4,9 @@
 compressed with brotli inside a string literal, in the cheapest of three forms; the text is registered with `linecache`
 before it is compiled, so that `inspect.getsource` (Triton, torch.compile) and tracebacks see real lines.
 
-Class and function names change, attribute, parameter and field names do not: state-dict keys survive. Literals are not
-hoisted into variables: that shortens the text but not the compressed text.
+Class and function names change, and parameters before a `/`, which goes afterwards; attributes and fields do not:
+state-dict keys survive. Neither literals nor builtins become variables: that shortens the text but not the compressed
+text.
 
 Source: linecache.cache entries (size, mtime, lines, name); an mtime of None is never checked against the disk.
 Checked by: tests/submission/test_minify.py.
@@ -13,6 +14,7 @@ Checked by: tests/submission/test_minify.py.
 
 import ast
 import base64
+import builtins
 
 import brotli
 import python_minifier
@@ -40,13 +42,25 @@ def minify(source: str) -> str:
     bare = python_minifier.minify(source, **_OFF, remove_annotations=True)  # type: ignore[arg-type]
     tree = remove_unreachable(_FieldAnnotations().visit(ast.parse(bare)))
     text = ast.unparse(ast.fix_missing_locations(tree))
-    return python_minifier.minify(
+    short = python_minifier.minify(
         text,
         remove_literal_statements=True,
         rename_locals=True,
         rename_globals=True,
         hoist_literals=False,
+        convert_posargs_to_args=False,
+        preserve_globals=dir(builtins),
     )
+    return _without_slashes(short)
+
+
+def _without_slashes(source: str) -> str:
+    """Return source without the `/` behind parameters, which allowed the minifier to rename them."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            node.args, node.posonlyargs = [*node.posonlyargs, *node.args], []
+    return python_minifier.unparse(tree)
 
 
 def wrapped_forms(source: str) -> dict[str, bytes]:
@@ -87,6 +101,7 @@ _OFF = {
     "hoist_literals": False,
     "rename_locals": False,
     "rename_globals": False,
+    "convert_posargs_to_args": False,
 }
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.checks import FairwayError, require
+from pipeline.checks import FairwayError, demand
 from pipeline.codec.container import read_artifact
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.byte_count import ByteTable, byte_table
@@ -59,21 +59,29 @@ class Recipe:
     evaluate: EvaluateConfig
 
 
-def recipe_digest(recipe: Recipe) -> str:
-    """Return the hex sha256 of a recipe's values by field name, which minification keeps, unlike class names."""
-    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
+def settings_digest(recipe: Recipe) -> str:
+    """Return the hex sha256 of a recipe's values by field name but for the seed, which the command line may replace."""
+    return hashlib.sha256(json.dumps(asdict(replace(recipe, seed=0)), sort_keys=True).encode()).hexdigest()
 
 
-def main(recipe: Recipe) -> None:
-    """Run the record with the seed of the command line; what a judge can resolve ends in one line and exit status 1."""
+def seeded_digest(settings: str, seed: int) -> str:
+    """Return the hex sha256 that tells runs apart: of the digest of their settings and of their seed."""
+    return hashlib.sha256(f"{settings} {seed}".encode()).hexdigest()
+
+
+def main(recipe: Recipe, settings: str) -> None:
+    """Run the record with the seed of the command line; what a judge can resolve ends in one line and exit status 1.
+
+    `settings`: the `settings_digest` of the recipe, of which a record may carry no more than it uses.
+    """
     arguments = _parse_arguments(recipe)
     try:
-        _run_record(replace(recipe, seed=arguments.seed), arguments)
+        _run_record(replace(recipe, seed=arguments.seed), settings, arguments)
     except (ValueError, OSError, FairwayError) as error:
         sys.exit(f"train_gpt.py: error: {error}")
 
 
-def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
+def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) -> None:
     """Train and compress unless `--evaluate-only` names an artifact, then score it."""
     ranks = current_ranks()
     device = resolve_device(recipe.device, ranks.local_rank)
@@ -89,7 +97,8 @@ def _run_record(recipe: Recipe, arguments: argparse.Namespace) -> None:
                 meta = {"model": asdict(recipe.model)}
                 fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)
                 write_bytes(artifact, fitted)
-        _score_artifact(recipe, artifact, inputs, device, arguments.ledger, ranks)
+        digest = seeded_digest(settings, recipe.seed)
+        _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)
 
 
 def calibrate_record(recipe: Recipe, model: LoopedUNet, data: Path, ranks: Ranks, device: torch.device) -> Bundle:
@@ -129,13 +138,19 @@ def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs
     val_paths = shard_paths(arguments.data, "val")
     tokens_M = np.concatenate(open_shards(val_paths, recipe.model.vocab_size))
     processor = load_tokenizer(tokenizer)
-    require(processor.vocab_size() == recipe.model.vocab_size, f"{tokenizer}: vocabulary", processor.vocab_size(),
-            f"{recipe.model.vocab_size}, the model's")  # fmt: skip
+    demand(processor.vocab_size() == recipe.model.vocab_size, f"{tokenizer}: vocabulary", processor.vocab_size(),
+           f"{recipe.model.vocab_size}, the model's")  # fmt: skip
     return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor))
 
 
 def _score_artifact(
-    recipe: Recipe, artifact: Path, inputs: ScoringInputs, device: torch.device, folder: Path | None, ranks: Ranks
+    recipe: Recipe,
+    config_digest: str,
+    artifact: Path,
+    inputs: ScoringInputs,
+    device: torch.device,
+    folder: Path | None,
+    ranks: Ranks,
 ) -> None:
     """Score the val stream under every item on all ranks; rank 0, which alone reads the artifact, prints.
 
@@ -149,7 +164,7 @@ def _score_artifact(
         say(f"target_tokens: {len(tokens_M) - 1}")
         for path in (Path(sys.argv[0]), artifact, *inputs.paths):
             say(digest_line(sha256_of_file(path), path.name))
-        say(digest_line(recipe_digest(recipe), "config"))
+        say(digest_line(config_digest, "config"))
         model = dequantized_model(read_artifact(artifact)[0], recipe.model)
     else:
         model = build(recipe.model)

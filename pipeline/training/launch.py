@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from pipeline.checks import FairwayError, require
+from pipeline.checks import FairwayError, demand, require
 from pipeline.ranks import Ranks
 
 
@@ -51,8 +51,8 @@ def resolve_device(name: str, local_rank: int) -> torch.device:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and num_gpus == 0):
         return torch.device("cpu")
-    require(num_gpus > 0, "launch.device", name, "auto or cpu: this machine has no usable CUDA device")
-    require(local_rank < num_gpus, "launch.num_processes", local_rank + 1, f"at most {num_gpus}, one per GPU")
+    demand(num_gpus > 0, "launch.device", name, "auto or cpu: this machine has no usable CUDA device")
+    demand(local_rank < num_gpus, "launch.num_processes", local_rank + 1, f"at most {num_gpus}, one per GPU")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

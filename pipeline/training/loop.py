@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipeline.checks import FairwayError, require
+from pipeline.checks import FairwayError, demand
 from pipeline.data.batches import BatchStream, SequenceSampler
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
@@ -141,7 +141,7 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     unit_tokens = sequence_tokens * world_size
     nearest = max(1, round(batch_tokens / unit_tokens)) * unit_tokens
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
-    require(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
+    demand(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
 
 

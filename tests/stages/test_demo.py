@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import SECTIONS, load_params
-from pipeline.submission.build import Recipe, record_source, shipped_program
+from pipeline.submission.build import recipe_of, record_source, shipped_program
 
 REPO = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (REPO / "recipes").glob("*.yaml") if path.stem != "demo")
@@ -14,14 +14,7 @@ RECIPES = sorted(path.stem for path in (REPO / "recipes").glob("*.yaml") if path
 def slack_bytes(path: Path) -> tuple[int, int]:
     """Return what a configuration reserves beyond its code's bytes, and its limit."""
     params = load_params(path, SECTIONS)
-    sections = ("model", "train", "calibrate", "quantize", "size", "evaluate")
-    recipe = Recipe(
-        seed=params.seeds[0],
-        device=params.launch.device,
-        attention=params.launch.attention,
-        **{name: getattr(params, name) for name in sections},
-    )
-    code = len(shipped_program(record_source(recipe, REPO), params.package.readable))
+    code = len(shipped_program(record_source(recipe_of(params), REPO), params.package.readable))
     return params.size.code_reserve_bytes - code, params.size.limit_bytes
 
 

@@ -12,9 +12,12 @@ import pytest
 import python_minifier
 
 from pipeline.closure import import_closure
+from pipeline.config import SECTIONS, load_params
+from pipeline.submission.build import recipe_of
 from pipeline.submission.bundle import bundle, project_imports
 from pipeline.submission.minify import minify
 from pipeline.submission.reachable import comprehensions_as_generators, global_references
+from pipeline.submission.specialise import specialise
 
 TOY = {
     "pipeline/__init__.py": '"""Toy."""\n',
@@ -220,8 +223,9 @@ sys.path.append(sys.argv[2])
 from pathlib import Path
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify
-source = bundle("pipeline.submission.program", Path(sys.argv[1]), "main(1)")
-sys.stdout.buffer.write((source + minify(source)).encode())
+from pipeline.submission.specialise import specialise
+source = bundle("pipeline.submission.program", Path(sys.argv[1]), sys.argv[3])
+sys.stdout.buffer.write((source + minify(specialise(source))).encode())
 """
 
 
@@ -233,10 +237,11 @@ def test_the_program_is_the_same_text_whichever_python_writes_it(version, repo):
     ]
     if not found:
         pytest.skip(f"no Python {version} found: install it with pyenv to run this test")
+    tail = f"main({recipe_of(load_params(repo / 'params.yaml', SECTIONS))!r}, 'digest')"
     packages = Path(python_minifier.__file__).parent.parent
     done = subprocess.run(
-        [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(packages)], capture_output=True, check=False
+        [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(packages), tail], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
-    source = bundle("pipeline.submission.program", repo, "main(1)")
-    assert done.stdout.decode() == source + minify(source)
+    source = bundle("pipeline.submission.program", repo, tail)
+    assert done.stdout.decode() == source + minify(specialise(source))

@@ -13,9 +13,10 @@ import sentencepiece
 from pipeline.artifacts import params_digest, path_of, read_text
 from pipeline.config import SECTIONS, Params, load_params
 from pipeline.data.shards import write_shard
+from pipeline.submission.build import recipe_digest
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify
-from pipeline.submission.program import Recipe, main, recipe_digest
+from pipeline.submission.program import Recipe, main
 from pipeline.submission.record import SeedRun
 from pipeline.submission.runs import check_settings, read_run
 
@@ -33,11 +34,10 @@ def recipe(params: Params) -> Recipe:
 
 
 def test_the_minified_program_computes_the_digest_of_the_library(recipe, repo, capsys):
-    assert (
-        recipe_digest(recipe)
-        == hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode()).hexdigest()
-    )
-    tail = f"print(recipe_digest({recipe!r}), {recipe!r})"
+    values = {**dataclasses.asdict(recipe), "seed": 0}
+    settings = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    assert recipe_digest(recipe) == hashlib.sha256(f"{settings} {recipe.seed}".encode()).hexdigest()
+    tail = f"print(seeded_digest(settings_digest({recipe!r}), {recipe.seed}), {recipe!r})"
     exec(compile(minify(bundle("pipeline.submission.program", repo, tail)), "<small>", "exec"), {"__name__": "small"})
     digest, _, shown = capsys.readouterr().out.strip().partition(" ")
     assert digest == recipe_digest(recipe)
@@ -73,7 +73,7 @@ def test_bad_inputs_end_in_one_line_before_training(fault, recipe, tmp_path, mon
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit) as caught:
-        main(recipe)
+        main(recipe, "digest")
     message = str(caught.value.code)
     words = {"no val shard": "no val shards", "damaged val shard": "truncated", "no tokenizer": "no such tokenizer",
              "other vocabulary": "got 290, expected 300", "artifact": "absent.fwy"}  # fmt: skip
@@ -86,15 +86,15 @@ def test_bad_inputs_end_in_one_line_before_training(fault, recipe, tmp_path, mon
 def test_a_wrong_option_stays_a_usage_error(recipe, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_gpt.py", "--sed", "1x"])
     with pytest.raises(SystemExit) as caught:
-        main(recipe)
+        main(recipe, "digest")
     assert caught.value.code == 2
 
 
 def test_the_seed_of_the_command_line_replaces_the_recipes(recipe, monkeypatch):
     seen: list[Recipe] = []
-    monkeypatch.setattr("pipeline.submission.program._run_record", lambda recipe, arguments: seen.append(recipe))
+    monkeypatch.setattr("pipeline.submission.program._run_record", lambda recipe, *others: seen.append(recipe))
     monkeypatch.setattr(sys, "argv", ["train_gpt.py", "--seed", "9"])
-    main(recipe)
+    main(recipe, "digest")
     assert seen == [dataclasses.replace(recipe, seed=9)]
     assert recipe_digest(seen[0]) != recipe_digest(recipe)
 

@@ -1,0 +1,55 @@
+"""Where the bytes of train_gpt.py are: for every source module, what it adds to the shipped file.
+
+Run `python -m benchmarks.code_size [RECIPE ...]` (default: demo and nightcrawler-7f3c). Per module: `shipped`, by how
+much the compressed program shrinks when the module's text is taken out of it, and `minified`, the bytes of that text.
+Modules share patterns, so that the column `shipped` sums to less than the file.
+"""
+
+import re
+import sys
+
+import brotli
+
+from benchmarks.results import ROOT
+from pipeline.config import SECTIONS, load_params
+from pipeline.submission.build import recipe_of, record_source
+from pipeline.submission.minify import minify, wrap
+from pipeline.submission.specialise import specialise
+
+_MARK = re.compile(r"\b\w+\('((?:pipeline)/[\w/]+\.py)'\)[;\n]")
+
+
+def main() -> None:
+    """Print a table per recipe."""
+    for name in sys.argv[1:] or ["demo", "nightcrawler-7f3c"]:
+        recipe = recipe_of(load_params(ROOT / "recipes" / f"{name}.yaml", SECTIONS))
+        plain = minify(specialise(record_source(recipe, ROOT)))
+        print(f"{name}: train_gpt.py {len(wrap(plain)):,} bytes, {len(plain.encode()):,} unwrapped")
+        print(f"{'shipped':>8} {'minified':>9}  module")
+        for shipped, minified, module in module_sizes(minify(specialise(record_source(recipe, ROOT, marked=True)))):
+            print(f"{shipped:8,} {minified:9,}  {module}")
+
+
+def module_sizes(marked: str) -> list[tuple[int, int, str]]:
+    """Return (bytes of the compressed program, bytes of the minified one, module), most costly first.
+
+    `marked`: the minified text of a program bundled with marks. What stands before the first mark are the imports;
+    the recipe itself counts for the entry module, which comes last.
+    """
+    head, *rest = _MARK.split(marked)
+    texts = {"(imports)": head, **dict(zip(rest[::2], rest[1::2], strict=True))}
+    total = _compressed_bytes("".join(texts.values()))
+    rows = []
+    for module, text in texts.items():
+        if text:
+            others = "".join(other for name, other in texts.items() if name != module)
+            rows.append((total - _compressed_bytes(others), len(text.encode()), module))
+    return sorted(rows, reverse=True)
+
+
+def _compressed_bytes(text: str) -> int:
+    return len(brotli.compress(text.encode(), mode=brotli.MODE_TEXT, quality=11, lgwin=18))
+
+
+if __name__ == "__main__":
+    main()

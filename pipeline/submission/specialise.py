@@ -1,0 +1,41 @@
+"""From the readable program to the one that a record runs: nothing left that its recipe does not use.
+
+In order: checks of what the record carries inside go (`trim.py`); then, until nothing changes, the program is analysed
+(`flow.py`), what the recipe decides is decided (`fold.py`) and what nobody reads is dropped (`prune.py`); at last
+arguments go by position (`positional.py`) and attributes get short names (`shorten.py`).
+
+Checked by: tests/submission/test_specialise.py.
+"""
+
+import ast
+
+from pipeline.submission.drop import drop_unread
+from pipeline.submission.flow import Flow
+from pipeline.submission.fold import fold
+from pipeline.submission.positional import by_position
+from pipeline.submission.prune import prune
+from pipeline.submission.reachable import remove_unreachable
+from pipeline.submission.shorten import shorten
+from pipeline.submission.trim import trim
+
+
+def specialise(source: str) -> str:
+    """Return the source of a program that computes what `source` does; `source` ends with the call that runs it."""
+    tree = ast.parse(without_unused(source))
+    flow = Flow(tree)
+    text = ast.unparse(shorten(by_position(tree, flow), flow)) + "\n"
+    compile(text, "<specialised>", "exec")  # what parses may still bind names in ways that Python refuses
+    return text
+
+
+def without_unused(source: str) -> str:
+    """Return the program without checks, without branches that cannot run and without what nobody reads."""
+    text = ast.unparse(trim(ast.parse(source)))
+    while True:
+        tree = ast.parse(text)
+        flow = Flow(tree)
+        tree = remove_unreachable(prune(drop_unread(fold(tree, flow), flow), flow))
+        shorter = ast.unparse(ast.fix_missing_locations(tree))
+        if len(shorter) >= len(text):
+            return text
+        text = shorter
