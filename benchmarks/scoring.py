@@ -48,7 +48,7 @@ _MIB = 1 << 20
 _STREAM_TARGETS = 16384
 _BLOCK_TARGETS = 512
 _CHUNKS = {"chunk_tokens": 2048, "epochs": 2, "learning_rate": 0.01, "momentum": 0.9, "grad_clip": 1.0,
-           "batch_sequences": 4, "freeze_blocks": 0}  # fmt: skip
+           "batch_sequences": 4, "freeze_blocks": 0, "lane_tokens": None}  # fmt: skip
 
 
 def main() -> None:

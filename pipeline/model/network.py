@@ -173,7 +173,8 @@ class LoopedUNet(nn.Module):
                 out_BTD = conditioner.after_block(tail(x_BTD, out_BTD.size(1)), out_BTD, core_pass)
             x_BTD = out_BTD
         if x_BTD.size(1) < core_pass.entry_BTD.size(1):
-            core_pass = core_pass._replace(entry_BTD=tail(core_pass.entry_BTD, inputs.num_scored))
+            entry_BTD = tail(core_pass.entry_BTD, inputs.num_scored)
+            core_pass = CorePass(core_pass.loop, entry_BTD, core_pass.encoder_outputs, core_pass.memory)
         for conditioner in reversed(conditioners):
             x_BTD = conditioner.after(x_BTD, core_pass)
         return x_BTD

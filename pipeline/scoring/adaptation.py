@@ -35,9 +35,6 @@ class NoAdaptation:
     Groups that come together belong to different documents, each with a state of its own; elsewhere there is one.
     """
 
-    head: Callable[[Tensor], Tensor] | None = None
-    """Logits (B, T, V) of hidden states, where the model's own head does not know what was learnt."""
-
     def before(self, groups: Sequence[Group]) -> None:
         """Prepare the model for scoring `groups`; no label of theirs is known yet."""
 

@@ -74,7 +74,7 @@ class StreamProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class TTTProtocol:
-    """Sliding windows in chunks; after a chunk is scored the model trains on it (score first)."""
+    """Windows, or lanes, in chunks; after a chunk is scored the model trains on it (score first)."""
 
     kind: Literal["ttt"]
     context_tokens: int
@@ -95,6 +95,8 @@ class TTTProtocol:
     """Sequences per SGD step."""
     freeze_blocks: int
     """The first n unique and the first n looped blocks stay as they are."""
+    lane_tokens: int | None
+    """Targets of a lane, as in `stream`: a chunk is scored in lanes; None: in sliding windows."""
 
     def __post_init__(self) -> None:
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
@@ -106,19 +108,9 @@ class TTTProtocol:
         for name in ("learning_rate", "grad_clip"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaneTTTProtocol(TTTProtocol):
-    """The same with lanes in the place of windows: a chunk is scored in one pass with cached keys and values."""
-
-    lane_tokens: int
-    """Targets of a lane, as in `stream`; a chunk of several lanes is scored by as many processes."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.stride_tokens <= self.lane_tokens <= self.chunk_tokens, "lane_tokens", self.lane_tokens,
-                f"stride_tokens to chunk_tokens ({self.stride_tokens} to {self.chunk_tokens})")  # fmt: skip
+        require(self.lane_tokens is None or self.stride_tokens <= self.lane_tokens <= self.chunk_tokens, "lane_tokens",
+                self.lane_tokens, f"null or stride_tokens to chunk_tokens ({self.stride_tokens} to "
+                f"{self.chunk_tokens})")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +151,7 @@ class LoraProtocol:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
 
 
-LaneProtocol = StreamProtocol | LaneTTTProtocol
-Protocol = BlocksProtocol | DocumentBlocksProtocol | SlidingProtocol | TTTProtocol | LoraProtocol | LaneProtocol
+Protocol = BlocksProtocol | DocumentBlocksProtocol | SlidingProtocol | StreamProtocol | TTTProtocol | LoraProtocol
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from pipeline.checks import require
 from pipeline.progress import Progress
 from pipeline.ranks import ALONE, Ranks, sum_over_ranks
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
-from pipeline.scoring.config import LaneProtocol, LoraProtocol, Protocol, TTTProtocol
+from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
 from pipeline.scoring.lora import DocumentLora
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
@@ -72,11 +72,12 @@ def score(
         worker = scoring_copy(model, protocol.context_tokens, torch.device(device))
         with batch_map(torch.device(device)) as map_batches:
             adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
+            head = adaptation.head if isinstance(adaptation, DocumentLora) else None
 
             def nats_of(batch: list[Window]) -> np.ndarray:
-                if isinstance(protocol, LaneProtocol):
+                if isinstance(protocol, StreamProtocol | TTTProtocol) and protocol.lane_tokens:
                     return score_lanes(worker, tokens, batch, device, dtype, protocol)
-                return score_windows(worker, tokens, batch, device, dtype, adaptation.head)
+                return score_windows(worker, tokens, batch, device, dtype, head)
 
             for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
                 adaptation.before(step.groups)

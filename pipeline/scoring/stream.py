@@ -22,13 +22,14 @@ from torch.nn.utils.rnn import pad_sequence
 from pipeline.checks import require
 from pipeline.model.stream_cache import StreamCache
 from pipeline.scoring.adaptation import autocast_to
-from pipeline.scoring.config import LaneProtocol
+from pipeline.scoring.config import StreamProtocol, TTTProtocol
 from pipeline.scoring.windows import Window
 
 
 def score_lanes(
-    model: Any, tokens_M: Tensor, lanes: Sequence[Window], device: Any, dtype: torch.dtype, protocol: LaneProtocol
-) -> np.ndarray:
+    model: Any, tokens_M: Tensor, lanes: Sequence[Window], device: Any, dtype: torch.dtype,
+    protocol: StreamProtocol | TTTProtocol,
+) -> np.ndarray:  # fmt: skip
     """Return the float64 nats of the scored targets, lane by lane, of lanes that are scored from one offset on.
 
     Shorter lanes are padded on the right, where no causal model looks.

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
-from pipeline.scoring.config import LaneProtocol, LoraProtocol, Protocol, TTTProtocol
+from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
 
 LENGTHS_PER_CONTEXT = 8
 """Windows of different lengths share a batch, padded, when they differ by less than this part of the longest."""
@@ -62,8 +62,8 @@ def plan(documents: Sequence[int], protocol: Protocol) -> list[Group]:
         return document_groups(spans, protocol.context_tokens, protocol.chunk_tokens)
     length = protocol.context_tokens
     stride = getattr(protocol, "stride_tokens", length)
-    if isinstance(protocol, LaneProtocol):  # lanes: windows that are fed in steps
-        length, stride = length - stride + protocol.lane_tokens, protocol.lane_tokens
+    if lane_tokens := getattr(protocol, "lane_tokens", None):  # lanes: windows that are fed in steps
+        length, stride = length - stride + lane_tokens, lane_tokens
     windows = [window for start, count in spans for window in sliding_windows(start, count, length, stride)]
     if isinstance(protocol, TTTProtocol):
         return chunk_groups(num_targets, windows, protocol.chunk_tokens)

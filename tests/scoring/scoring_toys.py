@@ -11,7 +11,7 @@ from tests.networks import TINY, changed
 
 TTT: dict[str, Any] = {
     "kind": "ttt", "context_tokens": 16, "stride_tokens": 6, "chunk_tokens": 40, "epochs": 2, "learning_rate": 0.3,
-    "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 2, "freeze_blocks": 1,
+    "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 2, "freeze_blocks": 1, "lane_tokens": None,
 }  # fmt: skip
 BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
 DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16}

@@ -22,7 +22,8 @@ DOCUMENTS = st.lists(st.one_of(st.integers(0, 2), st.integers(0, 130)), max_size
 
 def ttt(context: int, stride: int, chunk: int) -> TTTProtocol:
     return TTTProtocol(kind="ttt", context_tokens=context, stride_tokens=stride, chunk_tokens=chunk, epochs=1,
-                       learning_rate=0.1, momentum=0.9, grad_clip=1.0, batch_sequences=2, freeze_blocks=0)  # fmt: skip
+                       learning_rate=0.1, momentum=0.9, grad_clip=1.0, batch_sequences=2, freeze_blocks=0,
+                       lane_tokens=None)  # fmt: skip
 
 
 def lora(context: int, chunk: int, batch_documents: int) -> LoraProtocol:

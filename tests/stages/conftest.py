@@ -36,6 +36,7 @@ TINY = {
             "ttt": {
                 "kind": "ttt", "context_tokens": 32, "stride_tokens": 16, "chunk_tokens": 512, "epochs": 1,
                 "learning_rate": 0.01, "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 8, "freeze_blocks": 1,
+                "lane_tokens": None,
             },
         }
     },
