@@ -97,6 +97,15 @@ def test_scores_name_the_chunk_of_every_target() -> None:
     np.testing.assert_array_equal(scores.group, np.arange(99) // 40)
 
 
+def test_progress_comes_after_scoring_and_after_learning() -> None:
+    """A clock that hears of batches alone would not see the training of the chunk before."""
+    reports: list[tuple[int, str]] = []
+    score(tiny_network(), random_tokens(100), parse_protocol({**TTT, "context_tokens": 40, "stride_tokens": 40}),
+          device="cpu", dtype=torch.float32, batch_tokens=40,
+          progress=lambda done, total, note: reports.append((done, note.split()[-1])))  # fmt: skip
+    assert reports == [(40, "target"), (40, "learnt"), (80, "target"), (80, "learnt"), (99, "target")]
+
+
 @EVERY_PROTOCOL
 def test_the_callers_model_is_unchanged(protocol: dict) -> None:
     model = tiny_network().train()
