@@ -15,7 +15,7 @@ from pipeline.audit.number_checks import (
     check_real_bytes,
     check_real_ledgers,
 )
-from pipeline.audit.processes import Event
+from pipeline.audit.processes import Event, ShippedError
 from pipeline.audit.record_checks import check_alarms, check_sizes_on_disk, check_timers
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.shipped import ShippedFiles, ShippedProgram
@@ -23,6 +23,7 @@ from pipeline.audit.split_checks import check_split
 from pipeline.audit.streams import StreamMaker
 from pipeline.audit.untrusted import one_line
 from pipeline.audit.walls_checks import check_noise, check_walls
+from pipeline.checks import FairwayError
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.files import files_below, folder_digest, sha256_of_file
 from pipeline.progress import Log
@@ -70,10 +71,17 @@ def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log:
     """
     record = RecordFolder(folder)
     seed = record.seeds[0]
-    maker = StreamMaker(load_tokenizer(record.tokenizer))
     files = ShippedFiles(record.program, record.artifact(seed), record.tokenizer, seed)
     program = ShippedProgram(files, machine.environment, machine.timeout_seconds, log)
-    findings = audit_behaviour(program, maker, machine.tolerance, machine.num_processes)
+    try:
+        maker = StreamMaker(load_tokenizer(record.tokenizer))
+        findings = audit_behaviour(program, maker, machine.tolerance, machine.num_processes)
+    except FairwayError:
+        raise
+    except Exception as error:  # whatever a foreign tokenizer or ledger makes of our questions
+        raise ShippedError(
+            f"{folder}: its program cannot be asked: {type(error).__name__}: {one_line(error)}"
+        ) from None
     assert program.first is not None
     stream, ledgers = program.first
     seen = Seen(program.protocols, program.printed(stream), ledgers, program.events, program.silenced)

@@ -29,7 +29,7 @@ from pipeline.audit.untrusted import (
 )
 from pipeline.checks import require
 from pipeline.data.shards import shard_paths
-from pipeline.files import sha256_of_file
+from pipeline.files import files_below, sha256_of_file
 
 _LARGEST_FILE_BYTES = 1 << 30
 _LARGEST_LEDGER_BYTES = 1 << 32
@@ -73,6 +73,7 @@ class RecordFolder:
             self.tokenizer = tokenizers[0]
             for file in (self.program, self.tokenizer, *(self.artifact(seed) for seed in self.seeds)):
                 require(file.is_file(), str(file), "no such file", "a file that every record has")
+            for file in files_below(path):
                 size = file.stat().st_size
                 require(size <= _LARGEST_FILE_BYTES, str(file), size, f"at most {_LARGEST_FILE_BYTES} bytes")
         except ValueError as error:

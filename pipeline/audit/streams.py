@@ -22,6 +22,8 @@ _FOREIGN = ("\u00e9t\u00e9", "\u4e2d\u6587", "\U0001f600")
 _NUM_PHRASES = 12
 _PHRASE_PIECES = 6
 _MOST_EDGES = 8
+_PATIENCE = 100
+"""How often a foreign tokenizer may change a text, or add nothing to it."""
 
 
 class Stream(NamedTuple):
@@ -58,9 +60,11 @@ class StreamMaker:
     def text(self, num_tokens: int) -> str:
         """Return a text of at least `num_tokens` tokens, of recurring phrases, that survives encoding and decoding."""
         text = ""
-        while len(self.processor.encode(text)) < num_tokens:
+        for _ in range(_PATIENCE + num_tokens):
+            if len(self.processor.encode(text)) >= num_tokens:
+                return text
             text = self._settle(f"{text} {self.random.choice(self.phrases)}")
-        return text
+        raise ValueError("tokenizer: its pieces spell no text of some length; use another tokenizer")
 
     def stream(self, name: str, document_tokens: Sequence[int]) -> Stream:
         """Return a stream of documents of about so many tokens after their BOS; 0 is an empty document."""
@@ -99,9 +103,11 @@ class StreamMaker:
 
     def _settle(self, text: str) -> str:
         """Return what is left of a text once the tokenizer's normaliser changes it no more."""
-        while (decoded := str(self.processor.decode(self.processor.encode(text)))) != text:
+        for _ in range(_PATIENCE):
+            if (decoded := str(self.processor.decode(self.processor.encode(text)))) == text:
+                return text
             text = decoded
-        return text
+        raise ValueError("tokenizer: its normaliser never leaves a text alone; use another tokenizer")
 
     def _one_token_text(self) -> str:
         for token in self.random.permutation(self.words).tolist():

@@ -31,6 +31,11 @@ def test_each_mutant_fails_exactly_its_checks(mutant: type[Honest], small_proces
     assert (findings["T5"].verdict == "not applicable") != issubclass(mutant, Isolated)
 
 
+def test_one_process_is_enough_where_there_is_one_gpu(small_processor) -> None:
+    findings = audit_behaviour(Honest(small_processor), StreamMaker(small_processor), tolerance=1e-3, num_processes=1)
+    assert "fail" not in {finding.verdict for finding in findings.values()}
+
+
 class Library:
     """The library's own protocols around a tiny network."""
 

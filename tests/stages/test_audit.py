@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.artifacts import ROOT
-from pipeline.audit.audit import TITLES, Seen, audit_table, file_findings
+from pipeline.audit.audit import TITLES, Machine, Seen, audit_record, audit_table, file_findings
 from pipeline.audit.evaluator import Finding, Rows
-from pipeline.audit.processes import Event
+from pipeline.audit.processes import Event, ShippedError
 from pipeline.audit.record_checks import check_alarms
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.data.shards import write_shard
@@ -299,6 +300,33 @@ def test_damaged_files_end_in_failed_checks_or_one_line(copied: Path, name: str)
         assert outcome(doctored), content
         if content is None:
             (copied / name).mkdir()
+
+
+@pytest.mark.parametrize("name", ["README.md", "train_seed1.log", "model.fwy", "train_gpt.py", "extra.bin"])
+def test_absurd_sizes_are_refused_in_one_line(copied: Path, name: str) -> None:
+    with open(copied / "submission" / name, "ab") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(ValueError, match=r"^[^\n]*not a complete record[^\n]*at most \d+ bytes"):
+        RecordFolder(copied / "submission")
+
+
+def test_a_tokenizer_that_is_none_ends_in_one_line(copied: Path) -> None:
+    next((copied / "submission/tokenizers").iterdir()).write_bytes(b"x" * 100)
+    machine = Machine({}, num_processes=2, tolerance=0.0, timeout_seconds=60)
+    with pytest.raises(ShippedError, match=r"^[^\n]*cannot be asked: ValueError: [^\n]*$"):
+        audit_record(copied / "submission", machine, None, lambda line: None)
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--timeout-seconds", "1"], "still running after 1 s"),
+    pytest.param(["--device", "cuda"], "no usable GPU", marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason="needs a machine without a GPU")),
+])  # fmt: skip
+def test_the_command_ends_in_one_line(finished, options: list[str], told: str) -> None:
+    done = finished.run("fairway", "audit", *options, "--output", "elsewhere", check=False)
+    assert done.returncode == 1
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_numbers_of_a_wrong_type_end_in_failed_checks_or_one_line(copied: Path) -> None:
