@@ -33,8 +33,6 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
 
 
 def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
-    import dataclasses
-
     import numpy as np
 
     from pipeline.artifacts import path_of, read_json, write_json
@@ -44,8 +42,8 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     from pipeline.data.shards import open_shards, shard_paths
     from pipeline.quant.artifact_model import load_artifact_model
     from pipeline.scoring.clock import ScoringClock
-    from pipeline.scoring.documents import document_scores, document_summary
     from pipeline.scoring.ledger import save_ledger
+    from pipeline.scoring.report import score_report
     from pipeline.scoring.run import score_item
     from pipeline.training.launch import process_group, resolve_device
 
@@ -59,35 +57,19 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     decoded = stage.seconds
     tokens_M = np.concatenate(open_shards(shard_paths(path_of("val_shards"), "val"), model.config.vocab_size))
     table, manifest = load_byte_table(path_of("byte_table")), read_json(path_of("manifest"))
+    require(getattr(protocol, "bos_id", manifest["bos_id"]) == manifest["bos_id"],
+            f"evaluate.protocols.{item}.bos_id", protocol, f"{manifest['bos_id']}, the tokenizer's")  # fmt: skip
     loaded = stage.seconds
     with stage.progress(f"evaluate {item}", "targets") as progress, process_group(ranks, device):
-        limit = params.evaluate.limit_seconds if ranks.rank == 0 else None
-        clock = ScoringClock(limit, loaded, progress)
+        clock = ScoringClock(params.evaluate.limit_seconds if ranks.rank == 0 else None, loaded, progress)
         ledger = score_item(model, tokens_M, table, protocol, device, params.evaluate.batch_tokens, clock, ranks)
-    if ranks.rank != 0:
-        return
     phases = {"decode": decoded, "load": loaded - decoded, **clock.seconds()}
-    text_bytes = manifest["splits"]["val"]["bytes"]
-    require(ledger.total_bytes == text_bytes, "bytes of the targets", ledger.total_bytes,
-            f"{text_bytes}, the bytes of the validation text in the manifest")  # fmt: skip
-    scores = {
-        "item": item,
-        "weights": "float" if item == "float" else "artifact",
-        "protocol": dataclasses.asdict(protocol),
-        "val_loss": ledger.val_loss,
-        "val_bpb": ledger.val_bpb,
-        "nats": ledger.total_nats,
-        "bytes": ledger.total_bytes,
-        "targets": len(tokens_M) - 1,
-        "tokens": len(tokens_M),
-        "per_document": document_summary(document_scores(ledger, tokens_M, manifest["bos_id"])),
-        "num_processes": ranks.world_size,
-        "seconds": {**phases, "total": stage.seconds},
-        "provenance": stage.provenance,
-    }
+    report = score_report(item, ledger, tokens_M, manifest)
+    run = {"num_processes": ranks.world_size, "seconds": {**phases, "total": stage.seconds}}
     scores_path = path_of("scores", seed=seed, item=item)
-    save_ledger(path_of("ledger", seed=seed, item=item), ledger)
-    write_json(scores_path, scores)
+    if ranks.rank == 0:
+        save_ledger(path_of("ledger", seed=seed, item=item), ledger)
+        write_json(scores_path, {**report, **run, "provenance": stage.provenance})
     stage.summary(
         f"evaluate: seed {seed}, {item}: {ledger.val_bpb:.4f} bpb, {ledger.val_loss:.4f} nats per token",
         f"          {len(tokens_M) - 1:,} targets, {ledger.total_bytes:,} bytes; {scores_path}",

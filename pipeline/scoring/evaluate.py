@@ -26,7 +26,8 @@ from pipeline.checks import require
 from pipeline.progress import Progress
 from pipeline.ranks import ALONE, Ranks, sum_over_ranks
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
-from pipeline.scoring.config import LaneProtocol, Protocol, TTTProtocol
+from pipeline.scoring.config import LaneProtocol, LoraProtocol, Protocol, TTTProtocol
+from pipeline.scoring.lora import DocumentLora
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
@@ -97,6 +98,8 @@ def adaptation_for(
     """Return the adaptation that `protocol` asks for, bound to `model`."""
     if isinstance(protocol, TTTProtocol):
         return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
+    if isinstance(protocol, LoraProtocol):
+        return DocumentLora(model, protocol, dtype)
     return NoAdaptation()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.scoring import score_tokens
-from tests.scoring.scoring_toys import DOCUMENTS, EVERY_PROTOCOL, random_documents, random_tokens, tiny_network
+from tests.scoring.scoring_toys import DOCUMENTS, EVERY_PROTOCOL, LORA, random_documents, random_tokens, tiny_network
 
 LENGTHS = [40, 0, 1, 17, 5, 60, 0, 0, 15]
 
@@ -37,7 +37,7 @@ def test_probabilities_over_the_vocabulary_sum_to_one(protocol: dict, target: in
     assert total == pytest.approx(1.0, abs=1e-5)  # float32 log-softmax
 
 
-@pytest.mark.parametrize("protocol", [DOCUMENTS], ids=["documents"])
+@pytest.mark.parametrize("protocol", [DOCUMENTS, LORA], ids=["documents", "lora-ttt"])
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_document_moves_no_bit_of_another(protocol: dict, document: int) -> None:
     tokens = random_documents(LENGTHS)

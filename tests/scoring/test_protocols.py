@@ -15,10 +15,10 @@ from pipeline.model.network import build
 from pipeline.scoring import protocols, score_tokens
 from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.protocols import parse_protocol
-from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, SLIDING, TTT
+from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, LORA, PROTOCOLS, SLIDING, TTT
 
 
-@pytest.mark.parametrize("protocol", [BLOCKS, DOCUMENTS, SLIDING, TTT])
+@pytest.mark.parametrize("protocol", PROTOCOLS.values())
 def test_mapping_and_dataclass_mean_the_same(protocol: dict) -> None:
     parsed = parse_protocol(protocol)
     assert dataclasses.asdict(parsed) == protocol
@@ -44,6 +44,9 @@ def test_mapping_and_dataclass_mean_the_same(protocol: dict) -> None:
         ({**SLIDING, "stride_tokens": True}, ["sliding", "stride_tokens"]),
         ({**SLIDING, "stride_tokens": 17}, ["sliding", "stride_tokens", "17", "16"]),
         ({**TTT, "momentum": 1.0}, ["ttt", "momentum"]),
+        ({**LORA, "chunk_tokens": 17}, ["lora-ttt", "chunk_tokens", "17", "16"]),
+        ({**LORA, "beta2": 1.0}, ["lora-ttt", "beta2"]),
+        ({key: value for key, value in LORA.items() if key != "bos_id"}, ["lora-ttt", "bos_id", "missing"]),
         ("sliding", ["protocol"]),
         (None, ["protocol"]),
     ],

@@ -28,6 +28,7 @@ TINY = {
     "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1, "sensitivity_sequences": 8},
     "size": {"limit_bytes": 70000, "code_reserve_bytes": 40000, "tolerance_frac": 0.004},
     "evaluate": {
+        "limit_seconds": None,
         "protocols": {
             "float": {"kind": "blocks", "context_tokens": 32},
             "blocks": {"kind": "blocks", "context_tokens": 32},

@@ -153,6 +153,58 @@ def test_the_train_stage_runs_on_two_processes(project):
     assert report["steps"] == 6
 
 
+def ledger_bytes(project, item: str) -> bytes:
+    return (project.root / ARTIFACTS / SEED / f"evaluate/ledger-{item}.npz").read_bytes()
+
+
+@pytest.mark.parametrize("item", ["float", "ttt"])
+def test_the_evaluate_stage_writes_one_ledger_on_one_and_two_processes(project, item: str):
+    alone, report = ledger_bytes(project, item), scores(project, item)
+    project.edit(launch={"num_processes": 2})
+    project.run("fairway", "evaluate", "--seed", "1", "--item", item)
+    assert ledger_bytes(project, item) == alone
+    again = scores(project, item)
+    assert (report["num_processes"], again["num_processes"]) == (1, 2)
+    assert again["per_document"] == report["per_document"]
+    assert set(again["seconds"]) == {"decode", "load", "compile", "score", "total"}
+    assert sum(again["seconds"].values()) <= 2 * again["seconds"]["total"]
+
+
+def test_documents_and_adapters_are_scored_by_stage_and_record_alike(project, tmp_path: Path):
+    documents = {"documents": True, "bos_id": 1, "context_tokens": 32}
+    rule = {"chunk_tokens": 16, "batch_documents": 4, "rank": 2, "learning_rate": 0.001, "beta1": 0.0, "beta2": 0.999}
+    project.edit(evaluate={"items": ["blocks", "documents", "lora"], "protocols": {
+        **_protocols(project), "documents": {"kind": "blocks", **documents},
+        "lora": {"kind": "lora-ttt", **documents, **rule, "eps": 1e-8},
+    }})  # fmt: skip
+    assert set(project.repro("package")) == {"evaluate@1-documents", "evaluate@1-lora", "package"}
+    log = (project.root / ARTIFACTS / "submission/train_seed1.log").read_text()
+    assert all(f"final_{name}_exact val_loss" in log for name in ("int6_roundtrip", "int6_documents", "ttt_lora"))
+
+
+def test_the_record_scores_the_same_on_two_processes(finished, alone: Path):
+    shutil.copyfile(finished.root / ARTIFACTS / "submission/model.fwy", alone / "model.fwy")
+    printed, columns = [], []
+    for launcher in ([sys.executable, "-I"], ["torchrun", "--standalone", "--nproc_per_node=2"]):
+        options = ["train_gpt.py", "--evaluate-only", "model.fwy", "--ledger", "ledger"]
+        printed.append(Project(alone).run(*launcher, *options).stdout.splitlines())
+        with np.load(alone / "ledger/ttt.npz") as rows:
+            columns.append({name: rows[name].tobytes() for name in rows.files})
+        shutil.rmtree(alone / "ledger")
+    timeless = [[line for line in lines if not line.startswith("total_eval_time")] for lines in printed]
+    assert timeless[0] == timeless[1]
+    assert columns[0] == columns[1]
+
+
+def test_scoring_that_cannot_meet_its_limit_stops_in_one_line(project):
+    before = ledger_bytes(project, "ttt")
+    project.edit(evaluate={"limit_seconds": 0.001})
+    message = fails(project, "fairway", "evaluate", "--seed", "1", "--item", "ttt")
+    assert "scoring stopped after" in message
+    assert "evaluate.limit_seconds is 0.001" in message
+    assert ledger_bytes(project, "ttt") == before
+
+
 def fails(project, *command: str) -> str:
     """Run a command that must exit 1 with exactly one error line and return that line."""
     done = project.run(*command, check=False)

@@ -1,14 +1,15 @@
-"""Scores of single documents, from a ledger and the stream it belongs to.
+"""What a scored item says of itself: totals, and scores of single documents, from its ledger and its stream.
 
 One idea: a document scores its own words and the BOS of the next, which it predicts; so documents are a partition of
 the targets, and their nats and bytes add up to the ledger's.
 
 Axes: M tokens, N = M - 1 targets, D documents.
 Source: none.
-Checked by: tests/scoring/test_documents.py.
+Checked by: tests/scoring/test_score_report.py.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,30 @@ class DocumentScores(NamedTuple):
     def bits_per_byte(self) -> np.ndarray:
         """Return float64 bpb of the documents that have bytes."""
         return np.array([bits_per_byte(nats, count) for _, nats, count in zip(*self, strict=True) if count])
+
+
+def score_report(item: str, ledger: Ledger, tokens_M: np.ndarray, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item's scores as JSON-able values.
+
+    Raises ValueError when the targets do not stand for as many bytes as the text has from which the shards were made:
+    `prepare` holds every document's tokens to its text and writes the sum to the manifest.
+    """
+    text_bytes = manifest["splits"]["val"]["bytes"]
+    if ledger.total_bytes != text_bytes:
+        raise ValueError(f"val shards: got targets that stand for {ledger.total_bytes} bytes, expected the text's "
+                         f"{text_bytes} (manifest.json); run `dvc repro -f prepare`")  # fmt: skip
+    return {
+        "item": item,
+        "weights": "float" if item == "float" else "artifact",
+        "protocol": ledger.protocol,
+        "val_loss": ledger.val_loss,
+        "val_bpb": ledger.val_bpb,
+        "nats": ledger.total_nats,
+        "bytes": ledger.total_bytes,
+        "targets": len(tokens_M) - 1,
+        "tokens": len(tokens_M),
+        "per_document": document_summary(document_scores(ledger, tokens_M, manifest["bos_id"])),
+    }
 
 
 def document_scores(ledger: Ledger, tokens_M: np.ndarray, bos_id: int) -> DocumentScores:

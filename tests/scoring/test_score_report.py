@@ -9,9 +9,9 @@ import sentencepiece
 
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.encoding import normalised_text
-from pipeline.scoring.documents import DocumentScores, document_scores, document_summary
 from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.ledger import Ledger, make_ledger
+from pipeline.scoring.report import DocumentScores, document_scores, document_summary, score_report
 
 TEXTS = ["a tale of two words", "", "x", "\u00e9t\u00e9 and more words, words, words", "the end"]
 
@@ -60,3 +60,12 @@ def test_the_summary_counts_every_document_once() -> None:
     scores = DocumentScores(np.array([0, 5, 6]), np.log(2) * np.array([2.0, 1.0, 30.0]), np.array([1, 0, 10]))
     expected = {"documents": 2, "bpb_mean": 2.5, "bpb_median": 2.5, "bpb_worst": 3.0}
     assert document_summary(scores) == pytest.approx(expected)
+
+
+def test_targets_with_other_bytes_than_the_text_are_refused() -> None:
+    tokens, manifest = np.array([1, 8, 9]), {"bos_id": 1, "splits": {"val": {"bytes": 5}}}
+    report = score_report("blocks", ledger_of(tokens, np.array([3, 2])), tokens, manifest)
+    assert (report["weights"], report["bytes"], report["per_document"]["documents"]) == ("artifact", 5, 1)
+    assert score_report("float", ledger_of(tokens, np.array([3, 2])), tokens, manifest)["weights"] == "float"
+    with pytest.raises(ValueError, match=r"stand for 4 bytes, expected the text's 5 \(manifest\.json\)"):
+        score_report("blocks", ledger_of(tokens, np.array([3, 1])), tokens, manifest)
