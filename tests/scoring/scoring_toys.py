@@ -22,8 +22,10 @@ LORA: dict[str, Any] = {
     "kind": "lora-ttt", "documents": True, "bos_id": 1, "context_tokens": 16, "chunk_tokens": 6, "batch_documents": 3,
     "rank": 2, "learning_rate": 0.02, "beta1": 0.5, "beta2": 0.9, "eps": 1e-4,
 }  # fmt: skip
-PROTOCOLS = {"blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "stream": STREAM, "ttt": TTT,
-             "ttt in lanes": {**TTT, "lane_tokens": 20}, "lora-ttt": LORA}  # fmt: skip
+PROTOCOLS = {
+    "blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "stream": STREAM, "ttt": TTT,
+    "ttt in lanes": {**TTT, "lane_tokens": 20}, "lora-ttt": LORA,
+}  # fmt: skip
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
