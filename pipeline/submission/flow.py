@@ -5,12 +5,10 @@ every branch that can happen; arguments, returned values, variables and attribut
 nothing new arrives. What was never visited cannot run. One `Known` per parameter, variable and attribute of a class,
 whoever calls (objects of frozen dataclasses keep the attributes of the call that makes them).
 
-Assumes what the library's house rules guarantee: annotations are true (mypy), attributes are set by name, configs are
-never changed, functions reach foreign code only as values (then their arguments are unknown), and foreign code calls of
-our objects only dunder methods, `forward` and `backward`.
+What it takes as given stands in `specialise.py`, what it refuses in `admit.py`.
 
 Source: sparse conditional constant propagation (Wegman and Zadeck 1991); call graph by 0-CFA.
-Checked by: tests/submission/test_specialise.py.
+Checked by: tests/submission/test_specialise_meaning.py; every value of a run by tests/submission/test_specialise.py.
 """
 
 import ast

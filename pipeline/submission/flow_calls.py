@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pipeline.submission.flow_expressions import Expressions
 from pipeline.submission.flow_objects import ANY_NAME
+from pipeline.submission.foreign import foreign
 from pipeline.submission.lattice import (
     ANY,
     FOREIGN,
@@ -26,7 +27,7 @@ from pipeline.submission.lattice import (
     plain_values,
     single,
 )
-from pipeline.submission.program_names import Function, foreign_object, is_property, last_name, parameters
+from pipeline.submission.program_names import Function, is_property, last_name, parameters
 from pipeline.submission.scopes import Scope
 
 _RETURN_SELF = ("eval", "to", "cpu", "train", "float", "double", "requires_grad_")
@@ -158,7 +159,7 @@ class Calls(Expressions):
                 return join(*(_items_builtin(name, atom) for atom in values[0] if isinstance(atom, Items)))
             return compute(_PURE[name], *values)
         last = name.rpartition(".")[2]
-        is_class = "." in name and last[0].isupper() and isinstance(foreign_object(name), type)
+        is_class = "." in name and last[0].isupper() and foreign(name).is_class
         return FOREIGN if is_class else ANY
 
     def _isinstance(self, value: Known, kinds: ast.expr) -> Known:

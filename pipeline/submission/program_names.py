@@ -4,26 +4,15 @@ Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
-import contextlib
-import importlib
-import inspect
-import io
-import re
-from collections import abc
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pipeline.submission.foreign import PROTOCOL_METHODS, foreign
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _TRANSPARENT = {"property", "cached_property", "staticmethod", "no_grad", "inference_mode"}
 """Decorators after which a call still returns what the function returns."""
-_PROTOCOL_METHODS = frozenset(
-    name
-    for kind in (io.IOBase, io.RawIOBase, io.TextIOBase, abc.MutableMapping, abc.MutableSequence, abc.MutableSet,
-                 abc.Generator)
-    for name in dir(kind)
-)  # fmt: skip
-"""Methods that foreign code calls on whatever it is given."""
 _TUPLE_NAMES = frozenset(dir(tuple))
 
 
@@ -118,7 +107,7 @@ class ProgramNames:
 
     def is_open(self, name: str, method: str) -> bool:
         """Return whether foreign code that holds an object of a class may call a method without being given it."""
-        return method.startswith("__") or method in _PROTOCOL_METHODS or method in self.inherited(name)
+        return method.startswith("__") or method in PROTOCOL_METHODS or method in self.inherited(name)
 
     def inherited(self, name: str) -> frozenset[str]:
         """Return the attributes that the foreign ancestors of a class define, in their classes or on `self`."""
@@ -133,7 +122,7 @@ class ProgramNames:
                 if info.is_tuple:
                     found |= _TUPLE_NAMES
                 elif last_name(base) not in self.classes and not info.is_structural:
-                    found |= _attributes_of(foreign_object(self.meaning(base)))
+                    found |= foreign(self.meaning(base)).attributes
         return found
 
     def method(self, name: str, method: str) -> tuple[ClassInfo, Function] | None:
@@ -164,31 +153,6 @@ def _meaning_of_import(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> s
     if isinstance(node, ast.ImportFrom):
         return f"{node.module}.{alias.name}"
     return alias.name if alias.asname else alias.name.partition(".")[0]
-
-
-@cache
-def foreign_object(meaning: str) -> Any:
-    """Return the module, class or function at a dotted path; raises ValueError where there is none."""
-    module, *names = meaning.split(".")
-    try:
-        found: Any = importlib.import_module(module)
-        for name in names:
-            module = f"{module}.{name}"
-            found = getattr(found, name) if hasattr(found, name) else importlib.import_module(module)
-    except ImportError:
-        found = getattr(importlib.import_module("builtins"), meaning, None)
-    if found is None:
-        raise ValueError(f"specialise: {meaning} is not installed here, and what it is decides what may be removed")
-    return found
-
-
-@cache
-def _attributes_of(base: type) -> frozenset[str]:
-    found = set(dir(base))
-    for ancestor in base.__mro__:
-        with contextlib.suppress(OSError, TypeError):  # written in C: dir tells all
-            found.update(re.findall(r"\bself\.(\w+)", inspect.getsource(ancestor)))
-    return frozenset(found)
 
 
 def last_name(node: ast.expr) -> str:

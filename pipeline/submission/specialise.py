@@ -1,10 +1,17 @@
 """From the readable program to the one that a record runs: nothing left that its recipe does not use.
 
 In order: checks of what the record carries inside go (`trim.py`); then, until nothing changes, the program is analysed
-(`flow.py`), what the recipe decides is decided (`fold.py`) and what nobody reads is dropped (`prune.py`); at last
-arguments go by position (`positional.py`) and attributes get short names (`shorten.py`).
+(`flow.py`), what the recipe decides is decided (`fold.py`), unread parameters and fields are dropped (`drop.py`) and
+dead stores (`prune.py`); at last arguments go by position (`positional.py`) and attributes get short names
+(`shorten.py`).
 
-Checked by: tests/submission/test_specialise.py.
+The promise: on every run in which no check fires that `trim.py` takes out, the result prints and writes what the
+program does. What the analysis does not model is refused (`admit.py`) with a ValueError of one line. Taken as given,
+because the house rules and mypy hold them: annotations are true; foreign code calls of our objects only dunder
+methods, those of their foreign base class or of a common protocol, and functions that it was handed, by position;
+reading an attribute of a foreign object and using an operator on it change nothing; nobody reads the `repr` of ours.
+
+Checked by: tests/submission/test_specialise.py, tests/submission/test_specialise_meaning.py.
 """
 
 import ast
