@@ -74,7 +74,7 @@ def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]
     """Return the smallest stream, a document of more than two contexts, and a stream of 1.6 chunks."""
     context = max(int(protocol["context_tokens"]) for protocol in protocols.values())
     longest = max(
-        int(value) for fields in protocols.values() for key, value in fields.items() if key.endswith("_tokens")
+        value for fields in protocols.values() for key, value in fields.items() if key.endswith("_tokens") and value
     )
     sizes = [int(2.2 * context)]
     while sum(sizes) < 1.6 * longest:

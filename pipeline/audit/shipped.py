@@ -139,7 +139,7 @@ def _declared_protocol(path: Path, text: str) -> dict[str, Any]:
     require(isinstance(protocol, dict) and isinstance(protocol.get("kind"), str) and "context_tokens" in protocol,
             f"{path.name}: protocol", one_line(text), "JSON with a kind and context_tokens")  # fmt: skip
     for key, value in protocol.items():
-        if key.endswith("_tokens"):
+        if key.endswith("_tokens") and (value is not None or key == "context_tokens"):
             is_count = type(value) is int and 1 <= value <= _LONGEST_DECLARED_TOKENS
             require(is_count, f"{path.name}: protocol.{key}", one_line(value), f"1 to {_LONGEST_DECLARED_TOKENS}")
     return protocol

@@ -59,7 +59,7 @@ def recipe_protocols() -> dict[str, dict]:
         for fields in YAML(typ="safe").load(path.read_text())["evaluate"]["protocols"].values():
             context = fields["context_tokens"]
             scaled = {
-                key: max(4, value * TOY_CONTEXT // context) if key.endswith("_tokens") else value
+                key: max(4, value * TOY_CONTEXT // context) if key.endswith("_tokens") and value else value
                 for key, value in fields.items()
             }
             found[" ".join(f"{key}={value}" for key, value in scaled.items())] = scaled
