@@ -19,7 +19,6 @@ STREAM = {"kind": "stream", "context_tokens": 16, "stride_tokens": 4, "lane_toke
     ],
 )
 def test_stream_passes_every_check(protocol: dict, small_processor) -> None:
-    findings = audit_behaviour(
-        Library(small_processor, {"item": protocol}), StreamMaker(small_processor), tolerance=0.0
-    )
+    library = Library(small_processor, {"item": protocol})
+    findings = audit_behaviour(library, StreamMaker(small_processor), tolerance=0.0, num_processes=2)
     assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}
