@@ -21,6 +21,7 @@ def score_line(protocol: Mapping, val_loss: float, val_bpb: float) -> str:
         "blocks": "final_int6_roundtrip_exact",
         "document blocks": "final_int6_documents_exact",
         "sliding": "final_int6_sliding_window_exact",
+        "stream": "final_int6_stream_exact",
         "ttt": "final_ttt_exact",
         "document lora-ttt": "final_ttt_lora_exact",
     }

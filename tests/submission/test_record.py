@@ -235,8 +235,9 @@ def test_score_line_knows_its_kinds():
     stated = "val_loss:1.00000000 val_bpb:2.00000000"
     assert score_line({"kind": "sliding"}, 1, 2) == f"final_int6_sliding_window_exact {stated}"
     assert score_line({"kind": "blocks", "documents": True}, 1, 2) == f"final_int6_documents_exact {stated}"
-    with pytest.raises(ValueError, match="blocks, sliding, ttt"):
-        score_line({"kind": "stream"}, 1, 2)
+    assert score_line({"kind": "stream"}, 1, 2) == f"final_int6_stream_exact {stated}"
+    with pytest.raises(ValueError, match="sliding, stream, ttt"):
+        score_line({"kind": "streams"}, 1, 2)
 
 
 def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, monkeypatch):
