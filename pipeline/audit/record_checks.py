@@ -65,7 +65,8 @@ def _timer_fault(record: RecordFolder, evidence: Evidence | None, items: Collect
         return f"training took {training:.1f} s, its log says {max(steps) / 1000:.1f}"
     if evidence is None:
         return None
-    spent = sum(stated_number(evidence.report("scores", seed=seed, item=item), item, "seconds") for item in items)
+    reports = [(item, evidence.report("scores", seed=seed, item=item)) for item in items]
+    spent = sum(stated_number(report, f"{item}'s report", "seconds", "total") for item, report in reports)
     trained = stated_number(evidence.report("train_report", seed=seed), "train's report", "seconds")
     for name, stated, held in (("scoring", scoring, spent), ("training", training, trained)):
         if not abs(stated - held) <= _LOG_SECONDS:

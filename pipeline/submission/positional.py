@@ -27,8 +27,12 @@ def by_position(tree: ast.Module, flow: Flow) -> ast.Module:
             for function in functions:
                 _without_star(function.args)
                 ordered.append(function.args)
+    constructions: dict[str, list[ast.Call]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            constructions.setdefault(last_name(node.func), []).append(node)
     for info in flow.names.classes.values():
-        _order_fields(tree, info.name, flow, effects)
+        _order_fields(constructions.get(info.name, []), info.name, flow, effects)
     written = _written_names(tree)
     open_methods = {method for info in flow.names.classes.values() for name, method in info.methods.items()
                     if flow.names.is_open(info.name, name) and name not in ("forward", "backward")
@@ -76,12 +80,11 @@ def _without_star(arguments: ast.arguments) -> None:
     set_defaults(arguments, default_of)
 
 
-def _order_fields(tree: ast.Module, name: str, flow: Flow, effects: Effects) -> None:
+def _order_fields(calls: list[ast.Call], name: str, flow: Flow, effects: Effects) -> None:
     info = flow.names.classes[name]
     line = flow.names.line(name)
     if not info.declares_fields or len(line) > 1 or flow.names.subclasses(name) != [name]:
         return
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and last_name(node.func) == name]
     names = list(info.fields)
     if not all(_fits(call, names, effects) for call in calls):
         return
