@@ -71,10 +71,14 @@ class Project:
         assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def repro(self, *targets: str) -> list[str]:
+    def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro` and return the names of the stages that ran."""
-        printed = self.run("dvc", "repro", *targets).stdout
+        printed = self.run("dvc", "repro", *arguments).stdout
         return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+    def would_run(self, *targets: str) -> list[str]:
+        """Return the names of the stages that `dvc repro` would run if all of them changed their outputs."""
+        return self.repro("--dry", *targets)
 
     def changed(self) -> set[str]:
         """Return the names of the stages that `dvc status` finds changed."""

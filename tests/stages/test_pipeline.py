@@ -91,7 +91,7 @@ def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
 
 def test_a_protocol_reruns_its_own_item_and_package(project):
     project.edit(evaluate={"protocols": {**_protocols(project), "blocks": {"kind": "blocks", "context_tokens": 16}}})
-    assert set(project.repro("package")) == {"evaluate@1-blocks", "package"}
+    assert set(project.would_run("package")) == {"evaluate@1-blocks", "package"}
 
 
 def _protocols(project) -> dict:
@@ -110,11 +110,6 @@ def test_editing_the_quantizer_never_retrains(project):
     changed = project.changed()
     assert "quantize@1" in changed
     assert not changed & {"prepare", "train@1", "evaluate-float@1"}
-
-
-def test_packaging_again_gives_the_same_folder(project):
-    before = project.run("fairway", "package").stdout.split("folder digest ")[1]
-    assert project.run("fairway", "package").stdout.split("folder digest ")[1] == before
 
 
 def test_packaging_in_another_clone_gives_the_same_folder(finished, tmp_path: Path):
@@ -200,7 +195,7 @@ def test_documents_and_adapters_are_scored_by_stage_and_record_alike(project, tm
         "lora": {"kind": "lora-ttt", **documents, **rule, "eps": 1e-8},
     }})  # fmt: skip
     assert set(project.repro("package")) == {"evaluate@1-documents", "evaluate@1-lora", "package"}
-    log = (project.root / ARTIFACTS / "submission/train_seed1.log").read_text()
+    log = (project.root / ARTIFACTS / "package/train_seed1.log").read_text()
     assert all(f"final_{name}_exact val_loss" in log for name in ("int6_roundtrip", "int6_documents", "ttt_lora"))
 
 
