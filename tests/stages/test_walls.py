@@ -10,7 +10,7 @@ ATTEMPTS = {
     "train": (["--seed", "1"], "    vocab_size = read_json", VAL),
     "calibrate": (["--seed", "1"], "    model = load_checkpoint(checkpoint)", VAL),
     "quantize": (["--seed", "1"], "    model = load_checkpoint(checkpoint)", VAL),
-    "evaluate": (["--seed", "1", "--item", "blocks"], "    table = load_byte_table", TRAIN),
+    "evaluate": (["--seed", "1", "--item", "blocks"], "    table, manifest = load_byte_table", TRAIN),
 }
 
 
