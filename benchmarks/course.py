@@ -27,6 +27,7 @@ def main() -> None:
         measured["pipeline_seconds"] = _seconds(clone, "make", "demo")
         measured["cold_demo_seconds"] = measured["environment_seconds"] + measured["pipeline_seconds"]
         measured["noop_repro_seconds"] = min(_seconds(clone, "dvc", "repro") for _ in range(3))
+        measured["audit_seconds"] = _seconds(clone, "dvc", "repro", "--single-item", "--force", "audit")
         measured["help_seconds"] = {name: _best_help(clone, name) for name in ("prepare", "train", "package")}
         measured["report"] = json.loads(_run(clone, "fairway", "report", "--json"))
         measured["train"] = _train_report(clone)
