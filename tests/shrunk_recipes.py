@@ -31,7 +31,8 @@ def shrunk_recipe(path: Path) -> Recipe:
     document["size"] |= {"limit_bytes": 120_000, "code_reserve_bytes": 40_000, "tolerance_frac": 0.02}
     document["evaluate"]["batch_tokens"] = 8 * _CONTEXT_TOKENS
     for protocol in document["evaluate"]["protocols"].values():
-        sizes = {"context_tokens": _CONTEXT_TOKENS, "stride_tokens": 32, "chunk_tokens": 256, "epochs": 1}
+        chunk = 32 if protocol["kind"] == "lora-ttt" else 256
+        sizes = {"context_tokens": _CONTEXT_TOKENS, "stride_tokens": 32, "chunk_tokens": chunk, "epochs": 1, "rank": 4}
         protocol |= {key: value for key, value in sizes.items() if key in protocol}
     values: dict[str, Any] = {**document, "seed": 3, "device": "cpu", "attention": document["launch"]["attention"]}
     values["attention"] = "auto"
