@@ -10,8 +10,8 @@ from collections.abc import Collection
 from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.untrusted import field, one_line, stated_number
+from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
 
-LIMIT_BYTES = 16_000_000
 LIMIT_SECONDS = 600.0
 LOWEST_BPB, LARGEST_STD = 0.95, 0.005
 _LOG_SECONDS = 0.1
@@ -27,7 +27,7 @@ def check_sizes_on_disk(record: RecordFolder) -> Finding:
         return failed(
             f"{code} bytes of code, {total} in all on disk; submission.json states {stated[0]} and {stated[1]}"
         )
-    limit = min(LIMIT_BYTES, record.stated("compliance", "limit_bytes"))
+    limit = min(CHALLENGE_LIMIT_BYTES, record.stated("compliance", "limit_bytes"))
     if not total <= limit:
         return failed(f"{total} bytes, {total - limit} above the limit of {limit}")
     return passed(f"code {code} + largest artifact {total - code} = {total} bytes of {limit}")

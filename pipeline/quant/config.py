@@ -146,6 +146,10 @@ class QuantizeConfig:
         require(self.block_columns >= 1, "block_columns", self.block_columns, "at least 1")
 
 
+CHALLENGE_LIMIT_BYTES = 16_000_000
+"""What code and artifact of a record may have together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SizeConfig:
     """The byte budget of a submission."""

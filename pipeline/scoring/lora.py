@@ -94,7 +94,7 @@ class DocumentLora(NoAdaptation):
         with reproducible_attention(inputs_BT.device), torch.enable_grad():
             self.values = [each.requires_grad_() for each in self.values]
             with autocast_to(self.dtype, inputs_BT.device):
-                logits_BCV = self.head(self.model.hidden(inputs_BT)[:, -targets_BC.size(1) :])
+                logits_BCV = self.head(self.model.hidden(inputs_BT, targets_BC.size(1)))
             nats = F.cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten(), reduction="sum")
             loss = nats / targets_BC.size(1)
             return torch.autograd.grad(loss, self.values, allow_unused=True, materialize_grads=True)

@@ -4,6 +4,7 @@ Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
+from abc import abstractmethod
 
 from pipeline.submission.flow_objects import Objects
 from pipeline.submission.lattice import (
@@ -28,11 +29,13 @@ class Expressions(Objects):
 
     tables: dict[ast.AST, str]
 
+    @abstractmethod
     def _children(self, node: ast.AST, scope: Scope) -> None:
-        raise NotImplementedError
+        """Run the parts of a node of which nothing more is known."""
 
+    @abstractmethod
     def _assign(self, target: ast.expr, value: Known, scope: Scope) -> None:
-        raise NotImplementedError
+        """Let a value reach a target."""
 
     def truth(self, known: Known) -> set[bool]:
         """Return the truth values possible."""

@@ -4,6 +4,7 @@ Checked by: tests/submission/test_specialise.py.
 """
 
 import ast
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from pipeline.submission.lattice import ANY, NOTHING, Const, Foreign, Instance, Known, constant, join
@@ -23,7 +24,7 @@ ANY_NAME = "*"
 Scoped = Function | ast.Lambda
 
 
-class Objects:
+class Objects(ABC):
     """Functions, variables and objects; subclasses say how expressions and statements use them."""
 
     def __init__(self, tree: ast.Module) -> None:
@@ -45,11 +46,13 @@ class Objects:
         self._changed = True
         self._module = Scope(tree, None, assigned(tree) | {*self.names.functions, *self.names.classes}, None)
 
+    @abstractmethod
     def _value(self, node: ast.expr, scope: Scope) -> Known:
-        raise NotImplementedError
+        """Return what an expression gives."""
 
+    @abstractmethod
     def _block(self, body: list[ast.stmt], scope: Scope) -> bool:
-        raise NotImplementedError
+        """Run statements; return whether control never reaches their end."""
 
     def _arguments(self, call: ast.Call, scope: Scope) -> list[Known]:
         values = [self._value(item, scope) for item in call.args]

@@ -18,7 +18,7 @@ from pipeline.progress import Log
 from pipeline.submission.log_lines import artifact_score_lines
 from pipeline.submission.prove import ProofError, prove
 from pipeline.submission.record import SeedRun, artifact_name
-from pipeline.submission.verify import verify_folder
+from pipeline.submission.verify import check_statements
 
 
 def read_run(seed: int, items: Sequence[str]) -> SeedRun:
@@ -71,7 +71,7 @@ def prove_runs(
     The digests are those its log in the folder states: code, artifact, tokenizer, val shards, config. The fresh process
     gets `environment` and as many threads as this one: a sum split over more threads rounds differently.
     """
-    for check in verify_folder(folder, environment):
+    for check in check_statements(folder):
         if check.verdict == "FAIL":
             raise ProofError(f"{check.name}: {check.evidence}; run `dvc repro`")
     for run in runs:

@@ -3,10 +3,13 @@
 Checked by: tests/submission/test_verify.py.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
+
+from pipeline.submission.claims import half_unit
 
 _SCORE = re.compile(
     r"^(?P<name>final_\w+) .*?val_loss:\s*(?P<loss>\d+\.\d+).*?val_bpb:\s*(?P<bpb>\d+\.\d+)", re.MULTILINE
@@ -43,6 +46,13 @@ class SeedLog:
         numbers = re.findall(r"\d+", self.name)
         named = [seed for seed in seeds if seed in numbers]
         return named[-1] if named else seeds[0] if len(seeds) == 1 else None
+
+
+def implied_bytes(line: ScoreLine, targets: int) -> tuple[float, float]:
+    """Return the bytes that a score line divides by, targets * loss / (ln 2 * bpb), and how far its digits fix them."""
+    loss, bpb = float(line.val_loss), float(line.val_bpb)
+    value = targets * loss / (math.log(2) * bpb)
+    return value, 1 + value * (half_unit(line.val_loss) / loss + half_unit(line.val_bpb) / bpb)
 
 
 def _exact_scores(text: str) -> list[ScoreLine]:

@@ -22,12 +22,12 @@ from typing import Any, Literal, NamedTuple
 
 from pipeline.checks import require
 from pipeline.files import sha256_of_file
-from pipeline.submission.claims import Claim, agreement, equal_as_stated, half_unit, number_of, recomputed
+from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
+from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed
 from pipeline.submission.minify import unwrap
-from pipeline.submission.seed_log import ScoreLine, SeedLog
+from pipeline.submission.seed_log import SeedLog, implied_bytes
 from pipeline.submission.significance import comparison_fields
 
-LIMIT_BYTES = 16_000_000
 CANONICAL = {
     151_080_362: "FineWeb val, 1,024 pieces",
     151_080_891: "FineWeb val, 8,192 pieces",
@@ -78,6 +78,11 @@ def verify_folder(folder: Path, environment: Mapping[str, str]) -> list[Check]:
 
     Raises ValueError when the folder holds no train_gpt.py.
     """
+    return [*check_statements(folder), _check("program", list(_program(folder / "train_gpt.py", environment)))]
+
+
+def check_statements(folder: Path) -> list[Check]:
+    """Return the checks that run nothing; raises ValueError when the folder holds no train_gpt.py."""
     record = read_record(folder)
     parts: dict[str, Callable[[Record], Iterator[Claim]]] = {
         "code size": _code_size,
@@ -89,7 +94,6 @@ def verify_folder(folder: Path, environment: Mapping[str, str]) -> list[Check]:
         "statistics": _statistics,
         "implied bytes": _implied_bytes,
         "README": _readme,
-        "program": lambda each: _program(each, environment),
     }
     return [_check(name, list(claims(record))) for name, claims in parts.items()]
 
@@ -162,7 +166,7 @@ def _total_size(record: Record) -> Iterator[Claim]:
     elif stated is not None:
         totals = [stated]
     for total in totals:
-        yield f"{total:,} bytes of {LIMIT_BYTES:,}", total <= LIMIT_BYTES
+        yield f"{total:,} bytes of {CHALLENGE_LIMIT_BYTES:,}", total <= CHALLENGE_LIMIT_BYTES
 
 
 def _digests(record: Record) -> Iterator[Claim]:
@@ -241,13 +245,6 @@ def _implied_bytes(record: Record) -> Iterator[Claim]:
             yield (about if ok else f"seed {seed}: scores imply {middle:,.0f} bytes, {stated:,} stated"), ok
 
 
-def implied_bytes(line: ScoreLine, targets: int) -> tuple[float, float]:
-    """Return the bytes that a score line divides by, targets * loss / (ln 2 * bpb), and how far its digits fix them."""
-    loss, bpb = float(line.val_loss), float(line.val_bpb)
-    value = targets * loss / (math.log(2) * bpb)
-    return value, 1 + value * (half_unit(line.val_loss) / loss + half_unit(line.val_bpb) / bpb)
-
-
 def _readme(record: Record) -> Iterator[Claim]:
     stated, path = number_of(record.submission, "val_bpb"), record.folder / "README.md"
     if stated is None or not path.is_file():
@@ -260,9 +257,9 @@ def _readme(record: Record) -> Iterator[Claim]:
     )
 
 
-def _program(record: Record, environment: Mapping[str, str]) -> Iterator[Claim]:
+def _program(program: Path, environment: Mapping[str, str]) -> Iterator[Claim]:
     try:
-        source = unwrap(record.program.read_bytes())
+        source = unwrap(program.read_bytes())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compile(source, "train_gpt.py", "exec")
@@ -272,7 +269,7 @@ def _program(record: Record, environment: Mapping[str, str]) -> Iterator[Claim]:
     if "ArgumentParser" not in source:
         yield "compiles; has no command line to try", True
         return
-    yield _start(record.program, environment)
+    yield _start(program, environment)
 
 
 def _start(program: Path, environment: Mapping[str, str]) -> Claim:

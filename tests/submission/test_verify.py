@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.submission.claims import equal_as_stated
-from pipeline.submission.seed_log import SeedLog
-from pipeline.submission.verify import implied_bytes, verify_folder, verify_table
+from pipeline.submission.seed_log import SeedLog, implied_bytes
 from pipeline.submission.verify import read_record as read
+from pipeline.submission.verify import verify_folder, verify_table
 from stages.cli import main
 
 SCRIPT = "import argparse\nargparse.ArgumentParser().parse_args()\n"
