@@ -21,7 +21,7 @@ import zstandard
 
 from benchmarks.results import ROOT, write_result
 from pipeline.codec.container import QuantizedTensor, encode_artifact, read_artifact
-from pipeline.codec.integers import NUM_MATRIX_PARAMETERS, IntegerReader, IntegerWriter
+from pipeline.codec.integers import IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.tables import TABLE_BITS
 from pipeline.training.run import hardware_name
@@ -72,7 +72,7 @@ def _measure_fairway(matrices: list[np.ndarray], repeats: int) -> dict[str, Any]
         reader = IntegerReader(stream, excess_N, lanes)
         for codes_RC, coder in zip(matrices, parameters, strict=True):
             back_RC = np.zeros_like(codes_RC)
-            reader.take_matrix(back_RC, *coder)
+            reader.take_matrix(back_RC, 1, *coder)
             assert np.array_equal(back_RC, codes_RC)
         reader.finish()
 
@@ -104,7 +104,7 @@ def _measure_others(matrices: list[np.ndarray]) -> dict[str, dict[str, Any]]:
 def _model_bytes(codes_RC: np.ndarray) -> float:
     writer = IntegerWriter()
     writer.add_matrix(codes_RC)
-    blocks = writer.runs[NUM_MATRIX_PARAMETERS // 2 :]  # after the vectors
+    blocks = writer.runs[4:]  # after the vectors
     return sum(float(np.sum(TABLE_BITS - np.log2(frequency_N))) for _, frequency_N in blocks) / 8
 
 

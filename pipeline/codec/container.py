@@ -27,6 +27,7 @@ from pipeline.codec.integers import EXACT, NUM_MATRIX_PARAMETERS, IntegerReader,
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.sections import ArtifactError, join_sections, split_sections
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES
+from pipeline.codec.trellis import TRELLIS_STATES
 from pipeline.files import write_bytes
 
 _CODE_DTYPES = ("int8", "int16")
@@ -38,9 +39,12 @@ _MAX_CODES = 1 << 26
 _FREE_CODES = 1 << 24
 """So many codes may be declared in any file, and so many more for each stored byte: bounds the time of a bomb."""
 _CODES_PER_BYTE = 16
-_NUM_PARAMETERS = NUM_MATRIX_PARAMETERS + 4
-"""Of a quantized tensor: those of `IntegerWriter.add_matrix`, then offset and class of its row and column levels."""
-_PARAMETER_LIMITS = (MAX_MAGNITUDE_BITS + 1, *(1 << 15, NUM_CLASSES) * (_NUM_PARAMETERS // 2))
+_VECTOR_LIMITS = ((-(1 << 15), 1 << 15), (0, NUM_CLASSES))
+_PARAMETER_LIMITS = (
+    (0, MAX_MAGNITUDE_BITS + 1), *_VECTOR_LIMITS * 4, _VECTOR_LIMITS[0], *_VECTOR_LIMITS * 2, (1, 1 << 15),
+)  # fmt: skip
+"""Of a quantized tensor: those of `IntegerWriter.add_matrix`, offset and class of its row and column levels, states."""
+_NUM_PARAMETERS = len(_PARAMETER_LIMITS)
 _STEPS_PER_LEVEL = 8
 """Steps are coded as levels where more than so many share one on average."""
 
@@ -54,6 +58,10 @@ class QuantizedTensor(NamedTuple):
     """float16, (R,), positive."""
     column_step: np.ndarray | None = None
     """float16, (C,), positive; None is 1 everywhere."""
+    states: int = 1
+    """Of the trellis whose paths the codes are, down each column; 1 is none."""
+    on_path: np.ndarray | None = None
+    """bool, (R,): rows on these paths, the others have even codes; None is none."""
 
     def factors(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps of rows and of columns."""
@@ -84,10 +92,11 @@ def encode_artifact(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: d
     quantized = [tensor for tensor in tensors.values() if isinstance(tensor, QuantizedTensor)]
     plain = [tensor for tensor in tensors.values() if not isinstance(tensor, QuantizedTensor)]
     writer = IntegerWriter()
-    parameters = [writer.add_matrix(tensor.codes) for tensor in quantized]
+    parameters = [writer.add_matrix(tensor.codes, tensor.states, tensor.on_path) for tensor in quantized]
     factors = [_to_words(factor) for tensor in quantized for factor in tensor.factors()]
     levels, steps, places = _write_steps(writer, factors)
-    rows = zip(parameters, places[::2], places[1::2], strict=True)
+    states = [(tensor.states,) for tensor in quantized]
+    rows = zip(parameters, places[::2], places[1::2], states, strict=True)
     table = [len(levels), *(value for parts in rows for part in parts for value in part)]
     words = [np.array(table, "<i2").view("<u2"), levels, *steps, *map(_to_words, plain), *writer.excess]
     planes = np.concatenate(words).view(np.uint8).reshape(-1, 2).T.tobytes()
@@ -124,7 +133,8 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
     quantized = [(name, dtype, shape) for name, dtype, shape in layout if dtype in _CODE_DTYPES]
     num_levels = int(values.take(1, "uint16")[0])
     table = values.take(_NUM_PARAMETERS * len(quantized), "int16").reshape(-1, _NUM_PARAMETERS)
-    if (table >= _PARAMETER_LIMITS).any() or (table[:, ::2] < 0).any():
+    least, limit = np.array(_PARAMETER_LIMITS).T
+    if not np.isin(table[:, -1], TRELLIS_STATES).all() or (table < least).any() or (table >= limit).any():
         raise ArtifactError("section values holds an unsound coder parameter")
     levels = values.take(num_levels, "float16")
     steps = [values.take(0 if num_levels else size, "float16") for _, _, shape in quantized for size in shape]
@@ -136,8 +146,10 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
     reader = IntegerReader(stream, values.rest(), num_lanes(num_codes))
     parameters = table.tolist()
     codes = [np.zeros(shape, dtype) for _, dtype, shape in quantized]
-    for codes_RC, coder in zip(codes, parameters, strict=True):
-        reader.take_matrix(codes_RC, *coder[:NUM_MATRIX_PARAMETERS])
+    on_paths = [
+        reader.take_matrix(codes_RC, coder[-1], *coder[:NUM_MATRIX_PARAMETERS])
+        for codes_RC, coder in zip(codes, parameters, strict=True)
+    ]
     if num_levels:
         steps = [
             levels[reader.take_indices(shape[axis], num_levels, *coder[NUM_MATRIX_PARAMETERS + 2 * axis :][:2])]
@@ -145,8 +157,11 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
             for axis in (0, 1)
         ]
     reader.finish()
-    for (name, _, _), codes_RC, step_R, step_C in zip(quantized, codes, steps[::2], steps[1::2], strict=True):
-        tensors[name] = QuantizedTensor(codes_RC, step_R, None if (step_C == 1).all() else step_C)
+    for k, (name, _, _) in enumerate(quantized):
+        step_R, step_C = steps[2 * k : 2 * k + 2]
+        states, on_path_R = parameters[k][-1], on_paths[k]
+        tensors[name] = QuantizedTensor(codes[k], step_R, None if (step_C == 1).all() else step_C, states,
+                                        on_path_R if on_path_R.any() else None)  # fmt: skip
     for name, tensor in tensors.items():
         if not _is_sound(tensor):
             raise ArtifactError(f"tensor {name!r} has a step that is not positive or a value that is not finite")
@@ -171,6 +186,7 @@ def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
         require(codes.dtype.name in _CODE_DTYPES and codes.ndim == 2 and max(codes.shape) <= _MAX_CODE_AXIS,
                 f"codes of {name}", f"{codes.dtype} {codes.shape}",
                 f"a two-axis int8 or int16 array, axes at most {_MAX_CODE_AXIS}")  # fmt: skip
+        require(tensor.states in TRELLIS_STATES, f"states of {name}", tensor.states, f"one of {TRELLIS_STATES}")
         for factor, size in zip(tensor.factors(), codes.shape, strict=True):
             require(factor.dtype == np.float16 and factor.shape == (size,), f"step of {name}",
                     f"{factor.dtype} {factor.shape}", f"float16 of shape ({size},)")  # fmt: skip

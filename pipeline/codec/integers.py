@@ -18,9 +18,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pipeline.checks import require
 from pipeline.codec.range_coder import RunDecoder, encode_runs
 from pipeline.codec.sections import ArtifactError
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES, TABLE_BITS, code_tables
+from pipeline.codec.trellis import next_state, num_paths, unions
 
 _VECTOR_BITS = 5
 _CHOICE_ROUNDS = 3
@@ -28,10 +30,11 @@ _PROFILE_ROUNDS = 4
 _PROFILE_BITS = 10
 _EXCESS_BITS = 12
 _LOAD_SHIFT = 8
-NUM_MATRIX_PARAMETERS = 9
+NUM_MATRIX_PARAMETERS = 10
 EXACT = 1 << 40
 """Samples at which a vector's integers are never replaced by cheaper ones beside them."""
 _BLOCK_INTEGERS = 1 << 18
+_ANYWHERE = 1 << 20
 _MISFIT_BITS = math.log(2) / 64
 """What one class beside the true scale costs a code; it grows with the square of the distance."""
 
@@ -52,56 +55,72 @@ class IntegerWriter:
         beyond_N = np.abs(value_N) - limit_N
         self.excess.append(beyond_N[beyond_N >= 0].astype("<u2"))
 
-    def add_vector(self, place_N: np.ndarray, samples: int) -> tuple[int, int, np.ndarray]:
-        """Add integers of one class near `place_N`; return their offset and class, and the integers.
+    def add_vector(self, place_N: np.ndarray, samples: int, least_N: np.ndarray | int = -_ANYWHERE,
+                   most_N: np.ndarray | int = _ANYWHERE) -> tuple[int, int, np.ndarray]:  # fmt: skip
+        """Add integers of one class near `place_N`, inside the bounds; return their offset and class, and the integers.
 
         Each is the scale index of `samples` codes: one that is cheaper to state may cost them a little.
         """
-        nearest_N = np.rint(place_N).astype(np.int32)
+        nearest_N = np.clip(np.rint(place_N), least_N, most_N).astype(np.int32)
         offset = int(np.median(nearest_N))
         widest = (1 << _VECTOR_BITS) - 1
         # A magnitude without a symbol of its own costs the edge's symbol and two bytes.
-        bits_KJ = -np.log2(np.maximum(code_tables(_VECTOR_BITS).frequency_KS[:, widest:], 2.0**-12))
+        bits_KJ = -np.log2(np.maximum(code_tables(_VECTOR_BITS).frequency_KS[:NUM_CLASSES, widest:], 2.0**-12))
         value_N = nearest_N - offset
         for _ in range(_CHOICE_ROUNDS):
             row = int((bits_KJ @ np.bincount(np.minimum(np.abs(value_N), widest), minlength=widest + 1)).argmin())
-            near_AN = nearest_N - offset + np.arange(-2, 3)[:, None]
+            near_AN = np.clip(nearest_N + np.arange(-2, 3)[:, None], least_N, most_N).astype(np.int32) - offset
             misfit_AN = _MISFIT_BITS * samples * (place_N - offset - near_AN) ** 2
             choice_N = (misfit_AN + bits_KJ[row].take(np.abs(near_AN), mode="clip")).argmin(0)
-            value_N = nearest_N - offset + choice_N.astype(np.int32) - 2
+            value_N = np.take_along_axis(near_AN, choice_N[None], 0)[0]
         self._add(value_N, np.full(len(value_N), row), _VECTOR_BITS)
         return offset, row, value_N + offset
 
-    def add_matrix(self, codes_RC: np.ndarray) -> tuple[int, ...]:
-        """Add a matrix; return its magnitude bits, then offset and class of each of its vectors."""
-        codes_RC = codes_RC.astype(np.int32)
-        if not codes_RC.any():
+    def add_matrix(self, code_RC: np.ndarray, states: int = 1, on_path_R: np.ndarray | None = None) -> tuple[int, ...]:
+        """Add a matrix, `on_path_R` (bool) its rows on paths of a trellis of so many states; return its parameters.
+
+        They are its magnitude bits, 0 for all zeros, then offset and class of each of its vectors and the least row
+        index of rows on paths. Raises ValueError for codes that are no paths.
+        """
+        code_RC = code_RC.astype(np.int32)
+        if not code_RC.any():
             return (0,) * NUM_MATRIX_PARAMETERS
+        if on_path_R is None:
+            on_path_R = np.zeros(len(code_RC), bool)
+        union_RC = np.zeros_like(code_RC)
+        union_RC[on_path_R] = unions(code_RC[on_path_R], states)
+        require(states == 1 or not ((code_RC ^ union_RC) & 1).any(), "codes", "a code of the wrong union",
+                f"paths of a trellis of {states} states")  # fmt: skip
+        whole_RC = code_RC >> (states > 1)
         trials = []
-        for load_R, profile_C in _profiles(codes_RC):
-            trial = IntegerWriter()
-            trials.append((trial._add_rest(codes_RC - _shared(load_R, profile_C), load_R, profile_C), trial))
+        for load_R, profile_C in _profiles(whole_RC):
+            trial, rest_RC = IntegerWriter(), whole_RC - _shared(load_R, profile_C)
+            trials.append((trial._add_rest(rest_RC, union_RC, on_path_R, load_R, profile_C), trial))
         parameters, best = min(trials, key=lambda pair: pair[1].num_bits())
         self.runs += best.runs
         self.excess += best.excess
         return parameters
 
-    def _add_rest(self, rest_RC: np.ndarray, load_R: np.ndarray, profile_C: np.ndarray) -> tuple[int, ...]:
+    def _add_rest(self, rest_RC: np.ndarray, union_RC: np.ndarray, on_path_R: np.ndarray, load_R: np.ndarray,
+                  profile_C: np.ndarray) -> tuple[int, ...]:  # fmt: skip
         num_rows, num_columns = rest_RC.shape
         *load_parameters, _ = self.add_vector(load_R, EXACT)
         *profile_parameters, _ = self.add_vector(profile_C, EXACT)
         bits = min(max(int(np.abs(rest_RC).max()), 1).bit_length(), MAX_MAGNITUDE_BITS)
-        gap, none = _ScaleGap(rest_RC, bits), np.zeros(1)
+        gap, none = _ScaleGap(rest_RC, union_RC, bits), np.zeros(1)
         row_R = gap(none, none, 1)
         column_C = gap(row_R, none, 0)
         row_R = row_R + gap(row_R, column_C, 1)
         # Rows of one scale, the usual case, should all fall on an integer and not between two.
         row_R = row_R - np.median(row_R) + np.rint(np.median(row_R))
-        *row_parameters, row_R = self.add_vector(row_R, num_columns)
+        least = _threshold(row_R, on_path_R)
+        lowest_R, highest_R = np.where(on_path_R, [[least], [_ANYWHERE]], [[-_ANYWHERE], [least - 1]])
+        *row_parameters, row_R = self.add_vector(row_R, num_columns, lowest_R, highest_R)
         *column_parameters, column_C = self.add_vector(column_C + gap(row_R, column_C, 0), num_rows)
-        for rows, class_N in _blocks(row_R, column_C):
-            self._add(rest_RC[rows].reshape(-1), class_N, bits)
-        return bits, *load_parameters, *profile_parameters, *row_parameters, *column_parameters
+        for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
+            class_NC += NUM_CLASSES * union_RC[row_N]
+            self._add(rest_RC[row_N].reshape(-1), class_NC.reshape(-1), bits)
+        return bits, *load_parameters, *profile_parameters, *row_parameters, *column_parameters, least
 
     def num_bits(self) -> float:
         """Return the codelength of all runs, and about that of the excesses."""
@@ -142,18 +161,29 @@ class IntegerReader:
             raise ArtifactError("section codes holds a step that is no level")
         return value_N
 
-    def take_matrix(self, codes_RC: np.ndarray, bits: int, *vectors: int) -> None:
-        """Fill zeros `codes_RC` (int8 or int16); the numbers are what `add_matrix` returned."""
+    def take_matrix(self, code_RC: np.ndarray, states: int, bits: int, *vectors: int) -> np.ndarray:
+        """Fill zeros `code_RC` (int8 or int16) and return `on_path_R`; the numbers are those of `add_matrix`."""
+        on_path_R = np.zeros(len(code_RC), bool)
         if not bits:
-            return
-        sizes = codes_RC.shape * 2
+            return on_path_R
+        sizes = code_RC.shape * 2
         load_R, profile_C, row_R, column_C = (self.take_vector(sizes[k], *vectors[2 * k : 2 * k + 2]) for k in range(4))
-        bound = np.iinfo(codes_RC.dtype)
-        for rows, class_N in _blocks(row_R, column_C):
-            value_N = self._take(class_N, bits) + _shared(load_R[rows], profile_C).reshape(-1)
-            if value_N.min() < bound.min or value_N.max() > bound.max:
-                raise ArtifactError(f"section codes holds an integer that is no {codes_RC.dtype}")
-            codes_RC[rows] = value_N.reshape(-1, len(column_C))
+        if states > 1:
+            on_path_R = row_R >= vectors[-1]
+        bound = np.iinfo(code_RC.dtype)
+        state = np.zeros((num_paths(int(on_path_R.sum())), len(column_C)), np.int32)
+        for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
+            state = state[: len(row_N)]
+            union = state & 1 if on_path_R[row_N[0]] else 0
+            whole = self._take((class_NC + NUM_CLASSES * union).reshape(-1), bits).reshape(class_NC.shape)
+            whole += _shared(load_R[row_N], profile_C)
+            code = whole << (states > 1) | union
+            if code.min() < bound.min or code.max() > bound.max:
+                raise ArtifactError(f"section codes holds an integer that is no {code_RC.dtype}")
+            code_RC[row_N] = code
+            if on_path_R[row_N[0]]:
+                state = next_state(state, whole, states)
+        return on_path_R
 
     def finish(self) -> None:
         """Raise ArtifactError unless everything was used up."""
@@ -162,12 +192,24 @@ class IntegerReader:
             raise ArtifactError("section values holds excesses of no integer")
 
 
-def _blocks(row_R: np.ndarray, column_C: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield rows that are coded as one run, and their elements' classes: temporary arrays stay small."""
-    step = max(_BLOCK_INTEGERS // len(column_C), 1)
-    for at in range(0, len(row_R), step):
-        rows = slice(at, at + step)
-        yield rows, np.clip(row_R[rows, None] + column_C, 0, NUM_CLASSES - 1).reshape(-1)
+def _blocks(row_R: np.ndarray, column_C: np.ndarray, on_path_R: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows that are coded as one run, and their elements' classes.
+
+    Of rows on paths a run is one step of all paths, of the others after them so many that temporary arrays stay small.
+    """
+    most = max(_BLOCK_INTEGERS // len(column_C), 1)
+    for is_path, step in ((True, num_paths(int(on_path_R.sum()))), (False, most)):
+        row_N = np.flatnonzero(on_path_R == is_path)
+        for at in range(0, len(row_N), step):
+            part_N = row_N[at : at + step]
+            yield part_N, np.clip(row_R[part_N, None] + column_C, 0, NUM_CLASSES - 1)
+
+
+def _threshold(row_R: np.ndarray, on_path_R: np.ndarray) -> int:
+    """Return the least row index of rows on paths: indices on the wrong side of it are moved, all in all the least."""
+    level_T = np.arange(int(row_R.min()), int(row_R.max()) + 4)
+    short_RT = level_T - row_R[:, None]
+    return int(level_T[np.where(on_path_R[:, None], short_RT, 1 - short_RT).clip(0).sum(0).argmin()])
 
 
 def _shared(load_R: np.ndarray, profile_C: np.ndarray) -> np.ndarray:
@@ -195,10 +237,14 @@ def _profiles(codes_RC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 class _ScaleGap:
     """How far row and column indices are from the second moments of a matrix, in classes."""
 
-    def __init__(self, codes_RC: np.ndarray, bits: int) -> None:
+    def __init__(self, whole_RC: np.ndarray, union_RC: np.ndarray, bits: int) -> None:
         widest = (1 << bits) - 1
-        self._moment_K = code_tables(bits).frequency_KS @ np.arange(-widest, widest + 1) ** 2 / (1 << TABLE_BITS)
-        square_RC = np.minimum(np.abs(codes_RC), widest) ** 2
+        level_US = 2 * np.arange(-widest, widest + 1) + np.array([[0], [1]])
+        frequency_UKS = code_tables(bits).frequency_KS.reshape(2, NUM_CLASSES, -1)
+        moment_UK = (frequency_UKS * level_US[:, None] ** 2).sum(2) / (1 << TABLE_BITS)
+        # Paths visit both unions equally often.
+        self._moment_K = moment_UK.mean(0) if union_RC.any() else moment_UK[0]
+        square_RC = (2 * np.clip(whole_RC, -widest, widest) + union_RC) ** 2
         self._wanted = self._place(square_RC.mean(0)), self._place(square_RC.mean(1))
 
     def __call__(self, row_R: np.ndarray, column_C: np.ndarray, axis: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import brotli
 from pipeline.checks import FairwayError, require
 
 ARTIFACT_MAGIC = b"FWYA"
-ARTIFACT_VERSION = 2
+ARTIFACT_VERSION = 3
 SECTION_LIMITS = {"header": 1 << 20, "values": 1 << 26, "codes": 1 << 26}
 """Largest raw bytes a section may declare: several times what any record needs, and little memory for a bomb."""
 _PREFIX = struct.Struct("<4sB")

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pipeline.checks import require
+from pipeline.codec.trellis import TRELLIS_STATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,8 @@ class QuantizeConfig:
 
     solver: Literal["gptq", "nearest"]
     """How codes are chosen: errors pushed onto later columns, or not."""
+    trellis_states: int | None
+    """States of the trellis whose paths codes are: 4, 8, 16, 32 or 64; null rounds each code by itself."""
     steps: ClipSteps | RateSteps
     """How the steps of tensors, rows and columns relate to each other."""
     visit_weights: Literal["tokens", "sensitivity"] | tuple[float, ...]
@@ -141,6 +144,10 @@ class QuantizeConfig:
         weights = self.visit_weights
         require(isinstance(weights, str) or min(weights, default=0) > 0, "visit_weights", weights,
                 "tokens, sensitivity or positive numbers")  # fmt: skip
+        require(self.trellis_states in (None, *TRELLIS_STATES[1:]), "trellis_states", self.trellis_states,
+                f"one of {TRELLIS_STATES[1:]} or null")  # fmt: skip
+        require(self.trellis_states is None or isinstance(self.steps, RateSteps), "trellis_states", self.trellis_states,
+                "null: steps of kind `clip` clip codes")  # fmt: skip
         require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")
         require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
         require(self.block_columns >= 1, "block_columns", self.block_columns, "at least 1")

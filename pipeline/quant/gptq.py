@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checks import FairwayError, require
+from pipeline.quant.trellis_search import PathSearch
 
 _UNDERFLOW_SHARE = 1e-30
 """A dead column may still hold products below this share (squared): what float32 keeps when its square underflows."""
@@ -124,21 +125,22 @@ def _one_thread() -> Iterator[None]:
 
 
 def solve_stack(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
-                block_columns: int) -> list[Tensor]:  # fmt: skip
+                block_columns: int, search: PathSearch | None = None) -> list[Tensor]:  # fmt: skip
     """Return int32 codes (R, C) of matrices of one shape, solved together.
 
     Steps are all (R,) or all (R, C), positive, exactly as they will be stored; max_code None leaves codes unclipped.
-    Rows do not see each other, so matrices that share their input may be one matrix; nor do the matrices of a stack,
-    whose codes are those of each alone, bit for bit. Raises ValueError for misfitting shapes.
+    With a `search`, made for the rows of the whole stack, the codes of every column are paths of its trellis. Else rows
+    do not see each other, so matrices that share their input may be one matrix; nor ever do the matrices of a stack:
+    their codes are those of each alone, bit for bit. Raises ValueError for misfitting shapes.
     """
     for weight_RC, factor, step in zip(weights, factors, steps, strict=True):
         _check_solve_inputs(weight_RC, factor, step, block_columns)
     with _one_thread():
-        return _solve_checked(weights, factors, steps, max_code, block_columns)
+        return _solve_checked(weights, factors, steps, max_code, block_columns, search)
 
 
 def _solve_checked(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
-                   block_columns: int) -> list[Tensor]:  # fmt: skip
+                   block_columns: int, search: PathSearch | None) -> list[Tensor]:  # fmt: skip
     # Errors begin as the weights, codes as the weights with what they pull.
     error_BCR = torch.stack([_in_order(weight, factor) for weight, factor in zip(weights, factors, strict=True)])
     for error_CR, factor in zip(error_BCR, factors, strict=True):
@@ -156,7 +158,7 @@ def _solve_checked(weights: Sequence[Tensor], factors: Sequence[Factor], steps: 
             block = slice(at, min(at + _PUSHED_COLUMNS, stop))
             _pull(code_BCR, error_BCR, factors, range(start, at), range(block.start, block.stop))
             feedback_BKK = torch.stack([factor.feedback_CC[block, block] for factor in factors])
-            _solve_block(code_BCR[:, block], error_BCR[:, block], step_BCR[:, block], feedback_BKK, max_code)
+            _solve_block(code_BCR[:, block], error_BCR[:, block], step_BCR[:, block], feedback_BKK, max_code, search)
     return [_restored(code_CR, factor) for code_CR, factor in zip(code_BCR, factors, strict=True)]
 
 
@@ -190,19 +192,26 @@ def _pull(code_BCR: Tensor, error_BCR: Tensor, factors: Sequence[Factor], source
 
 
 def _solve_block(code_BKR: Tensor, error_BKR: Tensor, step_BKR: Tensor, feedback_BKK: Tensor,
-                 max_code: int | None) -> None:  # fmt: skip
+                 max_code: int | None, search: PathSearch | None) -> None:  # fmt: skip
     """Turn weights with what they pulled into codes, and weights into errors, column by column."""
     for j in range(code_BKR.shape[1]):
-        code_BR = code_BKR[:, j].div_(step_BKR[:, j]).round_()  # torch rounds half to even
+        code_BR = code_BKR[:, j].div_(step_BKR[:, j])
+        if search is not None:
+            code_BR.copy_(torch.from_numpy(search.codes(code_BR.reshape(-1, 1).numpy())).view_as(code_BR))
+        else:
+            code_BR.round_()  # torch rounds half to even
         if max_code is not None:
             code_BR.clamp_(-max_code, max_code)
         error_BR = error_BKR[:, j].addcmul_(code_BR, step_BKR[:, j], value=-1)
         code_BKR[:, j + 1 :].addcmul_(feedback_BKK[:, j + 1 :, j, None], error_BR[:, None])
 
 
-def round_to_nearest(weight_RC: Tensor, step: Tensor, max_code: int | None) -> Tensor:
-    """Return int64 codes (R, C) that ignore the inputs: half to even, clipped to +-max_code."""
-    codes_RC = (weight_RC.detach().to(torch.float64) / step.reshape(len(step), -1)).round_()
+def round_to_nearest(weight_RC: Tensor, step: Tensor, max_code: int | None, search: PathSearch | None = None) -> Tensor:
+    """Return int64 codes (R, C) that ignore the inputs: half to even, clipped to +-max_code, or paths of a trellis."""
+    codes_RC = weight_RC.detach().to(torch.float64) / step.reshape(len(step), -1)
+    if search is not None:
+        return torch.from_numpy(search.codes(codes_RC.numpy())).to(torch.int64)
+    codes_RC.round_()
     return (codes_RC if max_code is None else codes_RC.clamp_(-max_code, max_code)).to(torch.int64)
 
 

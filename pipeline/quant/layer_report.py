@@ -27,17 +27,22 @@ def entropy_bits(codes: Tensor) -> float:
     return float(torch.special.entr(counts / counts.sum()).sum()) / math.log(2)
 
 
-def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step: Tensor, max_code: int | None,
-                hessian_CC: Tensor | None) -> dict:  # fmt: skip
-    """Return one tensor's line of the report; the proxy losses are None without a Hessian."""
+def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step: Tensor, states: int,
+                max_code: int | None, hessian_CC: Tensor | None) -> dict:  # fmt: skip
+    """Return one tensor's line of the report; the proxy losses are None without a Hessian.
+
+    With `states` of a trellis above 1 steps are half ones: a code's union is known, and rounding takes whole steps.
+    """
     noise = float(quantization_error(weight_RC, codes_RC, step).square().sum())
     signal = float(weight_RC.double().square().sum())
-    entry = {"name": name, "role": role, "shape": list(weight_RC.shape), "bits_per_weight": entropy_bits(codes_RC),
+    bits = entropy_bits(codes_RC) - (entropy_bits(codes_RC & 1) if states > 1 else 0.0)
+    entry = {"name": name, "role": role, "shape": list(weight_RC.shape), "bits_per_weight": bits,
              "clipped_frac": 0.0 if max_code is None else float((codes_RC.abs() == max_code).double().mean()),
              "sqnr_db": 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB,
              "proxy_loss": None, "nearest_proxy_loss": None}  # fmt: skip
     if hessian_CC is not None:
-        nearest_RC = round_to_nearest(weight_RC, step, max_code)
+        whole = 2 if states > 1 else 1
+        nearest_RC = whole * round_to_nearest(weight_RC, whole * step, max_code)
         hessian_CC = hessian_CC.float()  # a report needs no more
         entry["proxy_loss"] = proxy_loss(weight_RC, codes_RC, step, hessian_CC)
         entry["nearest_proxy_loss"] = proxy_loss(weight_RC, nearest_RC, step, hessian_CC)

@@ -70,7 +70,7 @@ def _provisional_model(original: LoopedUNet, bundle: Mapping[str, Tensor], confi
                        target_share: float) -> LoopedUNet:  # fmt: skip
     """Return the model that the artifact would hold at about the provisional rate."""
     settings = QuantizeConfig(
-        solver="gptq", steps=config.steps, visit_weights="tokens", target_share=target_share,
+        solver="gptq", trellis_states=None, steps=config.steps, visit_weights="tokens", target_share=target_share,
         damp_frac=config.damp_frac, block_columns=_PROVISIONAL_BLOCK_COLUMNS,
     )  # fmt: skip
     plan = plan_quantization(original, bundle, settings)

@@ -25,11 +25,14 @@ from pipeline.quant.layer_report import layer_entry, report_totals
 from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization
 from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.quant.steps import max_code_of
+from pipeline.quant.trellis_search import PathSearch
 
 _FINEST_BITS = 12.0
 """Bits per weight beyond which no step is refined under the rate rule."""
 _KNOB_OCTAVES = 24.0
 """How far that rule's search may go from there: to nothing left."""
+_PATH_SPREAD = 0.7
+"""Root mean square of a row's weights, in half steps, from which a path costs less than codes by themselves."""
 _STACK_ROWS = 4096
 """Rows solved together: what a processor's cache holds of a block of columns."""
 
@@ -41,38 +44,56 @@ class BudgetError(FairwayError):
 def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float] | None = None) -> ArtifactTensors:
     """Return the artifact's tensors at one knob; `seconds` receives what each quantized tensor took of the solving."""
     tensors: ArtifactTensors = dict(plan.passthrough)
+    states = plan.config.trellis_states or 1
     for stack in _stacks(plan):
         started = time.perf_counter()
-        grids = [group_grid(group, knob, plan.config.steps) for group in stack]
-        stacked = zip(stack, grids, _stack_codes(stack, grids, plan.config), strict=True)
+        grids = [group_grid(group, knob / 2 if states > 1 else knob, plan.config.steps) for group in stack]
+        paths = [_rows_on_paths(group, grid, states) for group, grid in zip(stack, grids, strict=True)]
+        stacked = zip(stack, grids, paths, _stack_codes(stack, grids, paths, plan.config), strict=True)
         group_seconds = (time.perf_counter() - started) / len(stack)
-        for group, grid, codes_RC in stacked:
+        for group, grid, on_path_R, codes_RC in stacked:
             column_step = None if grid.step_C is None else grid.step_C.half().numpy()
             dtype = torch.int8 if int(codes_RC.abs().max()) <= max_code_of(8) else torch.int16
             for name, rows in _member_slices(group):
                 codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
-                tensors[name] = QuantizedTensor(codes, step, column_step)
+                on_path = on_path_R[rows].numpy() if on_path_R[rows].any() else None
+                tensors[name] = QuantizedTensor(codes, step, column_step, states, on_path)
                 if seconds is not None:
                     seconds[name] = group_seconds * len(codes) / len(codes_RC)
     return {name: tensors[name] for name in plan.order}
 
 
 def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
-    """Yield groups that can be solved together: of one shape, one role, one kind of step and one limit of codes."""
+    """Yield groups that can be solved together: of the same rows, columns, role, kind of step and limit of codes."""
     alike: dict[tuple, list[TensorGroup]] = {}
     for group in plan.groups:
-        alike.setdefault((group.role, group.weight_RC.shape, group.step_C is None, group.max_code), []).append(group)
+        key = (group.role, group.rows, group.weight_RC.shape[1], group.step_C is None, group.max_code)
+        alike.setdefault(key, []).append(group)
     for groups in alike.values():
         size = max(_STACK_ROWS // len(groups[0].weight_RC), 1)
         yield from (groups[at : at + size] for at in range(0, len(groups), size))
 
 
-def _stack_codes(stack: list[TensorGroup], grids: list[Grid], config: QuantizeConfig) -> list[Tensor]:
+def _stack_codes(stack: list[TensorGroup], grids: list[Grid], on_path: list[Tensor],
+                 config: QuantizeConfig) -> list[Tensor]:  # fmt: skip
     weights, steps, max_code = [group.weight_RC for group in stack], [grid.step for grid in grids], stack[0].max_code
     factors = [group.factor for group in stack if group.factor is not None]
+    search = None
+    if config.trellis_states:
+        tensor_rows = [rows for group in stack for rows in group.rows]
+        search = PathSearch(tensor_rows, torch.cat(on_path).numpy(), config.trellis_states)
     if config.solver == "nearest" or not factors:
-        return [round_to_nearest(weight, step, max_code) for weight, step in zip(weights, steps, strict=True)]
-    return solve_stack(weights, factors, steps, max_code, config.block_columns)
+        weight_RC, step = torch.cat(weights), torch.cat(steps)
+        return list(round_to_nearest(weight_RC, step, max_code, search).split([len(weight) for weight in weights]))
+    return solve_stack(weights, factors, steps, max_code, config.block_columns, search)
+
+
+def _rows_on_paths(group: TensorGroup, grid: Grid, states: int) -> Tensor:
+    """Return which rows (R,) bool run on paths of the trellis: those that are not small beside their steps."""
+    if states == 1:
+        return torch.zeros(len(group.weight_RC), dtype=torch.bool)
+    place_RC = group.weight_RC / grid.step.reshape(len(group.weight_RC), -1)
+    return place_RC.square().mean(1) >= _PATH_SPREAD**2
 
 
 def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig, size: SizeConfig, meta: dict,
@@ -165,7 +186,8 @@ def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors, seco
             stored = tensors[name]
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
             entry = layer_entry(name, group.role, group.weight_RC[rows], torch.from_numpy(stored.codes),
-                                torch.from_numpy(stored.full_step()), group.max_code, group.hessian_CC)  # fmt: skip
+                                torch.from_numpy(stored.full_step()), stored.states, group.max_code,
+                                group.hessian_CC)  # fmt: skip
             layers.append({**entry, "seconds": seconds[name]})
     passthrough_values = sum(array.size for array in plan.passthrough.values())
     return {"layers": layers, "totals": report_totals(layers, passthrough_values)}

@@ -128,7 +128,7 @@ def forge(header, values=b"", codes=b"", raw=None):
     table = b"".join(
         struct.pack("<II8s", len(s), n, hashlib.sha256(s).digest()[:8]) for s, n in zip(stored, lengths, strict=True)
     )
-    return b"FWYA\x02" + table + b"".join(stored)
+    return b"FWYA\x03" + table + b"".join(stored)
 
 
 def one(dtype, shape):
@@ -140,7 +140,7 @@ def planes(*words):
 
 
 _LANE = struct.pack("<I", 1 << 16)
-_ZEROS = [0] * 13
+_ZEROS = [0] * 14 + [1]  # a tensor without a trellis
 _ONE = 0x3C00  # as float16
 _STEP = (0, *_ZEROS, _ONE, _ONE)
 
@@ -172,12 +172,15 @@ def test_the_forger_can_also_forge_a_sound_file():
         forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0, _ONE), _LANE),
         forge(one("int8", [1, 1]), planes(0, *_ZEROS, _ONE, 0), _LANE),
         forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0xBC00, _ONE), _LANE),
-        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:9], 7, 0, 0, 0, _ONE), _LANE + bytes(2)),
+        forge(one("int8", [1, 1]), planes(1, *_ZEROS[:10], 7, 0, 0, 0, 1, _ONE), _LANE + bytes(2)),
         forge(one("int8", [1, 1]), planes(60000, *_ZEROS, _ONE, _ONE), _LANE),
         # coder parameters: nine bits, classes out of range
         forge(one("int8", [1, 1]), planes(0, 9, *_ZEROS[1:], _ONE, _ONE), _LANE),
         forge(one("int8", [1, 1]), planes(0, 1, 0, 128, *_ZEROS[3:], _ONE, _ONE), _LANE),
         forge(one("int8", [1, 1]), planes(0, 1, 0, 0xFFFF, *_ZEROS[3:], _ONE, _ONE), _LANE),
+        # states of no known trellis
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS[:-1], 2, _ONE, _ONE), _LANE),
+        forge(one("int8", [1, 1]), planes(0, *_ZEROS[:-1], 0, _ONE, _ONE), _LANE),
         # codes: no states, a state below the range, words of nothing
         forge(one("int8", [1, 1]), planes(*_STEP)), forge(one("int8", [1, 1]), planes(*_STEP), bytes(4)),
         forge(one("int8", [1, 1]), planes(*_STEP), _LANE + bytes(2)),
@@ -200,7 +203,7 @@ def test_steps_of_columns_come_back_and_multiply():
         step_C = np.resize(np.array(column_steps, np.float16), 24)
         content = encode_artifact({"w": QuantizedTensor(codes_RC, step_R, step_C)}, {})
         stored = decode_artifact(content)[0]["w"]
-        for found, expected in zip(stored, (codes_RC, step_R, step_C), strict=True):
+        for found, expected in zip(stored[:3], (codes_RC, step_R, step_C), strict=True):
             assert found.dtype == expected.dtype
             assert np.array_equal(found, expected)
         value_RC = dequantize({"w": stored})["w"]
@@ -218,8 +221,8 @@ def test_more_codes_than_the_stored_bytes_allow_are_refused():
 
 
 def test_the_old_format_is_refused_in_one_line():
-    content = b"FWYA\x01" + encode_artifact(sample(), {})[5:]
-    with pytest.raises(ArtifactError, match=r"^format version 1, this program reads version 2: quantize again$"):
+    content = b"FWYA\x02" + encode_artifact(sample(), {})[5:]
+    with pytest.raises(ArtifactError, match=r"^format version 2, this program reads version 3: quantize again$"):
         decode_artifact(content)
 
 

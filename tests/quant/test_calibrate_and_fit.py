@@ -45,7 +45,7 @@ MODEL = changed(TINY, {
 CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
                  embedding_clip_ratio=1.55, table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
 QUANTIZE = QuantizeConfig(solver="gptq", steps=CLIP, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
-                          block_columns=16)  # fmt: skip
+                          block_columns=16, trellis_states=None)  # fmt: skip
 RATE_STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
 RATE = replace(QUANTIZE, steps=RATE_STEPS)
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from pipeline.training.launch import torchrun
 from tests.quant.calibrate_run import STEPS, calibrate_toy
 
 CONFIG = QuantizeConfig(solver="gptq", steps=STEPS, visit_weights="sensitivity", target_share=1.0, damp_frac=0.01,
-                        block_columns=16)  # fmt: skip
+                        block_columns=16, trellis_states=None)  # fmt: skip
 
 
 @pytest.mark.parametrize("num_processes", [2, 4])

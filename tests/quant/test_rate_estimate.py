@@ -23,7 +23,7 @@ def gaussian_plan(rule, curvature=1.0):
         ("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C, 127 if rule is CLIP else None
     )
     config = QuantizeConfig(solver="gptq", steps=rule, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
-                            block_columns=8)  # fmt: skip
+                            block_columns=8, trellis_states=None)  # fmt: skip
     return QuantizationPlan((group,), {}, ("a",), config)
 
 

@@ -41,7 +41,7 @@ def test_codes_span_the_grid_of_their_owner():
                                provisional=provisional)  # fmt: skip
     bundle = calibrate(model, ids_NT, settings, Ranks(0, 0, 1), torch.device("cpu"), silent)
     config = QuantizeConfig(solver="gptq", steps=CLIP, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
-                            block_columns=16)  # fmt: skip
+                            block_columns=16, trellis_states=None)  # fmt: skip
     tensors = quantize_plan(plan_quantization(model, bundle, config), 1.5)
     limits = {owner: 2 ** (bits - 1) - 1 for owner, bits in dataclasses.asdict(BITS).items()}
     reached = {name: int(abs(tensors[name].codes).max()) for name in code_owners(model)}
