@@ -12,7 +12,7 @@ Checked by: tests/quant/test_quantization_tuning.py.
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,25 +142,19 @@ def rate(judge: Judge, bundle: Bundle, setting: Setting, sizes_P: Iterable[float
     return Rated(*(np.array(column) for column in zip(*points, strict=True)))
 
 
-def compare(judge: Judge, rated: Mapping[str, Rated]) -> list[dict[str, Any]]:
-    """Return, and print, every setting's divergence and gap over the default's at the default's file sizes."""
+def compare(judge: Judge, base: Rated, name: str, points: Rated) -> dict[str, Any]:
+    """Return, and print, a setting's divergence and gap over those of `base`, at its file sizes."""
     counts_BD = resample_documents(len(judge.bytes_D))
-    base = rated["default"]
     to_mbpb = 1000 / math.log(2) / (counts_BD @ judge.bytes_D)
-    floor_PB, floor_gap_PB = ((part @ counts_BD.T) * to_mbpb for part in (base.divergence_PD, base.excess_PD))
-    lines = []
-    print(f"{'setting':44} divergence over the default's [95 %] at {', '.join(f'{size:,}' for size in base.bytes_P)} "
-          "bytes; gap less the default's, mBPB")  # fmt: skip
-    for name, points in rated.items():
-        ratio_PB = _at(base.bytes_P, points.bytes_P, (points.divergence_PD @ counts_BD.T) * to_mbpb) / floor_PB
-        gap_PB = (points.excess_PD @ counts_BD.T) * to_mbpb - floor_gap_PB
-        line = {"setting": name, "bytes": points.bytes_P.tolist(), "divergence_ratio": [interval(r) for r in ratio_PB],
-                "gap_less_default_mbpb": [interval(gap) for gap in gap_PB]}  # fmt: skip
-        lines.append(line)
-        cells = ["{value:.4f} [{low:.4f}, {high:.4f}]".format(**interval(values)) for values in ratio_PB]
-        gaps = ["{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**interval(values)) for values in gap_PB]
-        print(f"{name:44} {'  '.join(cells)}  {'  '.join(gaps)}", flush=True)
-    return lines
+    divergence_PB, base_PB = ((part @ counts_BD.T) * to_mbpb for part in (points.divergence_PD, base.divergence_PD))
+    ratio_PB = _at(base.bytes_P, points.bytes_P, divergence_PB) / base_PB
+    gap_PB = ((points.excess_PD - base.excess_PD) @ counts_BD.T) * to_mbpb
+    ratios, gaps = [interval(values) for values in ratio_PB], [interval(values) for values in gap_PB]
+    cells = ["{value:.4f} [{low:.4f}, {high:.4f}]".format(**figure) for figure in ratios]
+    cells += ["{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**figure) for figure in gaps]
+    print(f"{name:44} {'  '.join(cells)}", flush=True)
+    return {"setting": name, "bytes": points.bytes_P.tolist(), "divergence_ratio": ratios,
+            "gap_less_default_mbpb": gaps}  # fmt: skip
 
 
 def _at(wanted_P: np.ndarray, bytes_P: np.ndarray, values_PB: np.ndarray) -> np.ndarray:
@@ -191,12 +185,12 @@ def main() -> None:
 def scan(judge: Judge, bundle: Bundle, ids_NT: Tensor, default: QuantizeConfig) -> dict[str, Any]:
     """Return the comparison of all settings around `default`."""
     whole = with_sequence_sensitivities(judge.model, bundle, ids_NT[::2], default.damp_frac)
-    rated: dict[str, Rated] = {}
-    for setting in settings_around(default, lambda _: whole):
-        sizes_P = rated["default"].bytes_P.tolist() if rated else None
-        rated[setting.name] = rate(judge, bundle, setting, sizes_P)
-        compare(judge, rated)
-    return {"targets": judge.targets, "settings": compare(judge, rated)}
+    first, *others = settings_around(default, lambda _: whole)
+    base = rate(judge, bundle, first, None)
+    sizes_P = base.bytes_P.tolist()
+    print(f"divergence over the default's, then gap less the default's in mBPB, at {sizes_P} bytes [95 %]")
+    lines = [compare(judge, base, setting.name, rate(judge, bundle, setting, sizes_P)) for setting in others]
+    return {"targets": judge.targets, "documents": len(judge.bytes_D), "bytes": sizes_P, "settings": lines}
 
 
 if __name__ == "__main__":
