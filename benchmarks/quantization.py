@@ -1,16 +1,18 @@
 """Every rung of the quantization ladder on one real checkpoint: loss over the float model against file bytes.
 
 Run `python -m benchmarks.quantization ../shared/data` on a quiet machine, with the extra `bench` installed for the
-plot. Gaps are mBPB (0.001 bits per byte of text) over the float model on documents that neither training nor
-calibration saw, blocks protocol, float32. Arms are compared at equal *file* bytes and at equal gaps by interpolation:
-means over the calibration draws, with the central 95 % of a paired bootstrap over documents. `--arms` and `--seeds`
-measure a part, which is printed and not kept. Draws are measured in processes of one thread each; a run that was
-interrupted goes on at the same commit.
+plot; `--family looped-unet` measures a second checkpoint, which `benchmarks.second_checkpoint` trains. Gaps are mBPB
+(0.001 bits per byte of text) over the float model on documents that neither training nor calibration saw, blocks
+protocol, float32. Arms are compared at equal *file* bytes and at equal gaps by interpolation: means over the
+calibration draws, with the central 95 % of a paired bootstrap over documents. The arms `RECORDED` with all draws are
+kept; `--arms` and `--seeds` measure others or fewer, which is only printed, but for the gains of the rate rule's axes,
+kept whenever their arms are measured (`--arms Cr,Gt,Gr,Gc,Gl,Gf`). Draws are measured in processes of one thread each;
+a run that was interrupted goes on at the same commit.
 """
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -21,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, Arm, ladder
-from benchmarks.quantization_data import NUM_DRAWS, Material, load_material
+from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, RECORDED, Arm, ladder
+from benchmarks.quantization_data import FAMILIES, NUM_DRAWS, Material, load_material
 from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
-from benchmarks.quantization_spreads import Axis, axes_of, compare_axes
+from benchmarks.quantization_spreads import ARMS_OF_AXIS, Axis, axes_of, compare_axes
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from benchmarks.results import ROOT, write_result
@@ -39,33 +41,47 @@ DEFAULT = "Gf"
 BASELINES = ("C", "B")
 REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
 """Arm and knob whose file size and gap the other arms are compared at."""
-PLOT = ROOT / "docs" / "quantization.png"
 
 
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description="Measure the quantization ladder.")
     parser.add_argument("data", type=Path, help="folder of the shared checkpoint, tokenizer and documents")
-    parser.add_argument("--arms", help="these arms only, separated by commas")
+    parser.add_argument(
+        "--family", choices=FAMILIES, default="crawler", help="of the checkpoint (default: %(default)s)"
+    )
+    parser.add_argument("--arms", help=f"these arms, separated by commas (default: {','.join(RECORDED)})")
     parser.add_argument("--seeds", type=int, default=NUM_DRAWS, help=f"calibration draws, 1 to {NUM_DRAWS}")
     arguments = parser.parse_args()
     require(1 <= arguments.seeds <= NUM_DRAWS, "--seeds", arguments.seeds, f"1 to {NUM_DRAWS}")
-    material = load_material(arguments.data)
-    arms = _arms(material)
-    names = arguments.arms.split(",") if arguments.arms else list(arms)
-    require(set(names) <= set(arms), "--arms", arguments.arms, f"some of {','.join(arms)}")
-    is_whole = set(names) == set(arms) and arguments.seeds == NUM_DRAWS
+    load = partial(load_material, arguments.data, arguments.family)
+    try:
+        material = load()
+        arms = choose_arms(_arms(material), arguments.arms)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    is_whole = set(arms) == set(RECORDED) and arguments.seeds == NUM_DRAWS
     require(not is_whole or find_spec("matplotlib") is not None, "matplotlib", None, "the extra `bench` installed")
     print(POINT_HEADER, flush=True)
     with ProcessPoolExecutor(available_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        draws = list(pool.map(partial(_measure_draw, arguments.data, names), range(arguments.seeds)))
+        draws = list(pool.map(partial(_measure_draw, load, list(arms)), range(arguments.seeds)))
     points = [point for draw, _ in draws for point in draw]
     for axis, spread in draws[0][1].items():
         print(f"ln-spread of {axis:22} {spread.ln_spread:6.3f}, worth {spread.lognormal_bits:.3f} bit per weight")
-    measured = report(_bench(material, 0), {name: arms[name] for name in names}, points, draws[0][1])
+    measured = report(_bench(material, 0), arms, points, draws[0][1])
+    name, hardware, axes = FAMILIES[arguments.family].result, hardware_name(torch.device("cpu")), measured.pop("axes")
+    if len(axes["lines"]) == len(ARMS_OF_AXIS):
+        print(write_result(f"{name}_axes", hardware, {"draws": arguments.seeds, **axes}).relative_to(ROOT))
     if is_whole:
-        print(write_result("quantization", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
-        plot_points(PLOT, points, {name: arm.title for name, arm in arms.items()})
+        print(write_result(name, hardware, measured).relative_to(ROOT))
+        plot_points(ROOT / "docs" / f"{name}.png", points, {name: arm.title for name, arm in arms.items()})
+
+
+def choose_arms(arms: Mapping[str, Arm], asked: str | None) -> dict[str, Arm]:
+    """Return the arms of a comma-separated list, in the ladder's order; None asks for those that are recorded."""
+    names = RECORDED if asked is None else asked.split(",")
+    require(set(names) <= set(arms), "--arms", asked, f"some of {','.join(arms)}")
+    return {name: arm for name, arm in arms.items() if name in names}
 
 
 def _arms(material: Material) -> dict[str, Arm]:
@@ -74,13 +90,13 @@ def _arms(material: Material) -> dict[str, Arm]:
 
 
 def _bench(material: Material, seed: int) -> Bench:
-    journal = ROOT / "artifacts" / f"quantization-{git_commit(ROOT)}-{seed}.jsonl"
+    journal = ROOT / "artifacts" / f"{FAMILIES[material.family].result}-{git_commit(ROOT)}-{seed}.jsonl"
     journal.parent.mkdir(exist_ok=True)
     return Bench(material, lambda line: print(line, flush=True), journal)
 
 
-def _measure_draw(data: Path, names: Sequence[str], seed: int) -> tuple[list[Point], dict[str, Axis]]:
-    material = load_material(data)
+def _measure_draw(load: Callable[[], Material], names: Sequence[str], seed: int) -> tuple[list[Point], dict[str, Axis]]:
+    material = load()
     arms = {name: arm for name, arm in _arms(material).items() if name in names}
     return measure(_bench(material, seed), arms, seed)
 

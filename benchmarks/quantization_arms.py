@@ -34,7 +34,8 @@ SDCLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, othe
 """Matrices as in challenge PR 1394. The ratios serve the baseline best among those tried on tuning documents: at the
 embedding clip published there (20 against 12.85) and tables clipped like matrices it loses more at equal bytes; a finer
 embedding loses outliers."""
-
+RECORDED = ("A", "B", "C", "Gf")
+"""Arms that the results keep; the others are measured on request (`--arms`)."""
 
 Solver = Callable[[QuantizationPlan, float], ArtifactTensors]
 Codec = Callable[[ArtifactTensors, dict], tuple[int, str]]

@@ -1,6 +1,6 @@
-"""What `benchmarks.quantization` measures on: the shared checkpoint, training text to calibrate on, text to score.
+"""What `benchmarks.quantization` measures on: a float checkpoint, training text to calibrate on, text to score.
 
-The one idea: nothing that is scored was seen. The checkpoint was trained on the first documents of the sample; the
+The one idea: nothing that is scored was seen. Checkpoints were trained on the first documents of the sample; the
 rest are scored. Training documents are split by content hash into those that calibration draws from and those kept for
 choosing exponents and the like, which no measurement here reads. Seeds are disjoint draws of calibration sequences.
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.results import ROOT
 from pipeline.checks import require
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.byte_count import ByteTable, byte_table, count_bytes
@@ -28,11 +29,32 @@ from pipeline.progress import silent
 from pipeline.scoring.config import BlocksProtocol
 from pipeline.scoring.evaluate import score
 
+DOCUMENTS = "fineweb_docs.jsonl"
+TOKENIZER = "fineweb_1024_bpe.model"
 NUM_DRAWS = 2
 CALIBRATION_TOKENS = 65536
 _TRAINED_DOCUMENTS = 160
 _TUNING_FRAC = 0.2
 _BATCH_TOKENS = 4096
+
+
+class Family(NamedTuple):
+    """A checkpoint of one layout, imported like anybody's."""
+
+    checkpoint: Path
+    """In the shared folder, unless absolute; its JSON lies beside it."""
+    result: str
+    """Name of the file that keeps what was measured, and of the plot."""
+    remedy: str
+    """What makes the checkpoint."""
+
+
+FAMILIES = {
+    "crawler": Family(Path("checkpoint_4f1c_d256.safetensors"), "quantization", "a file of the shared data"),
+    "looped-unet": Family(ROOT / "artifacts" / "bench" / "looped_unet_d256.safetensors", "quantization_looped_unet",
+                          "the file that `python -m benchmarks.second_checkpoint ../shared/data` makes"),
+}  # fmt: skip
+"""Layout -> its checkpoint; the second is of our own training."""
 
 
 class ScoredStream(NamedTuple):
@@ -60,23 +82,31 @@ class ScoredStream(NamedTuple):
 class Material(NamedTuple):
     """All that a measurement starts from."""
 
+    family: str
+    """One of `FAMILIES`."""
     model: LoopedUNet
     draws: tuple[Tensor, ...]
     """Calibration ids (N, T) int64, one tensor per seed, disjoint."""
     scored: ScoredStream
 
 
-def load_material(folder: Path) -> Material:
-    """Read the shared checkpoint, tokenizer and documents."""
-    community = read_community(folder / "checkpoint_4f1c_d256.safetensors", None,
-                               folder / "checkpoint_4f1c_d256.json", False, print)  # fmt: skip
+def read_sample(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the documents that checkpoints are trained on, and those held out."""
+    texts = [json.loads(line)["text"] for line in (folder / DOCUMENTS).read_text("utf-8").splitlines()]
+    return texts[:_TRAINED_DOCUMENTS], texts[_TRAINED_DOCUMENTS:]
+
+
+def load_material(folder: Path, family: str = "crawler") -> Material:
+    """Read tokenizer and documents in `folder` and the checkpoint of a family; ValueError when it is missing."""
+    checkpoint = folder / FAMILIES[family].checkpoint
+    require(checkpoint.is_file(), "checkpoint", str(checkpoint), FAMILIES[family].remedy)
+    community = read_community(checkpoint, family, checkpoint.with_suffix(".json"), False, print)
     model = build(community.config).eval()
     model.load_state_dict(community.state)
     context_tokens = community.config.context_tokens
-    processor = load_tokenizer(folder / "fineweb_1024_bpe.model")
+    processor = load_tokenizer(folder / TOKENIZER)
     table = byte_table(processor)
-    texts = [json.loads(line)["text"] for line in (folder / "fineweb_docs.jsonl").read_text("utf-8").splitlines()]
-    trained, held_out = texts[:_TRAINED_DOCUMENTS], texts[_TRAINED_DOCUMENTS:]
+    trained, held_out = read_sample(folder)
     seen = {text_digest(text) for text in trained}
     require(not any(text_digest(text) in seen for text in held_out), "documents", "a held-out document trained on",
             "none")  # fmt: skip
@@ -86,7 +116,7 @@ def load_material(folder: Path) -> Material:
                                    NUM_DRAWS * num_sequences)  # fmt: skip
     documents = [encode_documents(processor, table, [text]).tokens_M for text in held_out]
     draws = tuple(ids_NT[draw::NUM_DRAWS] for draw in range(NUM_DRAWS))
-    return Material(model, draws, scored_stream(documents, table, context_tokens))
+    return Material(family, model, draws, scored_stream(documents, table, context_tokens))
 
 
 def scored_stream(documents: list[np.ndarray], table: ByteTable, context_tokens: int) -> ScoredStream:
@@ -98,8 +128,7 @@ def scored_stream(documents: list[np.ndarray], table: ByteTable, context_tokens:
 
 def load_tuning(folder: Path, context_tokens: int) -> ScoredStream:
     """Read the training documents that are kept for choosing settings: no calibration draws from them."""
-    processor = load_tokenizer(folder / "fineweb_1024_bpe.model")
+    processor = load_tokenizer(folder / TOKENIZER)
     table = byte_table(processor)
-    texts = [json.loads(line)["text"] for line in (folder / "fineweb_docs.jsonl").read_text("utf-8").splitlines()]
-    kept = [text for text in texts[:_TRAINED_DOCUMENTS] if split_of(text_digest(text), _TUNING_FRAC) != "train"]
+    kept = [text for text in read_sample(folder)[0] if split_of(text_digest(text), _TUNING_FRAC) != "train"]
     return scored_stream([encode_documents(processor, table, [text]).tokens_M for text in kept], table, context_tokens)

@@ -124,7 +124,7 @@ def compare_axes(bench: Bench, curves: Mapping[str, Curve], points: Sequence[Poi
     arm, knob = REFERENCE
     sizes = [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]
     if not sizes:
-        return {}
+        return {"lines": []}
     level_B = gap_at(curves[arm], float(np.mean(sizes)))
     assert level_B is not None, "a mean of an arm's sizes at one knob lies among its rate points"
     model = bench.material.model

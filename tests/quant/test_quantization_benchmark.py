@@ -107,7 +107,9 @@ def bench(journal):
     table = ByteTable(np.full(VOCABULARY, 3, np.int16), np.zeros(VOCABULARY, bool), np.arange(VOCABULARY) < 3)
     table.base_V[:3] = 0
     ids_NT = torch.randint(0, VOCABULARY, (16, CONTEXT), generator=torch.Generator().manual_seed(4))
-    material = Material(roused(MODEL, 3), (ids_NT[::2], ids_NT[1::2]), scored_stream(documents, table, CONTEXT))
+    material = Material(
+        "crawler", roused(MODEL, 3), (ids_NT[::2], ids_NT[1::2]), scored_stream(documents, table, CONTEXT)
+    )
     return Bench(material, print, journal)
 
 
