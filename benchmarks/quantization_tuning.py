@@ -26,12 +26,12 @@ from benchmarks.quantization_arms import ladder
 from benchmarks.quantization_data import ScoredStream, load_material, load_tuning
 from benchmarks.rate_curves import interval, resample_documents
 from benchmarks.results import ROOT, write_result
-from benchmarks.sequence_sensitivity import with_sequence_sensitivities
+from benchmarks.sequence_sensitivity import with_sequence_sensitivities, with_visits_summed
 from pipeline.codec.container import encode_artifact
 from pipeline.config import load_params
 from pipeline.model.network import LoopedUNet
 from pipeline.progress import silent
-from pipeline.quant.config import QuantizeConfig
+from pipeline.quant.config import QuantizeConfig, RateSteps
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import Bundle
@@ -84,23 +84,32 @@ class Judge:
         return next(sums), next(sums)
 
 
-def settings_around(default: QuantizeConfig, sequence: Callable[[Bundle], Bundle]) -> list[Setting]:
-    """Return the default, and what differs from it in one thing."""
+Statistics = Callable[[Bundle], Bundle]
 
-    def steps(name: str, value: float) -> QuantizeConfig:
-        return dataclasses.replace(default, steps=dataclasses.replace(default.steps, **{name: value}))  # type: ignore[arg-type]
 
-    grid = {"row_exponent": (0.25, 0.75, 1.0), "column_exponent": (0.5, 0.75), "lookup_exponent": (0.5, 0.75)}
+def settings_around(default: QuantizeConfig, sequences: Statistics, visits: Statistics) -> list[Setting]:
+    """Return the default, what differs from it in one thing, and what was best together."""
+    rule = default.steps
+    assert isinstance(rule, RateSteps), "the default that params.yaml ships with"
+    steps = {
+        **{f"row_exponent {value:g}": dataclasses.replace(rule, row_exponent=value) for value in (0.25, 0.75, 1.0)},
+        **{f"column_exponent {value:g}": dataclasses.replace(rule, column_exponent=value) for value in (0.5, 0.75)},
+        **{f"lookup_exponent {value:g}": dataclasses.replace(rule, lookup_exponent=value) for value in (0.5, 0.75)},
+    }
+    settings = {name: dataclasses.replace(default, steps=changed) for name, changed in steps.items()}
+    damped = {
+        f"damp_frac {value:g}": dataclasses.replace(default, damp_frac=value) for value in (0.002, 0.005, 0.02, 0.05)
+    }
+    whole = settings["row_exponent 1"]
     return [
         Setting("default", default, dict),
-        Setting("sequence gradients", default, sequence),
-        *(Setting(f"{name} {value:g}", steps(name, value), dict) for name, values in grid.items() for value in values),
-        *(Setting(f"damp_frac {value:g}", dataclasses.replace(default, damp_frac=value), dict)
-          for value in (0.002, 0.005, 0.02, 0.05)),
-        Setting("visit_weights sensitivity", dataclasses.replace(default, visit_weights="sensitivity"), dict),
-        Setting("sequence gradients, row_exponent 0.75", steps("row_exponent", 0.75), sequence),
-        *(Setting(f"rows {share:g} towards their mean, row_exponent 0.75", steps("row_exponent", 0.75), shrunk(share))
-          for share in (0.1, 0.3)),
+        Setting("sequence gradients", default, sequences),
+        Setting("visits summed by token", default, visits),
+        *(Setting(name, quantize, dict) for name, quantize in (settings | damped).items()),
+        Setting("sequence gradients, row_exponent 0.75", settings["row_exponent 0.75"], sequences),
+        Setting("sequence gradients, row_exponent 1", whole, sequences),
+        Setting("visits summed by token, row_exponent 1", whole, visits),
+        Setting("the same, rows 0.1 towards their mean", whole, lambda bundle: shrunk(0.1)(visits(bundle))),
     ]  # fmt: skip
 
 
@@ -185,7 +194,8 @@ def main() -> None:
 def scan(judge: Judge, bundle: Bundle, ids_NT: Tensor, default: QuantizeConfig) -> dict[str, Any]:
     """Return the comparison of all settings around `default`."""
     whole = with_sequence_sensitivities(judge.model, bundle, ids_NT[::2], default.damp_frac)
-    first, *others = settings_around(default, lambda _: whole)
+    summed = with_visits_summed(judge.model, bundle, ids_NT[::2])
+    first, *others = settings_around(default, lambda _: whole, lambda _: summed)
     base = rate(judge, bundle, first, None)
     sizes_P = base.bytes_P.tolist()
     print(f"divergence over the default's, then gap less the default's in mBPB, at {sizes_P} bytes [95 %]")

@@ -1,17 +1,18 @@
-"""Sensitivities from the gradients of whole sequences, beside the default's from single tokens and visits.
+"""Sensitivities that know that visits of a looped matrix meet: from gradients of whole sequences, or of tokens.
 
 The one idea: an error in a looped matrix acts in all its visits and at all tokens at once, so that what it costs is the
 square of the *sum* of their gradients: G, the gradient with respect to the weights, of one sequence. A row's curvature
 is the mean square of G's row in the metric of the inputs, G (H + damping)^-1 G^T over the trace of (H + damping)^-1 H,
 per token: with independent tokens and visits that is the sum over visits of g_r (`pipeline/quant/sensitivity.py`), and
-errors of GPTQ lie evenly in that metric.
+errors of GPTQ lie evenly in that metric. Cheaper, and nearly as good where a token's inputs are alike in all visits:
+the mean square of the gradients at a token's outputs, summed over visits first.
 
 Axes: R rows, C columns, N sequences, T position.
 Source: block-diagonal Fisher by row (arXiv 2505.07004).
 Checked by: tests/quant/test_quantization_tuning.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.gptq import Factor, factorise
-from pipeline.quant.moments import Bundle, bundle_entry, pooled_mean, site_members
+from pipeline.quant.moments import Bundle, pooled_mean, site_members
 
 _LABEL_SEED = 1
 
@@ -39,23 +40,61 @@ def with_sequence_sensitivities(model: LoopedUNet, bundle: Mapping[str, Tensor],
               if type(module) is nn.Embedding and module is not model.token_embedding]  # fmt: skip
     sums = {name: torch.zeros(len(model.get_parameter(name)), dtype=torch.float64) for name in (*owners, *tables)}
     for number, ids_T in enumerate(ids_NT):
-        generator = torch.Generator().manual_seed(_LABEL_SEED + number)
-        with torch.enable_grad():
-            logits_TV = model(ids_T[None])[0]
-            labels_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
-            F.cross_entropy(logits_TV, labels_T, reduction="sum").backward()
+        _backward(model, ids_T[None], number)
         for name, sum_R in sums.items():
             gradient_RC = model.get_parameter(name).grad
             if gradient_RC is not None:
                 sum_R += _mean_squares(gradient_RC, metrics[owners[name]] if name in owners else None)
         model.zero_grad(set_to_none=True)
+    return _replaced(bundle, {name: sum_R / ids_NT.numel() for name, sum_R in sums.items()})
+
+
+def with_visits_summed(model: LoopedUNet, bundle: Mapping[str, Tensor], ids_NT: Tensor) -> Bundle:
+    """Return the bundle with mean squares of a token's gradients, summed over visits, for matrices that have several.
+
+    One forward and one backward pass per sequence. A matrix that no loss depends on gets zeros.
+    """
+    looped = [member for owner, members in site_members(bundle).items() for member in members
+              if f"sensitivity/{member}/1" in bundle]  # fmt: skip
+    sums = {name: torch.zeros(len(model.get_parameter(name)), dtype=torch.float64) for name in looped}
+    gradients: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
+            y.register_hook(lambda gradient: gradients.update({name: gradients.get(name, 0) + gradient.detach()}))
+
+        return hook
+
+    handles = [model.get_submodule(name.removesuffix(".weight")).register_forward_hook(watch(name)) for name in looped]
+    for number, ids_T in enumerate(ids_NT):
+        gradients.clear()
+        _backward(model, ids_T[None], number)
+        model.zero_grad(set_to_none=True)
+        for name, gradient in gradients.items():
+            sums[name] += gradient.flatten(0, -2).double().square().sum(0)
+    for handle in handles:
+        handle.remove()
+    return _replaced(bundle, {name: sum_R / ids_NT.numel() for name, sum_R in sums.items()})
+
+
+def _backward(model: LoopedUNet, ids_BT: Tensor, number: int) -> None:
+    """Accumulate gradients of the summed loss at labels drawn from the model itself."""
+    generator = torch.Generator().manual_seed(_LABEL_SEED + number)
+    with torch.enable_grad():
+        logits_MV = model(ids_BT).flatten(0, 1)
+        labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
+        F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
+
+
+def _replaced(bundle: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Bundle:
+    """Return the bundle with these sensitivities (R,); a matrix's stand at its first visit, its others are zero."""
     changed = dict(bundle)
-    for name, sum_R in sums.items():
-        key = f"sensitivity/{name}"
-        visits = int(bundle_entry(bundle, f"uses/{owners[name]}/{owners[name]}")) if name in owners else 0
-        for visit in range(visits):
-            changed[f"{key}/{visit}"] = torch.zeros(len(sum_R))
-        changed[f"{key}/0" if visits else key] = (sum_R / ids_NT.numel()).float()
+    for name, row_R in rows.items():
+        keys = [key for key in bundle if key == f"sensitivity/{name}" or key.startswith(f"sensitivity/{name}/")]
+        for key in keys:
+            changed[key] = (
+                row_R.float() if key in (f"sensitivity/{name}", f"sensitivity/{name}/0") else row_R.float() * 0
+            )
     return changed
 
 
