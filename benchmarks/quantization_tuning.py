@@ -109,7 +109,8 @@ def settings_around(default: QuantizeConfig, sequences: Statistics, visits: Stat
         Setting("sequence gradients, row_exponent 0.75", settings["row_exponent 0.75"], sequences),
         Setting("sequence gradients, row_exponent 1", whole, sequences),
         Setting("visits summed by token, row_exponent 1", whole, visits),
-        Setting("the same, rows 0.1 towards their mean", whole, lambda bundle: shrunk(0.1)(visits(bundle))),
+        Setting("sequence gradients, row_exponent 1, rows 0.1 towards their mean", whole,
+                lambda bundle: shrunk(0.1)(sequences(bundle))),
     ]  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description="Scan settings of the rate rule on tuning documents.")
     parser.add_argument("data", type=Path, help="folder of the shared checkpoint, tokenizer and documents")
-    parser.add_argument("--targets", type=int, default=24_576, help="scored targets, at most")
+    parser.add_argument("--targets", type=int, default=12_288, help="scored targets, at most")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     material = load_material(arguments.data)
