@@ -5,8 +5,9 @@ plot; `--family looped-unet` measures a second checkpoint, which `benchmarks.sec
 (0.001 bits per byte of text) over the float model on documents that neither training nor calibration saw, blocks
 protocol, float32. Arms are compared at equal *file* bytes and at equal gaps by interpolation: means over the
 calibration draws, with the central 95 % of a paired bootstrap over documents. The arms `RECORDED` with all draws are
-kept; `--arms` and `--seeds` measure others or fewer, which is only printed. Draws are measured in processes of one
-thread each; a run that was interrupted goes on at the same commit.
+kept; `--arms` and `--seeds` measure others or fewer, which is only printed, but for the gains of the rate rule's axes,
+kept whenever their arms are measured (`--arms Cr,Gt,Gr,Gc,Gl,Gf`). Draws are measured in processes of one thread each;
+a run that was interrupted goes on at the same commit.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, RECORDED, Arm, ladder
 from benchmarks.quantization_data import FAMILIES, NUM_DRAWS, Material, load_material
 from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
-from benchmarks.quantization_spreads import expected_bits, log_spreads
+from benchmarks.quantization_spreads import ARMS_OF_AXIS, Axis, axes_of, compare_axes
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from benchmarks.results import ROOT, write_result
@@ -66,11 +67,13 @@ def main() -> None:
         draws = list(pool.map(partial(_measure_draw, load, list(arms)), range(arguments.seeds)))
     points = [point for draw, _ in draws for point in draw]
     for axis, spread in draws[0][1].items():
-        print(f"ln-spread of {axis:22} {spread:6.3f}, worth {expected_bits(spread):.3f} bit per weight")
+        print(f"ln-spread of {axis:22} {spread.ln_spread:6.3f}, worth {spread.lognormal_bits:.3f} bit per weight")
     measured = report(_bench(material, 0), arms, points, draws[0][1])
+    name, hardware, axes = FAMILIES[arguments.family].result, hardware_name(torch.device("cpu")), measured.pop("axes")
+    if len(axes["lines"]) == len(ARMS_OF_AXIS):
+        print(write_result(f"{name}_axes", hardware, {"draws": arguments.seeds, **axes}).relative_to(ROOT))
     if is_whole:
-        name = FAMILIES[arguments.family].result
-        print(write_result(name, hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
+        print(write_result(name, hardware, measured).relative_to(ROOT))
         plot_points(ROOT / "docs" / f"{name}.png", points, {name: arm.title for name, arm in arms.items()})
 
 
@@ -92,41 +95,50 @@ def _bench(material: Material, seed: int) -> Bench:
     return Bench(material, lambda line: print(line, flush=True), journal)
 
 
-def _measure_draw(
-    load: Callable[[], Material], names: Sequence[str], seed: int
-) -> tuple[list[Point], dict[str, float]]:
+def _measure_draw(load: Callable[[], Material], names: Sequence[str], seed: int) -> tuple[list[Point], dict[str, Axis]]:
     material = load()
     arms = {name: arm for name, arm in _arms(material).items() if name in names}
     return measure(_bench(material, seed), arms, seed)
 
 
-def measure(bench: Bench, arms: Mapping[str, Arm], seed: int) -> tuple[list[Point], dict[str, float]]:
+def measure(bench: Bench, arms: Mapping[str, Arm], seed: int) -> tuple[list[Point], dict[str, Axis]]:
     """Return every rate point of `arms` with one draw of calibration sequences, and the default's diagnostics."""
     spreads = {}
     if DEFAULT in arms:
         bundle, _ = bench.bundle(seed, arms[DEFAULT].calibrate)
-        spreads = log_spreads(plan_quantization(bench.material.model, bundle, arms[DEFAULT].quantize), bundle)
+        spreads = axes_of(plan_quantization(bench.material.model, bundle, arms[DEFAULT].quantize), bundle)
     return [point for name, arm in arms.items() for point in bench.measure(name, arm, seed)], spreads
 
 
 def report(bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point],
-           spreads: Mapping[str, float]) -> dict[str, Any]:  # fmt: skip
+           spreads: Mapping[str, Axis]) -> dict[str, Any]:  # fmt: skip
     """Return, and print, the comparisons of all points, with what they were measured on."""
     comparisons = compare(bench, points)
     print_comparisons(comparisons)
+    axes = compare_axes(bench, _curves(bench, points), points, spreads)
     scored = bench.material.scored
     return {
         "float_bpb": bench.bpb(bench.float_D), "targets": len(scored.bytes_N), "documents": len(bench.float_D),
         "calibration_tokens": bench.material.draws[0].numel(),
         "arms": {name: {"title": arm.title, "calibrate": dataclasses.asdict(arm.calibrate),
                         "quantize": dataclasses.asdict(arm.quantize)} for name, arm in arms.items()},
-        "ln_spreads": dict(spreads), "comparisons": comparisons, "points": [point._asdict() for point in points],
+        "ln_spreads": {axis: spread.ln_spread for axis, spread in spreads.items()}, "axes": axes,
+        "comparisons": comparisons, "points": [point._asdict() for point in points],
         "float_nats_by_document": bench.float_D.tolist(), "bytes_by_document": bench.text_bytes_D.tolist(),
     }  # fmt: skip
 
 
 def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
     """Return, for every reference that was measured, each arm's gap at its size and size at its gap."""
+    curves = _curves(bench, points)
+    comparisons = []
+    for arm, knob in REFERENCES:
+        if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
+            comparisons.append({"reference": f"{arm} at {knob:g}", **_compare_at(curves, arm, float(np.mean(sizes)))})
+    return comparisons
+
+
+def _curves(bench: Bench, points: Sequence[Point]) -> dict[str, Curve]:
     counts_BD = resample_documents(len(bench.float_D))
     curves: dict[str, Curve] = {}
     for name in dict.fromkeys(point.arm for point in points):
@@ -135,11 +147,7 @@ def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
         sizes_SP = np.array([[point.file_bytes for point in row] for row in rows])
         nats_SPD = np.array([[point.nats_by_document for point in row] for row in rows])
         curves[name] = make_curve(sizes_SP, nats_SPD, bench.float_D, bench.text_bytes_D, counts_BD)
-    comparisons = []
-    for arm, knob in REFERENCES:
-        if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
-            comparisons.append({"reference": f"{arm} at {knob:g}", **_compare_at(curves, arm, float(np.mean(sizes)))})
-    return comparisons
+    return curves
 
 
 def _compare_at(curves: Mapping[str, Curve], reference: str, num_bytes: float) -> dict[str, Any]:

@@ -106,9 +106,7 @@ def ladder(calibrate: CalibrateConfig, quantize: QuantizeConfig) -> dict[str, Ar
     targets = dataclasses.replace(swept, provisional=half)
     gptq = dataclasses.replace(quantize, solver="gptq", steps=SDCLIP, damp_frac=0.01)
     nearest = dataclasses.replace(gptq, solver="nearest")
-    assert isinstance(quantize.steps, RateSteps), "the default that params.yaml ships with"
-    flat = dataclasses.replace(quantize.steps, row_exponent=0.0, column_exponent=0.0, lookup_exponent=0.0)
-    per_tensor = dataclasses.replace(quantize, steps=flat)
+    per_tensor = _following(quantize)
     clip, rate = CLIP_KNOBS, RATE_KNOBS
     return {
         "A": Arm("nearest, SDClip", calibrate, nearest, clip, quantize_plan, brotli_file),
@@ -119,8 +117,22 @@ def ladder(calibrate: CalibrateConfig, quantize: QuantizeConfig) -> dict[str, Ar
         "E": Arm("D, sequential targets", targets, dataclasses.replace(gptq, target_share=0.5), clip, quantize_plan,
                  fairway_file),
         "F": Arm("rate rule per tensor", swept, per_tensor, rate, quantize_plan, fairway_file),
+        "Gt": Arm("F, float model's moments", calibrate, per_tensor, rate, quantize_plan, fairway_file),
+        "Gr": Arm("Gt, and rows", calibrate, _following(quantize, "row"), rate, quantize_plan, fairway_file),
+        "Gc": Arm("Gt, and columns", calibrate, _following(quantize, "column"), rate, quantize_plan, fairway_file),
+        "Gl": Arm("Gt, and lookups", calibrate, _following(quantize, "lookup"), rate, quantize_plan, fairway_file),
         "Gf": Arm("rate rule (default)", calibrate, quantize, rate, quantize_plan, fairway_file),
         "G": Arm("Gf, swept moments", swept, quantize, rate, quantize_plan, fairway_file),
         "Ge": Arm("G, sequential targets", targets, dataclasses.replace(quantize, target_share=0.5), rate,
                   quantize_plan, fairway_file),
     }  # fmt: skip
+
+
+def _following(quantize: QuantizeConfig, *axes: str) -> QuantizeConfig:
+    """Return the settings with steps that follow curvatures along these axes, and between tensors, only."""
+    assert isinstance(quantize.steps, RateSteps), "the default that params.yaml ships with"
+    rule = quantize.steps
+    exponents = [getattr(rule, f"{axis}_exponent") if axis in axes else 0.0 for axis in ("row", "column", "lookup")]
+    row, column, lookup = exponents
+    steps = dataclasses.replace(rule, row_exponent=row, column_exponent=column, lookup_exponent=lookup)
+    return dataclasses.replace(quantize, steps=steps)

@@ -124,3 +124,11 @@ def scored_stream(documents: list[np.ndarray], table: ByteTable, context_tokens:
     tokens_M = np.concatenate(documents)
     document_M = np.repeat(np.arange(len(documents)), [len(tokens) for tokens in documents])
     return ScoredStream(tokens_M, count_bytes(tokens_M, table), document_M[1:], context_tokens)
+
+
+def load_tuning(folder: Path, context_tokens: int) -> ScoredStream:
+    """Read the training documents that are kept for choosing settings: no calibration draws from them."""
+    processor = load_tokenizer(folder / TOKENIZER)
+    table = byte_table(processor)
+    kept = [text for text in read_sample(folder)[0] if split_of(text_digest(text), _TUNING_FRAC) != "train"]
+    return scored_stream([encode_documents(processor, table, [text]).tokens_M for text in kept], table, context_tokens)

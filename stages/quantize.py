@@ -12,7 +12,7 @@ def quantize(seed: int, params_path: str) -> None:
     """Quantize a checkpoint with GPTQ so that code and artifact land just below the byte limit.
 
     Reads sections `quantize` and `size`, the checkpoint and the Hessian bundle; no data, no forward pass.
-    Writes artifacts/seeds/SEED/quantize/.
+    Writes artifacts/seeds/SEED/quantize/: the artifact, a report, and a picture of where bytes and loss are.
     """
     import dataclasses
     import hashlib
@@ -20,9 +20,12 @@ def quantize(seed: int, params_path: str) -> None:
     from pipeline.artifacts import path_of, read_tensors, write_json
     from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.checks import require
+    from pipeline.codec.container import decode_artifact
     from pipeline.config import load_params
     from pipeline.files import write_bytes
     from pipeline.quant.quantizer import fit_to_budget
+    from pipeline.quant.tensor_costs import file_costs
+    from stages.byte_map import draw_byte_map
 
     params = load_params(params_path, ["calibrate", "quantize", "size"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
@@ -37,9 +40,11 @@ def quantize(seed: int, params_path: str) -> None:
         meta = {"model": dataclasses.asdict(model.config)}
         artifact, report = fit_to_budget(model, bundle, params.quantize, params.size, meta, progress)
     write_bytes(path_of("model", seed=seed), artifact)
+    report.update(file_costs(model, bundle, decode_artifact(artifact)[0], len(artifact), report["layers"]))
     digest = hashlib.sha256(artifact).hexdigest()
     file = {"artifact_bytes": len(artifact), "artifact_sha256": digest, "seconds": stage.seconds}
     write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})
+    write_bytes(path_of("byte_map", seed=seed), draw_byte_map({**report, **file}).encode())
     budget, totals = report["budget"], report["totals"]
     why = "the finest steps fit" if budget["finest_fits"] else "no steps came closer"
     note = "" if budget["reached"] else f" ({why})"

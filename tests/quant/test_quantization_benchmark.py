@@ -11,12 +11,13 @@ from benchmarks.quantization import compare, measure, report
 from benchmarks.quantization_arms import brotli_file, ladder
 from benchmarks.quantization_data import Material, scored_stream
 from benchmarks.quantization_runs import Bench
-from benchmarks.quantization_spreads import expected_bits
+from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
 from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from pipeline.codec.container import QuantizedTensor
 from pipeline.config import load_params
 from pipeline.data.byte_count import ByteTable
+from pipeline.quant.plan import plan_quantization
 from tests.networks import TINY, changed, roused
 
 VOCABULARY, CONTEXT = 64, 24
@@ -69,7 +70,18 @@ def test_resamples_are_paired_and_the_first_is_the_sample():
 def test_a_spread_of_one_is_worth_what_the_literature_says():
     logs = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     saved = 0.5 * math.log2(float(logs.exp().mean()) / math.exp(float(logs.mean())))
-    assert expected_bits(1.0) == pytest.approx(saved, rel=0.01)
+    assert lognormal_bits(1.0) == pytest.approx(saved, rel=0.01)
+    left = 0.5 * math.log2(float((logs / 2).exp().mean()) / math.exp(float(logs.mean() / 2)))
+    assert lognormal_bits(1.0, 0.5) == pytest.approx(saved - left, rel=0.01)
+
+
+def test_measured_gain_of_an_axis_is_the_distance_of_two_curves():
+    curves = {"Gt": exact_curve(lambda size: 100 * 2 ** (-size / 1000), [4000, 1000, 2000]),
+              "Gr": exact_curve(lambda size: 100 * 2 ** (-(size + 500) / 1000), [4000, 1000, 2000])}  # fmt: skip
+    axes = {"row g_r": Axis(1.0, 0.36, 0.4)}
+    (line,) = axis_gains(axes, curves, 4000, gap_at(curves["Gt"], 2000))
+    assert (line["axis"], line["without"], line["with"], line["expected_bits"]) == ("row g_r", "Gt", "Gr", 0.4)
+    assert line["measured_bits"]["value"] == pytest.approx(500 * 8 / 4000)
 
 
 def test_blob_takes_the_better_order():
@@ -130,11 +142,26 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
         assert rows["G", seed, 0.01]["file_bytes"] > rows["G", seed, 0.02]["file_bytes"]
     assert rows["A", 0, 12.85]["nats_by_document"] == rows["A", 1, 12.85]["nats_by_document"]
     assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
-    assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "tensor s_l*sigma_l^2"}
+    assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "lookup g_v", "tensor s_l*sigma_l^2"}
     assert [comparison["reference"] for comparison in measured["comparisons"]] == ["C at 12.85", "C at 16"]
     at_c = measured["comparisons"][0]["arms"]["C"]
     assert at_c["less_reference_mbpb"] == {"value": 0, "low": 0, "high": 0}
     assert "no overlap" in capsys.readouterr().out
+
+
+def test_axes_expect_what_equal_loss_saves(bench, repo):
+    params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
+    bundle, _ = bench.bundle(0, dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4))
+    plan = plan_quantization(bench.material.model, bundle, params.quantize)
+    whole = axes_of(plan, bundle)
+    assert whole["row sigma_r"].expected_bits == whole["row sigma_r"].lognormal_bits == 0  # no step follows it
+    assert all(axis.ln_spread > 0 and axis.expected_bits >= 0 for axis in whole.values())
+    half = dataclasses.replace(params.quantize.steps, row_exponent=0.0, lookup_exponent=0.5)
+    plan = plan_quantization(bench.material.model, bundle, dataclasses.replace(params.quantize, steps=half))
+    part = axes_of(plan, bundle)
+    assert part["row g_r"].expected_bits == 0
+    assert 0 < part["lookup g_v"].expected_bits < whole["lookup g_v"].expected_bits
+    assert part["column d_j"] == whole["column d_j"]
 
 
 def test_plot_is_small(bench, tmp_path):

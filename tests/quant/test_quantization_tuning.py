@@ -1,0 +1,122 @@
+"""The scan of settings at tiny size, its arithmetic, and sensitivities of whole sequences against those of tokens."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.quantization_data import scored_stream
+from benchmarks.quantization_tuning import KNOBS, Judge, Rated, compare, rate, settings_around, shrunk
+from benchmarks.sequence_sensitivity import with_sequence_sensitivities, with_visits_summed
+from pipeline.config import load_params
+from pipeline.data.byte_count import ByteTable
+from pipeline.progress import silent
+from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.plan import plan_quantization
+from pipeline.ranks import Ranks
+from tests.networks import TINY, changed, roused
+
+VOCABULARY, CONTEXT = 64, 24
+MODEL = changed(TINY, {"vocab_size": VOCABULARY, "context_tokens": CONTEXT, "embed_init_std": 0.05})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return roused(MODEL, 3).eval()
+
+
+@pytest.fixture(scope="module")
+def judge(model):
+    generator = np.random.default_rng(3)
+    documents = [np.concatenate([[1], generator.integers(3, VOCABULARY, length)]) for length in (60, 90, 40, 75)]
+    table = ByteTable(np.full(VOCABULARY, 3, np.int16), np.zeros(VOCABULARY, bool), np.arange(VOCABULARY) < 3)
+    table.base_V[:3] = 0
+    return Judge(model, scored_stream(documents, table, CONTEXT), 1000)
+
+
+@pytest.fixture(scope="module")
+def default(repo):
+    return load_params(repo / "params.yaml", ["calibrate", "quantize"])
+
+
+def calibrated(model, default, ids):
+    config = dataclasses.replace(default.calibrate, num_sequences=len(ids), sensitivity_sequences=len(ids))
+    return calibrate(model, ids, config, Ranks(0, 0, 1), torch.device("cpu"), silent)
+
+
+def test_judge_sums_by_document(judge, model):
+    divergence_D, excess_D = judge(model)
+    assert judge.targets == 264  # of 268, the whole contexts
+    assert np.abs(divergence_D).max() < 1e-4
+    assert np.abs(excess_D).max() < 1e-4
+    other = roused(MODEL, 4).eval()
+    divergence_D, excess_D = judge(other)
+    assert (divergence_D > 0).all()
+    ids = torch.from_numpy(judge._ids_NT.numpy())
+    with torch.no_grad():
+        logs = [net(ids).double().log_softmax(-1) for net in (model, other)]
+    assert divergence_D.sum() == pytest.approx(float((logs[0].exp() * (logs[0] - logs[1])).sum()), rel=1e-4)
+    labels = judge._labels_NT[..., None]
+    assert excess_D.sum() == pytest.approx(float((logs[0] - logs[1]).gather(-1, labels).sum()), rel=1e-4)
+
+
+def test_every_setting_differs_from_the_default_in_what_it_says(model, judge, default):
+    ids = torch.randint(0, VOCABULARY, (16, CONTEXT), generator=torch.Generator().manual_seed(4))
+    bundle = calibrated(model, default, ids)
+    whole, summed = with_sequence_sensitivities(model, bundle, ids, 0.01), with_visits_summed(model, bundle, ids)
+    settings = settings_around(default.quantize, lambda _: whole, lambda _: summed)
+    names = [setting.name for setting in settings]
+    assert len(set(names)) == len(names)
+    assert len({(setting.quantize, setting.statistics) for setting in settings}) == len(names)
+    by_name = {setting.name: setting for setting in settings}
+    base = rate(judge, bundle, by_name["default"], None)
+    assert base.bytes_P[0] > base.bytes_P[1]
+    plan = plan_quantization(model, bundle, default.quantize)
+    assert rate(judge, bundle, by_name["default"], base.bytes_P.tolist()).divergence_PD == pytest.approx(
+        base.divergence_PD
+    )
+    assert plan.config.steps.row_exponent == 0.5
+    shared = shrunk(0.25)(bundle)
+    key = "sensitivity/blocks.0.mlp.up.weight/0"
+    assert torch.allclose(shared[key], 0.75 * bundle[key] + 0.25 * bundle[key].mean())
+    assert torch.equal(shared["sensitivity/head"], bundle["sensitivity/head"])
+
+
+def test_comparison_is_at_the_defaults_sizes(judge):
+    sizes_P = np.array([4000.0, 2000.0])
+    documents = len(judge.bytes_D)
+    shape = np.arange(1, documents + 1)
+
+    def rated(bytes_P, factor):
+        level_P = factor * 2 ** (-bytes_P / 1000)
+        return Rated(bytes_P, level_P[:, None] * shape, level_P[:, None] * judge.bytes_D)
+
+    line = compare(judge, rated(sizes_P, 1.0), "finer", rated(sizes_P + 100, 3.0))
+    assert line["setting"] == "finer"
+    assert [ratio["value"] for ratio in line["divergence_ratio"]] == pytest.approx([3, 3])
+    gap = 1000 / math.log(2) * (3 * 2**-4.1 - 2**-4)
+    assert line["gap_less_default_mbpb"][0]["value"] == pytest.approx(gap)
+    assert len(KNOBS) == len(sizes_P)
+
+
+def test_sequences_of_one_token_have_the_sensitivities_of_tokens(model, default):
+    """With one token and one visit there is nothing to sum: only the metric differs."""
+    ids = torch.randint(0, VOCABULARY, (96, 1), generator=torch.Generator().manual_seed(5))
+    bundle = calibrated(model, default, ids)
+    whole = with_sequence_sensitivities(model, bundle, ids, 0.01)
+    for name in ("blocks.0.mlp.down.weight", "blocks.1.attention.output.weight"):
+        key = f"sensitivity/{name}/0"
+        # Gradients and inputs of so few tokens are not independent.
+        assert float(whole[key].mean() / bundle[key].mean()) == pytest.approx(1, abs=0.5)
+    looped = [f"sensitivity/blocks.4.mlp.up.weight/{visit}" for visit in range(3)]
+    ratio = float(whole[looped[0]].mean() / sum(bundle[key] for key in looped).mean())
+    assert 0.5 < ratio < 3.5  # up to the number of visits, when they agree
+    assert not whole[looped[1]].any()
+    summed = with_visits_summed(model, bundle, ids)
+    assert 0.5 < float(summed[looped[0]].mean() / sum(bundle[key] for key in looped).mean()) < 3.5
+    unique = "sensitivity/blocks.0.mlp.down.weight/0"
+    assert torch.equal(summed[unique], bundle[unique])
+    assert set(whole) == set(bundle)
+    assert torch.equal(whole["sensitivity/head"], bundle["sensitivity/head"])
