@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.passthrough_tuning import tune_passthrough
 from benchmarks.quantization_arms import Arm
 from benchmarks.quantization_data import Material
 from pipeline.codec.container import ArtifactTensors, dequantize
@@ -26,7 +27,7 @@ from pipeline.quant.config import CalibrateConfig
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import Bundle
-from pipeline.quant.plan import plan_quantization
+from pipeline.quant.plan import QuantizationPlan, plan_quantization
 from pipeline.quant.quantizer import describe_quantization
 from pipeline.ranks import Ranks
 
@@ -92,7 +93,7 @@ class Bench:
         plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
         points = []
         for knob in arm.knobs:
-            tensors, solve_seconds = _timed(arm.solve, plan, knob)
+            tensors, solve_seconds = _timed(self._solve, arm, plan, knob, seed)
             (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
             nats_D = self._scored(tensors)
             bpb, float_bpb = self.bpb(nats_D), self.bpb(self.float_D)
@@ -106,6 +107,12 @@ class Bench:
         with self._journal.open("a") as journal:
             journal.writelines(json.dumps(point._asdict()) + "\n" for point in points)
         return points
+
+    def _solve(self, arm: Arm, plan: QuantizationPlan, knob: float, seed: int) -> ArtifactTensors:
+        tensors = arm.solve(plan, knob)
+        if arm.tune is None:
+            return tensors
+        return tune_passthrough(self.material.model, tensors, self.material.draws[seed], arm.tune).tensors
 
     def _scored(self, tensors: ArtifactTensors) -> np.ndarray:
         digest = hashlib.sha256()
