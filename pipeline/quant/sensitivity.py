@@ -16,7 +16,7 @@ Checked by: tests/quant/test_sensitivity.py against gradients token by token and
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -84,9 +84,8 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
         model.zero_grad(set_to_none=True)
-        for name, by_visit in gradients.items():
-            for visit, part_R in _joint_squares(by_visit):
-                add(f"sensitivity/{name}/{visit}", part_R)
+        for key, part_R in _joint_squares(gradients):
+            add(key, part_R)
         tokens += ids_BT.numel()
     for handle in handles:
         handle.remove()
@@ -99,8 +98,9 @@ def _squares(gradient: Tensor) -> Tensor:
     return gradient.detach().flatten(0, -2).float().square()
 
 
-def _joint_squares(by_visit: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Yield each visit's part (R,) of the squares of gradients (M, R) summed over visits."""
-    all_MR = torch.stack(list(by_visit.values())).sum(0)
-    for visit, visit_MR in by_visit.items():
-        yield visit, (visit_MR * all_MR).sum(0)
+def _joint_squares(gradients: Mapping[str, Mapping[int, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each visit's part (R,), by key, of the squares of a matrix's gradients (M, R) summed over its visits."""
+    for name, by_visit in gradients.items():
+        all_MR = torch.stack(list(by_visit.values())).sum(0)
+        for visit, visit_MR in by_visit.items():
+            yield f"sensitivity/{name}/{visit}", (visit_MR * all_MR).sum(0)
