@@ -16,7 +16,7 @@ Checked by: tests/quant/test_sensitivity.py against gradients token by token and
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,6 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     handles += [table.register_forward_hook(watch_table(f"{name}.weight")) for name, table in tables.items()]
     for number, ids_BT in batches:
         visits.clear()
-        gradients.clear()
         generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
         with torch.enable_grad():
             logits_MV = model(ids_BT).flatten(0, 1)
@@ -84,8 +83,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
         model.zero_grad(set_to_none=True)
-        for key, part_R in _joint_squares(gradients):
-            add(key, part_R)
+        _add_joint_squares(sums, gradients)
         tokens += ids_BT.numel()
     for handle in handles:
         handle.remove()
@@ -98,9 +96,10 @@ def _squares(gradient: Tensor) -> Tensor:
     return gradient.detach().flatten(0, -2).float().square()
 
 
-def _joint_squares(gradients: Mapping[str, Mapping[int, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each visit's part (R,), by key, of the squares of a matrix's gradients (M, R) summed over its visits."""
-    for name, by_visit in gradients.items():
+def _add_joint_squares(sums: dict[str, Tensor], gradients: dict[str, dict[int, Tensor]]) -> None:
+    """Add each visit's part (R,) of the squares of gradients (M, R) summed over a matrix's visits; uses them up."""
+    while gradients:
+        name, by_visit = gradients.popitem()
         all_MR = torch.stack(list(by_visit.values())).sum(0)
         for visit, visit_MR in by_visit.items():
-            yield f"sensitivity/{name}/{visit}", (visit_MR * all_MR).sum(0)
+            sums[f"sensitivity/{name}/{visit}"] += (visit_MR * all_MR).sum(0)
