@@ -1,19 +1,21 @@
 """What an error costs: the loss's curvature at every output row of every matrix and at every row of every table.
 
 The one idea: to second order, an error E in a weight costs 1/2 sum over rows r of g_r * (E H E^T)_rr nats per token,
-where H is the second moment of the matrix's inputs and g_r the mean square of dL/dy_r, the loss's gradient at output r
-(a Fisher estimate: labels are drawn from the model itself, so the expected gradient is zero and its square is the
-curvature). A table's row v costs 1/2 g_v |e|^2, g_v the mean square gradient at the entries looked up there, times how
+where H is the second moment of the matrix's inputs and g_r the mean square of dL/dy_r, the loss's gradient at output r,
+summed over the visits of a looped matrix first: an error acts in all of them, on much the same input. (A Fisher
+estimate: labels are drawn from the model itself, so the expected gradient is zero and its square is the curvature.)
+A table's row v costs 1/2 g_v |e|^2, g_v the mean square gradient at the entries looked up there, times how
 often that is. The same units everywhere make one exchange rate between nats and bits possible.
 
-Keys of the bundle: `sensitivity/<matrix>/<visit>` float32 (R,), `sensitivity/<table>` float32 (V,) and
-`sensitivity/head` float32 (V,), at the logits.
+Keys of the bundle: `sensitivity/<matrix>/<visit>` float32 (R,), the visit's part of g_r, `sensitivity/<table>` float32
+(V,) and `sensitivity/head` float32 (V,), at the logits.
 
 Axes: R rows (out features), V rows of a table, B sequences, T position.
 Source: Fisher-weighted quantization (arXiv 2505.07004), Kronecker-factored curvature (arXiv 1503.05671).
 Checked by: tests/quant/test_sensitivity.py against gradients token by token and against measured loss increases.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
@@ -43,6 +45,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     # Every key from the start: a rank may have no batch, and what no loss depends on has no gradient.
     sums = {f"sensitivity/{key}": torch.zeros(count, dtype=torch.float64, device=device) for key, count in rows.items()}
     visits: dict[str, int] = {}
+    gradients: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
     tokens = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(key: str, values: Tensor) -> None:
@@ -53,8 +56,8 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
 
     def watch_matrix(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            visits[name] = visits.get(name, -1) + 1
-            watch(f"sensitivity/{name}/{visits[name]}", y, lambda squares_MR: squares_MR.sum(0))
+            visit = visits[name] = visits.get(name, -1) + 1
+            y.register_hook(lambda gradient: gradients[name].update({visit: gradient.detach().flatten(0, -2).float()}))
 
         return hook
 
@@ -80,6 +83,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
         model.zero_grad(set_to_none=True)
+        _add_joint_squares(sums, gradients)
         tokens += ids_BT.numel()
     for handle in handles:
         handle.remove()
@@ -90,3 +94,12 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
 def _squares(gradient: Tensor) -> Tensor:
     """Return squared gradients (M, R), one row per token, in float32."""
     return gradient.detach().flatten(0, -2).float().square()
+
+
+def _add_joint_squares(sums: dict[str, Tensor], gradients: dict[str, dict[int, Tensor]]) -> None:
+    """Add each visit's part (R,) of the squares of gradients (M, R) summed over a matrix's visits; uses them up."""
+    while gradients:
+        name, by_visit = gradients.popitem()
+        all_MR = torch.stack(list(by_visit.values())).sum(0)
+        for visit, visit_MR in by_visit.items():
+            sums[f"sensitivity/{name}/{visit}"] += (visit_MR * all_MR).sum(0)

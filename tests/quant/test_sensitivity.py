@@ -28,7 +28,7 @@ def sensitivities(model, parts, first=0):
 
 
 def test_they_are_squared_gradients_token_by_token(model):
-    """One batch, with the same labels drawn again; the looped matrix visit by visit, a table row by row."""
+    """One batch, with the same labels drawn again; the looped matrix over all its visits, a table row by row."""
     (ids_BT,) = batches(2, 2)
     found = sensitivities(model, [ids_BT])
     outputs = []
@@ -43,7 +43,7 @@ def test_they_are_squared_gradients_token_by_token(model):
     ((rows_BT, looked_up_BTC),) = tables
     gradients = torch.autograd.grad(loss, [*outputs, looked_up_BTC, logits_MV])
     for visit, gradient_BTR in enumerate(gradients[:3]):
-        expected_R = gradient_BTR.flatten(0, 1).square().mean(0)
+        expected_R = (gradient_BTR * sum(gradients[:3])).flatten(0, 1).mean(0)
         torch.testing.assert_close(found[f"sensitivity/{LOOPED_UP}.weight/{visit}"], expected_R)
     torch.testing.assert_close(found["sensitivity/head"], gradients[-1].square().mean(0))
     by_row = torch.zeros(model.bigram.table.num_embeddings)
