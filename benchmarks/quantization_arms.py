@@ -136,7 +136,7 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
         "I": Arm("Gf, tuned passthrough", calibrate, quantize, rate, quantize_plan, fairway_file, TUNE),
         **{f"H{states}": Arm(f"Gf, trellis of {states} states", calibrate,
                              dataclasses.replace(quantize, trellis_states=states), rate, quantize_plan, fairway_file)
-           for states in TRELLIS_STATES[1:]},
+           for states in TRELLIS_STATES},
     }  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
     num_levels = int(values.take(1, "uint16")[0])
     table = values.take(_NUM_PARAMETERS * len(quantized), "int16").reshape(-1, _NUM_PARAMETERS)
     least, limit = np.array(_PARAMETER_LIMITS).T
-    if not np.isin(table[:, -1], TRELLIS_STATES).all() or (table < least).any() or (table >= limit).any():
+    if not np.isin(table[:, -1], (1, *TRELLIS_STATES)).all() or (table < least).any() or (table >= limit).any():
         raise ArtifactError("section values holds an unsound coder parameter")
     levels = values.take(num_levels, "float16")
     steps = [values.take(0 if num_levels else size, "float16") for _, _, shape in quantized for size in shape]
@@ -186,7 +186,8 @@ def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
         require(codes.dtype.name in _CODE_DTYPES and codes.ndim == 2 and max(codes.shape) <= _MAX_CODE_AXIS,
                 f"codes of {name}", f"{codes.dtype} {codes.shape}",
                 f"a two-axis int8 or int16 array, axes at most {_MAX_CODE_AXIS}")  # fmt: skip
-        require(tensor.states in TRELLIS_STATES, f"states of {name}", tensor.states, f"one of {TRELLIS_STATES}")
+        require(tensor.states in (1, *TRELLIS_STATES), f"states of {name}", tensor.states,
+                f"1 or one of {TRELLIS_STATES}")  # fmt: skip
         for factor, size in zip(tensor.factors(), codes.shape, strict=True):
             require(factor.dtype == np.float16 and factor.shape == (size,), f"step of {name}",
                     f"{factor.dtype} {factor.shape}", f"float16 of shape ({size},)")  # fmt: skip

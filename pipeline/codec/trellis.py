@@ -22,8 +22,8 @@ Checked by: tests/codec/test_trellis.py.
 import numpy as np
 
 _POLYNOMIALS = {1: (0, 0), 4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o10), 32: (0o45, 0o10), 64: (0o103, 0o24)}
-TRELLIS_STATES = tuple(_POLYNOMIALS)
-"""Numbers of states; 1 is no trellis: every code is even."""
+TRELLIS_STATES = (4, 8, 16, 32, 64)
+"""Numbers of states to choose from; 1 is no trellis."""
 _PATH_ROWS = 128
 """Rows of a path: a fixed first state costs each less than a bit in all."""
 

@@ -144,8 +144,8 @@ class QuantizeConfig:
         weights = self.visit_weights
         require(isinstance(weights, str) or min(weights, default=0) > 0, "visit_weights", weights,
                 "tokens, sensitivity or positive numbers")  # fmt: skip
-        require(self.trellis_states in (None, *TRELLIS_STATES[1:]), "trellis_states", self.trellis_states,
-                f"one of {TRELLIS_STATES[1:]} or null")  # fmt: skip
+        require(self.trellis_states is None or self.trellis_states in TRELLIS_STATES, "trellis_states",
+                self.trellis_states, f"one of {TRELLIS_STATES} or null")  # fmt: skip
         require(self.trellis_states is None or isinstance(self.steps, RateSteps), "trellis_states", self.trellis_states,
                 "null: steps of kind `clip` clip codes")  # fmt: skip
         require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")

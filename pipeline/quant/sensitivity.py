@@ -15,7 +15,6 @@ Source: Fisher-weighted quantization (arXiv 2505.07004), Kronecker-factored curv
 Checked by: tests/quant/test_sensitivity.py against gradients token by token and against measured loss increases.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
@@ -45,11 +44,14 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     # Every key from the start: a rank may have no batch, and what no loss depends on has no gradient.
     sums = {f"sensitivity/{key}": torch.zeros(count, dtype=torch.float64, device=device) for key, count in rows.items()}
     visits: dict[str, int] = {}
-    gradients: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
+    gradients: dict[str, dict[int, Tensor]] = {}
     tokens = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(key: str, values: Tensor) -> None:
         sums[key] += values
+
+    def keep(name: str, visit: int, gradient: Tensor) -> None:
+        gradients.setdefault(name, {})[visit] = gradient.detach().flatten(0, -2).float()
 
     def watch(key: str, y: Tensor, rows_of: Callable[[Tensor], Tensor]) -> None:
         y.register_hook(lambda gradient: add(key, rows_of(_squares(gradient))))
@@ -57,7 +59,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     def watch_matrix(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
             visit = visits[name] = visits.get(name, -1) + 1
-            y.register_hook(lambda gradient: gradients[name].update({visit: gradient.detach().flatten(0, -2).float()}))
+            y.register_hook(lambda gradient: keep(name, visit, gradient))
 
         return hook
 

@@ -12,8 +12,6 @@ from pipeline.codec.sections import ArtifactError, split_sections
 from pipeline.codec.trellis import TRELLIS_STATES, next_state, num_paths, unions
 from pipeline.quant.trellis_search import PathSearch
 
-STATES = TRELLIS_STATES[1:]
-
 
 def walk(whole_RC, on_path_R, states):
     """Return codes m = 2k + union, one code after the other, as the module's docstring says."""
@@ -37,7 +35,7 @@ def as_tensor(code_RC, on_path_R, states):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(STATES), st.integers(1, 300), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@given(st.sampled_from(TRELLIS_STATES), st.integers(1, 300), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_any_paths_come_back(states, rows, columns, seed):
     generator = np.random.default_rng(seed)
     scale_R1 = np.exp(2 * generator.normal(size=(rows, 1)))
@@ -53,14 +51,14 @@ def test_any_paths_come_back(states, rows, columns, seed):
 
 def test_the_unions_are_those_of_the_walk():
     whole_RC = np.random.default_rng(1).integers(-5, 6, (300, 4))
-    for states in STATES:
+    for states in TRELLIS_STATES:
         code_RC = walk(whole_RC, np.ones(300, bool), states)
         assert np.array_equal(unions(code_RC, states), code_RC & 1)
         assert 0.4 < (code_RC & 1).mean() < 0.6
     assert [num_paths(rows) for rows in (0, 1, 128, 129, 1000)] == [1, 1, 1, 2, 8]
 
 
-@pytest.mark.parametrize("states", STATES)
+@pytest.mark.parametrize("states", TRELLIS_STATES)
 def test_every_state_has_two_ways_in_and_both_unions_are_equally_frequent(states):
     state, whole = np.arange(states), np.array([[0], [1]])
     following = next_state(state, whole, states)

@@ -10,8 +10,6 @@ from pipeline.codec.trellis import TRELLIS_STATES, next_state, unions
 from pipeline.quant.gptq import factorise, proxy_loss, round_to_nearest, solve_stack
 from pipeline.quant.trellis_search import PathSearch
 
-STATES = TRELLIS_STATES[1:]
-
 
 def least_distance(wanted_R, states):
     """Return the least squared distance of all paths whose codes are at most 5 away."""
@@ -29,7 +27,7 @@ def least_distance(wanted_R, states):
     return least
 
 
-@pytest.mark.parametrize("states", STATES)
+@pytest.mark.parametrize("states", TRELLIS_STATES)
 def test_the_search_finds_the_nearest_of_all_paths(states):
     wanted_RN = np.random.default_rng(states).normal(size=(4, 3)) * 3
     code_RN = PathSearch([4], np.ones(4, bool), states).codes(wanted_RN)
