@@ -1,18 +1,16 @@
-"""Sensitivities that know that visits of a looped matrix meet: from gradients of whole sequences, or of tokens.
+"""Sensitivities from gradients of whole sequences: errors at all tokens and in all visits of a matrix meet.
 
-The one idea: an error in a looped matrix acts in all its visits and at all tokens at once, so that what it costs is the
-square of the *sum* of their gradients: G, the gradient with respect to the weights, of one sequence. A row's curvature
-is the mean square of G's row in the metric of the inputs, G (H + damping)^-1 G^T over the trace of (H + damping)^-1 H,
-per token: with independent tokens and visits that is the sum over visits of g_r (`pipeline/quant/sensitivity.py`), and
-errors of GPTQ lie evenly in that metric. Cheaper, and nearly as good where a token's inputs are alike in all visits:
-the mean square of the gradients at a token's outputs, summed over visits first.
+The one idea: an error in a matrix acts at all tokens at once, so that what it costs is the square of the *sum* of their
+gradients: G, the gradient with respect to the weights, of one sequence. A row's curvature is the mean square of G's row
+in the metric of the inputs, G (H + damping)^-1 G^T over the trace of (H + damping)^-1 H, per token: with independent
+tokens that is g_r (`pipeline/quant/sensitivity.py`), and errors of GPTQ lie evenly in that metric.
 
 Axes: R rows, C columns, N sequences, T position.
 Source: block-diagonal Fisher by row (arXiv 2505.07004).
 Checked by: tests/quant/test_quantization_tuning.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,34 +44,6 @@ def with_sequence_sensitivities(model: LoopedUNet, bundle: Mapping[str, Tensor],
             if gradient_RC is not None:
                 sum_R += _mean_squares(gradient_RC, metrics[owners[name]] if name in owners else None)
         model.zero_grad(set_to_none=True)
-    return _replaced(bundle, {name: sum_R / ids_NT.numel() for name, sum_R in sums.items()})
-
-
-def with_visits_summed(model: LoopedUNet, bundle: Mapping[str, Tensor], ids_NT: Tensor) -> Bundle:
-    """Return the bundle with mean squares of a token's gradients, summed over visits, for matrices that have several.
-
-    One forward and one backward pass per sequence. A matrix that no loss depends on gets zeros.
-    """
-    looped = [member for owner, members in site_members(bundle).items() for member in members
-              if f"sensitivity/{member}/1" in bundle]  # fmt: skip
-    sums = {name: torch.zeros(len(model.get_parameter(name)), dtype=torch.float64) for name in looped}
-    gradients: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Callable:
-        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            y.register_hook(lambda gradient: gradients.update({name: gradients.get(name, 0) + gradient.detach()}))
-
-        return hook
-
-    handles = [model.get_submodule(name.removesuffix(".weight")).register_forward_hook(watch(name)) for name in looped]
-    for number, ids_T in enumerate(ids_NT):
-        gradients.clear()
-        _backward(model, ids_T[None], number)
-        model.zero_grad(set_to_none=True)
-        for name, gradient in gradients.items():
-            sums[name] += gradient.flatten(0, -2).double().square().sum(0)
-    for handle in handles:
-        handle.remove()
     return _replaced(bundle, {name: sum_R / ids_NT.numel() for name, sum_R in sums.items()})
 
 

@@ -36,30 +36,28 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     its own batches and gets the means over all of them: labels depend on a batch's number, not on its rank.
     """
     device = model.token_embedding.weight.device
-    tables = {prefix: module for prefix, module in model.named_modules() if type(module) is nn.Embedding}
+    tables = [name for name, module in model.named_modules() if type(module) is nn.Embedding]
     rows = {f"{member}/{visit}": len(model.get_parameter(member))
             for site in sites for member in site.members for visit in range(site.visits)}  # fmt: skip
-    rows |= {f"{prefix}.weight": table.num_embeddings for prefix, table in tables.items()}
+    rows |= {f"{name}.weight": len(model.get_parameter(f"{name}.weight")) for name in tables}
     rows["head"] = model.token_embedding.num_embeddings
     # Every key from the start: a rank may have no batch, and what no loss depends on has no gradient.
     sums = {f"sensitivity/{key}": torch.zeros(count, dtype=torch.float64, device=device) for key, count in rows.items()}
-    visits: dict[str, int] = {}
     gradients: dict[str, dict[int, Tensor]] = {}
     tokens = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(key: str, values: Tensor) -> None:
         sums[key] += values
 
-    def keep(name: str, visit: int, gradient: Tensor) -> None:
-        gradients.setdefault(name, {})[visit] = gradient.detach().flatten(0, -2).float()
-
     def watch(key: str, y: Tensor, rows_of: Callable[[Tensor], Tensor]) -> None:
-        y.register_hook(lambda gradient: add(key, rows_of(_squares(gradient))))
+        y.register_hook(lambda gradient: add(key, rows_of(_by_token(gradient).square())))
 
     def watch_matrix(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            visit = visits[name] = visits.get(name, -1) + 1
-            y.register_hook(lambda gradient: keep(name, visit, gradient))
+            by_visit = gradients.setdefault(name, {})
+            visit = len(by_visit)
+            by_visit[visit] = y.new_zeros(1, 1)  # all that comes of it where no loss depends on it
+            y.register_hook(lambda gradient: by_visit.update({visit: _by_token(gradient)}))
 
         return hook
 
@@ -73,11 +71,10 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
 
         return hook
 
-    matrices = {member.removesuffix(".weight") for site in sites for member in site.members}
-    handles = [model.get_submodule(name).register_forward_hook(watch_matrix(f"{name}.weight")) for name in matrices]
-    handles += [table.register_forward_hook(watch_table(f"{name}.weight")) for name, table in tables.items()]
+    hooks = {member.removesuffix(".weight"): watch_matrix(member) for site in sites for member in site.members}
+    hooks |= {name: watch_table(f"{name}.weight") for name in tables}
+    handles = [model.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
     for number, ids_BT in batches:
-        visits.clear()
         generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
         with torch.enable_grad():
             logits_MV = model(ids_BT).flatten(0, 1)
@@ -93,15 +90,15 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     return {key: (total / tokens).to(torch.float32).cpu() for key, total in sums.items()}
 
 
-def _squares(gradient: Tensor) -> Tensor:
-    """Return squared gradients (M, R), one row per token, in float32."""
-    return gradient.detach().flatten(0, -2).float().square()
+def _by_token(gradient: Tensor) -> Tensor:
+    """Return gradients (M, R), one row per token, in float32."""
+    return gradient.detach().flatten(0, -2).float()
 
 
 def _add_joint_squares(sums: dict[str, Tensor], gradients: dict[str, dict[int, Tensor]]) -> None:
     """Add each visit's part (R,) of the squares of gradients (M, R) summed over a matrix's visits; uses them up."""
     while gradients:
         name, by_visit = gradients.popitem()
-        all_MR = torch.stack(list(by_visit.values())).sum(0)
+        all_MR = sum(by_visit.values())
         for visit, visit_MR in by_visit.items():
             sums[f"sensitivity/{name}/{visit}"] += (visit_MR * all_MR).sum(0)

@@ -2,9 +2,8 @@
 
 The one idea: to second order an error E in a matrix costs 1/2 sum over visits and rows of g_r * (E H E^T)_rr nats per
 token, g_r and H of that visit (`sensitivity.py`). E is that of the file against the float weights, whatever the codes
-aimed at, so that tensors, solvers and step rules are comparable. Left out is that errors meet: those of several
-tensors, and those of one looped tensor in its visits. A tensor's bytes are its share of the file by the size of a file
-of it alone: any codec may be behind.
+aimed at, so that tensors, solvers and step rules are comparable. Left out is that errors of several tensors meet. A
+tensor's bytes are its share of the file by the size of a file of it alone: any codec may be behind.
 
 Axes: R rows, C columns, V rows of a table.
 Source: ours.

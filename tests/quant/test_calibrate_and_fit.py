@@ -302,13 +302,32 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
 def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model, ids_NT, bundle):
     """At equal bytes, on the text whose labels the model itself gives: the divergence from the float model."""
     size, divergence = size_config(16_000), {}
-    for name, config in (("rate", RATE), ("clip", QUANTIZE), ("nearest", replace(RATE, solver="nearest"))):
+    configs = {"rate": RATE, "clip": QUANTIZE, "nearest": replace(RATE, solver="nearest"),
+               "trellis": replace(RATE, trellis_states=8)}  # fmt: skip
+    for name, config in configs.items():
         content, report = fit_to_budget(model, bundle, config, size, {}, silent)
         assert report["budget"]["reached"]
         assert report["budget"]["unused_bytes"] <= 0.002 * size.limit_bytes
         divergence[name] = mean_divergence(model, dequantized_model(decode_artifact(content)[0], MODEL), ids_NT)
     assert divergence["rate"] < 0.7 * divergence["clip"]
     assert divergence["rate"] < divergence["nearest"]
+    assert divergence["trellis"] < divergence["rate"]
+
+
+def test_small_rows_stay_off_the_paths(model, bundle):
+    """They keep even codes, mostly zeros: half a step of error would be many times what they hold."""
+    plan = plan_quantization(model, bundle, replace(RATE, trellis_states=8))
+    group = max((group for group in plan.groups if group.role == "matrix"), key=lambda group: len(group.weight_RC))
+    weight_RC = group.weight_RC.clone()
+    weight_RC[::2] *= 0.01
+    tensors = quantize_plan(plan._replace(groups=(group._replace(weight_RC=weight_RC),), passthrough={},
+                                          order=group.names), knob=0.004)  # fmt: skip
+    on_path_R = np.concatenate([tensors[name].on_path for name in group.names])
+    codes_RC = np.concatenate([tensors[name].codes for name in group.names])
+    assert not on_path_R[::2].any()
+    assert on_path_R[1::2].mean() > 0.9
+    assert not (codes_RC[::2] & 1).any()
+    assert 0.4 < (codes_RC[on_path_R] & 1).mean() < 0.6
 
 
 def mean_divergence(model, network, ids_NT):
