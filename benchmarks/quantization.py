@@ -27,12 +27,14 @@ from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PU
 from benchmarks.quantization_data import FAMILIES, NUM_DRAWS, Material, load_material
 from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
 from benchmarks.quantization_spreads import ARMS_OF_AXIS, Axis, axes_of, compare_axes
+from benchmarks.quantization_tables import result_page
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from benchmarks.results import ROOT, write_result
 from pipeline.artifacts import git_commit
 from pipeline.checks import require
 from pipeline.config import load_params
+from pipeline.files import write_bytes
 from pipeline.quant.plan import plan_quantization
 from pipeline.training.launch import available_cores
 from pipeline.training.run import hardware_name
@@ -75,6 +77,9 @@ def main() -> None:
     if is_whole:
         print(write_result(name, hardware, measured).relative_to(ROOT))
         plot_points(ROOT / "docs" / f"{name}.png", points, {name: arm.title for name, arm in arms.items()})
+        command = f"python -m benchmarks.quantization ../shared/data --family {arguments.family}"
+        page = result_page(f"Quantization of the {arguments.family} checkpoint", command, measured)
+        write_bytes(ROOT / "docs" / f"{name}_tables.md", page.encode())
 
 
 def choose_arms(arms: Mapping[str, Arm], asked: str | None) -> dict[str, Arm]:

@@ -1,0 +1,72 @@
+"""The results of `benchmarks.quantization` as a page of tables, written together with the JSON that they show.
+
+Checked by: tests/quant/test_quantization_tables.py.
+"""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+
+def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
+    """Return Markdown: rate points of every arm, means over the draws, then all arms at equal file bytes."""
+    return "\n".join([
+        f"# {title}", "", f"Written by `{command}`; do not edit. Float model: {measured['float_bpb']:.5f} bpb on "
+        f"{measured['targets']:,} targets of {measured['documents']} documents. A gap is mBPB over it.", "",
+        "## Rate points", "", "Knob: file bytes, bits per quantized weight, gap; means over the draws.", "",
+        *_point_rows(measured), "", "## At equal bytes", "",
+        "Between points the gap's logarithm is taken as linear in bytes. Brackets hold the central 95 % of paired "
+        "resamples of the documents.", "", *_comparison_rows(measured), "", "## Seconds of one thread", "",
+        *_seconds_rows(measured), "",
+    ])  # fmt: skip
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _points(measured: Mapping[str, Any], arm: str) -> dict[float, list[Mapping[str, Any]]]:
+    """Return an arm's points by knob."""
+    by_knob: dict[float, list[Mapping[str, Any]]] = {}
+    for point in measured["points"]:
+        if point["arm"] == arm:
+            by_knob.setdefault(point["knob"], []).append(point)
+    return by_knob
+
+
+def _mean(points: list[Mapping[str, Any]], key: str) -> float:
+    return fmean(point[key] for point in points)
+
+
+def _point_rows(measured: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for arm, settings in measured["arms"].items():
+        cells = [f"{knob:g}: {_mean(points, 'file_bytes'):,.0f}, {_mean(points, 'bits_per_weight'):.2f}, "
+                 f"{_mean(points, 'gap_mbpb'):.2f}" for knob, points in _points(measured, arm).items()]  # fmt: skip
+        rows.append([arm, settings["title"], *cells])
+    most = max(len(row) for row in rows)
+    return _table(["arm", "what"] + [""] * (most - 2), [row + [""] * (most - len(row)) for row in rows])
+
+
+def _comparison_rows(measured: Mapping[str, Any]) -> list[str]:
+    comparisons = measured["comparisons"]
+    head = [f"gap at {one['reference']}'s {one['file_bytes']:,.0f} bytes" for one in comparisons]
+    rows = [[arm, *(_cell(one["arms"][arm]["gap_mbpb"], 2) for one in comparisons),
+             *(_cell(one["arms"][arm]["bytes_at_gap"], 0) for one in comparisons)]
+            for arm in measured["arms"]]  # fmt: skip
+    return _table(["arm", *head, *(f"bytes at {one['reference']}'s gap" for one in comparisons)], rows)
+
+
+def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
+    if figure is None:
+        return "no overlap"
+    return "{value:,.{n}f} [{low:,.{n}f}, {high:,.{n}f}]".format(**figure, n=digits)
+
+
+def _seconds_rows(measured: Mapping[str, Any]) -> list[str]:
+    phases = ("calibrate_seconds", "quantize_seconds", "encode_seconds")
+    rows = []
+    for arm in measured["arms"]:
+        points = [point for draws in _points(measured, arm).values() for point in draws]
+        rows.append([arm, *(f"{_mean(points, phase):.1f}" for phase in phases)])
+    return _table(["arm", "calibrate", "quantize", "code"], rows)

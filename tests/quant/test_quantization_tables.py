@@ -1,0 +1,36 @@
+"""The page of tables says what the JSON says."""
+
+import json
+
+from benchmarks.quantization_tables import result_page
+from benchmarks.results import RESULTS
+
+
+def test_every_figure_of_the_page_comes_from_the_points():
+    interval = {"value": 4.0, "low": 3.5, "high": 4.25}
+    points = [{"arm": arm, "knob": knob, "file_bytes": 1000 * draw + knob, "bits_per_weight": 2.0, "gap_mbpb": draw,
+               "calibrate_seconds": 9.0, "quantize_seconds": 1.0 + draw, "encode_seconds": 0.5}
+              for arm in ("C", "H8") for knob in (8.0, 4.0) for draw in (1, 2)]  # fmt: skip
+    comparison = {"reference": "C at 8", "file_bytes": 1508.0, "gap_mbpb": 1.5,
+                  "arms": {"C": {"gap_mbpb": interval, "bytes_at_gap": interval},
+                           "H8": {"gap_mbpb": None, "bytes_at_gap": interval}}}  # fmt: skip
+    page = result_page("Title", "the command", {
+        "float_bpb": 2.125, "targets": 1234, "documents": 7, "points": points, "comparisons": [comparison],
+        "arms": {"C": {"title": "baseline"}, "H8": {"title": "ours"}},
+    })  # fmt: skip
+    assert "| C | baseline | 8: 1,508, 2.00, 1.50 | 4: 1,504, 2.00, 1.50 |" in page
+    assert "| H8 | no overlap | 4 [4, 4] |" in page
+    assert "| C | 4.00 [3.50, 4.25] | 4 [4, 4] |" in page
+    assert "| H8 | 9.0 | 2.5 | 0.5 |" in page
+    assert page.startswith("# Title\n\nWritten by `the command`")
+
+
+def test_pages_in_the_docs_are_those_of_the_results(repo):
+    for name, page in (("quantization", "quantization_tables"),
+                       ("quantization_looped_unet", "quantization_looped_unet_tables")):  # fmt: skip
+        result, path = RESULTS / f"{name}.json", repo / "docs" / f"{page}.md"
+        if not path.is_file():  # that family has not been recorded
+            continue
+        title, _, rest = path.read_text().partition("\n")
+        command = rest.split("`")[1]
+        assert path.read_text() == result_page(title[2:], command, json.loads(result.read_text())["measured"])
