@@ -188,6 +188,9 @@ def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
                 f"a two-axis int8 or int16 array, axes at most {_MAX_CODE_AXIS}")  # fmt: skip
         require(tensor.states in (1, *TRELLIS_STATES), f"states of {name}", tensor.states,
                 f"1 or one of {TRELLIS_STATES}")  # fmt: skip
+        on_path = tensor.on_path
+        require(on_path is None or (tensor.states > 1 and on_path.shape == codes.shape[:1]), f"on_path of {name}",
+                None if on_path is None else on_path.shape, "a trellis, and an entry for each row")  # fmt: skip
         for factor, size in zip(tensor.factors(), codes.shape, strict=True):
             require(factor.dtype == np.float16 and factor.shape == (size,), f"step of {name}",
                     f"{factor.dtype} {factor.shape}", f"float16 of shape ({size},)")  # fmt: skip

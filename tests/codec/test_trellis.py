@@ -31,7 +31,7 @@ def walk(whole_RC, on_path_R, states):
 
 def as_tensor(code_RC, on_path_R, states):
     step_R = np.full(len(code_RC), 0.25, np.float16)
-    return {"w": QuantizedTensor(code_RC.astype(np.int16), step_R, None, states, on_path_R)}
+    return {"w": QuantizedTensor(code_RC.astype(np.int16), step_R, None, states, on_path_R if states > 1 else None)}
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,6 +76,8 @@ def test_codes_that_are_no_paths_are_refused():
     odd_off_path = np.array([[2], [1]])
     with pytest.raises(ValueError, match="paths of a trellis"):
         encode_artifact(as_tensor(odd_off_path, np.array([True, False]), 8), {})
+    with pytest.raises(ValueError, match="on_path of w"):
+        encode_artifact(as_tensor(code_RC, np.ones(4, bool), 8), {})
     with pytest.raises(ValueError, match="states of w"):
         encode_artifact(as_tensor(code_RC, np.ones(5, bool), 6), {})
 
