@@ -25,6 +25,11 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
+def _arm_names(measured: Mapping[str, Any]) -> list[str]:
+    """Return the arms in the order in which they were measured, which the points keep."""
+    return list(dict.fromkeys(point["arm"] for point in measured["points"]))
+
+
 def _points(measured: Mapping[str, Any], arm: str) -> dict[float, list[Mapping[str, Any]]]:
     """Return an arm's points by knob."""
     by_knob: dict[float, list[Mapping[str, Any]]] = {}
@@ -40,10 +45,10 @@ def _mean(points: list[Mapping[str, Any]], key: str) -> float:
 
 def _point_rows(measured: Mapping[str, Any]) -> list[str]:
     rows = []
-    for arm, settings in measured["arms"].items():
+    for arm in _arm_names(measured):
         cells = [f"{knob:g}: {_mean(points, 'file_bytes'):,.0f}, {_mean(points, 'bits_per_weight'):.2f}, "
                  f"{_mean(points, 'gap_mbpb'):.2f}" for knob, points in _points(measured, arm).items()]  # fmt: skip
-        rows.append([arm, settings["title"], *cells])
+        rows.append([arm, measured["arms"][arm]["title"], *cells])
     most = max(len(row) for row in rows)
     return _table(["arm", "what"] + [""] * (most - 2), [row + [""] * (most - len(row)) for row in rows])
 
@@ -53,7 +58,7 @@ def _comparison_rows(measured: Mapping[str, Any]) -> list[str]:
     head = [f"gap at {one['reference']}'s {one['file_bytes']:,.0f} bytes" for one in comparisons]
     rows = [[arm, *(_cell(one["arms"][arm]["gap_mbpb"], 2) for one in comparisons),
              *(_cell(one["arms"][arm]["bytes_at_gap"], 0) for one in comparisons)]
-            for arm in measured["arms"]]  # fmt: skip
+            for arm in _arm_names(measured)]  # fmt: skip
     return _table(["arm", *head, *(f"bytes at {one['reference']}'s gap" for one in comparisons)], rows)
 
 
@@ -66,7 +71,7 @@ def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
 def _seconds_rows(measured: Mapping[str, Any]) -> list[str]:
     phases = ("calibrate_seconds", "quantize_seconds", "encode_seconds")
     rows = []
-    for arm in measured["arms"]:
+    for arm in _arm_names(measured):
         points = [point for draws in _points(measured, arm).values() for point in draws]
         rows.append([arm, *(f"{_mean(points, phase):.1f}" for phase in phases)])
     return _table(["arm", "calibrate", "quantize", "code"], rows)
