@@ -11,7 +11,7 @@ brotli at its best. The other arms are whole Fairway artifacts, header and all.
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import brotli
 import numpy as np
@@ -20,8 +20,7 @@ import torch
 from benchmarks.passthrough_tuning import TuneSettings
 from benchmarks.published_solver import published_solve, published_step
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
-from pipeline.codec.trellis import TRELLIS_STATES
-from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps
+from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps, TrellisStates
 from pipeline.quant.plan import QuantizationPlan
 from pipeline.quant.quantizer import quantize_plan
 
@@ -136,7 +135,7 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
         "I": Arm("Gf, tuned passthrough", calibrate, quantize, rate, quantize_plan, fairway_file, TUNE),
         **{f"H{states}": Arm(f"Gf, trellis of {states} states", calibrate,
                              dataclasses.replace(quantize, trellis_states=states), rate, quantize_plan, fairway_file)
-           for states in TRELLIS_STATES},
+           for states in get_args(TrellisStates)},
     }  # fmt: skip
 
 

@@ -149,10 +149,13 @@ def _parse_union(members: tuple, value: object, where: str) -> Any:
     """Parse `X | None`, words or a scalar (`Literal["auto"] | int`), or dataclasses told apart by a literal `kind`."""
     if value is None and types.NoneType in members:
         return None
+    members = tuple(member for member in members if member is not types.NoneType)
+    if len(members) == 1:
+        return parse_value(members[0], value, where)
     words = [word for member in members for word in typing.get_args(member) if typing.get_origin(member) is Literal]
     if value in words:
         return value
-    members = tuple(m for m in members if m is not types.NoneType and typing.get_origin(m) is not Literal)
+    members = tuple(member for member in members if typing.get_origin(member) is not Literal)
     if words:
         _expect(type(value) is not str, where, value, f"{' or '.join(words)} or a number")
     if len(members) == 1:

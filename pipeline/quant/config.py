@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pipeline.checks import require
-from pipeline.codec.trellis import TRELLIS_STATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +118,17 @@ class CalibrateConfig:
                 "above 0, which provisional.target_share above 0 needs")  # fmt: skip
 
 
+TrellisStates = Literal[4, 8, 16, 32, 64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizeConfig:
     """Solver and step rule; one knob moves the steps of all tensors together until the budget is met."""
 
     solver: Literal["gptq", "nearest"]
     """How codes are chosen: errors pushed onto later columns, or not."""
-    trellis_states: int | None
-    """States of the trellis whose paths codes are: 4, 8, 16, 32 or 64; null rounds each code by itself."""
+    trellis_states: TrellisStates | None
+    """States of the trellis whose paths codes are; null rounds each code by itself."""
     steps: ClipSteps | RateSteps
     """How the steps of tensors, rows and columns relate to each other."""
     visit_weights: Literal["tokens", "sensitivity"] | tuple[float, ...]
@@ -144,8 +146,6 @@ class QuantizeConfig:
         weights = self.visit_weights
         require(isinstance(weights, str) or min(weights, default=0) > 0, "visit_weights", weights,
                 "tokens, sensitivity or positive numbers")  # fmt: skip
-        require(self.trellis_states is None or self.trellis_states in TRELLIS_STATES, "trellis_states",
-                self.trellis_states, f"one of {TRELLIS_STATES} or null")  # fmt: skip
         require(self.trellis_states is None or isinstance(self.steps, RateSteps), "trellis_states", self.trellis_states,
                 "null: steps of kind `clip` clip codes")  # fmt: skip
         require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")

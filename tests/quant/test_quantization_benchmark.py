@@ -9,16 +9,16 @@ import torch
 
 from benchmarks.quantization import compare, measure, report
 from benchmarks.quantization_arms import brotli_file, ladder
-from benchmarks.quantization_data import Material, scored_stream
+from benchmarks.quantization_data import Material
 from benchmarks.quantization_runs import Bench
 from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
 from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from pipeline.codec.container import QuantizedTensor
 from pipeline.config import load_params
-from pipeline.data.byte_count import ByteTable
 from pipeline.quant.plan import plan_quantization
 from tests.networks import TINY, changed, roused
+from tests.quant.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
 MODEL = changed(TINY, {
@@ -102,14 +102,8 @@ def journal(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bench(journal):
-    generator = np.random.default_rng(3)
-    documents = [np.concatenate([[1], generator.integers(3, VOCABULARY, length)]) for length in (60, 90, 40, 75)]
-    table = ByteTable(np.full(VOCABULARY, 3, np.int16), np.zeros(VOCABULARY, bool), np.arange(VOCABULARY) < 3)
-    table.base_V[:3] = 0
     ids_NT = torch.randint(0, VOCABULARY, (16, CONTEXT), generator=torch.Generator().manual_seed(4))
-    material = Material(
-        "crawler", roused(MODEL, 3), (ids_NT[::2], ids_NT[1::2]), scored_stream(documents, table, CONTEXT)
-    )
+    material = Material("crawler", roused(MODEL, 3), (ids_NT[::2], ids_NT[1::2]), tiny_stream(VOCABULARY, CONTEXT))
     return Bench(material, print, journal)
 
 

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quantization_data import scored_stream
 from benchmarks.quantization_tuning import KNOBS, Judge, Rated, compare, rate, settings_around, shrunk
 from benchmarks.sequence_sensitivity import with_sequence_sensitivities
 from pipeline.config import load_params
-from pipeline.data.byte_count import ByteTable
 from pipeline.progress import silent
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.plan import plan_quantization
 from pipeline.ranks import Ranks
 from tests.networks import TINY, changed, roused
+from tests.quant.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
 MODEL = changed(TINY, {"vocab_size": VOCABULARY, "context_tokens": CONTEXT, "embed_init_std": 0.05})
@@ -29,11 +28,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def judge(model):
-    generator = np.random.default_rng(3)
-    documents = [np.concatenate([[1], generator.integers(3, VOCABULARY, length)]) for length in (60, 90, 40, 75)]
-    table = ByteTable(np.full(VOCABULARY, 3, np.int16), np.zeros(VOCABULARY, bool), np.arange(VOCABULARY) < 3)
-    table.base_V[:3] = 0
-    return Judge(model, scored_stream(documents, table, CONTEXT), 1000)
+    return Judge(model, tiny_stream(VOCABULARY, CONTEXT), 1000)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,33 @@
 """The Viterbi search against all paths, and GPTQ along paths."""
 
 import itertools
+import subprocess
+import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.codec.trellis import TRELLIS_STATES, next_state, unions
+from pipeline.config import load_params
+from pipeline.quant.config import TrellisStates
 from pipeline.quant.gptq import factorise, proxy_loss, round_to_nearest, solve_stack
 from pipeline.quant.trellis_search import PathSearch
+
+
+def test_a_configuration_can_name_every_trellis(repo, tmp_path):
+    assert get_args(TrellisStates) == TRELLIS_STATES
+    text = (repo / "params.yaml").read_text()
+    assert text.count("trellis_states: 8 ") == 1
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("trellis_states: 8 ", "trellis_states: 9 "))
+    with pytest.raises(ValueError, match=r"^quantize\.trellis_states: got 9, expected 4 or 8 or 16 or 32 or 64"):
+        load_params(path, ["quantize"])
+    # Reading a configuration loads no codec.
+    code = "import sys; import pipeline.quant.config; print('numpy' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True).stdout
+    assert shown == "False\n"
 
 
 def least_distance(wanted_R, states):
