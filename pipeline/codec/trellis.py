@@ -1,4 +1,4 @@
-"""The trellis that codes of a matrix run through: half of the scalar quantizer's loss for the same bits.
+"""The trellis that codes of a matrix run through: less error for the same bits than rounding each by itself.
 
 The one idea: a grid of half steps is split into the even codes (union 0) and the odd ones (union 1). A state machine,
 driven by the codes themselves, says for every code which union it is from: so a code costs only the bits of a grid of
@@ -21,8 +21,8 @@ Checked by: tests/codec/test_trellis.py.
 
 import numpy as np
 
-_POLYNOMIALS = {1: (0, 0), 4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o10), 32: (0o45, 0o10), 64: (0o103, 0o24)}
-TRELLIS_STATES = (4, 8, 16, 32, 64)
+_POLYNOMIALS = {4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o10), 32: (0o45, 0o10), 64: (0o103, 0o24)}
+TRELLIS_STATES = tuple(_POLYNOMIALS)
 """Numbers of states to choose from; 1 is no trellis."""
 _PATH_ROWS = 128
 """Rows of a path: a fixed first state costs each less than a bit in all."""

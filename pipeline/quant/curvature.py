@@ -30,7 +30,8 @@ def visit_pool(choice: str | tuple[float, ...], sensitivities: list[Tensor], vis
     if choice == "tokens" or visits == 1:
         return None
     if choice == "sensitivity":
-        mean_P = torch.cat(sensitivities, 1).mean(1)
+        # A visit's part of a sum that is squared may be negative; it then counts for nothing.
+        mean_P = torch.cat(sensitivities, 1).mean(1).clamp(min=0)
         return mean_P.tolist() if float(mean_P.sum()) > 0 else None
     require(
         len(choice) >= visits, "quantize.visit_weights", f"{len(choice)} numbers", f"{visits}, the visits of {owner}"

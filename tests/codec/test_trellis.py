@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.codec.container import QuantizedTensor, decode_artifact, encode_artifact
-from pipeline.codec.sections import ArtifactError, split_sections
+from pipeline.codec.sections import ArtifactError, join_sections, split_sections
 from pipeline.codec.trellis import TRELLIS_STATES, next_state, num_paths, unions
 from pipeline.quant.trellis_search import PathSearch
 
@@ -82,14 +82,21 @@ def test_codes_that_are_no_paths_are_refused():
         encode_artifact(as_tensor(code_RC, np.ones(5, bool), 6), {})
 
 
-def test_another_trellis_reads_other_values_or_nothing():
-    """The states are part of the file's meaning: nothing but the parameter tells the reader."""
+def test_another_number_of_states_reads_other_codes_or_nothing():
+    """The parameter is all that tells the reader which trellis it was."""
     whole_RC = np.random.default_rng(2).integers(-5, 6, (130, 40))
     on_path_R = np.ones(130, bool)
-    sections = split_sections(encode_artifact(as_tensor(walk(whole_RC, on_path_R, 8), on_path_R, 8), {}))
-    assert sections["codes"] != split_sections(
-        encode_artifact(as_tensor(walk(whole_RC, on_path_R, 16), on_path_R, 16), {})
-    )["codes"]  # fmt: skip
+    code_RC = walk(whole_RC, on_path_R, 8)
+    sections = split_sections(encode_artifact(as_tensor(code_RC, on_path_R, 8), {}))
+    values = bytearray(sections["values"])
+    assert values[15] == 8  # low bytes of the words: the number of levels, then 15 parameters
+    values[15] = 16
+    try:
+        read = decode_artifact(join_sections({**sections, "values": bytes(values)}))[0]["w"]
+    except ArtifactError:
+        return
+    assert read.states == 16
+    assert not np.array_equal(read.codes, code_RC)
 
 
 def rate_and_distortion(spread, states):
@@ -97,8 +104,7 @@ def rate_and_distortion(spread, states):
     weight_RC = np.random.default_rng(3).normal(size=(512, 512)) * spread
     on_path_R = np.full(512, states > 1)
     half = 2 if states > 1 else 1
-    search = PathSearch([512], on_path_R, states)
-    code_RC = search.codes(weight_RC * 2) if states > 1 else np.rint(weight_RC)
+    code_RC = PathSearch([512], on_path_R, states).codes(weight_RC * 2) if states > 1 else np.rint(weight_RC)
     content = encode_artifact(as_tensor(code_RC, on_path_R, states), {})
     return 8 * len(content) / weight_RC.size, float(np.mean((weight_RC - code_RC / half) ** 2))
 
