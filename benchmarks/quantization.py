@@ -3,11 +3,12 @@
 Run `python -m benchmarks.quantization ../shared/data` on a quiet machine, with the extra `bench` installed for the
 plot; `--family looped-unet` measures a second checkpoint, which `benchmarks.second_checkpoint` trains. Gaps are mBPB
 (0.001 bits per byte of text) over the float model on documents that neither training nor calibration saw, blocks
-protocol, float32. Arms are compared at equal *file* bytes and at equal gaps by interpolation: means over the
-calibration draws, with the central 95 % of a paired bootstrap over documents. The arms `RECORDED` with all draws are
-kept; `--arms` and `--seeds` measure others or fewer, which is only printed, but for the gains of the rate rule's axes,
-kept whenever their arms are measured (`--arms Cr,Gt,Gr,Gc,Gl,Gf`). Draws are measured in processes of one thread each;
-a run that was interrupted goes on at the same commit.
+protocol, float32; divergences are from the float model there (`judge.py`), in the same unit. Arms are compared at equal
+*file* bytes and at equal gaps or divergences by interpolation: means over the calibration draws, with the central 95 %
+of a paired bootstrap over documents. The arms `RECORDED` with all draws are kept; `--arms` and `--seeds` measure others
+or fewer, which is only printed, but for the gains of the rate rule's axes, kept whenever their arms are measured
+(`--arms Cr,Gt,Gr,Gc,Gl,Gf`). Draws are measured in processes of one thread each; a run that was interrupted goes on at
+the same commit.
 """
 
 import argparse
@@ -43,6 +44,7 @@ DEFAULT = "H8"
 BASELINES = ("C", "B")
 REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
 """Arm and knob whose file size and gap the other arms are compared at."""
+MEASURES = ("gap", "divergence")
 
 
 def main() -> None:
@@ -120,7 +122,7 @@ def report(bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point],
     """Return, and print, the comparisons of all points, with what they were measured on."""
     comparisons = compare(bench, points)
     print_comparisons(comparisons)
-    axes = compare_axes(bench, _curves(bench, points), points, spreads)
+    axes = compare_axes(bench, _curves(bench, points, "gap"), points, spreads)
     scored = bench.material.scored
     return {
         "float_bpb": bench.bpb(bench.float_D), "targets": len(scored.bytes_N), "documents": len(bench.float_D),
@@ -134,55 +136,62 @@ def report(bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point],
 
 
 def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Return, for every reference that was measured, each arm's gap at its size and size at its gap."""
-    curves = _curves(bench, points)
+    """Return, for every reference that was measured, each arm's gap and divergence at its size, and sizes at these."""
     comparisons = []
-    for arm, knob in REFERENCES:
-        if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
-            comparisons.append({"reference": f"{arm} at {knob:g}", **_compare_at(curves, arm, float(np.mean(sizes)))})
+    for measure in MEASURES:
+        curves = _curves(bench, points, measure)
+        for arm, knob in REFERENCES:
+            if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
+                comparisons.append({"measure": measure, "reference": f"{arm} at {knob:g}",
+                                    **_compare_at(curves, arm, float(np.mean(sizes)))})  # fmt: skip
     return comparisons
 
 
-def _curves(bench: Bench, points: Sequence[Point]) -> dict[str, Curve]:
+def _curves(bench: Bench, points: Sequence[Point], measure: str) -> dict[str, Curve]:
     counts_BD = resample_documents(len(bench.float_D))
     curves: dict[str, Curve] = {}
     for name in dict.fromkeys(point.arm for point in points):
         seeds = dict.fromkeys(point.seed for point in points)
         rows = [[point for point in points if (point.arm, point.seed) == (name, seed)] for seed in seeds]
         sizes_SP = np.array([[point.file_bytes for point in row] for row in rows])
-        nats_SPD = np.array([[point.nats_by_document for point in row] for row in rows])
-        curves[name] = make_curve(sizes_SP, nats_SPD, bench.float_D, bench.text_bytes_D, counts_BD)
+        if measure == "gap":
+            excess_SPD = np.array([[point.nats_by_document for point in row] for row in rows]) - bench.float_D
+        else:
+            excess_SPD = np.array([[point.divergence_by_document for point in row] for row in rows])
+        curves[name] = make_curve(sizes_SP, excess_SPD, bench.text_bytes_D, counts_BD)
     return curves
 
 
 def _compare_at(curves: Mapping[str, Curve], reference: str, num_bytes: float) -> dict[str, Any]:
-    gaps = {name: gap_at(curve, num_bytes) for name, curve in curves.items()}
-    level_B = gaps[reference]
+    levels = {name: gap_at(curve, num_bytes) for name, curve in curves.items()}
+    level_B = levels[reference]
     assert level_B is not None, "a mean of an arm's sizes at one knob lies among its rate points"
     sizes = {name: bytes_at(curve, level_B) for name, curve in curves.items()}
-    ours, rows = gaps.get(DEFAULT), {}
-    for name, gap_B in gaps.items():
+    ours, rows = levels.get(DEFAULT), {}
+    for name, other_B in levels.items():
         size_B = sizes[name]
         rows[name] = {
-            "gap_mbpb": None if gap_B is None else interval(gap_B),
-            "less_reference_mbpb": None if gap_B is None else interval(gap_B - level_B),
-            "bytes_at_gap": None if size_B is None else interval(size_B),
+            "mbpb": None if other_B is None else interval(other_B),
+            "less_reference_mbpb": None if other_B is None else interval(other_B - level_B),
+            "bytes_at_level": None if size_B is None else interval(size_B),
         }
     ratios = {name: interval(ours / other_B) for name in BASELINES
-              if ours is not None and (other_B := gaps.get(name)) is not None}  # fmt: skip
-    return {"file_bytes": num_bytes, "gap_mbpb": float(level_B[0]), "arms": rows, f"{DEFAULT}_gap_over": ratios}
+              if ours is not None and (other_B := levels.get(name)) is not None}  # fmt: skip
+    return {"file_bytes": num_bytes, "mbpb": float(level_B[0]), "arms": rows, f"{DEFAULT}_over": ratios}
 
 
 def print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
     """Print what `compare` returned, a table per reference."""
     for comparison in comparisons:
-        print(f"\n{comparison['reference']}: {comparison['file_bytes']:.0f} bytes, {comparison['gap_mbpb']:.3f} mBPB")
-        print(f"{'arm':4} {'gap at these bytes':24} {'less the reference':24} bytes at this gap")
+        measure = comparison["measure"]
+        print(f"\n{measure} of {comparison['reference']}: {comparison['file_bytes']:.0f} bytes, "
+              f"{comparison['mbpb']:.3f} mBPB")  # fmt: skip
+        print(f"{'arm':4} {'at these bytes':24} {'less the reference':24} bytes at this {measure}")
         for name, row in comparison["arms"].items():
-            cells = (_cell(row["gap_mbpb"], 3), _cell(row["less_reference_mbpb"], 3), _cell(row["bytes_at_gap"], 0))
+            cells = (_cell(row["mbpb"], 3), _cell(row["less_reference_mbpb"], 3), _cell(row["bytes_at_level"], 0))
             print(f"{name:4} {cells[0]:24} {cells[1]:24} {cells[2]}")
-        for name, ratio in comparison[f"{DEFAULT}_gap_over"].items():
-            print(f"gap of {DEFAULT} over gap of {name}: {_cell(ratio, 3)}")
+        for name, ratio in comparison[f"{DEFAULT}_over"].items():
+            print(f"{measure} of {DEFAULT} over {measure} of {name}: {_cell(ratio, 3)}")
 
 
 def _cell(figure: Mapping[str, float] | None, digits: int) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.results import ROOT
 from pipeline.checks import require
@@ -25,9 +24,6 @@ from pipeline.data.prepare import split_of
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.interop.adopt import read_community
 from pipeline.model.network import LoopedUNet, build
-from pipeline.progress import silent
-from pipeline.scoring.config import BlocksProtocol
-from pipeline.scoring.evaluate import score
 
 DOCUMENTS = "fineweb_docs.jsonl"
 TOKENIZER = "fineweb_1024_bpe.model"
@@ -35,7 +31,6 @@ NUM_DRAWS = 2
 CALIBRATION_TOKENS = 65536
 _TRAINED_DOCUMENTS = 160
 _TUNING_FRAC = 0.2
-_BATCH_TOKENS = 4096
 
 
 class Family(NamedTuple):
@@ -71,12 +66,10 @@ class ScoredStream(NamedTuple):
         """Return the bytes of each document, (D,)."""
         return np.bincount(self.document_N, self.bytes_N)
 
-    def document_nats(self, model: nn.Module) -> np.ndarray:
-        """Return the summed nats of each document, (D,), under the blocks protocol in float32."""
-        protocol = BlocksProtocol(kind="blocks", context_tokens=self.context_tokens)
-        scores = score(model, self.tokens_M, protocol, device="cpu", dtype=torch.float32, batch_tokens=_BATCH_TOKENS,
-                       progress=silent)  # fmt: skip
-        return np.bincount(self.document_N, scores.nats)
+    def first(self, targets: int) -> "ScoredStream":
+        """Return the stream's first so many targets."""
+        return ScoredStream(self.tokens_M[: targets + 1], self.bytes_N[:targets], self.document_N[:targets],
+                            self.context_tokens)  # fmt: skip
 
 
 class Material(NamedTuple):

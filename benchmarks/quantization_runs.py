@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.judge import Judge, Verdict
 from benchmarks.passthrough_tuning import tune_passthrough
 from benchmarks.quantization_arms import Arm
 from benchmarks.quantization_data import Material
+from benchmarks.rate_bound import least_bits
 from pipeline.codec.container import ArtifactTensors, dequantize
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.progress import Log, silent
@@ -43,14 +45,20 @@ class Point(NamedTuple):
     """How the file was coded."""
     bits_per_weight: float
     """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
+    bits_above_bound: float | None
+    """By how much these exceed the least that the distortion needs (`rate_bound.py`); None for files not ours."""
     bpb: float
     gap_mbpb: float
+    divergence_mbpb: float
+    """From the float model (`judge.py`), over the bytes of the text as the gap."""
     proxy_loss: float
     """Summed tr(E H E^T) under the arm's own moments: comparable between arms with equal moments only."""
     calibrate_seconds: float
     quantize_seconds: float
     encode_seconds: float
     nats_by_document: list[float]
+    divergence_by_document: list[float]
+    """Nats."""
 
 
 class Bench:
@@ -63,10 +71,11 @@ class Bench:
         lines = journal.read_text().splitlines() if journal.is_file() else []
         self._kept = {(point.arm, point.seed, point.knob): point for point in (Point(**json.loads(x)) for x in lines)}
         self._bundles: dict[tuple[int, CalibrateConfig], tuple[Bundle, float]] = {}
-        self._nats: dict[str, np.ndarray] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._meta = {"model": dataclasses.asdict(material.model.config)}
         self.text_bytes_D = material.scored.document_bytes()
-        self.float_D, seconds = _timed(material.scored.document_nats, material.model)
+        self._judge, seconds = _timed(Judge, material.model, material.scored)
+        self.float_D = self._judge.float_D
         log(f"float model: {self.bpb(self.float_D):.5f} bpb on {len(material.scored.bytes_N)} targets of "
             f"{len(self.float_D)} documents in {seconds:.1f} s")  # fmt: skip
 
@@ -95,13 +104,16 @@ class Bench:
         for knob in arm.knobs:
             tensors, solve_seconds = _timed(self._solve, arm, plan, knob, seed)
             (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
-            nats_D = self._scored(tensors)
-            bpb, float_bpb = self.bpb(nats_D), self.bpb(self.float_D)
+            verdict = self._judged(tensors)
+            bpb, divergence = self.bpb(verdict.nats_D), self.bpb(verdict.divergence_D)
             totals = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["totals"]
+            bits = 8 * (file_bytes - plain_bytes)
+            above = (bits - least_bits(plan, tensors)) / totals["weights"] if layout == "fairway" else None
+            nats, divergences = ([round(value, 3) for value in values_D.tolist()] for values_D in verdict)
             points.append(Point(
-                name, seed, knob, file_bytes, layout, 8 * (file_bytes - plain_bytes) / totals["weights"], bpb,
-                1000 * (bpb - float_bpb), totals["proxy_loss"], calibrate_seconds, plan_seconds + solve_seconds,
-                encode_seconds, [round(nats, 3) for nats in nats_D.tolist()],
+                name, seed, knob, file_bytes, layout, bits / totals["weights"], above, bpb,
+                1000 * (bpb - self.bpb(self.float_D)), 1000 * divergence, totals["proxy_loss"], calibrate_seconds,
+                plan_seconds + solve_seconds, encode_seconds, nats, divergences,
             ))  # fmt: skip
             self._log(point_line(points[-1]))
         with self._journal.open("a") as journal:
@@ -114,24 +126,27 @@ class Bench:
             return tensors
         return tune_passthrough(self.material.model, tensors, self.material.draws[seed], arm.tune).tensors
 
-    def _scored(self, tensors: ArtifactTensors) -> np.ndarray:
+    def _judged(self, tensors: ArtifactTensors) -> Verdict:
         digest = hashlib.sha256()
         for values in dequantize(tensors).values():
             digest.update(values.tobytes())
         key = digest.hexdigest()
-        if key not in self._nats:
-            self._nats[key] = self.material.scored.document_nats(dequantized_model(tensors, self.material.model.config))
-        return self._nats[key]
+        if key not in self._verdicts:
+            self._verdicts[key] = self._judge(dequantized_model(tensors, self.material.model.config).eval())
+        return self._verdicts[key]
 
 
-POINT_HEADER = (f"{'arm':4} {'seed':>4} {'knob':>8} {'bytes':>9} {'bits':>6} {'bpb':>8} {'gap':>7} {'proxy':>9} "
+POINT_HEADER = (f"{'arm':4} {'seed':>4} {'knob':>8} {'bytes':>9} {'bits':>6} {'bpb':>8} {'gap':>7} {'diverg':>7} "
+                f"{'above':>6} {'proxy':>9} "
                 f"{'quant s':>8} {'code s':>7}  layout")  # fmt: skip
 
 
 def point_line(point: Point) -> str:
     """Return a point as a line of the table under POINT_HEADER."""
+    above = "-" if point.bits_above_bound is None else f"{point.bits_above_bound:.3f}"
     return (f"{point.arm:4} {point.seed:4} {point.knob:8.4g} {point.file_bytes:9} {point.bits_per_weight:6.3f} "
-            f"{point.bpb:8.5f} {point.gap_mbpb:7.3f} {point.proxy_loss:9.4g} {point.quantize_seconds:8.2f} "
+            f"{point.bpb:8.5f} {point.gap_mbpb:7.3f} {point.divergence_mbpb:7.3f} {above:>6} "
+            f"{point.proxy_loss:9.4g} {point.quantize_seconds:8.2f} "
             f"{point.encode_seconds:7.2f}  {point.layout}")  # fmt: skip
 
 

@@ -13,11 +13,16 @@ def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
     return "\n".join([
         f"# {title}", "", f"Written by `{command}`; do not edit. Float model: {measured['float_bpb']:.5f} bpb on "
         f"{measured['targets']:,} targets of {measured['documents']} documents. A gap is mBPB over it.", "",
-        "## Rate points", "", "Knob: file bytes, bits per quantized weight, gap; means over the draws.", "",
+        "A divergence is the mean over the same targets of KL from it, in the same unit.", "",
+        "## Rate points", "", "Knob: file bytes, bits per quantized weight, gap, divergence; means over the draws.", "",
         *_point_rows(measured), "", "## At equal bytes", "",
-        "Between points the gap's logarithm is taken as linear in bytes. Brackets hold the central 95 % of paired "
-        "resamples of the documents.", "", *_comparison_rows(measured), "", "## Seconds of one thread", "",
-        *_seconds_rows(measured), "",
+        "Between points logarithms of gaps and divergences are taken as linear in bytes. Brackets hold the central "
+        "95 % of paired resamples of the documents.",
+        *(line for measure in ("gap", "divergence") for line in ("", *_comparison_rows(measured, measure))), "",
+        "## Bits per weight above the Gaussian bound", "",
+        "Everything that quantized tensors add to the file, less what a Gaussian source of these variances needs for "
+        "the distortion reached (`benchmarks/rate_bound.py`).", "", *_bound_rows(measured), "",
+        "## Seconds of one thread", "", *_seconds_rows(measured), "",
     ])  # fmt: skip
 
 
@@ -46,20 +51,33 @@ def _mean(points: list[Mapping[str, Any]], key: str) -> float:
 def _point_rows(measured: Mapping[str, Any]) -> list[str]:
     rows = []
     for arm in _arm_names(measured):
-        cells = [f"{knob:g}: {_mean(points, 'file_bytes'):,.0f}, {_mean(points, 'bits_per_weight'):.2f}, "
-                 f"{_mean(points, 'gap_mbpb'):.2f}" for knob, points in _points(measured, arm).items()]  # fmt: skip
+        cells = [f"{knob:g}: {_mean(points, 'file_bytes'):,.0f}, " + ", ".join(
+            f"{_mean(points, key):.2f}" for key in ("bits_per_weight", "gap_mbpb", "divergence_mbpb"))
+                 for knob, points in _points(measured, arm).items()]  # fmt: skip
         rows.append([arm, measured["arms"][arm]["title"], *cells])
     most = max(len(row) for row in rows)
     return _table(["arm", "what"] + [""] * (most - 2), [row + [""] * (most - len(row)) for row in rows])
 
 
-def _comparison_rows(measured: Mapping[str, Any]) -> list[str]:
-    comparisons = measured["comparisons"]
-    head = [f"gap at {one['reference']}'s {one['file_bytes']:,.0f} bytes" for one in comparisons]
-    rows = [[arm, *(_cell(one["arms"][arm]["gap_mbpb"], 2) for one in comparisons),
-             *(_cell(one["arms"][arm]["bytes_at_gap"], 0) for one in comparisons)]
+def _comparison_rows(measured: Mapping[str, Any], measure: str) -> list[str]:
+    comparisons = [one for one in measured["comparisons"] if one["measure"] == measure]
+    head = [f"{measure} at the {one['file_bytes']:,.0f} bytes of {one['reference']}" for one in comparisons]
+    rows = [[arm, *(_cell(one["arms"][arm]["mbpb"], 2) for one in comparisons),
+             *(_cell(one["arms"][arm]["bytes_at_level"], 0) for one in comparisons)]
             for arm in _arm_names(measured)]  # fmt: skip
-    return _table(["arm", *head, *(f"bytes at {one['reference']}'s gap" for one in comparisons)], rows)
+    return _table(["arm", *head, *(f"bytes at the {measure} of {one['reference']}" for one in comparisons)], rows)
+
+
+def _bound_rows(measured: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for arm in _arm_names(measured):
+        known = {knob: points for knob, points in _points(measured, arm).items()
+                 if points[0]["bits_above_bound"] is not None}  # fmt: skip
+        if known:
+            rows.append([arm, *(f"{knob:g}: {_mean(points, 'bits_above_bound'):.3f}"
+                                for knob, points in known.items())])  # fmt: skip
+    most = max((len(row) for row in rows), default=1)
+    return _table(["arm"] + [""] * (most - 1), [row + [""] * (most - len(row)) for row in rows])
 
 
 def _cell(figure: Mapping[str, float] | None, digits: int) -> str:

@@ -2,10 +2,9 @@
 
 Run `python -m benchmarks.quantization_tuning ../shared/data`. Every setting is brought to the same two file sizes,
 those of the default at two knobs; compared are the divergence from the float model (KL, exact over the vocabulary) and
-the gap. The divergence is what to tune by: it is the mean of the gap over texts that the float model itself would
-write, without the chance of the labels, and that a text was trained on does not flatter it.
+the gap. The divergence is what to tune by (`judge.py`); that a text was trained on does not flatter it.
 
-Axes: N targets, D documents, B resamples of the documents, P file sizes, V vocabulary.
+Axes: N sequences, T position, D documents, B resamples of the documents, P file sizes.
 Checked by: tests/quant/test_quantization_tuning.py.
 """
 
@@ -18,18 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.judge import Judge
 from benchmarks.quantization import DEFAULT
 from benchmarks.quantization_arms import ladder
-from benchmarks.quantization_data import ScoredStream, load_material, load_tuning
+from benchmarks.quantization_data import load_material, load_tuning
 from benchmarks.rate_curves import interval, resample_documents
 from benchmarks.results import ROOT, write_result
 from benchmarks.sequence_sensitivity import with_sequence_sensitivities
 from pipeline.codec.container import encode_artifact
 from pipeline.config import load_params
-from pipeline.model.network import LoopedUNet
 from pipeline.progress import silent
 from pipeline.quant.config import QuantizeConfig, RateSteps
 from pipeline.quant.dequantize import dequantized_model
@@ -42,7 +40,6 @@ from pipeline.training.run import hardware_name
 
 KNOBS = (2.2e-4, 3.8e-4)
 """Of the default: about 2.4 and 1.9 bits per weight."""
-_BLOCKS = 8
 
 
 class Setting(NamedTuple):
@@ -51,37 +48,6 @@ class Setting(NamedTuple):
     name: str
     quantize: QuantizeConfig
     statistics: Callable[[Bundle], Bundle]
-
-
-class Judge:
-    """Scores models against the float model on a stream."""
-
-    def __init__(self, model: LoopedUNet, stream: ScoredStream, targets: int) -> None:
-        """Keep the float model's log-probabilities of the first whole contexts that hold `targets`."""
-        length = stream.context_tokens
-        blocks = min(targets, len(stream.tokens_M) - 1) // length
-        tokens_M = torch.from_numpy(stream.tokens_M[: blocks * length + 1].astype(np.int64))
-        self._ids_NT, self._labels_NT = tokens_M[:-1].view(blocks, length), tokens_M[1:].view(blocks, length)
-        self._document_N = stream.document_N[: blocks * length]
-        self.bytes_D = np.bincount(self._document_N, stream.bytes_N[: blocks * length])
-        self._logs = list(self._log_probabilities(model))
-        self.model, self.targets = model, blocks * length
-
-    def _log_probabilities(self, model: nn.Module) -> Iterable[Tensor]:
-        for ids_BT in self._ids_NT.split(_BLOCKS):
-            with torch.no_grad():
-                yield F.log_softmax(model(ids_BT), -1)
-
-    def __call__(self, model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-        """Return summed divergence and excess nats by document, (D,) each."""
-        divergences, excesses = [], []
-        labels = self._labels_NT.split(_BLOCKS)
-        for float_BTV, logs_BTV, labels_BT in zip(self._logs, self._log_probabilities(model), labels, strict=True):
-            less_BTV = float_BTV - logs_BTV
-            divergences.append((float_BTV.exp() * less_BTV).sum(-1).flatten())
-            excesses.append(less_BTV.gather(-1, labels_BT[..., None]).flatten())
-        sums = (np.bincount(self._document_N, torch.cat(parts).double()) for parts in (divergences, excesses))
-        return next(sums), next(sums)
 
 
 Statistics = Callable[[Bundle], Bundle]
@@ -142,14 +108,16 @@ def rate(judge: Judge, bundle: Bundle, setting: Setting, sizes_P: Iterable[float
             knob *= 2 ** ((size - wanted) * 8 / weights / 0.75)
             tensors = quantize_plan(plan, knob)
             size = len(encode_artifact(tensors, meta))
-        points.append((size, *judge(dequantized_model(tensors, model.config).eval())))
+        verdict = judge(dequantized_model(tensors, model.config).eval())
+        points.append((size, verdict.divergence_D, verdict.nats_D - judge.float_D))
     return Rated(*(np.array(column) for column in zip(*points, strict=True)))
 
 
 def compare(judge: Judge, base: Rated, name: str, points: Rated) -> dict[str, Any]:
     """Return, and print, a setting's divergence and gap over those of `base`, at its file sizes."""
-    counts_BD = resample_documents(len(judge.bytes_D))
-    to_mbpb = 1000 / math.log(2) / (counts_BD @ judge.bytes_D)
+    bytes_D = judge.stream.document_bytes()
+    counts_BD = resample_documents(len(bytes_D))
+    to_mbpb = 1000 / math.log(2) / (counts_BD @ bytes_D)
     divergence_PB, base_PB = ((part @ counts_BD.T) * to_mbpb for part in (points.divergence_PD, base.divergence_PD))
     ratio_PB = _at(base.bytes_P, points.bytes_P, divergence_PB) / base_PB
     gap_PB = ((points.excess_PD - base.excess_PD) @ counts_BD.T) * to_mbpb
@@ -182,7 +150,7 @@ def main() -> None:
     default = ladder(config, params.quantize)[DEFAULT]
     bundle = calibrate(material.model, ids_NT, default.calibrate, Ranks(0, 0, 1), torch.device("cpu"), silent)
     stream = load_tuning(arguments.data, material.scored.context_tokens)
-    measured = scan(Judge(material.model, stream, arguments.targets), bundle, ids_NT, default.quantize)
+    measured = scan(Judge(material.model, stream.first(arguments.targets)), bundle, ids_NT, default.quantize)
     print(write_result("quantization_tuning", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
 
 
@@ -194,7 +162,8 @@ def scan(judge: Judge, bundle: Bundle, ids_NT: Tensor, default: QuantizeConfig) 
     sizes_P = base.bytes_P.tolist()
     print(f"divergence over the default's, then gap less the default's in mBPB, at {sizes_P} bytes [95 %]")
     lines = [compare(judge, base, setting.name, rate(judge, bundle, setting, sizes_P)) for setting in others]
-    return {"targets": judge.targets, "documents": len(judge.bytes_D), "bytes": sizes_P, "settings": lines}
+    targets, documents = len(judge.stream.bytes_N), len(judge.float_D)
+    return {"targets": targets, "documents": documents, "bytes": sizes_P, "settings": lines}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Gap against bytes: interpolation at equal bytes or equal gap, with a bootstrap over documents.
+"""Gap (or divergence) against bytes: interpolation at equal bytes or equal gap, with a bootstrap over documents.
 
 The one idea: the whole comparison is repeated on resampled documents, the same resamples for every arm, so that what
 all arms share cancels and an interval says how far *differences* depend on the choice of documents. Between rate points
@@ -23,7 +23,7 @@ class Curve(NamedTuple):
 
     bytes_SP: np.ndarray
     gap_SPB: np.ndarray
-    """mBPB over the float model, by resample."""
+    """mBPB over the float model, or from it, by resample."""
 
 
 def resample_documents(num_documents: int) -> np.ndarray:
@@ -33,10 +33,10 @@ def resample_documents(num_documents: int) -> np.ndarray:
     return np.concatenate([np.ones((1, num_documents)), counts_BD])
 
 
-def make_curve(bytes_SP: np.ndarray, nats_SPD: np.ndarray, float_D: np.ndarray, text_bytes_D: np.ndarray,
+def make_curve(bytes_SP: np.ndarray, excess_SPD: np.ndarray, text_bytes_D: np.ndarray,
                counts_BD: np.ndarray) -> Curve:  # fmt: skip
-    """Return the curve of an arm from file bytes and nats per document, the float model's nats and the text's bytes."""
-    gap_SPB = (nats_SPD - float_D) @ counts_BD.T / (text_bytes_D @ counts_BD.T) * 1000 / math.log(2)
+    """Return the curve of an arm from file bytes, and excess nats (or divergence) and bytes of each document."""
+    gap_SPB = excess_SPD @ counts_BD.T / (text_bytes_D @ counts_BD.T) * 1000 / math.log(2)
     order_SP = np.argsort(bytes_SP, axis=1)
     return Curve(np.take_along_axis(bytes_SP, order_SP, 1), np.take_along_axis(gap_SPB, order_SP[:, :, None], 1))
 

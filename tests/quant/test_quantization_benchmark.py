@@ -30,11 +30,11 @@ MODEL = changed(TINY, {
 
 def exact_curve(gap_of, sizes, documents=5, seeds=2):
     """Return a curve whose gap is `gap_of(size)` in every document, and its resamples."""
-    bytes_D, float_D = np.linspace(100, 900, documents), np.linspace(5, 9, documents)
+    bytes_D = np.linspace(100, 900, documents)
     excess_P = np.array([gap_of(size) for size in sizes]) * math.log(2) / 1000
-    nats_SPD = np.repeat((float_D + excess_P[:, None] * bytes_D)[None], seeds, 0)
+    excess_SPD = np.repeat((excess_P[:, None] * bytes_D)[None], seeds, 0)
     counts_BD = resample_documents(documents)
-    return make_curve(np.repeat(np.array(sizes)[None], seeds, 0), nats_SPD, float_D, bytes_D, counts_BD)
+    return make_curve(np.repeat(np.array(sizes)[None], seeds, 0), excess_SPD, bytes_D, counts_BD)
 
 
 def test_interpolation_is_exact_on_a_line_and_never_extrapolates():
@@ -56,10 +56,10 @@ def test_resamples_are_paired_and_the_first_is_the_sample():
     assert (counts_BD.sum(1) == 7).all()
     assert np.array_equal(counts_BD, resample_documents(7))
     generator = np.random.default_rng(0)
-    bytes_D, float_D = np.full(7, 1000.0), np.zeros(7)
+    bytes_D = np.full(7, 1000.0)
     nats_D = generator.random(7) * 50
     sizes_SP = np.array([[1000, 2000]])
-    low, high = (make_curve(sizes_SP, scale * np.array([[nats_D, nats_D]]), float_D, bytes_D, counts_BD)
+    low, high = (make_curve(sizes_SP, scale * np.array([[nats_D, nats_D]]), bytes_D, counts_BD)
                  for scale in (1.0, 3.0))  # fmt: skip
     gaps, tripled = gap_at(low, 1500), gap_at(high, 1500)
     assert gaps[0] == pytest.approx(nats_D.sum() / 7000 / math.log(2) * 1000)
@@ -137,7 +137,16 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
     assert rows["A", 0, 12.85]["nats_by_document"] == rows["A", 1, 12.85]["nats_by_document"]
     assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
     assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "lookup g_v", "tensor s_l*sigma_l^2"}
-    assert [comparison["reference"] for comparison in measured["comparisons"]] == ["C at 12.85", "C at 16"]
+    assert [(comparison["measure"], comparison["reference"]) for comparison in measured["comparisons"]] == [
+        ("gap", "C at 12.85"), ("gap", "C at 16"), ("divergence", "C at 12.85"), ("divergence", "C at 16"),
+    ]  # fmt: skip
+    for seed in range(2):
+        assert rows["C", seed, 12.85]["bits_above_bound"] is None
+        assert 0 < rows["Gf", seed, 0.01]["divergence_mbpb"] < rows["Gf", seed, 0.02]["divergence_mbpb"]
+        assert sum(rows["Gf", seed, 0.01]["divergence_by_document"]) * 1000 / math.log(2) / 795 == pytest.approx(
+            rows["Gf", seed, 0.01]["divergence_mbpb"], rel=1e-3
+        )
+        assert 0 < rows["H8", seed, 0.01]["bits_above_bound"] < rows["H8", seed, 0.01]["bits_per_weight"]
     at_c = measured["comparisons"][0]["arms"]["C"]
     assert at_c["less_reference_mbpb"] == {"value": 0, "low": 0, "high": 0}
     assert "no overlap" in capsys.readouterr().out
@@ -163,7 +172,7 @@ def test_plot_is_small(bench, tmp_path):
     from benchmarks.quantization_runs import Point
 
     points = [
-        Point(arm, seed, knob, int(2e6 / knob), "", 3.0, 2.2, knob * (1 + 0.1 * seed), 1.0, 1.0, 1.0, 1.0, [])
+        Point(arm, seed, knob, int(2e6 / knob), "", 3.0, 0.1, 2.2, knob * (1 + 0.1 * seed), knob, *[1.0] * 4, [], [])
         for arm in "ABCDEFGH" for seed in (0, 1) for knob in (1.0, 1.5, 2.0)
     ]  # fmt: skip
     plot_points(tmp_path / "rates.png", points, dict.fromkeys("ABCDEFGH", "as it is"))

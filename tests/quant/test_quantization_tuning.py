@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quantization_tuning import KNOBS, Judge, Rated, compare, rate, settings_around, shrunk
+from benchmarks.judge import Judge
+from benchmarks.quantization_tuning import KNOBS, Rated, compare, rate, settings_around, shrunk
 from benchmarks.sequence_sensitivity import with_sequence_sensitivities
 from pipeline.config import load_params
 from pipeline.progress import silent
@@ -28,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def judge(model):
-    return Judge(model, tiny_stream(VOCABULARY, CONTEXT), 1000)
+    return Judge(model, tiny_stream(VOCABULARY, CONTEXT))
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +40,6 @@ def default(repo):
 def calibrated(model, default, ids):
     config = dataclasses.replace(default.calibrate, num_sequences=len(ids), sensitivity_sequences=len(ids))
     return calibrate(model, ids, config, Ranks(0, 0, 1), torch.device("cpu"), silent)
-
-
-def test_judge_sums_by_document(judge, model):
-    divergence_D, excess_D = judge(model)
-    assert judge.targets == 264  # of 268, the whole contexts
-    assert np.abs(divergence_D).max() < 1e-4
-    assert np.abs(excess_D).max() < 1e-4
-    other = roused(MODEL, 4).eval()
-    divergence_D, excess_D = judge(other)
-    assert (divergence_D > 0).all()
-    ids = torch.from_numpy(judge._ids_NT.numpy())
-    with torch.no_grad():
-        logs = [net(ids).double().log_softmax(-1) for net in (model, other)]
-    assert divergence_D.sum() == pytest.approx(float((logs[0].exp() * (logs[0] - logs[1])).sum()), rel=1e-4)
-    labels = judge._labels_NT[..., None]
-    assert excess_D.sum() == pytest.approx(float((logs[0] - logs[1]).gather(-1, labels).sum()), rel=1e-4)
 
 
 def test_every_setting_differs_from_the_default_in_what_it_says(model, judge, default):
@@ -81,12 +66,12 @@ def test_every_setting_differs_from_the_default_in_what_it_says(model, judge, de
 
 def test_comparison_is_at_the_defaults_sizes(judge):
     sizes_P = np.array([4000.0, 2000.0])
-    documents = len(judge.bytes_D)
-    shape = np.arange(1, documents + 1)
+    bytes_D = judge.stream.document_bytes()
+    shape = np.arange(1, len(bytes_D) + 1)
 
     def rated(bytes_P, factor):
         level_P = factor * 2 ** (-bytes_P / 1000)
-        return Rated(bytes_P, level_P[:, None] * shape, level_P[:, None] * judge.bytes_D)
+        return Rated(bytes_P, level_P[:, None] * shape, level_P[:, None] * bytes_D)
 
     line = compare(judge, rated(sizes_P, 1.0), "finer", rated(sizes_P + 100, 3.0))
     assert line["setting"] == "finer"
