@@ -1,14 +1,14 @@
 """Integers to and from coder runs: which table each one takes, and what lies beyond the tables.
 
 The one idea: a matrix stores one small integer per row and one per column, and the class of an element is their sum:
-known before the element is decoded, and close to the log of its scale. The indices are fitted by matching second
-moments, rows and columns in turn, against the moments of the tables themselves, so that clipping and coarse rounding
-do not mislead them. They are coded as runs of one class each.
+known before the element is decoded, and close to the log of its scale. The indices are those of the shortest code,
+found by coordinate descent on the tables' own codelengths, rows and columns in turn. They are coded as runs of one
+class each.
 
 Rows of an embedding have a part in common (tokens never seen share nearly all of it): where that pays, a profile of the
 columns times a load of the row is subtracted before.
 
-Axes: R rows, C columns, N integers of a run, K classes, J magnitudes, A candidates.
+Axes: R rows, C columns, N integers of a run, K classes, S symbols, J magnitudes, A candidates.
 Source: shared/quantization.md, "Code the integers".
 Checked by: tests/codec/test_integers.py.
 """
@@ -21,11 +21,16 @@ import numpy as np
 from pipeline.checks import require
 from pipeline.codec.range_coder import RunDecoder, encode_runs
 from pipeline.codec.sections import ArtifactError
-from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES, TABLE_BITS, code_tables
+from pipeline.codec.tables import MAX_MAGNITUDE_BITS, MIN_CLASS, NUM_CLASSES, TABLE_BITS, code_tables
 from pipeline.codec.trellis import next_state, num_paths, unions
 
 _VECTOR_BITS = 5
 _CHOICE_ROUNDS = 3
+_FIT_REACHES = (16, 8, 4, 2)
+"""Classes that a round of the scale fit looks to both sides."""
+_FIT_STRETCH = 1.5
+_LEAST_BEND = 1e-6
+_LEAST_SQUARE = 2.0**-6
 _PROFILE_ROUNDS = 4
 _PROFILE_BITS = 10
 _EXCESS_BITS = 12
@@ -107,16 +112,18 @@ class IntegerWriter:
         *load_parameters, _ = self.add_vector(load_R, EXACT)
         *profile_parameters, _ = self.add_vector(profile_C, EXACT)
         bits = min(max(int(np.abs(rest_RC).max()), 1).bit_length(), MAX_MAGNITUDE_BITS)
-        gap, none = _ScaleGap(rest_RC, union_RC, bits), np.zeros(1)
-        row_R = gap(none, none, 1)
-        column_C = gap(row_R, none, 0)
-        row_R = row_R + gap(row_R, column_C, 1)
+        fit = _ScaleFit(rest_RC, union_RC, bits)
+        row_R = 4 * np.log2(np.maximum(((rest_RC + union_RC / 2) ** 2).mean(1), _LEAST_SQUARE)) - MIN_CLASS
+        column_C = np.zeros(num_columns)
+        for reach in _FIT_REACHES:
+            column_C = column_C + fit(row_R, column_C, reach, 0)
+            row_R = row_R + fit(row_R, column_C, reach, 1)
         # Rows of one scale, the usual case, should all fall on an integer and not between two.
         row_R = row_R - np.median(row_R) + np.rint(np.median(row_R))
         least = _threshold(row_R, on_path_R)
         lowest_R, highest_R = np.where(on_path_R, [[least], [_ANYWHERE]], [[-_ANYWHERE], [least - 1]])
         *row_parameters, row_R = self.add_vector(row_R, num_columns, lowest_R, highest_R)
-        *column_parameters, column_C = self.add_vector(column_C + gap(row_R, column_C, 0), num_rows)
+        *column_parameters, column_C = self.add_vector(column_C + fit(row_R, column_C, 2, 0), num_rows)
         for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
             class_NC += NUM_CLASSES * union_RC[row_N]
             self._add(rest_RC[row_N].reshape(-1), class_NC.reshape(-1), bits)
@@ -234,23 +241,27 @@ def _profiles(codes_RC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield load_R, profile_C
 
 
-class _ScaleGap:
-    """How far row and column indices are from the second moments of a matrix, in classes."""
+class _ScaleFit:
+    """How far row and column indices of a matrix are from those of the shortest code, in classes."""
 
     def __init__(self, whole_RC: np.ndarray, union_RC: np.ndarray, bits: int) -> None:
-        widest = (1 << bits) - 1
-        level_US = 2 * np.arange(-widest, widest + 1) + np.array([[0], [1]])
-        frequency_UKS = code_tables(bits).frequency_KS.reshape(2, NUM_CLASSES, -1)
-        moment_UK = (frequency_UKS * level_US[:, None] ** 2).sum(2) / (1 << TABLE_BITS)
-        # Paths visit both unions equally often.
-        self._moment_K = moment_UK.mean(0) if union_RC.any() else moment_UK[0]
-        square_RC = (2 * np.clip(whole_RC, -widest, widest) + union_RC) ** 2
-        self._wanted = self._place(square_RC.mean(0)), self._place(square_RC.mean(1))
+        """Tabulate the codelength of every symbol, those beyond a class's alphabet with their excess."""
+        tables, widest = code_tables(bits), (1 << bits) - 1
+        self._symbols = 2 * widest + 1
+        value_S, limit_K1 = np.arange(-widest, widest + 1), tables.limit_K[:, None]
+        frequency_KS = np.take_along_axis(tables.frequency_KS, np.clip(value_S, -limit_K1, limit_K1) + widest, 1)
+        self._bits_N = (_EXCESS_BITS * (np.abs(value_S) > limit_K1) - np.log2(frequency_KS, dtype=np.float32)).ravel()
+        self._cell_RC = np.clip(whole_RC, -widest, widest) + (widest + NUM_CLASSES * self._symbols * union_RC)
 
-    def __call__(self, row_R: np.ndarray, column_C: np.ndarray, axis: int) -> np.ndarray:
-        """Return what to add to the columns' (axis 0) or the rows' (axis 1) indices; one 0 stands for zeros."""
-        class_RC = (row_R[:, None] + (column_C + 0.5)).astype(np.int32)
-        return self._wanted[axis] - self._place(self._moment_K.take(class_RC, mode="clip").mean(axis))
+    def __call__(self, row_R: np.ndarray, column_C: np.ndarray, reach: int, axis: int) -> np.ndarray:
+        """Return what to add to the columns' (axis 0) or the rows' (axis 1) indices: the least of a parabola.
 
-    def _place(self, moment: np.ndarray) -> np.ndarray:
-        return np.interp(moment, self._moment_K, np.arange(NUM_CLASSES))
+        It passes through the codelengths at the indices and `reach` classes to both sides.
+        """
+        class_RC = np.rint(row_R[:, None] + column_C).astype(np.int32)
+        below, here, above = (
+            self._bits_N.take(np.clip(class_RC + turn, 0, NUM_CLASSES - 1) * self._symbols + self._cell_RC)
+            .sum(axis, dtype=np.float64) for turn in (-reach, 0, reach)
+        )  # fmt: skip
+        bend = np.maximum(below - 2 * here + above, _LEAST_BEND)
+        return reach * np.clip((below - above) / (2 * bend), -_FIT_STRETCH, _FIT_STRETCH)
