@@ -21,7 +21,7 @@ from benchmarks.judge import Judge, Verdict
 from benchmarks.passthrough_tuning import tune_passthrough
 from benchmarks.quantization_arms import Arm
 from benchmarks.quantization_data import Material
-from benchmarks.rate_bound import least_bits
+from benchmarks.rate_bound import code_bits, least_bits
 from pipeline.codec.container import ArtifactTensors, dequantize
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.progress import Log, silent
@@ -47,6 +47,8 @@ class Point(NamedTuple):
     """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
     bits_above_bound: float | None
     """By how much these exceed the least that the distortion needs (`rate_bound.py`); None for files not ours."""
+    code_bits_above_bound: float | None
+    """The same for the codes alone, without what says their scales and steps."""
     bpb: float
     gap_mbpb: float
     divergence_mbpb: float
@@ -108,12 +110,15 @@ class Bench:
             bpb, divergence = self.bpb(verdict.nats_D), self.bpb(verdict.divergence_D)
             totals = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["totals"]
             bits = 8 * (file_bytes - plain_bytes)
-            above = (bits - least_bits(plan, tensors)) / totals["weights"] if layout == "fairway" else None
+            above = code_above = None
+            if layout == "fairway":
+                least = least_bits(plan, tensors)
+                above, code_above = ((part - least) / totals["weights"] for part in (bits, code_bits(tensors)))
             nats, divergences = ([round(value, 3) for value in values_D.tolist()] for values_D in verdict)
             points.append(Point(
-                name, seed, knob, file_bytes, layout, bits / totals["weights"], above, bpb,
-                1000 * (bpb - self.bpb(self.float_D)), 1000 * divergence, totals["proxy_loss"], calibrate_seconds,
-                plan_seconds + solve_seconds, encode_seconds, nats, divergences,
+                name, seed, knob, file_bytes, layout, bits / totals["weights"], above, code_above,
+                bpb, 1000 * (bpb - self.bpb(self.float_D)), 1000 * divergence, totals["proxy_loss"],
+                calibrate_seconds, plan_seconds + solve_seconds, encode_seconds, nats, divergences,
             ))  # fmt: skip
             self._log(point_line(points[-1]))
         with self._journal.open("a") as journal:

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor
+from pipeline.codec.integers import IntegerWriter
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
 
+_VECTORS = 4
+"""Runs of a matrix that come before its codes: load, profile, row and column indices."""
 _FIT_ROUNDS = 4
 _HALVINGS = 60
 _SMALLEST = 1e-12
@@ -28,6 +31,18 @@ def least_bits(plan: QuantizationPlan, tensors: ArtifactTensors) -> float:
     parts = [_in_steps(group, tensors) for group in plan.groups]
     variance_N = torch.cat([_rank_one_variance(wanted_RC).flatten() for wanted_RC, _ in parts])
     return water_filling_bits(variance_N, sum(float(error_RC.square().sum()) for _, error_RC in parts))
+
+
+def code_bits(tensors: ArtifactTensors) -> float:
+    """Return the codelength of all codes of a file of ours, without scale indices, steps or header."""
+    bits = 0.0
+    for tensor in tensors.values():
+        if isinstance(tensor, QuantizedTensor):
+            writer = IntegerWriter()
+            writer.add_matrix(tensor.codes, tensor.states, tensor.on_path)
+            writer.runs = writer.runs[_VECTORS:]
+            bits += writer.num_bits()
+    return bits
 
 
 def _in_steps(group: TensorGroup, tensors: ArtifactTensors) -> tuple[Tensor, Tensor]:

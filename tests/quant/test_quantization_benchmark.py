@@ -146,7 +146,8 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
         assert sum(rows["Gf", seed, 0.01]["divergence_by_document"]) * 1000 / math.log(2) / 795 == pytest.approx(
             rows["Gf", seed, 0.01]["divergence_mbpb"], rel=1e-3
         )
-        assert 0 < rows["H8", seed, 0.01]["bits_above_bound"] < rows["H8", seed, 0.01]["bits_per_weight"]
+        point = rows["H8", seed, 0.01]
+        assert 0 < point["code_bits_above_bound"] < point["bits_above_bound"] < point["bits_per_weight"]
     at_c = measured["comparisons"][0]["arms"]["C"]
     assert at_c["less_reference_mbpb"] == {"value": 0, "low": 0, "high": 0}
     assert "no overlap" in capsys.readouterr().out
@@ -172,7 +173,7 @@ def test_plot_is_small(bench, tmp_path):
     from benchmarks.quantization_runs import Point
 
     points = [
-        Point(arm, seed, knob, int(2e6 / knob), "", 3.0, 0.1, 2.2, knob * (1 + 0.1 * seed), knob, *[1.0] * 4, [], [])
+        Point(arm, seed, knob, int(2e6 / knob), "", *[1.0] * 4, knob * (1 + 0.1 * seed), knob, *[1.0] * 4, [], [])
         for arm in "ABCDEFGH" for seed in (0, 1) for knob in (1.0, 1.5, 2.0)
     ]  # fmt: skip
     plot_points(tmp_path / "rates.png", points, dict.fromkeys("ABCDEFGH", "as it is"))

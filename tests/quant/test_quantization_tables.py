@@ -10,6 +10,7 @@ def test_every_figure_of_the_page_comes_from_the_points():
     interval = {"value": 4.0, "low": 3.5, "high": 4.25}
     points = [{"arm": arm, "knob": knob, "file_bytes": 1000 * draw + knob, "bits_per_weight": 2.0, "gap_mbpb": draw,
                "divergence_mbpb": 2 * draw, "bits_above_bound": 0.1 * draw if arm == "H8" else None,
+               "code_bits_above_bound": 0.05 * draw,
                "calibrate_seconds": 9.0, "quantize_seconds": 1.0 + draw, "encode_seconds": 0.5}
               for arm in ("C", "H8") for knob in (8.0, 4.0) for draw in (1, 2)]  # fmt: skip
     comparison = {"measure": "gap", "reference": "C at 8", "file_bytes": 1508.0, "mbpb": 1.5,
@@ -23,7 +24,7 @@ def test_every_figure_of_the_page_comes_from_the_points():
     assert "| C | baseline | 8: 1,508, 2.00, 1.50, 3.00 | 4: 1,504, 2.00, 1.50, 3.00 |" in page
     assert page.count("| H8 | no overlap | 4 [4, 4] |") == 2
     assert "| arm | divergence at the 1,508 bytes of C at 4 | bytes at the divergence of C at 4 |" in page
-    assert "| H8 | 8: 0.150 | 4: 0.150 |" in page
+    assert "| H8 | 8: 0.075, 0.150 | 4: 0.075, 0.150 |" in page
     assert "| C | 4.00 [3.50, 4.25] | 4 [4, 4] |" in page
     assert "| H8 | 9.0 | 2.5 | 0.5 |" in page
     assert page.startswith("# Title\n\nWritten by `the command`")

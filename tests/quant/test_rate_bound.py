@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.rate_bound import least_bits, water_filling_bits
+from benchmarks.rate_bound import code_bits, least_bits, water_filling_bits
 from pipeline.config import load_params
 from pipeline.quant.gptq import factorise
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
@@ -46,3 +46,4 @@ def test_the_bound_of_correlated_inputs_is_that_of_their_innovations(repo, state
     # 0.79 of the squared error of rounding.
     wanted = float((spread_R / whole).log2().mean()) + 0.5 * math.log2(12) - 0.015
     assert bits == pytest.approx(wanted + (0.5 * math.log2(1 / 0.79) if states else 0), abs=0.01)
+    assert code_bits(tensors) / weight_RC.numel() - bits == pytest.approx(0.095 if states else 0.2546, abs=0.01)
