@@ -2,17 +2,22 @@
 
 Run `python -m benchmarks.code_size [RECIPE ...]` (default: demo and nightcrawler-7f3c). Per module: `shipped`, by how
 much the compressed program shrinks when the module's text is taken out of it, and `minified`, the bytes of that text.
-Modules share patterns, so that the column `shipped` sums to less than the file.
+Modules share patterns, so that the column `shipped` sums to less than the file. Last, the file of a program that only
+reads an artifact: what decoding would cost by itself.
+
+Checked by: tests/submission/test_code_size.py.
 """
 
 import re
 import sys
+from pathlib import Path
 
 import brotli
 
 from benchmarks.results import ROOT
 from pipeline.config import SECTIONS, load_params
 from pipeline.submission.build import recipe_of, record_source
+from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
 from pipeline.submission.specialise import specialise
 
@@ -28,6 +33,14 @@ def main() -> None:
         print(f"{'shipped':>8} {'minified':>9}  module")
         for shipped, minified, module in module_sizes(minify(specialise(record_source(recipe, ROOT, marked=True)))):
             print(f"{shipped:8,} {minified:9,}  {module}")
+    print(f"an artifact's decoder alone: {len(decoder_program(ROOT)):,} bytes")
+
+
+def decoder_program(root: Path) -> bytes:
+    """Return the shipped form of a program that dequantizes the artifact `model.fwy` into `weights.npz`."""
+    tail = "np.savez('weights.npz', **dequantize(read_artifact(Path('model.fwy'))[0]))"
+    source = bundle("pipeline.codec.container", root, tail)
+    return wrap(minify(specialise(source)))
 
 
 def module_sizes(marked: str) -> list[tuple[int, int, str]]:
