@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from pipeline.codec.integers import EXACT, IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.tables import TABLE_BITS
+from pipeline.quant.trellis_search import PathSearch
 
 
 def round_trip(matrices):
@@ -119,6 +120,25 @@ def test_the_model_is_at_the_entropy_of_scale_mixtures():
     own = ndtr((codes_RC + 0.5) / scale_RC) - ndtr((codes_RC - 0.5) / scale_RC)
     # Indices on a grid of 2^(1/8), estimated from 400 or 600 samples each: 0.002 bit; table rounding 0.001.
     assert model * 8 / codes_RC.size < -np.log2(own).mean() + 0.003
+
+
+@pytest.mark.parametrize("states", [1, 8])
+def test_one_loud_column_costs_the_others_nothing(states):
+    """Indices are those of the shortest code: by second moments the loud column would speak for all rows."""
+    generator = np.random.default_rng(7)
+    scale_RC = 0.8 * np.exp(0.3 * generator.normal(size=(400, 1)) + 0.4 * generator.normal(size=300))
+    scale_RC[:, 7] *= 60
+    weight_RC = generator.normal(size=(400, 300)) * scale_RC
+    whole_RC = np.rint(weight_RC)
+    own = ndtr((whole_RC + 0.5) / scale_RC) - ndtr((whole_RC - 0.5) / scale_RC)
+    writer = IntegerWriter()
+    if states == 1:
+        writer.add_matrix(whole_RC.astype(np.int32))
+    else:
+        on_path_R = np.ones(400, bool)
+        writer.add_matrix(PathSearch([400], on_path_R, states).codes(2 * weight_RC).astype(np.int32), states, on_path_R)
+    indices = 700 * 4.5
+    assert writer.num_bits() < 1.002 * -np.log2(np.maximum(own, 1e-300)).sum() + indices
 
 
 def test_what_rows_share_is_stored_once():
