@@ -24,7 +24,7 @@ def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) 
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for axes, field in zip(panels, PANELS, strict=True):
         for index, (arm, title) in enumerate(titles.items()):
             by_knob: dict[float, list[Point]] = {}
