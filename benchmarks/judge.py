@@ -1,10 +1,11 @@
 """Scores models beside the float model they come from: the loss on a text, and the divergence from the float model.
 
-The one idea: the divergence (KL, exact over the vocabulary) is the mean of the gap over all texts that the float model
-itself would write. It has no chance of the labels in it, so small differences show on little text, and it does not
-reward errors that soften a float model which is too sure of itself.
+The one idea: the divergence (KL of the model's distribution from the float model's, exact over the vocabulary) is the
+mean of the gap over the labels that the float model would draw after these contexts. It has no chance of the labels in
+it, so small differences show on little text, and it does not reward errors that soften a float model which is too sure
+of itself.
 
-Axes: B blocks of a batch, T position, V vocabulary, N targets, D documents.
+Axes: M tokens of the stream, N sequences, B sequences of a batch, T position, V vocabulary, D documents.
 Checked by: tests/quant/test_judge.py.
 """
 
@@ -37,27 +38,34 @@ class Judge:
     def __init__(self, model: LoopedUNet, stream: ScoredStream) -> None:
         """Score the float model; its log-probabilities stay in memory."""
         self.model, self.stream = model, stream
-        self._logs = [logs_BTV for logs_BTV, _ in self._log_probabilities(model)]
-        self.float_D = self(model).nats_D
+        batches = list(self._log_probabilities(model))
+        self._logs = [logs_BTV for logs_BTV, _ in batches]
+        self.float_D = self._by_document([_nats(*batch) for batch in batches])
 
     def __call__(self, model: nn.Module) -> Verdict:
         """Score `model`."""
         nats, divergences = [], []
         for float_BTV, (logs_BTV, labels_BT) in zip(self._logs, self._log_probabilities(model), strict=True):
-            nats.append(-logs_BTV.gather(-1, labels_BT[..., None]).flatten())
+            nats.append(_nats(logs_BTV, labels_BT))
             divergences.append((float_BTV.exp() * (float_BTV - logs_BTV)).sum(-1).flatten())
-        return Verdict(*(np.bincount(self.stream.document_N, torch.cat(parts).double())
-                         for parts in (nats, divergences)))  # fmt: skip
+        return Verdict(self._by_document(nats), self._by_document(divergences))
+
+    def _by_document(self, parts: list[Tensor]) -> np.ndarray:
+        return np.bincount(self.stream.document_N, torch.cat(parts).double())
 
     def _log_probabilities(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield log-probabilities (B, T, V) and labels (B, T): whole blocks, then what is left of the stream."""
         tokens_M, length = torch.from_numpy(self.stream.tokens_M.astype(np.int64)), self.stream.context_tokens
         whole = (len(tokens_M) - 1) // length * length
-        batches = [(tokens_M[:whole].view(-1, length), tokens_M[1 : whole + 1].view(-1, length))]
-        batches.append((tokens_M[None, whole:-1], tokens_M[None, whole + 1 :]))
-        for ids_NT, labels_NT in batches:
-            size = max(_BATCH_TOKENS // length, 1)
+        size = max(_BATCH_TOKENS // length, 1)
+        blocks = tokens_M[:whole].view(-1, length), tokens_M[1 : whole + 1].view(-1, length)
+        rest = tokens_M[None, whole:-1], tokens_M[None, whole + 1 :]
+        for ids_NT, labels_NT in (blocks, rest):
             for ids_BT, labels_BT in zip(ids_NT.split(size), labels_NT.split(size), strict=True):
                 if ids_BT.numel():
                     with torch.no_grad():
                         yield F.log_softmax(model(ids_BT), -1), labels_BT
+
+
+def _nats(logs_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    return -logs_BTV.gather(-1, labels_BT[..., None]).flatten()

@@ -28,7 +28,7 @@ from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PU
 from benchmarks.quantization_data import FAMILIES, NUM_DRAWS, Material, load_material
 from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
 from benchmarks.quantization_spreads import ARMS_OF_AXIS, Axis, axes_of, compare_axes
-from benchmarks.quantization_tables import result_page
+from benchmarks.quantization_tables import QUANTITIES, result_page
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from benchmarks.results import ROOT, write_result
@@ -43,8 +43,7 @@ from pipeline.training.run import hardware_name
 DEFAULT = "H8"
 BASELINES = ("C", "B")
 REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
-"""Arm and knob whose file size and gap the other arms are compared at."""
-MEASURES = ("gap", "divergence")
+"""Arm and knob whose file size, gap and divergence the other arms are compared at."""
 
 
 def main() -> None:
@@ -138,23 +137,23 @@ def report(bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point],
 def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
     """Return, for every reference that was measured, each arm's gap and divergence at its size, and sizes at these."""
     comparisons = []
-    for measure in MEASURES:
-        curves = _curves(bench, points, measure)
+    for quantity in QUANTITIES:
+        curves = _curves(bench, points, quantity)
         for arm, knob in REFERENCES:
             if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
-                comparisons.append({"measure": measure, "reference": f"{arm} at {knob:g}",
+                comparisons.append({"quantity": quantity, "reference": f"{arm} at {knob:g}",
                                     **_compare_at(curves, arm, float(np.mean(sizes)))})  # fmt: skip
     return comparisons
 
 
-def _curves(bench: Bench, points: Sequence[Point], measure: str) -> dict[str, Curve]:
+def _curves(bench: Bench, points: Sequence[Point], quantity: str) -> dict[str, Curve]:
     counts_BD = resample_documents(len(bench.float_D))
     curves: dict[str, Curve] = {}
     for name in dict.fromkeys(point.arm for point in points):
         seeds = dict.fromkeys(point.seed for point in points)
         rows = [[point for point in points if (point.arm, point.seed) == (name, seed)] for seed in seeds]
         sizes_SP = np.array([[point.file_bytes for point in row] for row in rows])
-        if measure == "gap":
+        if quantity == "gap":
             excess_SPD = np.array([[point.nats_by_document for point in row] for row in rows]) - bench.float_D
         else:
             excess_SPD = np.array([[point.divergence_by_document for point in row] for row in rows])
@@ -183,15 +182,15 @@ def _compare_at(curves: Mapping[str, Curve], reference: str, num_bytes: float) -
 def print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
     """Print what `compare` returned, a table per reference."""
     for comparison in comparisons:
-        measure = comparison["measure"]
-        print(f"\n{measure} of {comparison['reference']}: {comparison['file_bytes']:.0f} bytes, "
+        quantity = comparison["quantity"]
+        print(f"\n{quantity} of {comparison['reference']}: {comparison['file_bytes']:.0f} bytes, "
               f"{comparison['mbpb']:.3f} mBPB")  # fmt: skip
-        print(f"{'arm':4} {'at these bytes':24} {'less the reference':24} bytes at this {measure}")
+        print(f"{'arm':4} {'at these bytes':24} {'less the reference':24} bytes at this {quantity}")
         for name, row in comparison["arms"].items():
             cells = (_cell(row["mbpb"], 3), _cell(row["less_reference_mbpb"], 3), _cell(row["bytes_at_level"], 0))
             print(f"{name:4} {cells[0]:24} {cells[1]:24} {cells[2]}")
         for name, ratio in comparison[f"{DEFAULT}_over"].items():
-            print(f"{measure} of {DEFAULT} over {measure} of {name}: {_cell(ratio, 3)}")
+            print(f"{quantity} of {DEFAULT} over {quantity} of {name}: {_cell(ratio, 3)}")
 
 
 def _cell(figure: Mapping[str, float] | None, digits: int) -> str:

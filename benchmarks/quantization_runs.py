@@ -21,11 +21,11 @@ from benchmarks.judge import Judge, Verdict
 from benchmarks.passthrough_tuning import tune_passthrough
 from benchmarks.quantization_arms import Arm
 from benchmarks.quantization_data import Material
-from benchmarks.rate_bound import code_bits, least_bits
+from benchmarks.rate_bound import code_bits, gaussian_bits
 from pipeline.codec.container import ArtifactTensors, dequantize
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.progress import Log, silent
-from pipeline.quant.config import CalibrateConfig
+from pipeline.quant.config import CalibrateConfig, RateSteps
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import Bundle
@@ -46,7 +46,7 @@ class Point(NamedTuple):
     bits_per_weight: float
     """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
     bits_above_bound: float | None
-    """By how much these exceed the least that the distortion needs (`rate_bound.py`); None for files not ours."""
+    """By how much these exceed what Gaussians need (`rate_bound.py`); None but under the rate rule."""
     code_bits_above_bound: float | None
     """The same for the codes alone, without what says their scales and steps."""
     bpb: float
@@ -111,8 +111,8 @@ class Bench:
             totals = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["totals"]
             bits = 8 * (file_bytes - plain_bytes)
             above = code_above = None
-            if layout == "fairway":
-                least = least_bits(plan, tensors)
+            if isinstance(arm.quantize.steps, RateSteps):
+                least = gaussian_bits(plan, tensors)
                 above, code_above = ((part - least) / totals["weights"] for part in (bits, code_bits(tensors)))
             nats, divergences = ([round(value, 3) for value in values_D.tolist()] for values_D in verdict)
             points.append(Point(
@@ -142,8 +142,7 @@ class Bench:
 
 
 POINT_HEADER = (f"{'arm':4} {'seed':>4} {'knob':>8} {'bytes':>9} {'bits':>6} {'bpb':>8} {'gap':>7} {'diverg':>7} "
-                f"{'above':>6} {'proxy':>9} "
-                f"{'quant s':>8} {'code s':>7}  layout")  # fmt: skip
+                f"{'above':>6} {'proxy':>9} {'quant s':>8} {'code s':>7}  layout")  # fmt: skip
 
 
 def point_line(point: Point) -> str:

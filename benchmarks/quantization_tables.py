@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+QUANTITIES = ("gap", "divergence")
+
 
 def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
-    """Return Markdown: rate points of every arm, means over the draws, then all arms at equal file bytes."""
+    """Return Markdown: rate points of every arm, all arms at equal file bytes, their bits above the bound, seconds."""
     return "\n".join([
         f"# {title}", "", f"Written by `{command}`; do not edit. Float model: {measured['float_bpb']:.5f} bpb on "
         f"{measured['targets']:,} targets of {measured['documents']} documents. A gap is mBPB over it.", "",
-        "A divergence is the mean over the same targets of KL from it, in the same unit.", "",
+        "A divergence is KL(float model || quantized model), summed over the same targets, per byte of text, mBPB too.",
+        "",
         "## Rate points", "", "Knob: file bytes, bits per quantized weight, gap, divergence; means over the draws.", "",
         *_point_rows(measured), "", "## At equal bytes", "",
         "Between points logarithms of gaps and divergences are taken as linear in bytes. Brackets hold the central "
         "95 % of paired resamples of the documents.",
-        *(line for measure in ("gap", "divergence") for line in ("", *_comparison_rows(measured, measure))), "",
+        *(line for quantity in QUANTITIES for line in ("", *_comparison_rows(measured, quantity))), "",
         "## Bits per weight above the Gaussian bound", "",
         "Knob: the codes alone, and everything that quantized tensors add to the file, less what a Gaussian source of "
         "these variances needs for the distortion reached (`benchmarks/rate_bound.py`).", "",
@@ -59,13 +62,13 @@ def _point_rows(measured: Mapping[str, Any]) -> list[str]:
     return _table(["arm", "what"] + [""] * (most - 2), [row + [""] * (most - len(row)) for row in rows])
 
 
-def _comparison_rows(measured: Mapping[str, Any], measure: str) -> list[str]:
-    comparisons = [one for one in measured["comparisons"] if one["measure"] == measure]
-    head = [f"{measure} at the {one['file_bytes']:,.0f} bytes of {one['reference']}" for one in comparisons]
+def _comparison_rows(measured: Mapping[str, Any], quantity: str) -> list[str]:
+    comparisons = [one for one in measured["comparisons"] if one["quantity"] == quantity]
+    head = [f"{quantity} at the {one['file_bytes']:,.0f} bytes of {one['reference']}" for one in comparisons]
     rows = [[arm, *(_cell(one["arms"][arm]["mbpb"], 2) for one in comparisons),
              *(_cell(one["arms"][arm]["bytes_at_level"], 0) for one in comparisons)]
             for arm in _arm_names(measured)]  # fmt: skip
-    return _table(["arm", *head, *(f"bytes at the {measure} of {one['reference']}" for one in comparisons)], rows)
+    return _table(["arm", *head, *(f"bytes at the {quantity} of {one['reference']}" for one in comparisons)], rows)
 
 
 def _bound_rows(measured: Mapping[str, Any]) -> list[str]:

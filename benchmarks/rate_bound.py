@@ -1,9 +1,10 @@
-"""How many bits any code would need for the distortion that an artifact has: the Gaussian rate-distortion bound.
+"""How many bits Gaussian weights would need for the distortion that an artifact has: the rate-distortion bound.
 
 The one idea: GPTQ rounds each weight after adding what the errors before it ask for, so what was coded is the code's
 value plus its rounding error, and both follow from the artifact and the factorised Hessian. Its elements are taken as
-independent Gaussians whose variance is a product of a row's and a column's, known to the decoder for nothing. Errors
-count in steps, as they cost under the rate rule; the bound is that of reverse water-filling at their summed squares.
+independent Gaussians whose variance is a product of a row's and a column's, known to the decoder for nothing. (Of all
+sources of a variance they need the most: what rows share, the coder's profiles, could go below.) Errors count in steps,
+as they cost under the rate rule; the bound is that of reverse water-filling at their summed squares.
 
 Axes: R rows, C columns (in act-order beside a factor), N coded elements of all tensors.
 Source: Cover & Thomas, Elements of Information Theory, theorem 10.3.3.
@@ -26,8 +27,9 @@ _HALVINGS = 60
 _SMALLEST = 1e-12
 
 
-def least_bits(plan: QuantizationPlan, tensors: ArtifactTensors) -> float:
-    """Return the bits that the plan's quantized tensors would need at least, at the distortion they have."""
+def gaussian_bits(plan: QuantizationPlan, tensors: ArtifactTensors) -> float:
+    """Return the least bits of Gaussians like the plan's quantized tensors, solved by GPTQ, at their distortion."""
+    assert plan.config.solver == "gptq", "nearest rounding feeds no errors back"
     parts = [_in_steps(group, tensors) for group in plan.groups]
     variance_N = torch.cat([_rank_one_variance(wanted_RC).flatten() for wanted_RC, _ in parts])
     return water_filling_bits(variance_N, sum(float(error_RC.square().sum()) for _, error_RC in parts))
@@ -40,7 +42,7 @@ def code_bits(tensors: ArtifactTensors) -> float:
         if isinstance(tensor, QuantizedTensor):
             writer = IntegerWriter()
             writer.add_matrix(tensor.codes, tensor.states, tensor.on_path)
-            writer.runs = writer.runs[_VECTORS:]
+            writer.runs, writer.excess = writer.runs[_VECTORS:], writer.excess[_VECTORS:]
             bits += writer.num_bits()
     return bits
 

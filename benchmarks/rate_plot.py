@@ -1,6 +1,8 @@
 """The picture of `benchmarks.quantization`: gap and divergence against file bytes, one line per arm.
 
 matplotlib comes with the extra `bench` and is imported only here, when something is drawn.
+
+Checked by: tests/quant/test_quantization_benchmark.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from benchmarks.quantization_runs import Point
 
 _DOTS_PER_INCH = 90
 _MARKERS = "osD^vPX<>*"
-PANELS = {"gap_mbpb": "gap over the float model, mBPB", "divergence_mbpb": "divergence from the float model, mBPB"}
+_PANELS = {"gap_mbpb": "gap over the float model, mBPB", "divergence_mbpb": "divergence from the float model, mBPB"}
 """Field of a point -> what it is."""
 
 
@@ -25,14 +27,11 @@ def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) 
     from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    for axes, field in zip(panels, PANELS, strict=True):
+    for axes, field in zip(panels, _PANELS, strict=True):
         for index, (arm, title) in enumerate(titles.items()):
-            by_knob: dict[float, list[Point]] = {}
-            for point in points:
-                if point.arm == arm:
-                    by_knob.setdefault(point.knob, []).append(point)
-            kilobytes = [np.mean([point.file_bytes for point in group]) / 1000 for group in by_knob.values()]
-            levels = [[getattr(point, field) for point in group] for group in by_knob.values()]
+            groups = _by_knob(points, arm)
+            kilobytes = [np.mean([point.file_bytes for point in group]) / 1000 for group in groups]
+            levels = [[getattr(point, field) for point in group] for group in groups]
             means = [np.mean(values) for values in levels]
             spread = [[mean - min(values) for mean, values in zip(means, levels, strict=True)],
                       [max(values) - mean for mean, values in zip(means, levels, strict=True)]]  # fmt: skip
@@ -44,9 +43,17 @@ def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) 
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MultipleLocator(200))
         axes.set_xlabel("file, kB")
-        axes.set_ylabel(PANELS[field])
+        axes.set_ylabel(_PANELS[field])
         axes.grid(alpha=0.3, which="major")
     panels[-1].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs={"optimize": True})
     plt.close(figure)
+
+
+def _by_knob(points: Sequence[Point], arm: str) -> list[list[Point]]:
+    groups: dict[float, list[Point]] = {}
+    for point in points:
+        if point.arm == arm:
+            groups.setdefault(point.knob, []).append(point)
+    return list(groups.values())

@@ -1,9 +1,8 @@
 """Integers to and from coder runs: which table each one takes, and what lies beyond the tables.
 
 The one idea: a matrix stores one small integer per row and one per column, and the class of an element is their sum:
-known before the element is decoded, and close to the log of its scale. The indices are those of the shortest code,
-found by coordinate descent on the tables' own codelengths, rows and columns in turn. They are coded as runs of one
-class each.
+known before the element is decoded, and close to the log of its scale. The indices are fitted to the tables' own
+codelengths, rows and columns in turn: near those of the shortest code. They are coded as runs of one class each.
 
 Rows of an embedding have a part in common (tokens never seen share nearly all of it): where that pays, a profile of the
 columns times a load of the row is subtracted before.
@@ -27,10 +26,13 @@ from pipeline.codec.trellis import next_state, num_paths, unions
 _VECTOR_BITS = 5
 _CHOICE_ROUNDS = 3
 _FIT_REACHES = (16, 8, 4, 2)
-"""Classes that a round of the scale fit looks to both sides."""
+"""Classes that each round of the scale fit looks to both sides."""
 _FIT_STRETCH = 1.5
-_LEAST_BEND = 1e-6
-_LEAST_SQUARE = 2.0**-6
+"""Reaches that an index moves at most in a round."""
+_LEAST_BEND = 1.0
+"""Bits by which the codelength must be curved to say where its least value is."""
+_LEAST_SQUARE = 2.0 ** (MIN_CLASS / 4)
+"""Of the scale of class 0."""
 _PROFILE_ROUNDS = 4
 _PROFILE_BITS = 10
 _EXCESS_BITS = 12
@@ -116,14 +118,14 @@ class IntegerWriter:
         row_R = 4 * np.log2(np.maximum(((rest_RC + union_RC / 2) ** 2).mean(1), _LEAST_SQUARE)) - MIN_CLASS
         column_C = np.zeros(num_columns)
         for reach in _FIT_REACHES:
-            column_C = column_C + fit(row_R, column_C, reach, 0)
-            row_R = row_R + fit(row_R, column_C, reach, 1)
+            column_C = fit(row_R, column_C, reach, 0)
+            row_R = fit(row_R, column_C, reach, 1)
         # Rows of one scale, the usual case, should all fall on an integer and not between two.
         row_R = row_R - np.median(row_R) + np.rint(np.median(row_R))
         least = _threshold(row_R, on_path_R)
         lowest_R, highest_R = np.where(on_path_R, [[least], [_ANYWHERE]], [[-_ANYWHERE], [least - 1]])
         *row_parameters, row_R = self.add_vector(row_R, num_columns, lowest_R, highest_R)
-        *column_parameters, column_C = self.add_vector(column_C + fit(row_R, column_C, 2, 0), num_rows)
+        *column_parameters, column_C = self.add_vector(fit(row_R, column_C, _FIT_REACHES[-1], 0), num_rows)
         for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
             class_NC += NUM_CLASSES * union_RC[row_N]
             self._add(rest_RC[row_N].reshape(-1), class_NC.reshape(-1), bits)
@@ -242,26 +244,30 @@ def _profiles(codes_RC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 class _ScaleFit:
-    """How far row and column indices of a matrix are from those of the shortest code, in classes."""
+    """Moves row and column indices of a matrix towards those of the shortest code."""
 
     def __init__(self, whole_RC: np.ndarray, union_RC: np.ndarray, bits: int) -> None:
-        """Tabulate the codelength of every symbol, those beyond a class's alphabet with their excess."""
+        """Tabulate the codelength of every value by class, of those beyond its alphabet with their excess."""
         tables, widest = code_tables(bits), (1 << bits) - 1
-        self._symbols = 2 * widest + 1
-        value_S, limit_K1 = np.arange(-widest, widest + 1), tables.limit_K[:, None]
+        value_S, limit_K1 = np.arange(-widest - 1, widest + 2), tables.limit_K[:, None]
         frequency_KS = np.take_along_axis(tables.frequency_KS, np.clip(value_S, -limit_K1, limit_K1) + widest, 1)
-        self._bits_N = (_EXCESS_BITS * (np.abs(value_S) > limit_K1) - np.log2(frequency_KS, dtype=np.float32)).ravel()
-        self._cell_RC = np.clip(whole_RC, -widest, widest) + (widest + NUM_CLASSES * self._symbols * union_RC)
+        bits_KS = _EXCESS_BITS * (np.abs(value_S) > limit_K1) - np.log2(frequency_KS)
+        self._bits, self._num_values = bits_KS.astype(np.float32).ravel(), len(value_S)
+        place_RC = np.clip(whole_RC, -widest - 1, widest + 1) + (widest + 1)
+        self._cell_RC = place_RC + NUM_CLASSES * self._num_values * union_RC
 
     def __call__(self, row_R: np.ndarray, column_C: np.ndarray, reach: int, axis: int) -> np.ndarray:
-        """Return what to add to the columns' (axis 0) or the rows' (axis 1) indices: the least of a parabola.
+        """Return better indices of the columns (axis 0) or of the rows (axis 1): the least of a parabola each.
 
-        It passes through the codelengths at the indices and `reach` classes to both sides.
+        It passes through the codelengths at the index and `reach` classes to both sides. No index goes below where most
+        of its classes are 0: that makes no code shorter. Codelengths are skewed, so that only short reaches are exact.
         """
         class_RC = np.rint(row_R[:, None] + column_C).astype(np.int32)
         below, here, above = (
-            self._bits_N.take(np.clip(class_RC + turn, 0, NUM_CLASSES - 1) * self._symbols + self._cell_RC)
-            .sum(axis, dtype=np.float64) for turn in (-reach, 0, reach)
+            self._bits.take(np.clip(class_RC + shift, 0, NUM_CLASSES - 1) * self._num_values + self._cell_RC)
+            .sum(axis, dtype=np.float64) for shift in (-reach, 0, reach)
         )  # fmt: skip
         bend = np.maximum(below - 2 * here + above, _LEAST_BEND)
-        return reach * np.clip((below - above) / (2 * bend), -_FIT_STRETCH, _FIT_STRETCH)
+        own, other = (row_R, column_C) if axis else (column_C, row_R)
+        move = reach * np.clip((below - above) / (2 * bend), -_FIT_STRETCH, _FIT_STRETCH)
+        return np.maximum(own + move, -np.median(other))

@@ -137,7 +137,7 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
     assert rows["A", 0, 12.85]["nats_by_document"] == rows["A", 1, 12.85]["nats_by_document"]
     assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
     assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "lookup g_v", "tensor s_l*sigma_l^2"}
-    assert [(comparison["measure"], comparison["reference"]) for comparison in measured["comparisons"]] == [
+    assert [(comparison["quantity"], comparison["reference"]) for comparison in measured["comparisons"]] == [
         ("gap", "C at 12.85"), ("gap", "C at 16"), ("divergence", "C at 12.85"), ("divergence", "C at 16"),
     ]  # fmt: skip
     for seed in range(2):

@@ -13,12 +13,12 @@ def test_every_figure_of_the_page_comes_from_the_points():
                "code_bits_above_bound": 0.05 * draw,
                "calibrate_seconds": 9.0, "quantize_seconds": 1.0 + draw, "encode_seconds": 0.5}
               for arm in ("C", "H8") for knob in (8.0, 4.0) for draw in (1, 2)]  # fmt: skip
-    comparison = {"measure": "gap", "reference": "C at 8", "file_bytes": 1508.0, "mbpb": 1.5,
+    comparison = {"quantity": "gap", "reference": "C at 8", "file_bytes": 1508.0, "mbpb": 1.5,
                   "arms": {"C": {"mbpb": interval, "bytes_at_level": interval},
                            "H8": {"mbpb": None, "bytes_at_level": interval}}}  # fmt: skip
     page = result_page("Title", "the command", {
         "float_bpb": 2.125, "targets": 1234, "documents": 7, "points": points,
-        "comparisons": [comparison, {**comparison, "measure": "divergence", "reference": "C at 4"}],
+        "comparisons": [comparison, {**comparison, "quantity": "divergence", "reference": "C at 4"}],
         "arms": {"C": {"title": "baseline"}, "H8": {"title": "ours"}},
     })  # fmt: skip
     assert "| C | baseline | 8: 1,508, 2.00, 1.50, 3.00 | 4: 1,504, 2.00, 1.50, 3.00 |" in page
