@@ -15,6 +15,7 @@ import ast
 import builtins
 import symtable
 from collections.abc import Iterator
+from functools import cache
 
 
 def defined_names(statement: ast.stmt) -> list[str]:
@@ -28,11 +29,16 @@ def defined_names(statement: ast.stmt) -> list[str]:
     return []
 
 
-def global_references(statement: ast.stmt) -> set[str]:
+def global_references(statement: ast.stmt) -> frozenset[str]:
     """Return the names that `statement`, run at module level, reads from the module's globals at any depth."""
-    plain = comprehensions_as_generators(ast.unparse(statement))
-    table = symtable.symtable(plain, "<statement>", "exec")
-    return set(_table_references(table, module_level=True))
+    return _references(ast.unparse(statement))
+
+
+@cache
+def _references(source: str) -> frozenset[str]:
+    """Most statements come by unchanged, again and again."""
+    table = symtable.symtable(comprehensions_as_generators(source), "<statement>", "exec")
+    return frozenset(_table_references(table, module_level=True))
 
 
 def comprehensions_as_generators(source: str) -> str:

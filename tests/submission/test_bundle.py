@@ -235,17 +235,23 @@ sys.stdout.buffer.write((source + minify(specialise(source))).encode())
 """
 
 
+@pytest.fixture(scope="module")
+def demo_texts(repo):
+    """Return the tail of the demo's program, and its readable and shortest texts by this Python."""
+    tail = f"main({recipe_of(load_params(repo / 'params.yaml', SECTIONS))!r}, 'digest')"
+    source = bundle("pipeline.submission.program", repo, tail)
+    return tail, source + minify(specialise(source))
+
+
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
-def test_the_program_is_the_same_text_whichever_python_writes_it(version, repo):
+def test_the_program_is_the_same_text_whichever_python_writes_it(version, repo, demo_texts):
     found = [
         *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
         *filter(None, [shutil.which(f"python{version}")]),
     ]
     if not found:
         pytest.skip(f"no Python {version} found: install it with pyenv to run this test")
-    tail = f"main({recipe_of(load_params(repo / 'params.yaml', SECTIONS))!r}, 'digest')"
-    source = bundle("pipeline.submission.program", repo, tail)
-    expected = source + minify(specialise(source))
+    tail, expected = demo_texts
     packages = Path(python_minifier.__file__).parent.parent
     seen = json.dumps({key: (known.is_class, sorted(known.attributes)) for key, known in SEEN.items()})
     done = subprocess.run(
