@@ -48,7 +48,8 @@ def main() -> None:
     config = params.quantize if arguments.rule == "rate" else dataclasses.replace(params.quantize, steps=_CLIP)
     model = random_model(build(params.model, 0))
     bundle = synthetic_bundle(model)
-    measured = {"recipe": arguments.recipe, "rule": arguments.rule, "threads": torch.get_num_threads(),
+    measured = {"recipe": arguments.recipe, "rule": arguments.rule,
+                "trellis_states": config.trellis_states, "threads": torch.get_num_threads(),
                 **measure_fit(model, bundle, config, params.size),
                 "baseline": measure_baseline(model, bundle, config)}  # fmt: skip
     for name, value in measured.items():
