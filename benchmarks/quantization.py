@@ -40,7 +40,7 @@ from pipeline.quant.plan import plan_quantization
 from pipeline.training.launch import available_cores
 from pipeline.training.run import hardware_name
 
-DEFAULT = "H8"
+DEFAULT = "H32"
 BASELINES = ("C", "B")
 REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
 """Arm and knob whose file size, gap and divergence the other arms are compared at."""

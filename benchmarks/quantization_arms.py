@@ -2,7 +2,7 @@
 
 The one idea: an arm differs from its neighbour in one thing, so that the difference of two lines is that thing's worth.
 The ladder is that of shared/quantization.md. Arms under the rate rule start from the settings of params.yaml, so that
-arm `H8` is the default as it ships.
+arm `H32` is the default as it ships.
 
 A, B and C are files as published: int8 codes and float16 steps and passthrough tensors without any header, through
 brotli at its best. The other arms are whole Fairway artifacts, header and all.

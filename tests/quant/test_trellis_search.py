@@ -19,9 +19,9 @@ from pipeline.quant.trellis_search import PathSearch
 def test_a_configuration_can_name_every_trellis(repo, tmp_path):
     assert get_args(TrellisStates) == TRELLIS_STATES
     text = (repo / "params.yaml").read_text()
-    assert text.count("trellis_states: 8 ") == 1
+    assert text.count("trellis_states: 32 ") == 1
     path = tmp_path / "params.yaml"
-    path.write_text(text.replace("trellis_states: 8 ", "trellis_states: 9 "))
+    path.write_text(text.replace("trellis_states: 32 ", "trellis_states: 9 "))
     with pytest.raises(ValueError, match=r"^quantize\.trellis_states: got 9, expected 4 or 8 or 16 or 32 or 64"):
         load_params(path, ["quantize"])
     # Reading a configuration loads no codec.
