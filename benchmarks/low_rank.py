@@ -10,19 +10,17 @@ Checked by: tests/quant/test_low_rank.py.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.quantization import DEFAULT
-from benchmarks.quantization_arms import ladder
+from benchmarks.quantization import DEFAULT, arms_of
+from benchmarks.quantization_arms import RATE_KNOBS
 from benchmarks.quantization_data import FAMILIES, load_material
 from benchmarks.results import ROOT, write_result
 from pipeline.codec.container import ArtifactTensors, dequantize
-from pipeline.config import load_params
 from pipeline.progress import silent
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.plan import TensorGroup, plan_quantization
@@ -30,7 +28,7 @@ from pipeline.quant.quantizer import quantize_plan
 from pipeline.ranks import Ranks
 from pipeline.training.run import hardware_name
 
-KNOB = 2.2e-4
+KNOB = RATE_KNOBS[2]
 VALUE_BITS = 8
 
 
@@ -69,9 +67,7 @@ def _shares(error_RC: Tensor, curvature_R: Tensor, moment_CC: Tensor) -> tuple[f
 def measure(data: Path, family: str) -> list[Correction]:
     """Return the corrections of a family's checkpoint, the most worth first."""
     material = load_material(data, family)
-    params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
-    config = dataclasses.replace(params.calibrate, num_sequences=len(material.draws[0]))
-    arm = ladder(config, params.quantize)[DEFAULT]
+    arm = arms_of(material)[DEFAULT]
     bundle = calibrate(material.model, material.draws[0], arm.calibrate, Ranks(0, 0, 1), torch.device("cpu"), silent)
     plan = plan_quantization(material.model, bundle, arm.quantize)
     tensors = quantize_plan(plan, KNOB)

@@ -60,7 +60,7 @@ def main() -> None:
     load = partial(load_material, arguments.data, arguments.family)
     try:
         material = load()
-        arms = choose_arms(_arms(material), arguments.arms)
+        arms = choose_arms(arms_of(material), arguments.arms)
     except ValueError as error:
         raise SystemExit(str(error)) from None
     is_whole = set(arms) == set(RECORDED) and arguments.seeds == NUM_DRAWS
@@ -90,7 +90,8 @@ def choose_arms(arms: Mapping[str, Arm], asked: str | None) -> dict[str, Arm]:
     return {name: arm for name, arm in arms.items() if name in names}
 
 
-def _arms(material: Material) -> dict[str, Arm]:
+def arms_of(material: Material) -> dict[str, Arm]:
+    """Return the ladder around the settings of params.yaml, calibrated on draws of the material."""
     params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
     return ladder(dataclasses.replace(params.calibrate, num_sequences=len(material.draws[0])), params.quantize)
 
@@ -103,7 +104,7 @@ def _bench(material: Material, seed: int) -> Bench:
 
 def _measure_draw(load: Callable[[], Material], names: Sequence[str], seed: int) -> tuple[list[Point], dict[str, Axis]]:
     material = load()
-    arms = {name: arm for name, arm in _arms(material).items() if name in names}
+    arms = {name: arm for name, arm in arms_of(material).items() if name in names}
     return measure(_bench(material, seed), arms, seed)
 
 

@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.judge import Judge
-from benchmarks.quantization import DEFAULT
-from benchmarks.quantization_arms import ladder
+from benchmarks.quantization import DEFAULT, arms_of
 from benchmarks.quantization_data import load_material, load_tuning
 from benchmarks.rate_curves import interval, resample_documents
 from benchmarks.results import ROOT, write_result
 from benchmarks.sequence_sensitivity import with_sequence_sensitivities
 from pipeline.codec.container import encode_artifact
-from pipeline.config import load_params
 from pipeline.progress import silent
 from pipeline.quant.config import QuantizeConfig, RateSteps
 from pipeline.quant.dequantize import dequantized_model
@@ -144,10 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     material = load_material(arguments.data)
-    params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
-    ids_NT = material.draws[0]
-    config = dataclasses.replace(params.calibrate, num_sequences=len(ids_NT))
-    default = ladder(config, params.quantize)[DEFAULT]
+    ids_NT, default = material.draws[0], arms_of(material)[DEFAULT]
     bundle = calibrate(material.model, ids_NT, default.calibrate, Ranks(0, 0, 1), torch.device("cpu"), silent)
     stream = load_tuning(arguments.data, material.scored.context_tokens)
     measured = scan(Judge(material.model, stream.first(arguments.targets)), bundle, ids_NT, default.quantize)
