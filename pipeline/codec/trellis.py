@@ -25,7 +25,7 @@ _POLYNOMIALS = {4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o10), 32: (0o45, 0o10
 TRELLIS_STATES = tuple(_POLYNOMIALS)
 """Numbers of states to choose from; 1 is no trellis."""
 _PATH_ROWS = 128
-"""Rows of a path: a fixed first state costs each a bit or two in all."""
+"""Rows of a path: its first codes, in a fixed state, have less to choose from."""
 
 
 def next_state(state: np.ndarray, whole: np.ndarray, states: int) -> np.ndarray:
