@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make demo` runs the whole pipeline, `make test` runs the tests; both set up .venv first.
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
@@ -19,7 +20,7 @@ demo: .venv
 	fairway report
 
 test: .venv
-	pytest -m "not slow and not gpu"
+	pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal --durations 20
 
 test-slow: .venv
 	pytest -m slow

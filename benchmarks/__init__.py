@@ -1,1 +1,7 @@
 """Measurements: `python -m benchmarks.<name>` prints a table and writes benchmarks/results/<name>.json."""
+
+import os
+
+from pipeline.openmp import wait_briefly
+
+wait_briefly(os.environ)

@@ -1,13 +1,13 @@
 """Training throughput: our step against the plain one of `benchmarks.plain_step`, and both against the matmul peak.
 
 Run `python -m benchmarks.train_throughput` on a quiet machine. On a CPU the model is 4 unique + 1 looped x 3 blocks at
-d 256; on a GPU `nightcrawler-7f3c` and `sp8192-loop3` at full size, each on one GPU's share of the published batch.
-Both steps start from equal weights, are compiled, and take turns with the peak measurement; figures are medians. On a
+d 256, in every precision that the processor multiplies itself, and the demo's own, uncompiled as the demo trains; on a
+GPU `nightcrawler-7f3c` and `sp8192-loop3` at full size, each on one GPU's share of the published batch. Both steps start from equal weights, are compiled, and take turns with the peak measurement; figures are medians. On a
 CPU ours runs as one process per core, which share the batch (`launch.num_processes`); the plain step has all cores as
 the threads of one process, as in the published scripts, and so has the peak.
 
 Counting: 6 operations per multiply-add of every matrix at every visit, head included, causal attention at half length;
-optimizer and element-wise work count as nothing. The peak is the best of large square products of the same run.
+optimizer and element-wise work count as nothing. The peak is the best of large square products of the same run and precision.
 
 Axes: B sequences, T position, M, K, N sizes of a matrix product.
 Checked by: tests/model/test_train_throughput.py
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ from pipeline.ranks import Ranks
 from pipeline.training.backward import Backward, build_backward
 from pipeline.training.launch import available_cores, current_ranks, process_group, torchrun
 from pipeline.training.optimizer_step import OptimizerStep
+from pipeline.training.precision import BF16, DTYPES, FP32, Precision, has_native_bf16
 from pipeline.training.run import hardware_name
 
 
@@ -52,6 +54,10 @@ class Case(NamedTuple):
     """The same of the plain step."""
     peak_sizes: tuple[int, ...]
     """Sizes of the square products that the peak is the best of."""
+    precision: Precision
+    """What both steps and the peak multiply in."""
+    compiled: bool
+    """Whether both steps are compiled."""
 
 
 class Measured(NamedTuple):
@@ -64,14 +70,24 @@ class Measured(NamedTuple):
 def cases(size: str, device: torch.device) -> dict[str, Case]:
     """Return what is measured on a device at a size, full or small."""
     if size == "small":
-        return {"small": Case(cpu_model(model_dim=32, vocab_size=64, context_tokens=32), 128, 2, None, (64,))}
+        model = cpu_model(model_dim=32, vocab_size=64, context_tokens=32)
+        return {"small": Case(model, 128, 2, None, (64,), FP32, compiled=False)}
     if device.type == "cpu":
-        return {"4f1c-d256": Case(cpu_model(256, 1024, 512), 8192, 4, None, (1024, 2048, 3072))}
+        params, sizes = load_params(ROOT / "params.yaml", ["model", "train"]), (1024, 2048, 3072)
+        demo = (params.model, params.train.batch_tokens, params.train.micro_batch_sequences, None, sizes)
+        return {
+            name: case
+            for precision in ((BF16, FP32) if has_native_bf16(device) else (FP32,))
+            for name, case in {
+                f"4f1c-d256 {precision}": Case(cpu_model(256, 1024, 512), 8192, 4, None, sizes, precision, True),
+                f"demo {precision}": Case(*demo, precision, False),
+            }.items()
+        }
     recipes = ("nightcrawler-7f3c", "sp8192-loop3")
     models = {name: load_params(ROOT / "recipes" / f"{name}.yaml", ["model"]).model for name in recipes}
     return {
-        "nightcrawler-7f3c": Case(models["nightcrawler-7f3c"], 98304, None, None, (4096, 8192)),
-        "sp8192-loop3": Case(models["sp8192-loop3"], 98304, 24, 24, (4096, 8192)),
+        "nightcrawler-7f3c": Case(models["nightcrawler-7f3c"], 98304, None, None, (4096, 8192), BF16, True),
+        "sp8192-loop3": Case(models["sp8192-loop3"], 98304, 24, 24, (4096, 8192), BF16, True),
     }
 
 
@@ -110,7 +126,7 @@ def flops_per_token(model: LoopedUNet) -> float:
     return 6.0 * (sum(weights) + head + scores)
 
 
-def measure(case: Case, device: torch.device, rounds: int, compiled: bool, ranks: Ranks) -> dict[str, Any]:
+def measure(case: Case, device: torch.device, rounds: int, ranks: Ranks) -> dict[str, Any]:
     """Return tokens per second, operations per second and fraction of the peak of both steps, as medians.
 
     All ranks call this and take our step together; the plain step and the peak run on rank 0 while the others wait.
@@ -121,13 +137,15 @@ def measure(case: Case, device: torch.device, rounds: int, compiled: bool, ranks
     tokens_BT = torch.randint(case.model.vocab_size, (sequences, length + 1), generator=generator).to(device)
     ours, plain = (build(case.model, seed=0).to(device) for _ in range(2))
     flops = flops_per_token(ours) * case.batch_tokens
-    settings: dict[str, Any] = {"device": device, "bf16": True, "compiled": compiled}
+    bf16, dtype = case.precision == BF16, DTYPES[case.precision]
+    settings: dict[str, Any] = {"device": device, "bf16": bf16, "compiled": case.compiled}
     our_backward = build_backward(ours, micro_batch_sequences=case.micro_batch_sequences, **settings)
-    optimizer_step = OptimizerStep(ours, load_params(ROOT / "params.yaml", ["train"]).train, ranks)
-    plain_module = PlainStep(plain, torch.bfloat16)
+    config = replace(load_params(ROOT / "params.yaml", ["train"]).train, precision=case.precision)
+    optimizer_step = OptimizerStep(ours, config, ranks)
+    plain_module = PlainStep(plain, dtype)
     plain_backward = build_backward(plain_module, micro_batch_sequences=case.plain_micro_batch_sequences, **settings)
     plain_step = plain_step_of(plain, plain_backward, tokens_BT)
-    kernel = resolve_attention("auto", device, bf16=True)
+    kernel = resolve_attention("auto", device, bf16)
 
     def our_step() -> None:
         with attention_kernel(kernel):
@@ -143,12 +161,13 @@ def measure(case: Case, device: torch.device, rounds: int, compiled: bool, ranks
 
     for _ in range(2):
         one_of_ours(), one_plain()
-    seconds, peaks = [], [_alone(lambda: matmul_peak(device, case.peak_sizes), ranks)]
+    seconds, peaks = [], [_alone(lambda: matmul_peak(device, case.peak_sizes, dtype), ranks)]
     for _ in range(rounds):
         seconds.append(Measured(one_of_ours(), one_plain()))
-        peaks.append(_alone(lambda: matmul_peak(device, case.peak_sizes), ranks))
+        peaks.append(_alone(lambda: matmul_peak(device, case.peak_sizes, dtype), ranks))
     result: dict[str, Any] = {"flops_per_token": flops / case.batch_tokens, "batch_tokens": case.batch_tokens,
-                              "attention": kernel, "compiled": compiled, "rounds": rounds, "peak_flops": max(peaks),
+                              "attention": kernel, "compiled": case.compiled, "precision": case.precision,
+                              "rounds": rounds, "peak_flops": max(peaks),
                               "processes": ranks.world_size,
                               "plain_over_ours": statistics.median(s.plain / s.ours for s in seconds)}  # fmt: skip
     for name in Measured._fields:
@@ -194,11 +213,11 @@ def plain_step_of(model: LoopedUNet, backward: Backward, tokens_BT: Tensor) -> C
     return step
 
 
-def matmul_peak(device: torch.device, sizes: Sequence[int]) -> float:
-    """Return the operations per second of the best of several large square bfloat16 products."""
+def matmul_peak(device: torch.device, sizes: Sequence[int], dtype: torch.dtype) -> float:
+    """Return the operations per second of the best of several large square products."""
     best = 0.0
     for size in sizes:
-        a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         multiply = functools.partial(torch.mm, a, b)
         multiply()
         best = max(best, *(2 * size**3 / seconds_of(multiply, device) for _ in range(4)))
@@ -222,7 +241,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small proves that it runs")
     parser.add_argument("--rounds", type=int, default=9, help="steps of each kind that are timed")
-    parser.add_argument("--eager", action="store_true", help="compile neither step")
     options = parser.parse_args()
     device, ranks = torch.device("cuda" if torch.cuda.is_available() else "cpu"), current_ranks()
     if device.type == "cpu" and available_cores() > 1 and not dist.is_torchelastic_launched():
@@ -231,7 +249,7 @@ def main() -> None:
     measured: dict[str, Any] = {"torch_version": torch.__version__, "cores": available_cores()}
     with process_group(ranks, device):
         for name, case in cases(options.size, device).items():
-            measured[name] = measure(case, device, options.rounds, not options.eager, ranks)
+            measured[name] = measure(case, device, options.rounds, ranks)
             if ranks.rank == 0:
                 _print_result(name, measured[name])
     if options.size == "full" and ranks.rank == 0:

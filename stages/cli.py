@@ -5,12 +5,14 @@ traceback is a bug.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from pipeline.checks import FairwayError
+from pipeline.openmp import wait_briefly
 
 COMMANDS = {
     "prepare": ("stages.prepare", "Turn a corpus into a tokenizer, shards and a byte table."),
@@ -59,6 +61,7 @@ def fairway() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
+    wait_briefly(os.environ)  # before any command loads torch; the processes it starts inherit it
     try:
         sys.exit(fairway.main(args=arguments, prog_name="fairway", standalone_mode=False) or 0)
     except click.ClickException as error:

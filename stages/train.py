@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import Params
     from pipeline.ranks import Ranks
+    from pipeline.training.journal import TrainReport
     from pipeline.training.snapshot import Snapshots
 
 
@@ -47,17 +48,21 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.checks import require
     from pipeline.files import sha256_of_file, write_bytes
     from pipeline.training.launch import StoppedError, resolve_device
+    from pipeline.training.precision import precision_warning, resolve_precision
     from pipeline.training.run import curve_csv, train_from_shards, train_report
 
     device = resolve_device(params.launch.device, ranks.local_rank)
-    note = f"{device} x{ranks.world_size}, seed {seed}"
+    precision = resolve_precision(params.train.precision, device)
+    note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
     stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note)
+    if warning := precision_warning(params.train.precision, device):
+        stage.log(warning)
     vocab_size = read_json(path_of("manifest"))["vocab_size"]
     require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
     lines: list[str] = []
-    snapshots = _open_snapshots(params, seed, ranks, device, stage, lines)
+    snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
         with stage.progress("train", "steps") as progress, snapshots or nullcontext():
             model, result = train_from_shards(params.model, params.train, path_of("train_shards"), seed, ranks, device,
@@ -77,14 +82,22 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     if snapshots:
         snapshots.discard()
     stage.summary(
-        f"train: seed {seed}, {result.steps} steps, {result.tokens:,} tokens, loss {result.final_train_loss:.4f} nats",
+        f"train: seed {seed}, {_ending(result, params.train.max_steps)}, {result.tokens:,} tokens, "
+        f"loss {result.final_train_loss:.4f} nats",
         f"       {result.tokens / result.seconds:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
     )
 
 
-def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.device", stage: Stage,
-                    lines: list[str]) -> "Snapshots | None":  # fmt: skip
-    """Return the snapshots of exactly this run: equal parameters, shards, processes, device and torch."""
+def _ending(result: "TrainReport", max_steps: int | None) -> str:
+    """Return how many steps a run took, and that the clock stopped it where it did."""
+    if result.ended_by == "steps":
+        return f"{result.steps} steps"
+    return f"stopped by the clock after {result.steps}{f' of {max_steps}' if max_steps else ''} steps"
+
+
+def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.device", precision: str,
+                    stage: Stage, lines: list[str]) -> "Snapshots | None":  # fmt: skip
+    """Return the snapshots of exactly this run: equal parameters, shards, processes, device, precision and torch."""
     from pipeline.artifacts import STATE
     from pipeline.training.snapshot import Snapshots
 
@@ -93,6 +106,7 @@ def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.
     launch = {**params.launch.result_settings(), "num_processes": ranks.world_size, "device": device.type}
     identity = {
         "seed": seed, "model": asdict(params.model), "train": asdict(params.train), "launch": launch,
-        "manifest_sha256": next(iter(stage.provenance["inputs_sha256"].values()), None), "torch": version("torch"),
+        "manifest_sha256": next(iter(stage.provenance["inputs_sha256"].values()), None),
+        "precision": precision, "torch": version("torch"),
     }  # fmt: skip
     return Snapshots(STATE / f"train-{seed}", identity, params.launch.snapshot_seconds, ranks, device, lines, stage.log)

@@ -1,15 +1,73 @@
 """Fixtures shared by all tests."""
 
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
+
+from pipeline.files import write_bytes
+from pipeline.openmp import wait_briefly
+from tests.preloaded import preloaded_python
+
+wait_briefly(os.environ)  # before any test loads torch
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker per core
 
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the first worker begin with the pipeline that many tests share, and the others come to these tests late."""
+    sharing = [item for item in items if "finished" in getattr(item, "fixturenames", ())]
+    alone = [item for item in items if item not in set(sharing)]
+    late = 3 * len(items) // 4 - len(sharing[:1])
+    items[:] = [*sharing[:1], *alone[:late], *sharing[1:], *alone[late:]]
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all workers of this run share: for what is made once, by `made_once`."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(path: Path, make: Callable[[], None]) -> Path:
+    """Return `path` after `make` has made it; of several workers that ask, one makes and the others wait."""
+    done = path.with_name(f"{path.name}.made")
+    with FileLock(f"{done}.lock"):
+        if not done.exists():
+            make()
+            done.touch()
+    return path
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return folders of programs for projects: a preloaded Python, then this environment's, then the machine's."""
+    with preloaded_python(tmp_path_factory.mktemp("python") / "server") as first:
+        yield os.pathsep.join([str(first), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@pytest.fixture(scope="session")
+def shipped(common: Path) -> Callable[[str], bytes]:
+    """Return `shipped_program(source, readable=False)`, analysed once per source and run."""
+
+    def program(source: str) -> bytes:
+        from pipeline.submission.build import shipped_program  # loads torch, which few tests need
+
+        path = common / f"{hashlib.sha256(source.encode()).hexdigest()}.py"
+        return made_once(path, lambda: write_bytes(path, shipped_program(source, readable=False))).read_bytes()
+
+    return program
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,8 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
             "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip
     report = {
         "seed": seed, "device": "none", "hardware": "none: imported checkpoint", "torch_version": torch.__version__,
-        "num_processes": 1, "model_params": sum(parameter.numel() for parameter in model.parameters()), "steps": 0,
+        "num_processes": 1, "model_params": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": "none", "steps": 0, "ended_by": "none",
         "seconds": 0.0, "step_avg_ms": 0.0, "tokens": 0, "final_train_loss": loss, "imported": community.origin,
     }  # fmt: skip
     checkpoint = path_of("checkpoint", seed=seed)

@@ -40,16 +40,17 @@ class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; `lr`, `momentum` and `weight_decay` are read from each group at every step.
 
     `newton_schulz` is classic or polar-express; `normalize_rows` gives every row (output feature) of the look-ahead
-    gradient unit norm before the orthogonalisation. Parameters without a gradient are left alone.
+    gradient unit norm before the orthogonalisation, which multiplies in `dtype`. Parameters without a gradient are
+    left alone.
     Raises ValueError for a parameter that is not a matrix.
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float, momentum: float, weight_decay: float, newton_schulz: str,
-                 newton_schulz_steps: int, normalize_rows: bool) -> None:  # fmt: skip
+                 newton_schulz_steps: int, normalize_rows: bool, dtype: torch.dtype) -> None:  # fmt: skip
         """Store the settings of each group; state is one fp32 momentum buffer per matrix."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.quintics = newton_schulz_quintics(newton_schulz, newton_schulz_steps)
-        self.normalize_rows = normalize_rows
+        self.normalize_rows, self.dtype = normalize_rows, dtype
         for group in self.param_groups:
             for weight in group["params"]:
                 require(weight.ndim == 2, "Muon parameter", tuple(weight.shape), "a matrix (2-D); give others to AdamW")
@@ -63,7 +64,7 @@ class Muon(torch.optim.Optimizer):
                 self._move(weights, self._directions(weights, group["momentum"]), group)
 
     def _directions(self, weights: list[Tensor], momentum: float) -> Tensor:
-        """Advance the momentum of matrices of one shape; return their semi-orthogonal directions (S, R, C), bf16."""
+        """Advance the momentum of matrices of one shape; return their semi-orthogonal directions (S, R, C)."""
         ahead_SRC = weights[0].new_empty(len(weights), *wide_view(weights[0]).shape)
         for row_RC, weight in zip(ahead_SRC, weights, strict=True):
             gradient, state = weight.grad, self.state[weight]
@@ -72,7 +73,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(weight)
             ahead = gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - momentum), momentum)
             row_RC.copy_(wide_view(F.normalize(ahead, dim=1) if self.normalize_rows else ahead))
-        return orthogonalise_stack(ahead_SRC, self.quintics)
+        return orthogonalise_stack(ahead_SRC, self.quintics, self.dtype)
 
     @staticmethod
     def _move(weights: list[Tensor], directions: Iterable[Tensor], group: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ Axes: S matrices of a stack, R the shorter and C the longer side of a matrix.
 Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), the quintic; N. Amsel et
     al., "The Polar Express" (2025, arXiv 2505.16932), algorithm 1: lower bound 1e-3, cushion 0.02407, polynomials
     evaluated at x / 1.01 against rounding.
-Differs: the Frobenius norm is taken in fp32, before the cast to bf16. Products of symmetric matrices are computed whole
+Differs: the Frobenius norm is taken in fp32, before any cast to bf16. Products of symmetric matrices are computed whole
     and iterations on the Gram matrix are not used: the first gains nothing on wide matrices, the second loses accuracy
     in bf16 on matrices of small stable rank, as gradients are.
 Checked by: tests/optim/test_newton_schulz.py.
@@ -54,15 +54,15 @@ def newton_schulz_quintics(kind: str, num_iterations: int) -> list[Quintic]:
     return safe + [_CONVERGED] * (num_iterations - len(safe))
 
 
-def orthogonalise_stack(matrices_SRC: Tensor, quintics: list[Quintic]) -> Tensor:
-    """Return a bf16 stack with the singular vectors of `matrices_SRC` and singular values near one.
+def orthogonalise_stack(matrices_SRC: Tensor, quintics: list[Quintic], dtype: torch.dtype) -> Tensor:
+    """Return a stack with the singular vectors of `matrices_SRC` and singular values near one, computed in `dtype`.
 
     Every matrix must be at least as wide as it is high (rows <= columns), where the Gram matrix is the small one.
     A zero matrix stays zero. Singular values far below 1e-3 of the matrix's norm do not reach one in five iterations.
     """
     assert matrices_SRC.shape[-2] <= matrices_SRC.shape[-1], "the caller transposes tall matrices"
     norm_S11 = torch.linalg.vector_norm(matrices_SRC, dim=(-2, -1), keepdim=True).clamp_(min=_SMALLEST_NORM)
-    x_SRC = (matrices_SRC / norm_S11).bfloat16()
+    x_SRC = (matrices_SRC / norm_S11).to(dtype)
     for a, b, c in quintics:
         gram_SRR = x_SRC @ x_SRC.mT
         cubic_SRR = torch.baddbmm(gram_SRR, gram_SRR, gram_SRR, beta=b, alpha=c)

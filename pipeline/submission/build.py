@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import Params
+from pipeline.openmp import POLICY, WAITING
 from pipeline.quant.config import SizeConfig
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
@@ -26,8 +27,9 @@ def recipe_of(params: Params) -> Recipe:
 
 def record_source(recipe: Recipe, root: Path, *, marked: bool = False) -> str:
     """Return the readable one-file program for `recipe`, bundled from the library below `root`."""
+    head = f"import os\n{POLICY!r} in os.environ or os.environ.update({WAITING!r})"
     tail = f"main({recipe!r}, {settings_digest(recipe)!r})"
-    return bundle("pipeline.submission.program", root, tail, marked=marked)
+    return bundle("pipeline.submission.program", root, tail, head=head, marked=marked)
 
 
 def recipe_digest(recipe: Recipe) -> str:

@@ -23,10 +23,11 @@ _FORBIDDEN_NAMES = frozenset({"vars", "locals", "globals", "eval", "exec", "__fi
 """Names that switch the minifier's renaming off or mean something else in a bundle."""
 
 
-def bundle(entry_module: str, root: Path, tail: str, *, marked: bool = False) -> str:
-    """Return one source text that holds what `tail` needs of `entry_module` and its imports, then `tail`.
+def bundle(entry_module: str, root: Path, tail: str, *, head: str = "", marked: bool = False) -> str:
+    """Return one source text: `head`, what `tail` needs of `entry_module` and its imports, then `tail`.
 
     `tail`: Python statements that run the program, written in terms of the top-level names of the library.
+    `head`: statements that run before anything is imported.
     `marked`: begin what each file defines with the statement `repr(<its path>)`, for measurements.
     Docstrings survive, comments do not. Equal inputs give equal text.
     Raises ValueError naming the files when the modules cannot be flattened.
@@ -45,7 +46,8 @@ def bundle(entry_module: str, root: Path, tail: str, *, marked: bool = False) ->
                 body.append(statement)
     for binding in sorted(imports.keys() & owners.keys()):
         raise ValueError(f"{owners[binding]}: top-level name {binding} is also imported in {imports[binding][1]}")
-    tree = ast.Module(_merged_imports(imports) + body + ast.parse(tail).body, type_ignores=[])
+    statements = [*ast.parse(head).body, *_merged_imports(imports), *body, *ast.parse(tail).body]
+    tree = ast.Module(statements, type_ignores=[])
     tree = ast.fix_missing_locations(_PortableFormats().visit(remove_unreachable(tree)))
     if missing := undefined_names(tree):
         raise ValueError(f"bundle of {entry_module}: no module defines {', '.join(missing)}")

@@ -75,7 +75,6 @@ def import_binding(alias: ast.alias) -> str:
 
 def remove_unreachable(tree: ast.Module) -> ast.Module:
     """Return a module with the top-level definitions and imported names that nothing needed refers to removed."""
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     others = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
     owners: dict[str, list[ast.stmt]] = {}
     for statement in others:
@@ -91,18 +90,20 @@ def remove_unreachable(tree: ast.Module) -> ast.Module:
             names = global_references(statement)
             used |= names
             pending += [owner for name in names for owner in owners.get(name, ())]
-    return ast.Module(_used_imports(imports, used) + [node for node in others if node in kept], type_ignores=[])
+    body: list[ast.stmt] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            body += _used_import(statement, used)
+        elif statement in kept:
+            body.append(statement)
+    return ast.Module(body, type_ignores=[])
 
 
-def _used_imports(imports: list[ast.Import | ast.ImportFrom], used: set[str]) -> list[ast.stmt]:
-    kept: list[ast.stmt] = []
-    for node in imports:
-        names = [alias for alias in node.names if import_binding(alias) in used]
-        if names and isinstance(node, ast.ImportFrom):
-            kept.append(ast.ImportFrom(node.module, names, node.level))
-        elif names:
-            kept.append(ast.Import(names))
-    return kept
+def _used_import(node: ast.Import | ast.ImportFrom, used: set[str]) -> list[ast.stmt]:
+    """Return an import of those of its names that are used, if any is."""
+    names = [alias for alias in node.names if import_binding(alias) in used]
+    kept = ast.ImportFrom(node.module, names, node.level) if isinstance(node, ast.ImportFrom) else ast.Import(names)
+    return [kept] if names else []
 
 
 def undefined_names(tree: ast.Module) -> list[str]:

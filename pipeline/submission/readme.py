@@ -112,11 +112,12 @@ def _size_section(submission: Mapping[str, Any], file_bytes: Mapping[str, int], 
 
 def _timing_section(submission: Mapping[str, Any], imports: Mapping[int, Mapping[str, Any]]) -> str:
     rows = [
-        (seed, f"{result['steps']:,}", f"{result['step_avg_ms']:.2f}", f"{result['train_wallclock_ms'] / 1000:.1f}",
-         f"{result['eval_time_s']:.1f}")
+        (seed, result["precision"], f"{result['steps']:,}", result["ended_by"], f"{result['step_avg_ms']:.2f}",
+         f"{result['train_wallclock_ms'] / 1000:.1f}", f"{result['eval_time_s']:.1f}")
         for seed, result in submission["seed_results"].items()
     ]  # fmt: skip
-    header = ("seed", "steps", "ms per step", "training, s", "scoring all items of the artifact, s")
+    header = ("seed", "precision", "steps", "ended by", "ms per step", "training, s",
+              "scoring all items of the artifact, s")  # fmt: skip
     notes = "".join(
         f"\n\nSeed {seed} was not trained by this program: its weights are `{origin['file']}` (layout "
         f"{origin['layout']}, sha256 {origin['checkpoint_sha256']})."

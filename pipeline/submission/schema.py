@@ -25,7 +25,7 @@ _SEED_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("pre_quant_val_bpb", "quantized_val_bpb"), _OPTIONAL_NUMBER),
     **dict.fromkeys(("artifact_bytes", "steps", "train_wallclock_ms", "calibration_ms"), (int,)),
     **dict.fromkeys(("val_tokens", "target_tokens", "eval_bytes"), (int,)),
-    "artifact_sha256": (str,),
+    **dict.fromkeys(("artifact_sha256", "precision", "ended_by"), (str,)),
 }
 _COMPLIANCE_TYPES: dict[str, tuple[type, ...]] = {
     "headline_item": (str,),

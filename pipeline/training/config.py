@@ -146,8 +146,9 @@ class TrainConfig:
     """Training for the grid of the artifact; null is off."""
     document_bos_id: int | None
     """Sequences begin where documents do, at this token id (`bos_id` of the data manifest); null is off."""
-    precision: Literal["bf16", "fp32"]
-    """Autocast dtype of the forward pass; weights and optimizer stay fp32."""
+    precision: Literal["auto", "bf16", "fp32"]
+    """In what matrix products of forward and backward pass and of Muon are taken; weights and sums stay fp32. `auto` is
+    bf16 where the device has such products, else fp32; header, log and report say which."""
     compile: bool
     """Compile the model with torch.compile (worth it on GPUs)."""
     log_every_steps: int

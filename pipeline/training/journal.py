@@ -13,8 +13,12 @@ from pipeline.training.config import TrainConfig
 class TrainReport(NamedTuple):
     """What a training run did; equal on every rank."""
 
+    precision: str
+    """In what matrix products were taken: bf16 or fp32."""
     steps: int
     """Optimizer steps done."""
+    ended_by: str
+    """Which budget was spent first: steps or clock."""
     seconds: float
     """Training time on rank 0's clock, without set-up and compilation."""
     tokens: int
@@ -61,9 +65,11 @@ class Journal:
         """Say whether the clock ended the run and what the regime did, and return the report."""
         last, max_steps = self.curve[-1], self.config.max_steps
         step = int(last["step"])
-        if max_steps is None or step < max_steps:
+        by_clock = max_steps is None or step < max_steps
+        if by_clock:
             self.say(f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
                      f"step:{step}/{max_steps or expected_steps}")  # fmt: skip
         if regime:
             self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
-        return TrainReport(step, last["seconds"], int(last["tokens"]), last["loss"], self.curve, regime)
+        return TrainReport(self.config.precision, step, "clock" if by_clock else "steps", last["seconds"],
+                           int(last["tokens"]), last["loss"], self.curve, regime)  # fmt: skip

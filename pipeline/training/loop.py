@@ -30,6 +30,7 @@ from pipeline.training.backward import build_backward, warm_up
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import Journal, TrainReport
 from pipeline.training.optimizer_step import OptimizerStep
+from pipeline.training.precision import BF16
 from pipeline.training.regime import Regime, StepSettings, settings_at
 from pipeline.training.snapshot import Snapshots
 
@@ -85,8 +86,9 @@ def train(
 ) -> TrainReport:
     """Train `model` in place until the step or the wall-clock budget is spent.
 
-    `model` maps ids and targets (B, T) to their mean nats. Every rank calls this inside its process group; weights
-    start as rank 0's. Rank 0 logs and reports progress. Step n reads the sampler's batch n, whatever the world size.
+    `model` maps ids and targets (B, T) to their mean nats; `config` names a precision, not auto. Every rank calls this
+    inside its process group; weights start as rank 0's. Rank 0 logs and reports progress. Step n reads the
+    sampler's batch n, whatever the world size.
     With `snapshots` it starts from the latest one, saves outside of the budget's clock, and ends in StoppedError after
     a signal.
     Raises ValueError when the batch does not divide into sequences over ranks, DivergenceError when the loss or the
@@ -99,7 +101,7 @@ def train(
     share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
     regime = Regime(model, config, sampler.seed)
     optimizer_step = OptimizerStep(model, config, ranks)
-    backward = build_backward(model, device, bf16=config.precision == "bf16", compiled=config.compile,
+    backward = build_backward(model, device, bf16=config.precision == BF16, compiled=config.compile,
                               micro_batch_sequences=config.micro_batch_sequences)  # fmt: skip
     shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
     for loops in regime.loop_counts() if config.compile else ():

@@ -21,6 +21,7 @@ from pipeline.optim.muon import Muon
 from pipeline.ranks import Ranks, average_over_ranks
 from pipeline.training.backward import Backward
 from pipeline.training.config import TrainConfig
+from pipeline.training.precision import DTYPES
 from pipeline.training.sharded_muon import ShardedMuon
 
 
@@ -80,7 +81,7 @@ def _build_muon(matrices: list[nn.Parameter], config: TrainConfig, ranks: Ranks)
     settings: dict[str, Any] = {
         "lr": config.matrix_lr, "momentum": config.muon_momentum_start, "weight_decay": config.weight_decay,
         "newton_schulz": config.newton_schulz, "newton_schulz_steps": config.newton_schulz_steps,
-        "normalize_rows": config.normalize_rows,
+        "normalize_rows": config.normalize_rows, "dtype": DTYPES[config.precision],
     }  # fmt: skip
     if ranks.world_size == 1:
         return Muon(matrices, **settings)

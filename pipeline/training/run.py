@@ -6,6 +6,7 @@ Checked by: tests/stages/test_pipeline.py, for the stage and for the record prog
 import csv
 import io
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
 from pipeline.training.launch import available_cores, process_group
 from pipeline.training.loop import train
+from pipeline.training.precision import BF16, resolve_precision
 from pipeline.training.snapshot import Snapshots
 
 
@@ -41,19 +43,21 @@ def train_from_shards(
     """Build a model, train it on the train shards in folder `shards` and return it with its report.
 
     Joins the ranks into a process group for the run; every rank returns the same weights. With `snapshots` it starts
-    from the latest one. `attention` names a kernel or is `auto`; the log says which it is.
+    from the latest one. `attention` names a kernel or is `auto`, and so may the precision; the log says which it is.
     Raises ShardError for shards that are absent, damaged or of another vocabulary, ValueError for a kernel that is.
     """
     paths = shard_paths(shards, "train")
     tokens = open_shards(paths, model_config.vocab_size, check_ids=ranks.rank == 0)
     sampler = SequenceSampler(tokens, model_config.context_tokens, seed, train_config.document_bos_id)
-    kernel = resolve_attention(attention, device, train_config.precision == "bf16")
+    settings = replace(train_config, precision=resolve_precision(train_config.precision, device))
+    kernel = resolve_attention(attention, device, settings.precision == BF16)
     if ranks.rank == 0:
         log(f"train_shards: {len(paths)}")
+        log(f"precision: {settings.precision}")
         log(f"attention: {kernel}")
     model = build(model_config, seed).to(device)
     with process_group(ranks, device), attention_kernel(kernel):
-        report = train(model, train_config, sampler, model_config.context_tokens, ranks, device, log, progress,
+        report = train(model, settings, sampler, model_config.context_tokens, ranks, device, log, progress,
                        snapshots=snapshots)  # fmt: skip
     return model, report
 
@@ -69,7 +73,9 @@ def train_report(
         "torch_version": torch.__version__,
         "num_processes": ranks.world_size,
         "model_params": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": report.precision,
         "steps": report.steps,
+        "ended_by": report.ended_by,
         "seconds": report.seconds,
         "step_avg_ms": 1000 * report.seconds / report.steps,
         "tokens": report.tokens,

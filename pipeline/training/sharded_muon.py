@@ -1,9 +1,9 @@
 """Muon over ranks: every rank averages, orthogonalises and remembers the momentum of its share of the matrices only.
 
 The one idea: the matrices of one shape are dealt out in consecutive, equal shares, padded at the end, so that one
-reduce-scatter brings a rank the mean gradients of its share and one all-gather brings everybody's bf16 directions
-back. Then all ranks do the same arithmetic on the same numbers, so their weights stay identical bit for bit, at half
-the traffic of gathering fp32 weights.
+reduce-scatter brings a rank the mean gradients of its share and one all-gather brings everybody's directions back.
+Then all ranks do the same arithmetic on the same numbers, so their weights stay identical bit for bit; directions in
+bf16 are half the traffic of gathering fp32 weights.
 
     backward   gradients of all matrices                     on every rank
     average    start: reduce-scatter, one per shape          the first travel while the next are packed, and while the
@@ -105,7 +105,7 @@ class ShardedMuon(Muon):
     def _gather_directions(self, stack: _Stack) -> tuple[Tensor, dist.Work]:
         """Compute the directions of the own share and start to gather everybody's."""
         own = stack.own(self.rank)
-        own_QRC = torch.zeros_like(stack.mean_QRC, dtype=torch.bfloat16)
+        own_QRC = torch.zeros_like(stack.mean_QRC, dtype=self.dtype)
         if own:
             directions_SRC = self._directions([weight for _, weight in own], stack.group["momentum"])
             for (place, _), direction_RC in zip(own, directions_SRC, strict=True):

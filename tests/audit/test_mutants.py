@@ -53,15 +53,18 @@ class Library:
 
 
 def recipe_protocols() -> dict[str, dict]:
-    """Return the protocols of all recipes, each once, with every length brought down to a toy's context."""
+    """Return the protocols of all recipes, each once, with every size brought down to a toy's."""
     found: dict[str, dict] = {}
+    least, most = {"chunk_tokens": 8}, {"rank": 4, "epochs": 1}
     for path in RECIPES:
         for fields in YAML(typ="safe").load(path.read_text())["evaluate"]["protocols"].values():
             context = fields["context_tokens"]
             scaled = {
-                key: max(4, value * TOY_CONTEXT // context) if key.endswith("_tokens") and value else value
+                key: max(least.get(key, 4), value * TOY_CONTEXT // context)
+                if key.endswith("_tokens") and value
+                else min(value, most[key]) if key in most else value
                 for key, value in fields.items()
-            }
+            }  # fmt: skip
             found[" ".join(f"{key}={value}" for key, value in scaled.items())] = scaled
     return found
 

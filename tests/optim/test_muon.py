@@ -18,7 +18,7 @@ def matrices_with_gradients(steps: int) -> tuple[list[torch.Tensor], list[list[t
 
 def muon(weights: list[torch.Tensor], **changes: Any) -> Muon:
     settings = {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "newton_schulz": "classic", "newton_schulz_steps": 5,
-                "normalize_rows": False}  # fmt: skip
+                "normalize_rows": False, "dtype": torch.bfloat16}  # fmt: skip
     return Muon(weights, **settings | changes)
 
 

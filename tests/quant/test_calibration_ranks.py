@@ -16,7 +16,7 @@ CONFIG = QuantizeConfig(solver="gptq", steps=STEPS, visit_weights="sensitivity",
                         block_columns=16, trellis_states=None)  # fmt: skip
 
 
-@pytest.mark.parametrize("num_processes", [2, 4])
+@pytest.mark.parametrize("num_processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_hold_the_bundle_of_one_process(num_processes, repo, tmp_path, monkeypatch):
     """Of 4 ranks, one is without a batch of gradients or more: 3 sequences make three such batches.
 

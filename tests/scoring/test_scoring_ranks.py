@@ -17,7 +17,7 @@ from tests.scoring.ranks_run import score_all
 from tests.scoring.scoring_toys import PROTOCOLS, random_documents
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_write_the_ledger_of_one_process(num_processes, repo: Path, tmp_path: Path, monkeypatch) -> None:
     """SGD batches have six parts and one: two of three ranks then have none. Some steps lack batches."""
     monkeypatch.chdir(repo)

@@ -4,11 +4,12 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+
+from tests.conftest import made_once
 
 REPO = Path(__file__).resolve().parent.parent.parent
 
@@ -26,7 +27,8 @@ TINY = {
               "loop_stages": None},
     "launch": {"device": "cpu"},
     "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1, "sensitivity_sequences": 8},
-    "size": {"limit_bytes": 70000, "code_reserve_bytes": 40000, "tolerance_frac": 0.004},
+    "size": {"limit_bytes": 350000, "code_reserve_bytes": 320000, "tolerance_frac": 0.0008},
+    "package": {"readable": True},
     "evaluate": {
         "limit_seconds": None,
         "protocols": {
@@ -56,15 +58,21 @@ def write_corpus(path: Path, documents: int) -> None:
 class Project:
     """A checkout of its own: run `fairway` and `dvc` in it, edit its parameters and code."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, programs: str) -> None:
+        """`programs`: folders to look for programs in, as in PATH; the first one's `python` runs the stages."""
+        self.root, self.programs = root, programs
         self.yaml = YAML()
 
-    def run(self, *command: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run a command with this environment's programs first on PATH; `fairway` runs this project's own code."""
+    def at(self, root: Path) -> "Project":
+        """Return the project of another folder."""
+        return Project(root, self.programs)
+
+    def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        """Run a command; `fairway` runs this project's own code."""
         if command[0] == "fairway":
-            command = (sys.executable, "-m", "stages.cli", *command[1:])
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+            command = ("python", "-m", "stages.cli", *command[1:])
+        environment = {**os.environ, "PATH": self.programs}
+        command = (shutil.which(command[0], path=self.programs) or command[0], *command[1:])
         done = subprocess.run(
             command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -102,7 +110,7 @@ def _merge(document: dict, changes: dict) -> None:
             document[key] = value
 
 
-def make_project(root: Path) -> Project:
+def make_project(root: Path, programs: str) -> Project:
     """Copy the checkout to `root`, with a tiny corpus and tiny parameters, as a git repository of its own."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=REPO, capture_output=True, text=True, check=True).stdout.split():
@@ -111,22 +119,21 @@ def make_project(root: Path) -> Project:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPO / name, root / name)
     write_corpus(root / "corpus" / "documents.jsonl", 300)
-    project = Project(root)
+    project = Project(root, programs)
     project.edit(**TINY)
     project.run("git", "init", "-q")
     return project
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a tiny project after one `dvc repro`; tests that change it must copy it first."""
-    project = make_project(tmp_path_factory.mktemp("finished"))
-    project.repro()
-    return project
+def finished(common: Path, programs: str) -> Project:
+    """Return a tiny project after one `dvc repro`, shared by all workers; tests that change it must copy it first."""
+    root = made_once(common / "finished", lambda: make_project(common / "finished", programs).repro())
+    return Project(root, programs)
 
 
 @pytest.fixture
 def project(finished: Project, tmp_path: Path) -> Project:
     """Return a copy of the finished project, free to be changed."""
     shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy")
+    return finished.at(tmp_path / "copy")

@@ -14,7 +14,7 @@ from pipeline.artifacts import ROOT
 from pipeline.checkpoint import load_checkpoint
 from pipeline.files import folder_digest
 from pipeline.scoring.ledger import load_ledger
-from tests.stages.conftest import TINY, Project, make_project
+from tests.stages.conftest import TINY, make_project
 
 EVALUATIONS = {"evaluate@1-blocks", "evaluate@1-sliding", "evaluate@1-ttt"}
 ARTIFACTS = ROOT
@@ -72,22 +72,32 @@ def test_report_ends_with_the_table(finished):
     assert result["seeds"][0]["ttt"] == scores(finished, "ttt")["val_bpb"]
 
 
-def test_metrics_and_plots_show_scores_and_curve(finished):
-    metrics = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)
+def test_metrics_and_plots_show_scores_and_curve(project):
+    metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
     shown = json.dumps(metrics)
-    assert str(scores(finished, "sliding")["val_bpb"]) in shown
-    finished.run("dvc", "plots", "show", "-o", "plots")
-    first_loss = (finished.root / ARTIFACTS / SEED / "train/curve.csv").read_text().splitlines()[1].split(",")[1]
-    assert first_loss[:12] in (finished.root / "plots/index.html").read_text()
+    assert str(scores(project, "sliding")["val_bpb"]) in shown
+    project.run("dvc", "plots", "show", "-o", "plots")
+    first_loss = (project.root / ARTIFACTS / SEED / "train/curve.csv").read_text().splitlines()[1].split(",")[1]
+    assert first_loss[:12] in (project.root / "plots/index.html").read_text()
 
 
-def test_a_second_repro_runs_nothing(finished):
-    assert finished.repro() == []
+def test_a_second_repro_runs_nothing(project):
+    assert project.repro() == []
 
 
 def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
     project.edit(quantize={"damp_frac": 0.02})
     assert set(project.repro("package")) == {"quantize@1", *EVALUATIONS, "package"}
+
+
+def test_the_smallest_program_is_proven_and_audited_like_the_readable_one(project):
+    project.edit(package={"readable": False})
+    assert set(project.repro()) == {"package", "audit"}
+    record = project.root / ARTIFACTS / "submission"
+    assert (record / "train_gpt.py").stat().st_size < 0.3 * (record / "train_gpt_human.py").stat().st_size
+    submission = json.loads((record / "submission.json").read_text())
+    assert submission["val_bpb"] == scores(project, "ttt")["val_bpb"]
+    assert {check["verdict"] for check in submission["audit"]["checks"]} <= {"pass", "not applicable", "alarm"}
 
 
 def test_a_protocol_reruns_its_own_item_and_package(project):
@@ -114,7 +124,7 @@ def test_editing_the_quantizer_never_retrains(project):
 
 
 def test_packaging_in_another_clone_gives_the_same_folder(finished, tmp_path: Path):
-    clone = make_project(tmp_path / "elsewhere" / "clone")
+    clone = make_project(tmp_path / "elsewhere" / "clone", finished.programs)
     shutil.copytree(finished.root / ARTIFACTS, clone.root / ARTIFACTS, symlinks=True)
     shutil.rmtree(clone.root / ARTIFACTS / "package")
     clone.run("fairway", "package")
@@ -147,7 +157,7 @@ def alone(finished, tmp_path: Path) -> Path:
 
 
 def test_the_record_trains_from_scratch_to_the_same_artifact(finished, alone: Path):
-    printed = Project(alone).run(sys.executable, "-I", "train_gpt.py").stdout
+    printed = finished.at(alone).run(sys.executable, "-I", "train_gpt.py").stdout
     ours = (finished.root / ARTIFACTS / SEED / "quantize/model.fwy").read_bytes()
     assert (alone / "model.fwy").read_bytes() == ours
     log = (finished.root / ARTIFACTS / "submission/train_seed1.log").read_text().splitlines()
@@ -158,7 +168,7 @@ def test_the_record_trains_from_scratch_to_the_same_artifact(finished, alone: Pa
 
 def test_the_record_trains_under_torchrun_on_two_processes(finished, alone: Path):
     command = ["torchrun", "--standalone", "--nproc_per_node=2", "train_gpt.py", "--seed", "1"]
-    printed = Project(alone).run(*command).stdout
+    printed = finished.at(alone).run(*command).stdout
     two = float(printed.split("final_int6_sliding_window_exact val_loss:")[1].split()[0])
     # Six bf16 steps on a tiny model: rank gradients round before they are averaged.
     assert two == pytest.approx(scores(finished, "sliding")["val_loss"], abs=0.02)
@@ -207,7 +217,7 @@ def test_the_record_scores_the_same_on_two_processes(finished, alone: Path):
     printed, columns = [], []
     for launcher in ([sys.executable, "-I"], ["torchrun", "--standalone", "--nproc_per_node=2"]):
         options = ["train_gpt.py", "--evaluate-only", "model.fwy", "--ledger", "ledger"]
-        printed.append(Project(alone).run(*launcher, *options).stdout.splitlines())
+        printed.append(finished.at(alone).run(*launcher, *options).stdout.splitlines())
         with np.load(alone / "ledger/ttt.npz") as rows:
             columns.append({name: rows[name].tobytes() for name in rows.files})
         shutil.rmtree(alone / "ledger")

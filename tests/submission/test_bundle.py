@@ -20,6 +20,7 @@ from pipeline.submission.foreign import SEEN
 from pipeline.submission.minify import minify
 from pipeline.submission.reachable import comprehensions_as_generators, global_references
 from pipeline.submission.specialise import specialise
+from tests.submission.test_specialise import PROGRAM
 
 TOY = {
     "pipeline/__init__.py": '"""Toy."""\n',
@@ -228,35 +229,43 @@ from pipeline.submission.bundle import bundle
 from pipeline.submission.foreign import SEEN, Foreign
 from pipeline.submission.minify import minify
 from pipeline.submission.specialise import specialise
-for key, (kind, names) in json.load(sys.stdin).items():  # there is no torch here to look at
+asked = json.load(sys.stdin)
+for key, (kind, names) in asked["seen"].items():  # there is no torch here to look at
     SEEN[key] = Foreign(kind, frozenset(names))
-source = bundle("pipeline.submission.program", Path(sys.argv[1]), sys.argv[3])
+source = bundle(asked["module"], Path(asked["root"]), asked["tail"])
 sys.stdout.buffer.write((source + minify(specialise(source))).encode())
 """
 
 
-@pytest.fixture(scope="module")
-def demo_texts(repo):
-    """Return the tail of the demo's program, and its readable and shortest texts by this Python."""
-    tail = f"main({recipe_of(load_params(repo / 'params.yaml', SECTIONS))!r}, 'digest')"
-    source = bundle("pipeline.submission.program", repo, tail)
-    return tail, source + minify(specialise(source))
-
-
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
-def test_the_program_is_the_same_text_whichever_python_writes_it(version, repo, demo_texts):
+def assert_every_python_writes_the_same(version: str, repo: Path, module: str, root: Path, tail: str) -> None:
+    """Flatten, specialise and minify a program here and with another Python."""
     found = [
         *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
         *filter(None, [shutil.which(f"python{version}")]),
     ]
     if not found:
         pytest.skip(f"no Python {version} found: install it with pyenv to run this test")
-    tail, expected = demo_texts
-    packages = Path(python_minifier.__file__).parent.parent
-    seen = json.dumps({key: (known.is_class, sorted(known.attributes)) for key, known in SEEN.items()})
+    source = bundle(module, root, tail)
+    expected = source + minify(specialise(source))
+    seen = {key: (known.is_class, sorted(known.attributes)) for key, known in SEEN.items()}
+    asked = {"module": module, "root": str(root), "tail": tail, "seen": seen}
     done = subprocess.run(
-        [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(packages), tail],
-        input=seen.encode(), capture_output=True, check=False,
+        [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(Path(python_minifier.__file__).parent.parent)],
+        input=json.dumps(asked).encode(), capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode() == expected
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_a_program_is_the_same_text_whichever_python_writes_it(version: str, repo: Path, toy):
+    body, call = PROGRAM.rsplit("\n\n", 1)
+    assert call.startswith("main(")
+    assert_every_python_writes_the_same(version, repo, "pipeline.program", toy(pipeline__program=body), call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_the_record_is_the_same_text_whichever_python_writes_it(version: str, repo: Path):
+    tail = f"main({recipe_of(load_params(repo / 'params.yaml', SECTIONS))!r}, 'digest')"
+    assert_every_python_writes_the_same(version, repo, "pipeline.submission.program", repo, tail)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.openmp import WAITING
 from pipeline.submission.minify import wrap
 from pipeline.submission.prove import ProofError, prove
 from pipeline.submission.record import SeedRun
@@ -137,8 +138,10 @@ def test_each_seed_reproduces_the_digests_of_its_log_in_the_given_environment(tm
             run()
 
 
-def test_the_stage_hands_over_what_finds_libraries_and_gpus_and_nothing_else(monkeypatch):
-    for name in ("PATH", "LD_LIBRARY_PATH", "OTHER_VARIABLE"):
+def test_the_stage_hands_over_what_finds_libraries_gpus_and_kernels_and_nothing_else(monkeypatch):
+    handed = ("PATH", "LD_LIBRARY_PATH", "ATEN_CPU_CAPABILITY", *WAITING)
+    for name in (*handed, "OTHER_VARIABLE"):
         monkeypatch.setenv(name, "/x")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine_environment() == {"PATH": "/x", "LD_LIBRARY_PATH": "/x"}
+    for name in ("CUDA_VISIBLE_DEVICES", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine_environment() == dict.fromkeys(handed, "/x")

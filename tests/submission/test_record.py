@@ -47,7 +47,8 @@ def make_run(home: Path, seed: int, model_bytes: int = 2_000) -> SeedRun:
         artifact=artifact,
         train={
             "seed": seed, "device": "cpu", "hardware": "2 CPU cores", "torch_version": "2.13.0", "num_processes": 2,
-            "model_params": 10, "train_shards": 1, "steps": 4, "seconds": 2.5, "step_avg_ms": 625.0, "tokens": 32,
+            "model_params": 10, "precision": "bf16", "steps": 4, "ended_by": "steps",
+            "seconds": 2.5, "step_avg_ms": 625.0, "tokens": 32,
             "final_train_loss": 3.0,
             "imported": None,
         },

@@ -210,6 +210,7 @@ def test_only_attributes_of_our_own_objects_get_short_names():
     assert printed(specialise(RENAMED)) == printed(RENAMED)
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_state_dict_keep_their_names():
     tree = ast.parse(without_unused(record_source(shrunk_recipe(REPO / "recipes/tiny.yaml"), REPO)))
     shortened = own_names(tree, Flow(tree))

@@ -81,9 +81,9 @@ class Training:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 process", "2 processes"])
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, programs: str) -> Project:
     """Return a project with shards, set to 1 or 2 processes."""
-    project = make_project(tmp_path_factory.mktemp("prepared"))
+    project = make_project(tmp_path_factory.mktemp("prepared"), programs)
     project.edit(launch={"num_processes": request.param, "snapshot_seconds": 1e-9})
     project.run("fairway", "prepare")
     return project

@@ -13,7 +13,7 @@ from tests.training.sharded_run import NUM_STEPS, Uneven, optimizer_step_of, res
 ALONE = Ranks(0, 0, 1)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ranked(
     request: pytest.FixtureRequest, repo: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
