@@ -2,12 +2,13 @@
 
 Run `python -m benchmarks.train_throughput` on a quiet machine. On a CPU the model is 4 unique + 1 looped x 3 blocks at
 d 256, in every precision that the processor multiplies itself, and the demo's own, uncompiled as the demo trains; on a
-GPU `nightcrawler-7f3c` and `sp8192-loop3` at full size, each on one GPU's share of the published batch. Both steps start from equal weights, are compiled, and take turns with the peak measurement; figures are medians. On a
-CPU ours runs as one process per core, which share the batch (`launch.num_processes`); the plain step has all cores as
-the threads of one process, as in the published scripts, and so has the peak.
+GPU `nightcrawler-7f3c` and `sp8192-loop3` at full size, each on one GPU's share of the published batch. Both steps
+start from equal weights, are compiled, and take turns with the peak measurement; figures are medians. On a CPU ours
+runs as one process per core, which share the batch (`launch.num_processes`); the plain step has all cores as the
+threads of one process, as in the published scripts, and so has the peak.
 
 Counting: 6 operations per multiply-add of every matrix at every visit, head included, causal attention at half length;
-optimizer and element-wise work count as nothing. The peak is the best of large square products of the same run and precision.
+optimizer and element-wise work count as nothing. The peak is the best of large square products of the run.
 
 Axes: B sequences, T position, M, K, N sizes of a matrix product.
 Checked by: tests/model/test_train_throughput.py

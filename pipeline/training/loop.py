@@ -87,8 +87,7 @@ def train(
     """Train `model` in place until the step or the wall-clock budget is spent.
 
     `model` maps ids and targets (B, T) to their mean nats; `config` names a precision, not auto. Every rank calls this
-    inside its process group; weights start as rank 0's. Rank 0 logs and reports progress. Step n reads the
-    sampler's batch n, whatever the world size.
+    inside its process group; weights start as rank 0's, which logs. Step n reads batch n, whatever the world size.
     With `snapshots` it starts from the latest one, saves outside of the budget's clock, and ends in StoppedError after
     a signal.
     Raises ValueError when the batch does not divide into sequences over ranks, DivergenceError when the loss or the
