@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 	touch $@
 
 demo: .venv
-	dvc repro
+	fairway demo
 	fairway report
 
 test: .venv

@@ -21,7 +21,7 @@ from stages.console import Stage, machine_environment
     help="Where the program scores: cpu hides the GPUs and allows equal runs no difference at all.",
 )
 @click.option("--timeout-seconds", type=click.FloatRange(min=1), default=1800, show_default=True,
-              help="How long one of the program's three starts may take.")  # fmt: skip
+              help="How long one start of the program may take.")  # fmt: skip
 def audit(
     folder: Path, evidence: Path | None, output: Path, record: Path | None, device: str, timeout_seconds: float
 ) -> None:
@@ -44,11 +44,14 @@ def audit(
     stage = Stage("audit", {}, [], 0, str(folder))
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     require(num_gpus > 0 or device != "cuda", "--device", device, "auto or cpu: this machine has no usable GPU")
-    environment = {**machine_environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    threads = torch.get_num_threads()
+    environment = {**machine_environment(), "OMP_NUM_THREADS": "1" if num_gpus == 0 else str(threads)}
     if not num_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     # Equal runs are equal to the bit on a CPU; a GPU adds up gradients of a lookup in any order.
-    machine = Machine(environment, 1 if num_gpus == 1 else 2, 1e-3 if num_gpus else 0.0, timeout_seconds)
+    # A core each: what scores on a CPU computes a product on one thread anyway.
+    machine = Machine(environment, 1 if num_gpus == 1 else 2, 1e-3 if num_gpus else 0.0, timeout_seconds,
+                      1 if num_gpus else threads)  # fmt: skip
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
     write_json(output / path_of("audit").name, {**report, "provenance": stage.provenance})
     write_bytes(output / path_of("audit_table").name, audit_table(report).encode())

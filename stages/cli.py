@@ -23,6 +23,7 @@ COMMANDS = {
     "package": ("stages.package", "Build the record folder and prove that it reproduces its score."),
     "audit": ("stages.audit", "Prove, from outside, that a record's scores are legal."),
     "verify": ("stages.verify", "Compare what a record folder states with its own files."),
+    "demo": ("stages.demo", "Run the whole pipeline and say how long it will take."),
     "report": ("stages.report", "Print the result table of the last run."),
     "recipe": ("stages.recipe", "List, show, compare and use the configurations of published systems."),
     "import": ("stages.import_checkpoint:import_checkpoint", "Put a community checkpoint in the place of training."),

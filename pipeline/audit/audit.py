@@ -61,6 +61,8 @@ class Machine(NamedTuple):
     """Nats by which two equal runs may differ: 0 on a CPU."""
     timeout_seconds: float
     """How long one start of the program may take."""
+    side_by_side: int = 1
+    """One-process programs that run at a time."""
 
 
 def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log: Log) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log:
     record = RecordFolder(folder)
     seed = record.seeds[0]
     files = ShippedFiles(record.program, record.artifact(seed), record.tokenizer, seed)
-    program = ShippedProgram(files, machine.environment, machine.timeout_seconds, log)
+    program = ShippedProgram(files, machine.environment, machine.timeout_seconds, log, machine.side_by_side)
     try:
         maker = StreamMaker(load_tokenizer(record.tokenizer))
         findings = audit_behaviour(program, maker, machine.tolerance, machine.num_processes)

@@ -1,7 +1,8 @@
 """The shipped program as an evaluator: `train_gpt.py --evaluate-only`, alone in an empty folder, watched.
 
 One idea: the program gets what a judge would give it, a data folder, and nothing else. Every stream is a val shard;
-`--ledger` makes the program score each shard by itself and leave the rows. Train shards lie beside them in one run and
+`--ledger` makes the program score each shard by itself and leave the rows. Since no stream knows of another, they are
+dealt to as many programs as run side by side. Train shards lie beside them in one run and
 not in the other: a program that reads them is seen to, and one that uses them scores otherwise without.
 
 Differs: shards and ledgers are written and read here in a few lines of their own, so that a fault in the library's
@@ -14,6 +15,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,13 +49,15 @@ class ShippedFiles(NamedTuple):
 class ShippedProgram:
     """Runs a record's program on streams; an `Evaluator` of `pipeline.audit.evaluator`."""
 
-    def __init__(self, files: ShippedFiles, environment: Mapping[str, str], timeout_seconds: float, log: Log) -> None:
+    def __init__(self, files: ShippedFiles, environment: Mapping[str, str], timeout_seconds: float, log: Log,
+                 side_by_side: int = 1) -> None:  # fmt: skip
         """`environment`: all the variables its processes get besides a home and a folder for temporary files.
 
-        `timeout_seconds`: how long one start of the program may take.
+        `timeout_seconds`: how long one start of the program may take; `side_by_side`: how many one-process programs
+        may run at a time.
         """
         self.files = files
-        self.environment = environment
+        self.environment, self.side_by_side = environment, side_by_side
         self.timeout_seconds = timeout_seconds
         self.log = log
         self.protocols: dict[str, Mapping[str, Any]] = {}
@@ -66,6 +70,15 @@ class ShippedProgram:
 
     def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
         """Return the ledgers of every stream. Raises ShippedError, in one line, when the program fails."""
+        parts = min(len(streams), self.side_by_side if num_processes == 1 else 1)
+        with ThreadPoolExecutor(parts) as pool:
+            scored = list(pool.map(lambda part: self._score(streams[part::parts], num_processes), range(parts)))
+        answers = [scored[number % parts][number // parts] for number in range(len(streams))]
+        self.first = streams[0], answers[0]
+        return answers
+
+    def _score(self, streams: Sequence[np.ndarray], num_processes: int) -> list[Ledgers]:
+        """Return the ledgers of every stream from one start of the program."""
         with tempfile.TemporaryDirectory() as place:
             folder = self._furnish(Path(place), streams, with_train=num_processes == 1)
             self._run(folder, ["--ledger", "ledger"], num_processes)
@@ -76,11 +89,7 @@ class ShippedProgram:
                 items = {path.stem: self._read_item(path, len(streams)) for path in files}
             except ValueError as error:
                 raise ShippedError(f"train_gpt.py --ledger: {error}") from None
-        answers: list[Ledgers] = [
-            {item: rows[number] for item, rows in items.items()} for number in range(len(streams))
-        ]
-        self.first = streams[0], answers[0]
-        return answers
+        return [{item: rows[number] for item, rows in items.items()} for number in range(len(streams))]
 
     def printed(self, stream: np.ndarray) -> list[str]:
         """Return the lines that the program prints when it scores one stream as it would a judge's, ledger unasked."""
