@@ -69,9 +69,12 @@ def score(
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows = len(tokens) - 1, 0, []
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
-        worker = scoring_copy(model, protocol.context_tokens, torch.device(device))
+        learns = isinstance(protocol, LoraProtocol) or (isinstance(protocol, TTTProtocol) and len(groups) > 1)
+        worker = scoring_model(model, protocol.context_tokens, torch.device(device), learns)
         with batch_map(torch.device(device)) as map_batches:
-            adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
+            adaptation = NoAdaptation()
+            if learns:
+                adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
 
             def nats_of(batch: list[Window]) -> np.ndarray:
@@ -99,9 +102,8 @@ def adaptation_for(
     """Return the adaptation that `protocol` asks for, bound to `model`."""
     if isinstance(protocol, TTTProtocol):
         return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
-    if isinstance(protocol, LoraProtocol):
-        return DocumentLora(model, protocol, dtype)
-    return NoAdaptation()
+    assert isinstance(protocol, LoraProtocol), "nothing else learns"
+    return DocumentLora(model, protocol, dtype)
 
 
 def score_windows(
@@ -145,9 +147,16 @@ def check_tokens(tokens_M: np.ndarray | Tensor, vocab_size: int | None) -> Tenso
     return torch.from_numpy(tokens.astype(np.int64))
 
 
-def scoring_copy(model: Any, context_tokens: int, device: torch.device) -> Any:
-    """Return a copy of `model` on `device`, in eval mode, whose RoPE base follows the protocol's context."""
+def scoring_model(model: Any, context_tokens: int, device: torch.device, learns: bool) -> Any:
+    """Return a copy of `model` on `device`, in eval mode, whose RoPE base follows the protocol's context.
+
+    A network that is all that already, and `learns` nothing, is returned itself: a copy takes longer than a short
+    stream's scores.
+    """
     if not isinstance(model, nn.Module):
+        return model
+    context = getattr(getattr(model, "config", None), "context_tokens", None)
+    if not learns and not model.training and context == context_tokens and next(model.parameters()).device == device:
         return model
     worker: Any = copy.deepcopy(model).to(device).eval()
     if hasattr(worker, "set_context"):

@@ -168,6 +168,7 @@ def _score_artifact(
         model = dequantized_model(read_artifact(artifact)[0], recipe.model)
     else:
         model = build(recipe.model)
+    model.eval()
     share_from_rank_zero(model.state_dict().values(), ranks)
     for item in recipe.evaluate.items:
         protocol = recipe.evaluate.protocols[item]

@@ -88,6 +88,8 @@ class Regime:
     def __init__(self, model: nn.Module, config: TrainConfig, seed: int) -> None:
         """Raises ValueError when the network has not what `config` switches or perturbs."""
         self.model, self.config, self.loops, self.quantized_steps = model, config, cast("int | None", None), 0
+        self.clock_led_steps = 0
+        """Steps that ran under other settings than the step budget alone would have set: other machines differ."""
         if config.loop_stages or config.all_loops_every_steps:
             check_loops(config, cast(LoopedUNet, model).config.schedule)
         self.perturb = None if config.quantization is None else PerturbedBackward(model, config.quantization, seed)
@@ -112,6 +114,7 @@ class Regime:
         """Set the loops of a step and return its backward pass: `backward`, at perturbed weights where they are due."""
         self.set_loops(settings.active_loops)
         self.quantized_steps += settings.is_quantized
+        self.clock_led_steps += self.config.max_steps is not None and settings != settings_at(self.config, step, 0.0)
         if self.perturb is None or not settings.is_quantized:
             return backward
         return partial(self.perturb, backward, step=step)
@@ -130,15 +133,16 @@ class Regime:
             done = {"average": self.config.average.kind, "averaged_weights": self.average.count}
         if self.config.quantization is not None:
             done |= {"quantization": self.config.quantization.kind, "quantized_steps": self.quantized_steps}
-        return done
+        return done | ({"clock_led_steps": self.clock_led_steps} if self.clock_led_steps else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: plain numbers and tensors."""
         average = {} if self.average is None else self.average.state_dict()
-        return {"quantized_steps": self.quantized_steps, "average": average}
+        counts = {"quantized_steps": self.quantized_steps, "clock_led_steps": self.clock_led_steps}
+        return {**counts, "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self.quantized_steps = state["quantized_steps"]
+        self.quantized_steps, self.clock_led_steps = state["quantized_steps"], state["clock_led_steps"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -55,6 +55,11 @@ def write_corpus(path: Path, documents: int) -> None:
     path.write_text("".join(f'{{"text": "{line}."}}\n' for line in lines))
 
 
+HOSTILE = {"LC_ALL": "C", "HOME": "/proc/nowhere"}
+"""What may surround a checkout besides a path with spaces and letters that are not ASCII: no UTF-8, and a home in which
+nothing can be written."""
+
+
 class Project:
     """A checkout of its own: run `fairway` and `dvc` in it, edit its parameters and code."""
 
@@ -71,7 +76,7 @@ class Project:
         """Run a command; `fairway` runs this project's own code."""
         if command[0] == "fairway":
             command = ("python", "-m", "stages.cli", *command[1:])
-        environment = {**os.environ, "PATH": self.programs}
+        environment = {**os.environ, "PATH": self.programs, **HOSTILE}
         command = (shutil.which(command[0], path=self.programs) or command[0], *command[1:])
         done = subprocess.run(
             command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -128,7 +133,8 @@ def make_project(root: Path, programs: str) -> Project:
 @pytest.fixture(scope="session")
 def finished(common: Path, programs: str) -> Project:
     """Return a tiny project after one `dvc repro`, shared by all workers; tests that change it must copy it first."""
-    root = made_once(common / "finished", lambda: make_project(common / "finished", programs).repro())
+    root = common / "ein fertiges Projekt f\u00fcr alle"
+    made_once(root, lambda: make_project(root, programs).repro())
     return Project(root, programs)
 
 

@@ -65,7 +65,25 @@ def test_clock_budget_stops_and_says_so() -> None:
     _, report = train_tiny(train_config(max_steps=1000, max_seconds=20.0), log=lines.append, clock=ticking_clock(1.0))
     assert report.steps == 16
     assert report.seconds >= 20.0
-    assert lines[-1] == f"stopping_early: wallclock_cap train_time:{1000 * report.seconds:.0f}ms step:16/1000"
+    assert lines[-2] == f"stopping_early: wallclock_cap train_time:{1000 * report.seconds:.0f}ms step:16/1000"
+    assert (report.ended_by, lines[-1]) == ("clock", f"clock_led_steps:{report.regime['clock_led_steps']}")
+
+
+def test_a_clock_that_never_leads_changes_no_bit() -> None:
+    """A cap on the wall clock, twice what the steps take: the run of the step budget alone, on any such machine."""
+    runs = [train_tiny(train_config(max_steps=16, max_seconds=cap), clock=ticking_clock(1.0)) for cap in (None, 60.0)]
+    (alone, steps), (capped, both) = runs
+    assert (steps.ended_by, both.ended_by, both.regime) == ("steps", "steps", {})
+    assert all(torch.equal(one, two) for one, two in zip(alone.parameters(), capped.parameters(), strict=True))
+
+
+def test_a_clock_that_led_for_a_while_is_counted() -> None:
+    """Thirty slow readings, then fast ones: the steps end the run, and yet another machine would differ."""
+    readings = itertools.chain(range(0, 30, 3), itertools.repeat(30.0))
+    _, report = train_tiny(train_config(max_steps=40, max_seconds=60.0, warmdown_frac=0.8, log_every_steps=100),
+                           clock=lambda: float(next(readings)))  # fmt: skip
+    assert report.ended_by == "steps"
+    assert 0 < report.regime["clock_led_steps"] < 40
 
 
 def test_warm_down_reaches_its_end_on_a_clock_budget() -> None:
