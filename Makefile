@@ -23,7 +23,7 @@ test: .venv
 	pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal --durations 20
 
 test-slow: .venv
-	pytest -m slow
+	pytest -m slow -n $(WORKERS) --dist worksteal --durations 20
 
 gpu-check: .venv
 	python -m benchmarks.gpu_check

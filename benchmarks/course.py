@@ -6,6 +6,7 @@ and sets up an environment there. Wall seconds; memory is the largest single pro
 
 import json
 import os
+import re
 import resource
 import subprocess
 import tempfile
@@ -24,7 +25,11 @@ def main() -> None:
         clone = Path(folder, "fairway")
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         measured: dict = {"environment_seconds": _seconds(clone, "make", ".venv")}
-        measured["pipeline_seconds"] = _seconds(clone, "make", "demo")
+        started = time.perf_counter()
+        printed = _run(clone, "make", "demo")
+        measured["pipeline_seconds"] = time.perf_counter() - started
+        measured["machine"] = next(line for line in printed.splitlines() if line.startswith("machine: "))
+        measured["stage_seconds"] = stage_seconds(printed)
         measured["cold_demo_seconds"] = measured["environment_seconds"] + measured["pipeline_seconds"]
         measured["noop_repro_seconds"] = min(_seconds(clone, "dvc", "repro") for _ in range(3))
         measured["audit_seconds"] = _seconds(clone, "dvc", "repro", "--single-item", "--force", "audit")
@@ -47,6 +52,14 @@ def _run(clone: Path, *command: str) -> str:
     return subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def stage_seconds(printed: str) -> dict[str, float]:
+    """Return the seconds by command that the summaries of all stages state."""
+    seconds: dict[str, float] = {}
+    for command, stated in re.findall(r"^(\w+): .*\((\d+\.\d) s\)$", printed, re.MULTILINE):
+        seconds[command] = round(seconds.get(command, 0.0) + float(stated), 1)
+    return seconds
+
+
 def _seconds(clone: Path, *command: str) -> float:
     started = time.perf_counter()
     _run(clone, *command)
@@ -60,7 +73,8 @@ def _best_help(clone: Path, name: str) -> float:
 def _train_report(clone: Path) -> dict:
     path = next(clone.glob("artifacts/seeds/*/train/report.json"))
     report = json.loads(path.read_text())
-    return {key: report[key] for key in ("seconds", "steps", "tokens", "model_params", "hardware", "torch_version")}
+    keys = ("seconds", "steps", "ended_by", "precision", "tokens", "model_params", "hardware", "torch_version")
+    return {key: report[key] for key in keys}
 
 
 if __name__ == "__main__":

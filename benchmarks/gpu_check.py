@@ -37,6 +37,7 @@ LARGEST_FP32_ERROR = 2e-3
 LARGEST_BF16_LOSS_ERROR = 0.02
 """Nats: bfloat16 keeps eight bits."""
 TRAINING_STEPS = {"full": 200, "small": 40}
+BATCH_TOKENS = {"full": 4096, "small": 1024}
 
 
 def main() -> None:
@@ -108,8 +109,8 @@ def check_compile(device: torch.device) -> dict[str, Any]:
 def check_training(device: torch.device, size: str) -> dict[str, Any]:
     """Train on a repeating text with every part of the engine on: the loss must fall, memory is reported."""
     config = load_params(ROOT / "params.yaml", ["train"]).train
-    settings = {**vars(config), "max_steps": TRAINING_STEPS[size], "batch_tokens": 4096, "log_every_steps": 10,
-                "precision": resolve_precision(config.precision, device),
+    settings = {**vars(config), "max_steps": TRAINING_STEPS[size], "batch_tokens": BATCH_TOKENS[size],
+                "log_every_steps": 10, "precision": resolve_precision(config.precision, device),
                 "compile": device.type == "cuda"}  # fmt: skip
     model = build(checked_model(), seed=1)
     pattern = np.random.default_rng(0).integers(0, model.config.vocab_size, 997)

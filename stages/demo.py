@@ -30,8 +30,8 @@ _RUNNING, _SKIPPED = re.compile(r"^Running stage '(.+)':$"), re.compile(r"^Stage
 def demo() -> None:
     """Run whatever is out of date of the pipeline, as `dvc repro` does, and say how long it will take.
 
-    Reads params.yaml. One line about this machine comes first: its cores, how fast it multiplies matrices in both precisions, the one
-    that training takes, and the minutes to expect. After every stage there is a new estimate.
+    Reads params.yaml. One line about this machine comes first: its cores, how fast it multiplies matrices in both
+    precisions, the one that training takes, and the minutes to expect. After every stage there is a new estimate.
     """
     from pipeline.config import SECTIONS, load_params
 
@@ -65,7 +65,6 @@ class Machine(NamedTuple):
 
 def probe(params: "Params") -> Machine:
     """Measure for two tenths of a second how fast this machine multiplies, and ask what training will do."""
-    import torch
 
     from pipeline.training.launch import available_cores, resolve_device
     from pipeline.training.precision import DTYPES, resolve_precision
