@@ -135,7 +135,7 @@ def test_only_the_launcher_reads_the_environment():
     }
     assert readers <= {
         "pipeline/training/launch.py",  # torchrun's ranks
-        "stages/console.py", "benchmarks/course.py",  # what a child process needs of this machine
+        "stages/console.py", "stages/demo.py", "benchmarks/course.py",  # what a child process needs of this machine
         "stages/cli.py", "benchmarks/__init__.py", "benchmarks/waiting.py",  # how threads wait, before torch is loaded
     }  # fmt: skip
 

@@ -90,14 +90,19 @@ def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
     assert set(project.repro("package")) == {"quantize@1", *EVALUATIONS, "package"}
 
 
-def test_the_smallest_program_is_proven_and_audited_like_the_readable_one(project):
+def test_the_smallest_program_is_proven_like_the_readable_one(project):
     project.edit(package={"readable": False})
-    assert set(project.repro()) == {"package", "audit"}
-    record = project.root / ARTIFACTS / "submission"
+    assert project.repro("package") == ["package"]
+    record = project.root / ARTIFACTS / "package"
     assert (record / "train_gpt.py").stat().st_size < 0.3 * (record / "train_gpt_human.py").stat().st_size
     submission = json.loads((record / "submission.json").read_text())
     assert submission["val_bpb"] == scores(project, "ttt")["val_bpb"]
-    assert {check["verdict"] for check in submission["audit"]["checks"]} <= {"pass", "not applicable", "alarm"}
+
+
+@pytest.mark.slow
+def test_the_smallest_program_is_audited_like_the_readable_one(project):
+    project.edit(package={"readable": False})
+    assert project.repro() == ["package", "audit"]
 
 
 def test_a_protocol_reruns_its_own_item_and_package(project):
