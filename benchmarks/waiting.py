@@ -64,12 +64,13 @@ def measure(rounds: int, steps: int) -> dict[str, Any]:
 def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return medians of the seconds per step, given by load and way, and of both ratios, pair by pair."""
     result = {f"{name}_step_seconds": statistics.median(values) for name, values in seconds.items()}
-    for way in WAYS.keys() - {"default"}:
-        for load, over in (("idle", f"{way}_over_default"), ("busy", f"default_over_{way}")):
-            pairs = zip(seconds.get(f"{load}_{way}", ()), seconds.get(f"{load}_default", ()), strict=False)
-            ratios = [ours / default if load == "idle" else default / ours for ours, default in pairs]
-            if ratios:
-                result[f"{load}_{over}"] = statistics.median(ratios)
+    for way in ("passive", "ours"):
+        idle, busy = (
+            [ours / default for ours, default in zip(seconds[f"{load}_{way}"], seconds[f"{load}_default"], strict=True)]
+            for load in ("idle", "busy")
+        )
+        result[f"idle_{way}_over_default"] = statistics.median(idle)
+        result[f"busy_default_over_{way}"] = statistics.median(1 / ratio for ratio in busy)
     return result
 
 

@@ -52,8 +52,11 @@ def test_these_tests_wait_briefly():
 
 
 def test_the_benchmark_reports_both_ratios():
-    seconds = {"idle_default": [1.0, 1.0], "idle_ours": [1.0, 1.5], "busy_default": [8.0, 6.0], "busy_ours": [2.0, 2.0]}
+    seconds = {
+        "idle_default": [1.0, 1.0], "idle_ours": [1.0, 1.5], "idle_passive": [2.0, 2.0],
+        "busy_default": [8.0, 6.0], "busy_ours": [2.0, 2.0], "busy_passive": [1.0, 1.0],
+    }  # fmt: skip
     shown = summary(seconds)
     assert (shown["idle_ours_over_default"], shown["busy_default_over_ours"]) == (1.25, 3.5)
-    assert shown["busy_ours_step_seconds"] == 2.0
+    assert (shown["idle_passive_over_default"], shown["busy_ours_step_seconds"]) == (2.0, 2.0)
     assert process_seconds("ours", steps=1) > 0
