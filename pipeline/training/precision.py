@@ -40,7 +40,8 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     onednn = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return cpu_has_bf16([name for name, has in torch.cpu.get_capabilities().items() if has is True], onednn)
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # the oldest torch that we support may not tell
+    return cpu_has_bf16([name for name, has in known.items() if has is True], onednn)
 
 
 def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:
