@@ -1,9 +1,12 @@
 """The whole course from outside: a fresh clone, `make demo`, a no-op rerun, a requantization, `--help`.
 
 Run `python -m benchmarks.course` on a quiet machine with nothing uncommitted: it clones HEAD into a temporary folder
-and sets up an environment there. Wall seconds; memory is the largest single process, in bytes.
+and sets up an environment there. Wall seconds; memory is the largest single process, in bytes. What an ordinary
+processor does: `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python -m
+benchmarks.course --name course_avx2`.
 """
 
+import argparse
 import json
 import os
 import re
@@ -21,6 +24,9 @@ from pipeline.training.run import hardware_name
 
 def main() -> None:
     """Measure, print and record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.course", description=__doc__.split("\n")[0])
+    parser.add_argument("--name", default="course", help="of the file with the results")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder, "fairway")
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
@@ -44,7 +50,7 @@ def main() -> None:
         measured["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     for name, value in measured.items():
         print(f"{name:32} {value if not isinstance(value, float) else round(value, 2)}")
-    print(write_result("course", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
+    print(write_result(options.name, hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
 
 
 def _run(clone: Path, *command: str) -> str:

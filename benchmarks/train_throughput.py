@@ -242,6 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small proves that it runs")
     parser.add_argument("--rounds", type=int, default=9, help="steps of each kind that are timed")
+    parser.add_argument("--name", default="train_throughput", help="of the file with the results")
     options = parser.parse_args()
     device, ranks = torch.device("cuda" if torch.cuda.is_available() else "cpu"), current_ranks()
     if device.type == "cpu" and available_cores() > 1 and not dist.is_torchelastic_launched():
@@ -254,7 +255,7 @@ def main() -> None:
             if ranks.rank == 0:
                 _print_result(name, measured[name])
     if options.size == "full" and ranks.rank == 0:
-        print(write_result("train_throughput", hardware_name(device), measured).relative_to(ROOT))
+        print(write_result(options.name, hardware_name(device), measured).relative_to(ROOT))
 
 
 def _print_result(name: str, result: dict[str, Any]) -> None:
