@@ -7,6 +7,9 @@ import click
 
 from stages.console import Stage, machine_environment
 
+MOST_SIDE_BY_SIDE = 8
+"""Programs that score at a time, however many cores there are: each holds a model and a torch of its own."""
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="artifacts/submission")
@@ -51,7 +54,7 @@ def audit(
     # Equal runs are equal to the bit on a CPU; a GPU adds up gradients of a lookup in any order.
     # A core each: what scores on a CPU computes a product on one thread anyway.
     machine = Machine(environment, 1 if num_gpus == 1 else 2, 1e-3 if num_gpus else 0.0, timeout_seconds,
-                      1 if num_gpus else threads)  # fmt: skip
+                      1 if num_gpus else min(threads, MOST_SIDE_BY_SIDE))  # fmt: skip
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
     write_json(output / path_of("audit").name, {**report, "provenance": stage.provenance})
     write_bytes(output / path_of("audit_table").name, audit_table(report).encode())

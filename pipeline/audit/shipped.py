@@ -2,8 +2,8 @@
 
 One idea: the program gets what a judge would give it, a data folder, and nothing else. Every stream is a val shard;
 `--ledger` makes the program score each shard by itself and leave the rows. Since no stream knows of another, they are
-dealt to as many programs as run side by side. Train shards lie beside them in one run and
-not in the other: a program that reads them is seen to, and one that uses them scores otherwise without.
+dealt to as many programs as run side by side. Train shards lie beside them in one run and not in the other: a program
+that reads them is seen to, and one that uses them scores otherwise without.
 
 Differs: shards and ledgers are written and read here in a few lines of their own, so that a fault in the library's
 readers cannot hide itself.

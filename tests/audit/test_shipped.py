@@ -40,10 +40,11 @@ def shipped(tmp_path: Path):
     for name in ("model.fwy", "toy.model"):
         (tmp_path / name).write_bytes(b"")
 
-    def build(statement: str = "", timeout_seconds: float = 60) -> ShippedProgram:
+    def build(statement: str = "", timeout_seconds: float = 60, side_by_side: int = 1) -> ShippedProgram:
         (tmp_path / "train_gpt.py").write_text(PROGRAM.replace("EXTRA", statement))
         files = ShippedFiles(tmp_path / "train_gpt.py", tmp_path / "model.fwy", tmp_path / "toy.model", 7)
-        return ShippedProgram(files, {"PATH": os.environ["PATH"]}, timeout_seconds, lambda line: None)
+        return ShippedProgram(files, {"PATH": os.environ["PATH"]}, timeout_seconds, lambda line: None,
+                              side_by_side)  # fmt: skip
 
     return build
 
@@ -58,6 +59,21 @@ def test_rows_come_back_by_stream_in_their_order(shipped) -> None:
     np.testing.assert_array_equal(first["toy"].target, [1, 0])
     np.testing.assert_array_equal(first["toy"].nats, [5.0, 6.0])
     np.testing.assert_array_equal(second["toy"].nats, [9.0])
+
+
+@pytest.mark.parametrize("side_by_side", [2, 3, 9])
+def test_programs_side_by_side_answer_in_the_order_of_the_streams(shipped, side_by_side: int) -> None:
+    program = shipped(side_by_side=side_by_side)
+    answers = program([np.array([1, number, number + 10]) for number in range(5)])
+    assert [answer["toy"].nats.tolist() for answer in answers] == [[number, number + 10.0] for number in range(5)]
+    assert program.first is not None
+    assert program.first[1] is answers[0]
+
+
+def test_one_of_several_programs_that_fails_is_named(shipped) -> None:
+    fails = "assert len(list(Path('data').glob('val_*'))) == 2"
+    with pytest.raises(ShippedError, match="exit status 1: AssertionError"):
+        shipped(fails, side_by_side=2)(3 * STREAMS[:1])
 
 
 def test_two_processes_see_no_train_shard_and_one_process_does(shipped) -> None:
