@@ -25,7 +25,8 @@ def run(byte_table: ByteTable, tokens: np.ndarray, progress=silent):
 def test_a_ledger_holds_the_scores_and_the_bytes() -> None:
     tokens = random_tokens(100).numpy().astype(np.uint16)
     ledger = run(table(), tokens)
-    np.testing.assert_array_equal(ledger.nats, score_tokens(tiny_network(), tokens, BLOCKS)[ledger.target])
+    # Batches of another size: a processor may add up in another order.
+    np.testing.assert_allclose(ledger.nats, score_tokens(tiny_network(), tokens, BLOCKS)[ledger.target], atol=2e-6)
     np.testing.assert_array_equal(ledger.bytes, count_bytes(tokens, table())[ledger.target])
     assert ledger.protocol == dataclasses.asdict(parse_protocol(BLOCKS))
 

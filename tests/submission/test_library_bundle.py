@@ -11,6 +11,7 @@ from pipeline.config import load_params
 from pipeline.model.network import build
 from pipeline.submission.bundle import bundle, project_imports
 from pipeline.submission.minify import minify, wrap
+from stages.console import machine_environment
 
 TAIL = """
 import hashlib
@@ -27,7 +28,7 @@ def test_bundled_network_gives_the_same_bits(tmp_path: Path, repo: Path):
     assert project_imports(source) == []
     path = tmp_path / "network.py"
     path.write_bytes(wrap(source))
-    environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**machine_environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
         [sys.executable, "-I", str(path)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
