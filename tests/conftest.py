@@ -51,9 +51,9 @@ def made_once(path: Path, make: Callable[[], None]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def programs() -> Iterator[str]:
     """Return folders of programs for projects: a preloaded Python, then this environment's, then the machine's."""
-    with preloaded_python(tmp_path_factory.mktemp("python") / "server") as first:
+    with preloaded_python() as first:
         yield os.pathsep.join([str(first), str(Path(sys.executable).parent), os.environ["PATH"]])
 
 

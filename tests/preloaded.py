@@ -14,11 +14,13 @@ import contextlib
 import json
 import os
 import runpy
+import shlex
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,10 @@ from pathlib import Path
 LIBRARIES = ("torch", "numpy", "sentencepiece", "safetensors.torch", "click", "ruamel.yaml", "brotli", "rich.progress",
              "python_minifier", "torch.nn.attention.bias", "torch.distributed")  # fmt: skip
 STAGES = ["-m", "stages.cli"]
-_SHIM = """#!{python} -IS
+_SHIM = """#!/bin/sh
+exec {python} -IS {client} "$@"
+"""
+_CLIENT = """
 import json, os, socket, sys
 command = sys.argv[1:]
 if command[:2] != {stages!r}:
@@ -42,22 +47,24 @@ sys.exit(status[0] if status else 70)
 
 
 @contextlib.contextmanager
-def preloaded_python(folder: Path) -> Iterator[Path]:
-    """Start a server in `folder` for the block; yield a folder whose `python` runs stages as its forks."""
-    folder.mkdir(parents=True)
-    address, shim = str(folder / "socket"), folder / "bin" / "python"
-    shim.parent.mkdir()
-    shim.write_text(_SHIM.format(python=sys.executable, stages=STAGES, address=address))
-    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+def preloaded_python() -> Iterator[Path]:
+    """Start a server for the block; yield a folder whose `python` runs stages as its forks."""
     root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen([sys.executable, "-m", "tests.preloaded", address], cwd=root) as server:
-        while not Path(address).exists():
-            assert server.poll() is None, "the server of preloaded Pythons did not start"
-            time.sleep(0.02)
-        try:
-            yield shim.parent
-        finally:
-            server.terminate()
+    with tempfile.TemporaryDirectory() as place:  # a socket's path must be short
+        address, client, shim = f"{place}/socket", Path(place, "client.py"), Path(place, "bin", "python")
+        client.write_text(_CLIENT.format(python=sys.executable, stages=STAGES, address=address))
+        shim.parent.mkdir()
+        # By way of a shell: the path behind `#!` may neither be long nor hold spaces.
+        shim.write_text(_SHIM.format(python=shlex.quote(sys.executable), client=shlex.quote(str(client))))
+        shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+        with subprocess.Popen([sys.executable, "-m", "tests.preloaded", address], cwd=root) as server:
+            while not Path(address).exists():
+                assert server.poll() is None, "the server of preloaded Pythons did not start"
+                time.sleep(0.02)
+            try:
+                yield shim.parent
+            finally:
+                server.terminate()
 
 
 def serve(address: str) -> None:
