@@ -2,7 +2,7 @@
 
 Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip]` on a quiet machine. Weights are random, Hessians
 synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in a real bundle; the sizes are
-those of the recipe, whose `size` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
+those of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
 the recipe's). Memory is the process's peak up to the report, the float32 bundle and the model included.
 
 The baseline is GPTQ as published (IST-DASLab's `gptq.py`): one matrix at a time, float32, three factorisations per
@@ -26,7 +26,7 @@ from benchmarks.results import ROOT, write_result
 from pipeline.config import load_params
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import silent
-from pipeline.quant.config import ClipSteps, CodeBits, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.config import BudgetConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps
 from pipeline.quant.gptq import factorise, solve_stack
 from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.plan import TensorGroup, group_grid, plan_quantization
@@ -44,13 +44,13 @@ def main() -> None:
     parser.add_argument("--recipe", default="nightcrawler-7f3c")
     parser.add_argument("--rule", choices=("rate", "clip"), default="rate")
     arguments = parser.parse_args()
-    params = load_params(ROOT / "recipes" / f"{arguments.recipe}.yaml", ["model", "quantize", "size"])
+    params = load_params(ROOT / "recipes" / f"{arguments.recipe}.yaml", ["model", "quantize", "budget"])
     config = params.quantize if arguments.rule == "rate" else dataclasses.replace(params.quantize, steps=_CLIP)
     model = random_model(build(params.model, 0))
     bundle = synthetic_bundle(model)
     measured = {"recipe": arguments.recipe, "rule": arguments.rule,
                 "trellis_states": config.trellis_states, "threads": torch.get_num_threads(),
-                **measure_fit(model, bundle, config, params.size),
+                **measure_fit(model, bundle, config, params.budget),
                 "baseline": measure_baseline(model, bundle, config)}  # fmt: skip
     for name, value in measured.items():
         print(f"{name:16} {value}")
@@ -100,11 +100,11 @@ def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
     return bundle
 
 
-def measure_fit(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeConfig, size: SizeConfig) -> dict:
+def measure_fit(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeConfig, budget: BudgetConfig) -> dict:
     """Return parameters, wall and processor seconds, trials and peak memory of `fit_to_budget`."""
     before_bytes = _peak_bytes()
     started, processor = time.perf_counter(), time.process_time()
-    content, report = fit_to_budget(model, bundle, config, size, {}, silent)
+    content, report = fit_to_budget(model, bundle, config, budget, {}, silent)
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor
     return {"parameters": sum(parameter.numel() for parameter in model.parameters()), "seconds": seconds,
             "processor_seconds": processor_seconds, **report["phases"], "trials": len(report["search"]),

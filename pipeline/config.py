@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 if TYPE_CHECKING:
     from pipeline.data.config import DataConfig
     from pipeline.model.config import ModelConfig
-    from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
+    from pipeline.quant.config import BudgetConfig, CalibrateConfig, QuantizeConfig
     from pipeline.scoring.config import EvaluateConfig
     from pipeline.submission.config import PackageConfig
     from pipeline.training.config import TrainConfig
@@ -32,7 +32,7 @@ SECTIONS = {
     "launch": "pipeline.training.launch_config:LaunchConfig",
     "calibrate": "pipeline.quant.config:CalibrateConfig",
     "quantize": "pipeline.quant.config:QuantizeConfig",
-    "size": "pipeline.quant.config:SizeConfig",
+    "budget": "pipeline.quant.config:BudgetConfig",
     "evaluate": "pipeline.scoring.config:EvaluateConfig",
     "package": "pipeline.submission.config:PackageConfig",
 }
@@ -49,7 +49,7 @@ class Params:
     launch: "LaunchConfig"
     calibrate: "CalibrateConfig"
     quantize: "QuantizeConfig"
-    size: "SizeConfig"
+    budget: "BudgetConfig"
     evaluate: "EvaluateConfig"
     package: "PackageConfig"
 

@@ -22,12 +22,12 @@ def package(params_path: str) -> None:
     from pipeline.data.shards import shard_paths
     from pipeline.files import folder_digest, sha256_of_file
     from pipeline.submission.build import (
-        check_sizes,
+        budget_note,
+        check_budget,
         recipe_digest,
         recipe_of,
         record_source,
         shipped_program,
-        size_note,
     )
     from pipeline.submission.minify import unwrap
     from pipeline.submission.record import assemble, imported_packages
@@ -43,12 +43,12 @@ def package(params_path: str) -> None:
     source = record_source(recipe, ROOT)
     code = shipped_program(source, params.package.readable)
     # Sizes first: quantizing again before the reserve is right would be in vain.
-    check_sizes(params.size, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
+    check_budget(params.budget, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
     for run in runs:
         check_settings(run, params)
 
     submission = assemble(
-        path_of("package"), params.package, params.size, code=code, human_code=source, runs=runs,
+        path_of("package"), params.package, params.budget, code=code, human_code=source, runs=runs,
         tokenizer=path_of("tokenizer"), headline=params.evaluate.items[-1],
         versions={name: version(name) for name in imported_packages(code)},
         digests={path.name: sha256_of_file(path) for path in shard_paths(path_of("val_shards"), "val")},
@@ -60,6 +60,6 @@ def package(params_path: str) -> None:
     stage.summary(
         f"package: {submission['val_bpb']:.4f} bpb, {submission['bytes_total']:,} bytes "
         f"({len(code):,} code, {len(unwrap(code).encode()):,} unwrapped), proven for seeds {list(params.seeds)}",
-        f"         {size_note(params.size, len(code), submission['bytes_total'])}; "
+        f"         {budget_note(params.budget, len(code), submission['bytes_total'])}; "
         f"{path_of('package')}/, folder digest {folder_digest(path_of('package'))[:16]}",
     )

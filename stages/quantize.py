@@ -11,7 +11,7 @@ from stages.console import Stage, params_option, seed_option
 def quantize(seed: int, params_path: str) -> None:
     """Quantize a checkpoint with GPTQ so that code and artifact land just below the byte limit.
 
-    Reads sections `quantize` and `size`, the checkpoint and the Hessian bundle; no data, no forward pass.
+    Reads sections `quantize` and `budget`, the checkpoint and the Hessian bundle; no data, no forward pass.
     Writes artifacts/seeds/SEED/quantize/: the artifact, a report, and a picture of where bytes and loss are.
     """
     import dataclasses
@@ -27,9 +27,9 @@ def quantize(seed: int, params_path: str) -> None:
     from pipeline.quant.tensor_costs import file_costs
     from stages.byte_map import draw_byte_map
 
-    params = load_params(params_path, ["calibrate", "quantize", "size"])
+    params = load_params(params_path, ["calibrate", "quantize", "budget"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
-    sections = {"quantize": params.quantize, "size": params.size}
+    sections = {"quantize": params.quantize, "budget": params.budget}
     stage = Stage("quantize", sections, [checkpoint, hessians], rank=0, note=f"seed {seed}")
     model = load_checkpoint(checkpoint)
     bundle, bundle_meta = read_tensors(hessians)
@@ -38,7 +38,7 @@ def quantize(seed: int, params_path: str) -> None:
         require(bundle_meta.get(key) == value, f"{hessians}: {key}", bundle_meta.get(key), remedy)
     with stage.progress("quantize", "trials") as progress:
         meta = {"model": dataclasses.asdict(model.config)}
-        artifact, report = fit_to_budget(model, bundle, params.quantize, params.size, meta, progress)
+        artifact, report = fit_to_budget(model, bundle, params.quantize, params.budget, meta, progress)
     write_bytes(path_of("model", seed=seed), artifact)
     report.update(file_costs(model, bundle, decode_artifact(artifact)[0], len(artifact), report["layers"]))
     digest = hashlib.sha256(artifact).hexdigest()

@@ -28,7 +28,7 @@ def shrunk_recipe(path: Path) -> Recipe:
     train |= budget | {key: value for key, value in small.items() if train[key] is not None}
     calibrate = {"num_sequences": 6, "batch_sequences": 3, "sensitivity_sequences": 4}
     document["calibrate"] |= {key: value for key, value in calibrate.items() if document["calibrate"][key]}
-    document["size"] |= {"limit_bytes": 120_000, "code_reserve_bytes": 40_000, "tolerance_frac": 0.02}
+    document["budget"] |= {"limit_bytes": 120_000, "code_reserve_bytes": 40_000, "tolerance_frac": 0.02}
     document["evaluate"]["batch_tokens"] = 8 * _CONTEXT_TOKENS
     for protocol in document["evaluate"]["protocols"].values():
         chunk = 32 if protocol["kind"] == "lora-ttt" else 256

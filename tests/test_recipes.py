@@ -63,7 +63,7 @@ def test_there_is_a_recipe_for_every_published_system():
 def test_every_section_loads_and_belongs_together(name: str):
     params = load_params(RECIPES / f"{name}.yaml", SECTIONS)
     assert params.model.vocab_size == params.data.vocab_size
-    assert params.size.limit_bytes <= 16_000_000
+    assert params.budget.limit_bytes <= 16_000_000
     unit = params.model.context_tokens * params.launch.num_processes
     assert params.train.batch_tokens % unit == 0
 

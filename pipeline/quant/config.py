@@ -1,4 +1,4 @@
-"""The `calibrate`, `quantize` and `size` sections."""
+"""The `calibrate`, `quantize` and `budget` sections."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -158,7 +158,7 @@ CHALLENGE_LIMIT_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeConfig:
+class BudgetConfig:
     """The byte budget of a submission."""
 
     limit_bytes: int

@@ -19,7 +19,7 @@ from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_ar
 from pipeline.model.network import LoopedUNet
 from pipeline.progress import Progress
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
-from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.config import BudgetConfig, ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.gptq import round_to_nearest, solve_stack
 from pipeline.quant.layer_report import layer_entry, report_totals
 from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization
@@ -96,8 +96,8 @@ def _rows_on_paths(group: TensorGroup, grid: Grid, states: int) -> Tensor:
     return place_RC.square().mean(1) >= _PATH_SPREAD**2
 
 
-def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig, size: SizeConfig, meta: dict,
-                  progress: Progress) -> tuple[bytes, dict]:  # fmt: skip
+def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig, budget: BudgetConfig,
+                  meta: dict, progress: Progress) -> tuple[bytes, dict]:  # fmt: skip
     """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
 
     It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted and
@@ -108,8 +108,8 @@ def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: Quant
     clock = _Clock()
     plan = plan_quantization(model, bundle, config)
     clock.lap("plan_seconds")
-    budget_bytes = size.limit_bytes - size.code_reserve_bytes
-    tolerance_bytes = int(size.tolerance_frac * size.limit_bytes)
+    budget_bytes = budget.limit_bytes - budget.code_reserve_bytes
+    tolerance_bytes = int(budget.tolerance_frac * budget.limit_bytes)
     trials = 0
     solve_seconds: dict[str, float] = {}
 
@@ -132,9 +132,9 @@ def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: Quant
     if search.best is None:
         needed = min(num_bytes for _, num_bytes in search.trace)
         raise BudgetError(
-            f"size.limit_bytes: {size.limit_bytes} leaves {budget_bytes} bytes for the artifact, which needs at least "
-            f"{needed} at the coarsest steps tried: raise size.limit_bytes to at least "
-            f"{needed + size.code_reserve_bytes}"
+            f"budget.limit_bytes: {budget.limit_bytes} leaves {budget_bytes} bytes for the artifact, which needs at "
+            f"least {needed} at the coarsest steps tried: raise budget.limit_bytes to at least "
+            f"{needed + budget.code_reserve_bytes}"
         )
     tensors = decode_artifact(search.best.content)[0]
     report = {"knob": search.best.knob, **describe_quantization(plan, tensors, solve_seconds)}

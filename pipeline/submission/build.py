@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.config import Params
 from pipeline.openmp import POLICY, WAITING
-from pipeline.quant.config import SizeConfig
+from pipeline.quant.config import BudgetConfig
 from pipeline.submission.bundle import bundle
 from pipeline.submission.minify import minify, wrap
 from pipeline.submission.program import Recipe, seeded_digest, settings_digest
@@ -20,7 +20,7 @@ _SLACK_FRAC = 0.0005
 
 def recipe_of(params: Params) -> Recipe:
     """Return what a record of `params`, with all sections, carries inside."""
-    names = ("model", "train", "calibrate", "quantize", "size", "evaluate")
+    names = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
     sections = {name: getattr(params, name) for name in names}
     return Recipe(seed=params.seeds[0], device=params.launch.device, attention=params.launch.attention, **sections)
 
@@ -42,28 +42,28 @@ def shipped_program(source: str, readable: bool) -> bytes:
     return source.encode() if readable else wrap(minify(specialise(source)))
 
 
-def check_sizes(size: SizeConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:
-    """Raise ValueError, naming the parameter and the value it needs, when code or total exceed the size section."""
-    if code_bytes > size.code_reserve_bytes:
+def check_budget(budget: BudgetConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:
+    """Raise ValueError, naming the parameter and the value it needs, when code or total exceed the budget section."""
+    if code_bytes > budget.code_reserve_bytes:
         raise ValueError(
-            f"size.code_reserve_bytes: got {size.code_reserve_bytes}, expected at least {code_bytes}, "
+            f"budget.code_reserve_bytes: got {budget.code_reserve_bytes}, expected at least {code_bytes}, "
             "the size of train_gpt.py; raise it and quantize again"
         )
     for seed, model_bytes in artifact_bytes.items():
-        if code_bytes + model_bytes > size.limit_bytes:
+        if code_bytes + model_bytes > budget.limit_bytes:
             raise ValueError(
-                f"size.limit_bytes: got {size.limit_bytes}, expected at least {code_bytes + model_bytes} for seed "
+                f"budget.limit_bytes: got {budget.limit_bytes}, expected at least {code_bytes + model_bytes} for seed "
                 f"{seed} (train_gpt.py {code_bytes} + artifact {model_bytes}); quantize again under this limit"
             )
 
 
-def size_note(size: SizeConfig, code_bytes: int, bytes_total: int) -> str:
+def budget_note(budget: BudgetConfig, code_bytes: int, bytes_total: int) -> str:
     """Return how far the record stays below its limit, and by how much the code reserve is too large, if that counts.
 
     `bytes_total`: code and largest artifact. A reserve costs the artifact its slack; small slack is not worth a rerun.
     """
-    note = f"{100 * (1 - bytes_total / size.limit_bytes):.3f} % below size.limit_bytes"
-    slack_bytes = size.code_reserve_bytes - code_bytes
-    if slack_bytes > _SLACK_FRAC * size.limit_bytes:
-        note += f"; size.code_reserve_bytes could be {slack_bytes:,} lower"
+    note = f"{100 * (1 - bytes_total / budget.limit_bytes):.3f} % below budget.limit_bytes"
+    slack_bytes = budget.code_reserve_bytes - code_bytes
+    if slack_bytes > _SLACK_FRAC * budget.limit_bytes:
+        note += f"; budget.code_reserve_bytes could be {slack_bytes:,} lower"
     return note

@@ -29,7 +29,7 @@ from pipeline.files import sha256_of_file, write_bytes
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.progress import silent
-from pipeline.quant.config import CalibrateConfig, QuantizeConfig, SizeConfig
+from pipeline.quant.config import BudgetConfig, CalibrateConfig, QuantizeConfig
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import Bundle
@@ -55,7 +55,7 @@ class Recipe:
     train: TrainConfig
     calibrate: CalibrateConfig
     quantize: QuantizeConfig
-    size: SizeConfig
+    budget: BudgetConfig
     evaluate: EvaluateConfig
 
 
@@ -95,7 +95,7 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
             bundle = calibrate_record(recipe, model, arguments.data, ranks, device)
             if ranks.rank == 0:
                 meta = {"model": asdict(recipe.model)}
-                fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.size, meta, silent)
+                fitted, _ = fit_to_budget(model.cpu(), bundle, recipe.quantize, recipe.budget, meta, silent)
                 write_bytes(artifact, fitted)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import atomic_folder, files_below, sha256_of_file
-from pipeline.quant.config import SizeConfig
-from pipeline.submission.build import check_sizes
+from pipeline.quant.config import BudgetConfig
+from pipeline.submission.build import check_budget
 from pipeline.submission.config import PackageConfig
 from pipeline.submission.log_lines import evaluation_seconds, log_lines
 from pipeline.submission.minify import unwrap
@@ -52,7 +52,7 @@ class SeedRun:
 def assemble(
     folder: Path,
     config: PackageConfig,
-    size: SizeConfig,
+    budget: BudgetConfig,
     *,
     code: bytes,
     human_code: str,
@@ -74,7 +74,7 @@ def assemble(
     Raises ValueError when a size limit is exceeded or a report does not belong to its file.
     """
     _check_runs(runs, headline)
-    check_sizes(size, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
+    check_budget(budget, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
     with atomic_folder(folder) as partial:
         (partial / "train_gpt.py").write_bytes(code)
         _write_text(partial / "train_gpt_human.py", human_code)
@@ -86,7 +86,7 @@ def assemble(
         for run in runs:
             seed_digests = {**shared_digests, "config": config_digests[run.seed]}
             _write_seed(partial, run, artifact_name(runs, run.seed), code, seed_digests)
-        submission = submission_fields(config, size, len(code), runs, headline)
+        submission = submission_fields(config, budget, len(code), runs, headline)
         check_submission(submission)
         _write_text(partial / "submission.json", json.dumps(submission, indent=2, sort_keys=True) + "\n")
         readme = readme_text(
@@ -127,7 +127,7 @@ def artifact_name(runs: Sequence[SeedRun], seed: int) -> str:
 
 
 def submission_fields(
-    config: PackageConfig, size: SizeConfig, code_bytes: int, runs: Sequence[SeedRun], headline: str
+    config: PackageConfig, budget: BudgetConfig, code_bytes: int, runs: Sequence[SeedRun], headline: str
 ) -> dict[str, Any]:
     """Return the fields of submission.json; what needs a baseline, or an audit, is null where there is none."""
     results = {str(run.seed): seed_result(run, headline) for run in runs}
@@ -159,8 +159,8 @@ def submission_fields(
         "compliance": {
             "headline_item": headline,
             "headline_protocol": dict(runs[0].scores[headline]["protocol"]),
-            "limit_bytes": size.limit_bytes,
-            "within_limit": bytes_total <= size.limit_bytes,
+            "limit_bytes": budget.limit_bytes,
+            "within_limit": bytes_total <= budget.limit_bytes,
             "train_seconds_max": max(run.train["seconds"] for run in runs),
             "eval_seconds_max": max(evaluation_seconds(list(run.scores.values())) for run in runs),
         },

@@ -52,7 +52,7 @@ def check_settings(run: SeedRun, params: Params) -> None:
     reports: list[tuple[str, dict, dict[str, object]]] = [
         ("train", run.train, {"model": params.model, "train": params.train, "launch": params.launch.result_settings()}),
         ("calibrate", run.calibrate, {"calibrate": params.calibrate, "device": params.launch.device}),
-        ("quantize", run.quantize, {"quantize": params.quantize, "size": params.size}),
+        ("quantize", run.quantize, {"quantize": params.quantize, "budget": params.budget}),
     ]
     for item, score in run.scores.items():
         reports.append((f"evaluate, item {item}", score, {"protocol": params.evaluate.protocols[item]}))

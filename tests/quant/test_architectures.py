@@ -6,7 +6,7 @@ import torch
 
 from pipeline.codec.container import decode_artifact
 from pipeline.progress import silent
-from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.config import BudgetConfig, CalibrateConfig, ProvisionalConfig, QuantizeConfig, RateSteps
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.loop_aware import calibrate
 from pipeline.quant.moments import site_members
@@ -21,7 +21,7 @@ CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sensitivity_sequ
                             provisional=PROVISIONAL)  # fmt: skip
 QUANTIZE = QuantizeConfig(solver="gptq", steps=STEPS, visit_weights="tokens", target_share=0.5, damp_frac=0.01,
                           block_columns=16, trellis_states=None)  # fmt: skip
-SIZE = SizeConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
+BUDGET = BudgetConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -31,7 +31,7 @@ def test_the_quantized_network_stays_close(name):
     bundle = calibrate(model, ids_NT, CALIBRATE, Ranks(0, 0, 1), torch.device("cpu"), silent)
     matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
     assert {name for names in site_members(bundle).values() for name in names} == matrices
-    content, _ = fit_to_budget(model, bundle, QUANTIZE, SIZE, {}, silent)
+    content, _ = fit_to_budget(model, bundle, QUANTIZE, BUDGET, {}, silent)
     restored = dequantized_model(decode_artifact(content)[0], model.config)
     with torch.no_grad():
         expected, found = model(ids_NT).numpy(), restored(ids_NT).numpy()

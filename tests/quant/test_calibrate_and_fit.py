@@ -16,13 +16,13 @@ from pipeline.codec.container import decode_artifact
 from pipeline.progress import silent
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import (
+    BudgetConfig,
     CalibrateConfig,
     ClipSteps,
     CodeBits,
     ProvisionalConfig,
     QuantizeConfig,
     RateSteps,
-    SizeConfig,
 )
 from pipeline.quant.curvature import lookup_curvature
 from pipeline.quant.dequantize import dequantized_model
@@ -266,18 +266,18 @@ def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model
     assert logit_error(model, far, ids_NT) > 10 * logit_error(model, near, ids_NT)
 
 
-def size_config(limit_bytes, tolerance_frac=0.002):
-    return SizeConfig(limit_bytes=limit_bytes, code_reserve_bytes=1000, tolerance_frac=tolerance_frac)
+def budget_config(limit_bytes, tolerance_frac=0.002):
+    return BudgetConfig(limit_bytes=limit_bytes, code_reserve_bytes=1000, tolerance_frac=tolerance_frac)
 
 
 def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
-    size = size_config(22_000)
-    content, report = fit_to_budget(model, bundle, QUANTIZE, size, {"k": 1}, silent)
+    budget = budget_config(22_000)
+    content, report = fit_to_budget(model, bundle, QUANTIZE, budget, {"k": 1}, silent)
     assert 21_000 - 44 <= len(content) <= 21_000
     assert report["bytes"] == len(content)
     assert report["budget"]["reached"]
     assert len(report["search"]) <= 8
-    assert fit_to_budget(model, bundle, QUANTIZE, size, {"k": 1}, silent)[0] == content
+    assert fit_to_budget(model, bundle, QUANTIZE, budget, {"k": 1}, silent)[0] == content
     layers = {layer["name"]: layer for layer in report["layers"]}
     assert len(layers) == sum(role != "passthrough" for role in tensor_roles(model).values())
     assert layers[LOOPED_DOWN]["proxy_loss"] < layers[LOOPED_DOWN]["nearest_proxy_loss"]
@@ -301,13 +301,13 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
 
 def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model, ids_NT, bundle):
     """At equal bytes, on the text whose labels the model itself gives: the divergence from the float model."""
-    size, divergence = size_config(16_000), {}
+    budget, divergence = budget_config(16_000), {}
     configs = {"rate": RATE, "clip": QUANTIZE, "nearest": replace(RATE, solver="nearest"),
                "trellis": replace(RATE, trellis_states=8)}  # fmt: skip
     for name, config in configs.items():
-        content, report = fit_to_budget(model, bundle, config, size, {}, silent)
+        content, report = fit_to_budget(model, bundle, config, budget, {}, silent)
         assert report["budget"]["reached"]
-        assert report["budget"]["unused_bytes"] <= 0.002 * size.limit_bytes
+        assert report["budget"]["unused_bytes"] <= 0.002 * budget.limit_bytes
         divergence[name] = mean_divergence(model, dequantized_model(decode_artifact(content)[0], MODEL), ids_NT)
     assert divergence["rate"] < 0.7 * divergence["clip"]
     assert divergence["rate"] < divergence["nearest"]
@@ -345,7 +345,7 @@ def test_the_rate_rule_without_sensitivities_says_what_to_set(model, bundle):
 
 def test_progress_counts_trials_and_ends_full(model, bundle):
     seen = []
-    _, report = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000), {}, lambda *shown: seen.append(shown))
+    _, report = fit_to_budget(model, bundle, QUANTIZE, budget_config(22_000), {}, lambda *shown: seen.append(shown))
     trials = len(report["search"])
     assert [done for done, _, _ in seen] == [*range(1, trials + 1), trials]
     assert all(total == MAX_TRIALS > trials for _, total, _ in seen[:-1])
@@ -354,7 +354,7 @@ def test_progress_counts_trials_and_ends_full(model, bundle):
 
 def test_a_budget_between_two_file_sizes_takes_the_one_below(model, bundle):
     """A tolerance of less than a byte: a file of exactly the budget's bytes would be luck."""
-    content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000, 1e-9), {}, silent)
+    content, report = fit_to_budget(model, bundle, QUANTIZE, budget_config(22_000, 1e-9), {}, silent)
     budget = report["budget"]
     assert not budget["finest_fits"]
     assert budget["unused_bytes"] == 21_000 - len(content) >= 0
@@ -387,23 +387,23 @@ def test_a_damaged_bundle_is_one_line(model, bundle):
 
 
 def test_an_impossible_budget_says_what_would_work(model, bundle):
-    with pytest.raises(BudgetError, match=r"^size\.limit_bytes: 5000 .* to at least \d+") as caught:
-        fit_to_budget(model, bundle, QUANTIZE, size_config(5000), {}, silent)
+    with pytest.raises(BudgetError, match=r"^budget.limit_bytes: 5000 .* to at least \d+") as caught:
+        fit_to_budget(model, bundle, QUANTIZE, budget_config(5000), {}, silent)
     enough = int(str(caught.value).split("to at least ")[1].split()[0])
-    content, _ = fit_to_budget(model, bundle, QUANTIZE, size_config(enough), {}, silent)
+    content, _ = fit_to_budget(model, bundle, QUANTIZE, budget_config(enough), {}, silent)
     assert len(content) <= enough - 1000
     with pytest.raises(BudgetError):
-        fit_to_budget(model, bundle, QUANTIZE, size_config(enough - 500), {}, silent)
+        fit_to_budget(model, bundle, QUANTIZE, budget_config(enough - 500), {}, silent)
 
 
 @pytest.mark.parametrize("budget", [10, 1500])
 def test_an_impossible_budget_of_the_rate_rule_is_one_line(model, bundle, budget):
-    with pytest.raises(BudgetError, match=r"^size\.limit_bytes: \d+ leaves .* to at least \d+"):
-        fit_to_budget(model, bundle, RATE, size_config(1000 + budget), {}, silent)
+    with pytest.raises(BudgetError, match=r"^budget.limit_bytes: \d+ leaves .* to at least \d+"):
+        fit_to_budget(model, bundle, RATE, budget_config(1000 + budget), {}, silent)
 
 
 def test_a_generous_budget_takes_the_finest_clip(model, bundle):
-    content, report = fit_to_budget(model, bundle, QUANTIZE, size_config(10**6), {}, silent)
+    content, report = fit_to_budget(model, bundle, QUANTIZE, budget_config(10**6), {}, silent)
     assert report["knob"] == CLIP.min_clip_std
     assert report["budget"]["finest_fits"]
     assert not report["budget"]["reached"]
@@ -429,7 +429,7 @@ def test_search_keeps_the_largest_file_that_fits_not_the_last():
 
 
 def test_decoding_in_a_fresh_process_gives_the_same_bits(model, bundle, tmp_path, repo):
-    content, _ = fit_to_budget(model, bundle, QUANTIZE, size_config(22_000), {}, silent)
+    content, _ = fit_to_budget(model, bundle, QUANTIZE, budget_config(22_000), {}, silent)
     path = tmp_path / "model.fwy"
     path.write_bytes(content)
     ours = hashlib.sha256()

@@ -12,7 +12,7 @@ from benchmarks.quantize_speed import (
     synthetic_bundle,
 )
 from pipeline.model.network import build
-from pipeline.quant.config import QuantizeConfig, RateSteps, SizeConfig
+from pipeline.quant.config import BudgetConfig, QuantizeConfig, RateSteps
 from pipeline.quant.gptq import factorise, solve
 from tests.networks import TINY
 
@@ -33,8 +33,8 @@ def test_the_plain_solver_finds_our_codes():
 def test_a_small_model_is_measured():
     model = random_model(build(TINY, 0))
     bundle = synthetic_bundle(model)
-    size = SizeConfig(limit_bytes=40_000, code_reserve_bytes=1000, tolerance_frac=0.01)
-    measured = measure_fit(model, bundle, QUANTIZE, size)
+    budget = BudgetConfig(limit_bytes=40_000, code_reserve_bytes=1000, tolerance_frac=0.01)
+    measured = measure_fit(model, bundle, QUANTIZE, budget)
     phases = sum(measured[f"{phase}_seconds"] for phase in ("plan", "solve", "encode", "report"))
     assert phases == pytest.approx(measured["seconds"], rel=0.1)
     assert 0 <= measured["unused_bytes"] == 39_000 - measured["artifact_bytes"]

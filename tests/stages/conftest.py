@@ -27,7 +27,7 @@ TINY = {
               "loop_stages": None},
     "launch": {"device": "cpu"},
     "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1, "sensitivity_sequences": 8},
-    "size": {"limit_bytes": 350000, "code_reserve_bytes": 320000, "tolerance_frac": 0.0008},
+    "budget": {"limit_bytes": 350000, "code_reserve_bytes": 320000, "tolerance_frac": 0.0008},
     "package": {"readable": True},
     "evaluate": {
         "limit_seconds": None,

@@ -19,9 +19,9 @@ from tests.stages.conftest import TINY, make_project
 EVALUATIONS = {"evaluate@1-blocks", "evaluate@1-sliding", "evaluate@1-ttt"}
 ARTIFACTS = ROOT
 SEED = "seeds/1"
-LIMIT = TINY["size"]["limit_bytes"]
-BUDGET = LIMIT - TINY["size"]["code_reserve_bytes"]
-TOLERANCE = TINY["size"]["tolerance_frac"] * LIMIT
+LIMIT = TINY["budget"]["limit_bytes"]
+BUDGET = LIMIT - TINY["budget"]["code_reserve_bytes"]
+TOLERANCE = TINY["budget"]["tolerance_frac"] * LIMIT
 
 
 def scores(project, item: str) -> dict:
@@ -309,18 +309,18 @@ def test_an_empty_corpus_is_one_line_and_leaves_nothing(project):
 def test_a_budget_too_small_names_one_that_works(project):
     model = project.root / ARTIFACTS / SEED / "quantize/model.fwy"
     before = model.read_bytes()
-    project.edit(size={"limit_bytes": LIMIT - BUDGET + 1000})
+    project.edit(budget={"limit_bytes": LIMIT - BUDGET + 1000})
     line = fails(project, "fairway", "quantize", "--seed", "1")
-    needed = int(line.split("raise size.limit_bytes to at least ")[1].split()[0])
+    needed = int(line.split("raise budget.limit_bytes to at least ")[1].split()[0])
     assert model.read_bytes() == before
-    project.edit(size={"limit_bytes": needed})
+    project.edit(budget={"limit_bytes": needed})
     project.run("fairway", "quantize", "--seed", "1")
 
 
 def test_code_larger_than_its_reserve_names_the_reserve(project):
-    project.edit(size={"code_reserve_bytes": 1000})
+    project.edit(budget={"code_reserve_bytes": 1000})
     line = fails(project, "fairway", "package")
-    assert "size.code_reserve_bytes: got 1000, expected at least" in line
+    assert "budget.code_reserve_bytes: got 1000, expected at least" in line
     assert (project.root / ARTIFACTS / "package/train_gpt.py").exists()
 
 

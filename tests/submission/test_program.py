@@ -20,7 +20,7 @@ from pipeline.submission.program import Recipe, main
 from pipeline.submission.record import SeedRun
 from pipeline.submission.runs import check_settings, read_run
 
-NAMES = ("model", "train", "calibrate", "quantize", "size", "evaluate")
+NAMES = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def reports(params: Params) -> SeedRun:
         seed=3, artifact=Path("model.fwy"), log="",
         train=made_with(model=params.model, train=params.train, launch=params.launch.result_settings()),
         calibrate=made_with(calibrate=params.calibrate, device=params.launch.device),
-        quantize=made_with(quantize=params.quantize, size=params.size),
+        quantize=made_with(quantize=params.quantize, budget=params.budget),
         scores={item: made_with(protocol=protocols[item]) for item in ("float", "ttt")},
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def reports(params: Params) -> SeedRun:
     [
         ("train", {"warmup_steps": 99}, "train"),
         ("calibrate", {"sweeps": 99}, "calibrate"),
-        ("size", {"tolerance_frac": 0.25}, "quantize"),
+        ("budget", {"tolerance_frac": 0.25}, "quantize"),
     ],
 )
 def test_reports_made_with_other_settings_are_refused(params, section, change, stage):

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from pipeline.files import folder_digest
-from pipeline.quant.config import SizeConfig
-from pipeline.submission.build import size_note
+from pipeline.quant.config import BudgetConfig
+from pipeline.submission.build import budget_note
 from pipeline.submission.config import BaselineConfig, PackageConfig
 from pipeline.submission.log_lines import score_line
 from pipeline.submission.minify import wrapped_forms
@@ -24,7 +24,7 @@ CONFIG = PackageConfig(
     name="Toy record", author="A. Author", github_id="author", blurb="A toy.", date="2030-01-02", track="toy",
     readable=False, baseline=None,
 )  # fmt: skip
-SIZE = SizeConfig(limit_bytes=5_000, code_reserve_bytes=1_000, tolerance_frac=0.01)
+BUDGET = BudgetConfig(limit_bytes=5_000, code_reserve_bytes=1_000, tolerance_frac=0.01)
 SOURCE = "import os\nimport numpy as np\nfrom torch import nn\nprint(np, nn, os)\n"
 CODE = SOURCE.encode()
 VERSIONS = {"torch": "2.13.0+cpu", "numpy": "2.0.1", "brotli": "1.2.0"}
@@ -68,7 +68,7 @@ def build(home: Path, seeds: tuple[int, ...] = (7, 8), **changes) -> tuple[Path,
     runs = [make_run(home / "inputs", seed) for seed in seeds]
     tokenizer.write_bytes(b"pieces")
     arguments = {
-        "config": CONFIG, "size": SIZE, "code": CODE, "human_code": SOURCE, "runs": runs, "tokenizer": tokenizer,
+        "config": CONFIG, "budget": BUDGET, "code": CODE, "human_code": SOURCE, "runs": runs, "tokenizer": tokenizer,
         "headline": "ttt", "versions": VERSIONS, "digests": {"val_0.bin": "aa"},
         "config_digests": {seed: f"00{seed}" for seed in range(10)}, "prove": lambda folder: None,
     }  # fmt: skip
@@ -148,7 +148,7 @@ def test_one_seed_has_a_plain_artifact_name_and_no_deviation(tmp_path):
 
 
 def test_code_over_its_reserve_names_the_parameter_and_the_value_needed(tmp_path):
-    message = r"^size\.code_reserve_bytes: got 1000, expected at least 1001, .*quantize again$"
+    message = r"^budget.code_reserve_bytes: got 1000, expected at least 1001, .*quantize again$"
     with pytest.raises(ValueError, match=message):
         build(tmp_path, code=b"#" * 1000 + b"\n")
     build(tmp_path, code=b"#" * 999 + b"\n")
@@ -156,7 +156,7 @@ def test_code_over_its_reserve_names_the_parameter_and_the_value_needed(tmp_path
 
 def test_total_over_the_limit_is_refused(tmp_path):
     runs = [make_run(tmp_path / "inputs", 7, model_bytes=4_950)]
-    with pytest.raises(ValueError, match=rf"size\.limit_bytes: got 5000, expected at least {4950 + len(CODE)}"):
+    with pytest.raises(ValueError, match=rf"budget.limit_bytes: got 5000, expected at least {4950 + len(CODE)}"):
         build(tmp_path, seeds=(), runs=runs)
 
 
@@ -257,9 +257,10 @@ def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, mo
     assert synced[-1] == (final.parent, True)
 
 
-def test_size_note_tells_the_distance_and_only_slack_that_counts():
-    assert size_note(SIZE, 999, 4_900) == "2.000 % below size.limit_bytes"
-    assert size_note(SIZE, 900, 5_000) == "0.000 % below size.limit_bytes; size.code_reserve_bytes could be 100 lower"
+def test_budget_note_tells_the_distance_and_only_slack_that_counts():
+    assert budget_note(BUDGET, 999, 4_900) == "2.000 % below budget.limit_bytes"
+    lower = "; budget.code_reserve_bytes could be 100 lower"
+    assert budget_note(BUDGET, 900, 5_000) == f"0.000 % below budget.limit_bytes{lower}"
 
 
 def test_seeds_are_tested_against_the_baseline(tmp_path):
