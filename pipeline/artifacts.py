@@ -10,6 +10,8 @@ Checked by: tests/test_artifacts.py, tests/stages/test_dvc.py (the table against
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.closure import stage_closure
-from pipeline.files import atomic_path, sha256_of_file, write_bytes
+from pipeline.files import atomic_path, files_below, sha256_of_file, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +68,26 @@ TABLE = {
 def path_of(name: str, **keys: object) -> Path:
     """Return the path of artifact `name`; `keys` are its seed and item where it has them."""
     return ROOT / TABLE[name].path.format(**keys)
+
+
+def sweep_outputs(seeds: Iterable[int], items: Iterable[str]) -> list[Path]:
+    """Move what lies below the folder of all seeds and belongs to none of `seeds` and `items` to `state/removed/`.
+
+    Stages that read all seeds depend on that folder, and DVC hashes whatever lies in it: what an earlier configuration
+    left there would make them run again in a clone where it does not lie. Returns what was moved.
+    """
+    names = [name for name, row in TABLE.items() if "{seed}" in row.path]
+    wanted = {path_of(name, seed=seed, item=item) for name in names for seed in seeds for item in ("float", *items)}
+    folder = ROOT / "seeds"
+    strays = sorted(path for path in files_below(folder) if path not in wanted and path.suffix != ".partial")
+    for path in strays:
+        removed = STATE / "removed" / path.relative_to(folder)
+        removed.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(removed)
+    for place in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(place.iterdir()):
+            place.rmdir()
+    return strays
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -147,16 +169,29 @@ def params_digest(sections: Mapping[str, object]) -> str:
 
 def git_commit(root: Path) -> str:
     """Return the short commit of the checkout, `+dirty` when tracked files differ from it, or `none`."""
+    commit, changes = (_answer(line) for line in git_lines(root))
+    return (commit + ("+dirty" if changes else "")) if commit else "none"
 
-    def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        return run.stdout.strip() if run.returncode == 0 else ""
 
+def git_lines(root: Path) -> list[list[str]]:
+    """Return the command lines, two and always the same, that ask git for the commit and for what differs from it.
+
+    Git by its fixed path; no program that the user's or the repository's settings name is run on the way.
+    """
+    program = shutil.which("git", path=os.defpath) or "git"
+    off = ("core.fsmonitor=false", "core.hooksPath=/dev/null", f"safe.directory={root.resolve()}")
+    settings = [word for each in off for word in ("-c", each)]
+    git = [program, "--no-pager", "--no-optional-locks", *settings, "-C", str(root)]
+    return [[*git, "rev-parse", "--short", "HEAD"], [*git, "status", "--porcelain", "--untracked-files=no"]]
+
+
+def _answer(command: list[str]) -> str:
+    """Return what git prints; nothing when it fails or is absent."""
+    alone = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "PATH": os.defpath}
     try:
-        commit = git("rev-parse", "--short", "HEAD")
-        return commit + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "") if commit else "none"
-    except FileNotFoundError:
-        return "none"
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=alone).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _plain(section: object) -> object:
@@ -169,13 +204,10 @@ def _absent(path: Path) -> str:
 
 
 def _remedy(path: Path) -> str:
-    """Return what writes a path of the table, or a file in one of its folders, again."""
-    for name, row in TABLE.items():
-        pattern = str(path_of(name, seed="*", item="*"))
-        if any(place.match(pattern) for place in (path, *path.parents)):
-            stage = "evaluate-float" if path.stem.endswith("-float") else row.writer
-            return f"run `dvc repro -f --glob '{stage}*'`"
-    return "no stage writes it"
+    """Return how a path of the table, or a file in one of its folders, comes back: from DVC's cache, else made anew."""
+    patterns = (str(path_of(name, seed="*", item="*")) for name in TABLE)
+    is_output = any(place.match(pattern) for pattern in patterns for place in (path, *path.parents))
+    return "run `dvc repro`" if is_output else "no stage writes it"
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:

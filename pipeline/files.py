@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def folder_digest(folder: Path) -> str:
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files_below(folder)):
         digest.update(f"{name}\0{sha256_of_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def require_plain_files(folder: Path) -> None:
+    """Raise ValueError for what is neither file nor folder below a folder: a link names what no digest holds."""
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            kind = "a link" if stat.S_ISLNK(mode) else "a pipe, socket or device"
+            raise ValueError(f"{path}: got {kind}, expected files and folders: put a copy in its place")
 
 
 def files_below(folder: Path) -> Iterator[Path]:

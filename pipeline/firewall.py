@@ -2,7 +2,8 @@
 
 One idea: what a legal run must not do, its process cannot do. An audit hook sees every file that Python opens, every
 socket and every child process, and raises before it happens; a hook cannot be removed, so neither a library nor our own
-mistake gets around it. Sealed files are known by inode, too: a link to one is as closed as the file. What is sealed is
+mistake gets around it. Whoever means to get around it starts a child, which has no walls: docs/legality.md says what
+they are worth. Sealed files are known by inode, too: a link to one is as closed as the file. What is sealed is
 looked up anew at every event, so that a file that appears later is as closed as one that was there.
 
 Differs: a hook sees Python's opens only. Files that compiled code opens itself are checked where our readers use such
@@ -15,14 +16,13 @@ Checked by: tests/test_firewall.py, tests/stages/test_walls.py.
 import glob
 import ipaddress
 import os
-import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import CACHE, path_of
+from pipeline.artifacts import CACHE, git_lines, path_of
 from pipeline.checks import FairwayError
 
 _VALIDATION = (path_of("val_shards"), path_of("scores", seed="*", item="*").parent, CACHE)
@@ -34,30 +34,18 @@ SEALED: dict[str, tuple[Path, ...]] = {
     "evaluate": (path_of("train_shards"), CACHE),
 }
 """Stage -> folders (patterns) it may not read: what is scored while a model is made, what it learnt from in scoring;
-the cache holds the corpus, which is both."""
+the cache holds the corpus, which is both. Shards in the cache that the stage's own split lists stay open."""
 NETWORK_STAGES = ("prepare",)
 """Stages that may leave this machine: downloads."""
 
-_GIT = r"git"
-_PYTHON = re.escape(os.path.basename(sys.executable))
-_COMPILERS = (
-    r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(-\d+)?|ptxas.*|nvcc|ldconfig|ldd|openssl|objcopy|lscpu|nvidia-smi"
-)
-CHILDREN = {
-    "train": f"{_GIT}|{_PYTHON}|{_COMPILERS}",
-    "import_checkpoint": f"{_GIT}|{_PYTHON}",
-    "package": f"{_GIT}|{_PYTHON}",
-    "audit": f"{_GIT}|{_PYTHON}",
-}
-"""Stage -> file names of the programs it may start; every other stage only git, which tells the commit. Training
-compiles kernels, importing tells DVC, packaging and auditing run the record."""
+_ROOT = Path(__file__).resolve().parent.parent
 _MOVES = ("os.link", "os.symlink", "os.rename")
 """Audit events that would give a file another name."""
 _CONNECTIONS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.bind": 1, "socket.getnameinfo": 0}
 _LOOKUPS = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostbyaddr": 0}
 """Audit event -> position of the address, or of the host."""
-_STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
-"""Ways to start a program that no stage needs."""
+_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
+"""Audit events of a program that starts."""
 
 
 class FirewallError(FairwayError):
@@ -78,15 +66,17 @@ class Walls:
     def __init__(self, stage: str, folders: Iterable[Path], network: bool) -> None:
         """Seal folders, absolute or below the working directory of this moment; a `*` stands for any one name.
 
-        Their listings (`*_shards.txt`) of shards kept elsewhere are read now.
+        Listings (`*_shards.txt`) of shards kept elsewhere, the sealed split's and the other's, are read now.
         """
         self.stage = stage
         self.network = network
         names = [str(folder) for folder in folders]
         self.folders = [os.path.abspath(name) for name in names]
         self.names = (*names, *self.folders)
-        self.children = CHILDREN.get(stage, _GIT)
         self.listed = [shard for root in self._roots() for shard in _listed_shards(root)]
+        self.cache = os.path.abspath(CACHE)
+        open_splits = {path_of("train_shards"), path_of("val_shards")}.difference(folders)
+        self.own = {_inode(shard) for split in open_splits for shard in _listed_shards(os.path.abspath(split))}
 
     def check(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Raise FirewallError when an audit event would cross a wall."""
@@ -100,10 +90,8 @@ class Walls:
             self._refuse_address(arguments[_CONNECTIONS[event]])
         elif event in _LOOKUPS and not is_host_local(arguments[_LOOKUPS[event]]):
             self._refuse_address(arguments[_LOOKUPS[event]])
-        elif event == "subprocess.Popen":
-            self._check_child(arguments[0], arguments[1], arguments[2])
         elif event in _STARTS:
-            raise FirewallError(f"{self.stage}: may not start a process by {event}, expected subprocess")
+            self._check_child(arguments, arguments[2] if event == "subprocess.Popen" else None)
 
     def _check_path(self, path: Any, event: str, has_folder: bool) -> None:
         """Refuse a sealed path; a relative one also as seen from each folder that is open (dir_fd)."""
@@ -120,31 +108,40 @@ class Walls:
         raise FirewallError(f"{self.stage}: may not connect to {address}, expected no network in this stage; "
                             "fetch what it needs in `prepare`")  # fmt: skip
 
-    def _check_child(self, program: Any, arguments: Any, folder: Any) -> None:
-        """Refuse a child that the stage does not need, and one that is told a sealed path, seen from where it runs."""
-        words = list(_words([program, arguments]))
-        for word in words:
-            if any(each in word for each in self.names) or self.is_sealed(os.path.join(folder or "", word)):
+    def _check_child(self, arguments: tuple[Any, ...], folder: Any) -> None:
+        """Refuse a child that is told a sealed path, seen from where it runs, and git asked for more than the commit.
+
+        Everything else may start: compilers and libraries call programs of their own, which no list foresees.
+        """
+        place, words = os.fsdecode(folder or ""), list(_words(arguments))
+        for word in (place, *words):
+            if any(each in word for each in self.names) or self.is_sealed(os.path.join(place, word)):
                 raise FirewallError(f"{self.stage}: may not hand {word}, sealed in this stage, to a child process")
-        if not re.fullmatch(self.children, os.path.basename(words[0]) if words else ""):
-            raise FirewallError(f"{self.stage}: may not start {words[:1]}, expected a program that this stage needs "
-                                f"({self.children})")  # fmt: skip
+        asks_git = any(os.path.basename(word) == "git" for word in words[:2]) or any(
+            w.startswith("git ") for w in words
+        )
+        if asks_git and not any(words[-len(line) :] == line for line in git_lines(_ROOT)):
+            raise FirewallError(
+                f"{self.stage}: may not start {' '.join(words)}, expected git asked for the commit only"
+            )
 
     def is_sealed(self, path: str | bytes | os.PathLike) -> bool:
         """Return whether a path, links followed or not, lies in a sealed folder or is one of its files."""
-        name, roots = os.fsdecode(path), self._roots()
+        name = os.fsdecode(path)
+        inode = _inode(name)
+        roots = self._roots(without=self.cache if inode in self.own else None)
         if any(place == root or place.startswith(root + os.sep) for place in _places(name) for root in roots):
             return True
-        inode = _inode(name)
         files = (file for root in roots for file in _files_in(root))
         return inode is not None and any(inode == _inode(file) for file in (*self.listed, *files))
 
     def _holds_sealed(self, name: str) -> bool:
         return any(root.startswith(place + os.sep) for place in _places(name) for root in self._roots())
 
-    def _roots(self) -> list[str]:
+    def _roots(self, without: str | None = None) -> list[str]:
         """Return the sealed folders as they are now, links followed and not; those of no pattern, present or not."""
-        found = [root for folder in self.folders for root in (glob.glob(folder) if "*" in folder else [folder])]
+        folders = [folder for folder in self.folders if folder != without]
+        found = [root for folder in folders for root in (glob.glob(folder) if "*" in folder else [folder])]
         return [*found, *{os.path.realpath(root) for root in found}.difference(found)]
 
 

@@ -17,7 +17,7 @@ def package(params_path: str) -> None:
     from dataclasses import replace
     from importlib.metadata import version
 
-    from pipeline.artifacts import path_of
+    from pipeline.artifacts import STATE, path_of, sweep_outputs
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.shards import shard_paths
     from pipeline.files import folder_digest, sha256_of_file
@@ -27,17 +27,19 @@ def package(params_path: str) -> None:
         recipe_digest,
         recipe_of,
         record_source,
-        shipped_program,
     )
     from pipeline.submission.minify import unwrap
     from pipeline.submission.record import assemble, imported_packages
     from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run
+    from pipeline.submission.ship import shipped_program
 
     params = load_params(params_path, SECTIONS)
     artifacts = [path_of("model", seed=seed) for seed in params.seeds]
     stage = Stage("package", vars(params), [*artifacts, path_of("tokenizer")], 0, f"seeds {list(params.seeds)}")
     for artifact in artifacts:
         check_model_config(artifact, params.model)
+    for path in sweep_outputs(params.seeds, params.evaluate.items):
+        stage.log(f"package: {path} belongs to no seed and item of params.yaml; moved to {STATE / 'removed'}/")
     runs = [read_run(seed, params.evaluate.items) for seed in params.seeds]
     recipe = recipe_of(params)
     source = record_source(recipe, ROOT)

@@ -62,7 +62,7 @@ def shipped(common: Path) -> Callable[[str], bytes]:
     """Return `shipped_program(source, readable=False)`, analysed once per source and run."""
 
     def program(source: str) -> bytes:
-        from pipeline.submission.build import shipped_program  # loads torch, which few tests need
+        from pipeline.submission.ship import shipped_program  # loads much, which few tests need
 
         path = common / f"{hashlib.sha256(source.encode()).hexdigest()}.py"
         return made_once(path, lambda: write_bytes(path, shipped_program(source, readable=False))).read_bytes()

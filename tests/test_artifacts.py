@@ -21,12 +21,14 @@ def test_tensors_and_meta_round_trip_with_deterministic_bytes(tmp_path: Path):
     assert torch.equal(loaded["a"], tensors["a"])
 
 
-def test_a_missing_file_names_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_file_names_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=re.escape("run `dvc repro -f --glob 'calibrate*'`")):
+    with pytest.raises(ValueError, match=re.escape("hessians.safetensors: no such file; run `dvc repro`")):
         read_tensors(path_of("hessians", seed=3))
-    with pytest.raises(ValueError, match=re.escape("run `dvc repro -f --glob 'evaluate*'`")):
+    with pytest.raises(ValueError, match=re.escape("scores-ttt.json: no such file; run `dvc repro`")):
         read_json(path_of("scores", seed=3, item="ttt"))
+    with pytest.raises(ValueError, match=re.escape("other.json: no such file; no stage writes it")):
+        read_json(Path("artifacts/other.json"))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, 100, -1])

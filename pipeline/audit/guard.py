@@ -46,9 +46,9 @@ def watch(descriptor: int) -> None:
         if event in _WATCHED:
             tell(event, arguments[:1] if event == "open" else arguments)
 
-    def told_fork_exec(arguments: list[Any], *more: Any) -> int:
-        tell("fork_exec", arguments)
-        return fork_exec(arguments, *more)
+    def told_fork_exec(arguments: list[Any], programs: list[Any], *more: Any) -> int:
+        tell("fork_exec", plain([programs, arguments]))
+        return fork_exec(arguments, programs, *more)
 
     fork_exec = _posixsubprocess.fork_exec
     _posixsubprocess.fork_exec = told_fork_exec  # type: ignore[assignment]

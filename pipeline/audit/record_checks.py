@@ -9,8 +9,9 @@ from collections.abc import Collection
 
 from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
 from pipeline.audit.record_files import Evidence, RecordFolder
-from pipeline.audit.untrusted import field, one_line, stated_number
+from pipeline.audit.untrusted import field, one_line, read_foreign_text, stated_number
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
+from pipeline.submission.ship import is_built_from
 
 LIMIT_SECONDS = 600.0
 LOWEST_BPB, LARGEST_STD = 0.95, 0.005
@@ -75,7 +76,10 @@ def _timer_fault(record: RecordFolder, evidence: Evidence | None, items: Collect
 
 
 def check_alarms(record: RecordFolder) -> Finding:
-    """T15: what is too good to be true: a bpb below any known model's, a quantizer that improves, seeds far apart."""
+    """T15: what is too good to be true, and a source for people that is not the program's.
+
+    Too good: a bpb below any known model's, a quantizer that improves, seeds far apart.
+    """
     alarms, bpbs = [], [record.of_seed(seed, "val_bpb") for seed in record.seeds]
     for seed, bpb in zip(record.seeds, bpbs, strict=True):
         if not bpb >= LOWEST_BPB:
@@ -88,4 +92,10 @@ def check_alarms(record: RecordFolder) -> Finding:
     std = statistics.stdev(bpbs) if len(bpbs) > 1 else 0.0
     if not std <= LARGEST_STD:
         alarms.append(f"seeds spread by {std:.4f} bpb, more than {LARGEST_STD}")
-    return Finding("alarm", "; ".join(alarms)) if alarms else passed("bpb, quantization gap and spread are plausible")
+    if not is_built_from(record.program.read_bytes(), read_foreign_text(record.readable_program)):
+        alarms.append(
+            "train_gpt.py is not what this Fairway builds from train_gpt_human.py: reading the latter shows little"
+        )
+    return Finding("alarm", "; ".join(alarms)) if alarms else passed(
+        "bpb, quantization gap and spread are plausible; train_gpt_human.py is what train_gpt.py was built from"
+    )  # fmt: skip

@@ -29,7 +29,7 @@ from pipeline.audit.untrusted import (
 )
 from pipeline.checks import require
 from pipeline.data.shards import shard_paths
-from pipeline.files import files_below, sha256_of_file
+from pipeline.files import files_below, require_plain_files, sha256_of_file
 
 _LARGEST_FILE_BYTES = 1 << 30
 _LARGEST_LEDGER_BYTES = 1 << 32
@@ -64,6 +64,7 @@ class RecordFolder:
         self.path = path
         require(path.is_dir(), str(path), "no folder", "a record folder: run `fairway package`")
         try:
+            require_plain_files(path)
             self.submission = read_foreign_object(path / "submission.json")
             self.seeds = self._read_seeds()
             self.logs = {seed: read_foreign_text(path / f"train_seed{seed}.log").splitlines() for seed in self.seeds}
@@ -91,6 +92,11 @@ class RecordFolder:
     def program(self) -> Path:
         """The file that is run and counted."""
         return self.path / "train_gpt.py"
+
+    @property
+    def readable_program(self) -> Path:
+        """The same as its author wrote it, for people."""
+        return self.path / "train_gpt_human.py"
 
     @property
     def headline(self) -> str:

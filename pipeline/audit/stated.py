@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit.audit import audit_table
-from pipeline.files import atomic_folder
+from pipeline.checks import require
+from pipeline.files import atomic_folder, folder_digest, require_plain_files
 
 
 def state_audit(folder: Path, report: Mapping[str, Any], target: Path) -> None:
     """Write a copy of an audited record folder to `target`, with its audit stated; an older copy is replaced.
 
-    `report`: what `audit_record` returned for `folder`.
+    `report`: what `audit_record` returned for `folder`. Raises ValueError when the folder has changed since.
     """
     verdicts = [{"id": check["id"], "verdict": check["verdict"]} for check in report["checks"]]
     with atomic_folder(target) as partial:
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        shutil.copytree(folder, partial, dirs_exist_ok=True, symlinks=True)
+        require_plain_files(partial)
+        digest, audited = folder_digest(partial), report["folder_digest"]
+        require(digest == audited, str(folder), f"digest {digest[:16]}", f"{audited[:16]}, as audited: audit it again")
         submission = json.loads((partial / "submission.json").read_text("utf-8"))
         submission["audit"] = {"version": report["version"], "checks": verdicts}
         _write_json(partial / "submission.json", submission)

@@ -22,8 +22,8 @@ from pipeline.audit.split_checks import NO_RUN
 from pipeline.audit.untrusted import field, one_line
 from pipeline.firewall import is_address_local, is_host_local
 
-_HONEST_CHILDREN: frozenset[str] = frozenset()
-"""Programs that scoring may start, by file name: an honest one starts none."""
+_HONEST_CHILD = ["/sbin/ldconfig", "-p"]
+"""How torch built for CUDA looks for its libraries when it is imported; an honest program starts nothing else."""
 _SEALED = {
     "train_report": "val_shards",
     "calibrate_report": "val_shards",
@@ -70,8 +70,8 @@ def event_fault(event: Event) -> str | None:
         paths = [PurePath(each).name for each in values if isinstance(each, str)]
         return f"touched a train shard ({shown})" if TRAIN_SHARD in paths else None
     if event.name in CHILD_EVENTS:
-        program = PurePath(str(values[0])).name if values else ""
-        return None if program in _HONEST_CHILDREN else f"started a process ({shown})"
+        is_honest = values[:2] in ([_HONEST_CHILD[0], _HONEST_CHILD], [_HONEST_CHILD[:1], _HONEST_CHILD])
+        return None if is_honest else f"started a process ({shown})"
     if event.name in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
         return None if is_host_local(values[0]) else f"looked a host up ({shown})"
     address = values[0] if event.name == "socket.getnameinfo" else values[1]

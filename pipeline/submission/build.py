@@ -1,4 +1,4 @@
-"""From a resolved recipe to the text of train_gpt.py, and whether it fits the byte limit.
+"""From a resolved recipe to the readable text of its program, and whether the record fits the byte limit.
 
 Checked by: tests/submission/test_record.py (sizes), tests/stages/test_pipeline.py.
 """
@@ -10,9 +10,7 @@ from pipeline.config import Params
 from pipeline.openmp import POLICY, WAITING
 from pipeline.quant.config import BudgetConfig
 from pipeline.submission.bundle import bundle
-from pipeline.submission.minify import minify, wrap
 from pipeline.submission.program import Recipe, seeded_digest, settings_digest
-from pipeline.submission.specialise import specialise
 
 _SLACK_FRAC = 0.0005
 """Share of the limit above which unused code reserve is worth mentioning."""
@@ -35,11 +33,6 @@ def record_source(recipe: Recipe, root: Path, *, marked: bool = False) -> str:
 def recipe_digest(recipe: Recipe) -> str:
     """Return the digest of settings and seed that a record prints."""
     return seeded_digest(settings_digest(recipe), recipe.seed)
-
-
-def shipped_program(source: str, readable: bool) -> bytes:
-    """Return the bytes of train_gpt.py: the smallest wrapped form, or the source itself when `readable`."""
-    return source.encode() if readable else wrap(minify(specialise(source)))
 
 
 def check_budget(budget: BudgetConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:

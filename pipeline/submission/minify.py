@@ -84,6 +84,11 @@ def wrap(source: str) -> bytes:
     return min(wrapped_forms(source).values(), key=len)
 
 
+def is_wrapped(content: bytes) -> bool:
+    """Return whether a file is in one of the compressed forms of `wrapped_forms`."""
+    return content.startswith((_LATIN1_STUB[0].encode(), _BASE85_STUB[0].encode()))
+
+
 def unwrap(content: bytes) -> str:
     """Return the source text that a file made by `wrap` runs, without running it."""
     if content.startswith(_LATIN1_STUB[0].encode()):

@@ -108,4 +108,4 @@ def _label(line: str) -> str:
 def _remedy_for(line: str) -> str:
     if line.startswith(_DIGEST):
         return "an input changed since the stages ran: run `dvc repro`"
-    return "scores come from another machine or thread count? run `dvc repro -f evaluate` here"
+    return "scores come from another machine or thread count? run `dvc repro -sf evaluate` here"

@@ -5,12 +5,13 @@ Checked by: tests/stages/test_pipeline.py.
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import params_digest, path_of, read_json, read_text
+from pipeline.artifacts import STATE, params_digest, path_of, read_json, read_text, write_json
 from pipeline.codec.container import read_artifact
 from pipeline.config import Params
 from pipeline.model.config import ModelConfig
@@ -69,16 +70,23 @@ def prove_runs(
     Before that everything the folder states must agree with its own files.
 
     The digests are those its log in the folder states: code, artifact, tokenizer, val shards, config. The fresh process
-    gets `environment` and as many threads as this one: a sum split over more threads rounds differently.
+    gets `environment` and as many threads as this one: a sum split over more threads rounds differently. What this
+    checkout proved before, with the same digests, scores, variables and requirements, is not proven again.
     """
+    environment = {**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for check in check_statements(folder):
         if check.verdict == "FAIL":
             raise ProofError(f"{check.name}: {check.evidence}; run `dvc repro`")
     for run in runs:
         log_text = (folder / f"train_seed{run.seed}.log").read_text("utf-8")
         digests = [line for line in log_text.splitlines() if line.startswith("sha256 ")]
-        prove(
-            folder, data_dir, tokenizer, artifact_name(runs, run.seed),
-            digests + artifact_score_lines(list(run.scores.values())), seed=run.seed,
-            environment={**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())}, log=log,
-        )  # fmt: skip
+        expected = digests + artifact_score_lines(list(run.scores.values()))
+        proof = {"lines": expected, "seed": run.seed, "environment": environment, "python": sys.version,
+                 "requirements": (folder / "requirements.txt").read_text("utf-8")}  # fmt: skip
+        receipt = STATE / "proofs" / f"{params_digest(proof)}.json"
+        if receipt.exists():
+            log(f"package: seed {run.seed} was proven before: {receipt}")
+            continue
+        prove(folder, data_dir, tokenizer, artifact_name(runs, run.seed), expected, seed=run.seed,
+              environment=environment, log=log)  # fmt: skip
+        write_json(receipt, proof)

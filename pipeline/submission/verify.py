@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipeline.checks import require
-from pipeline.files import sha256_of_file
+from pipeline.files import require_plain_files, sha256_of_file
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
 from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed
 from pipeline.submission.minify import unwrap
@@ -76,7 +76,7 @@ class Record(NamedTuple):
 def verify_folder(folder: Path, environment: Mapping[str, str]) -> list[Check]:
     """Return all checks of a record folder; `environment`: variables for the program's process.
 
-    Raises ValueError when the folder holds no train_gpt.py.
+    Raises ValueError when the folder holds no train_gpt.py, or anything but files and folders.
     """
     return [*check_statements(folder), _check("program", list(_program(folder / "train_gpt.py", environment)))]
 
@@ -107,6 +107,7 @@ def verify_table(checks: list[Check]) -> str:
 def read_record(folder: Path) -> Record:
     """Read what a folder holds; raises ValueError without train_gpt.py, or with a submission.json that is no object."""
     require((folder / "train_gpt.py").is_file(), f"{folder}/train_gpt.py", "no such file", "a record folder")
+    require_plain_files(folder)
     path = folder / "submission.json"
     try:
         submission = json.loads(path.read_text("utf-8"), parse_float=Decimal) if path.is_file() else {}

@@ -113,7 +113,9 @@ def test_what_no_scoring_needs_is_a_fault(shipped, statement: str) -> None:
 
 
 def test_an_honest_program_has_no_fault(shipped) -> None:
-    program = shipped()
+    program = shipped(
+        "import subprocess; subprocess.run(['/sbin/ldconfig', '-p'], stdout=subprocess.DEVNULL, check=False)"
+    )
     program(STREAMS)
     program(STREAMS, num_processes=2)
     assert len(program.events) > 10

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from pipeline.audit.evaluator import Finding, Rows
 from pipeline.audit.processes import Event, ShippedError
 from pipeline.audit.record_checks import check_alarms
 from pipeline.audit.record_files import Evidence, RecordFolder
+from pipeline.audit.stated import state_audit
 from pipeline.data.shards import write_shard
 from pipeline.files import files_below, folder_digest
 from pipeline.submission.schema import check_submission
+from pipeline.submission.verify import check_statements
 
 ITEMS = ["blocks", "sliding", "ttt"]
 
@@ -359,7 +362,10 @@ FORBIDDEN = [
     event("socket.getaddrinfo", "127.evil.example", 80),
     event("socket.getaddrinfo", "localhost.example", 80),
     event("subprocess.Popen", "curl", ["curl", "x"], None, None),
-    event("fork_exec", ["python", "-c", "x"]),
+    event("subprocess.Popen", "/tmp/x", ["/sbin/ldconfig", "-p"], None, None),
+    event("subprocess.Popen", "/sbin/ldconfig", ["/sbin/ldconfig"], None, None),
+    event("fork_exec", ["python"], ["python", "-c", "x"]),
+    event("fork_exec", ["/tmp/x", "/sbin/ldconfig"], ["/sbin/ldconfig", "-p"]),
     event("os.system", "cat x"),
     event("os.fork"),
 ]
@@ -418,6 +424,23 @@ def test_what_is_too_good_raises_an_alarm(copied: Path, change: Callable[[dict],
     assert check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
 
 
+def test_a_program_that_is_not_built_from_what_people_read_raises_an_alarm(copied: Path, shipped) -> None:
+    folder, source = (
+        copied / "submission",
+        "import sys\n\n\ndef told(word: str) -> str:\n    return word\n\n\nprint(told('a'))\n",
+    )
+    assert "is not what this Fairway builds" not in check_alarms(RecordFolder(folder)).evidence
+    for program, human, differs in (
+        (shipped(source), source, False),
+        (shipped(source), source.replace("'a'", "'b'"), True),
+        (shipped(source), "def (", True),
+        (source.encode() + b"#\n", source, True),
+    ):
+        (folder / "train_gpt.py").write_bytes(program)
+        (folder / "train_gpt_human.py").write_text(human)
+        assert ("is not what this Fairway builds" in check_alarms(RecordFolder(folder)).evidence) == differs
+
+
 def test_seeds_far_apart_raise_an_alarm(copied: Path) -> None:
     folder = copied / "submission"
     shutil.copyfile(folder / "train_seed1.log", folder / "train_seed2.log")
@@ -438,6 +461,28 @@ def test_without_the_runs_files_nothing_is_claimed_of_them(copied: Path) -> None
     findings = Doctored(copied).findings(evidence=False)
     assert {check for check, each in findings.items() if each.verdict == "not applicable"} == {"T1", "T9", "T10"}
     assert "stages: not at hand" in findings["T8"].evidence
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.symlink_to("/etc/hostname"), lambda path: path.symlink_to("/etc"),
+    lambda path: path.symlink_to("README.md"), os.mkfifo,
+], ids=["file outside", "folder outside", "file inside", "pipe"])  # fmt: skip
+@pytest.mark.parametrize("name", ["notes.txt", "tokenizers/notes"])
+def test_links_and_special_files_in_a_record_are_refused_everywhere(copied: Path, make, name: str) -> None:
+    folder, report = copied / "submission", {"folder_digest": folder_digest(copied / "submission"), "checks": []}
+    make(folder / name)
+    message = f"{name}: got a .*, expected files and folders"
+    for read in (RecordFolder, check_statements, lambda folder: state_audit(folder, report, copied / "stated")):
+        with pytest.raises(ValueError, match=message):
+            read(folder)
+    assert not (copied / "stated").exists()
+
+
+def test_a_folder_that_changed_after_its_audit_is_not_stated(copied: Path) -> None:
+    folder, report = copied / "submission", {"folder_digest": folder_digest(copied / "submission"), "checks": []}
+    (folder / "README.md").write_text("another")
+    with pytest.raises(ValueError, match="as audited: audit it again"):
+        state_audit(folder, report, copied / "stated")
 
 
 def test_an_incomplete_folder_is_one_line(copied: Path) -> None:

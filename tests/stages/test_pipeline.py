@@ -128,6 +128,45 @@ def test_editing_the_quantizer_never_retrains(project):
     assert not changed & {"prepare", "train@1", "evaluate-float@1"}
 
 
+def test_what_removed_seeds_and_items_left_reaches_no_record_and_nothing_is_proven_twice(project):
+    """DVC hashes the folder of all seeds: leftovers would make package and audit run again where they do not lie."""
+    seeds, before = project.root / ARTIFACTS / "seeds", (project.root / "dvc.lock").read_text()
+    leftovers = ["9/train/checkpoint.safetensors", "1/evaluate/scores-old.json", "1/evaluate/ledger-old.npz", "1/notes"]
+    for name in leftovers:
+        (seeds / name).parent.mkdir(parents=True, exist_ok=True)
+        (seeds / name).write_text(name)
+    assert project.changed() == {"package", "audit"}
+    done = project.run("dvc", "repro")
+    ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    assert ran == ["Running stage 'package':"]
+    assert "seed 1 was proven before" in done.stderr
+    assert (project.root / "dvc.lock").read_text() == before
+    assert project.changed() == set()
+    for name in leftovers:
+        assert not (seeds / name).exists()
+        assert (project.root / ARTIFACTS / "state/removed" / name).read_text() == name
+    assert not (seeds / "9").exists()
+
+
+@pytest.mark.slow
+def test_a_seed_added_is_the_only_one_proven_and_a_clone_without_the_removed_one_runs_nothing(project, tmp_path: Path):
+    for number in (2, 3):
+        project.edit(seeds=list(range(1, number + 1)))
+        stderr = project.run("dvc", "repro").stderr
+    assert stderr.count("was proven before") == 2
+    project.edit(seeds=[1, 3])
+    project.run("dvc", "repro")
+    project.run("git", "add", ".")
+    project.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "seeds 1 and 3")
+    project.run("dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    project.run("dvc", "push")
+    project.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = project.at(tmp_path / "clone")
+    clone.run("dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    clone.run("dvc", "pull")
+    assert clone.repro() == []
+
+
 def test_packaging_in_another_clone_gives_the_same_folder(finished, tmp_path: Path):
     clone = make_project(tmp_path / "elsewhere" / "clone", finished.programs)
     shutil.copytree(finished.root / ARTIFACTS, clone.root / ARTIFACTS, symlinks=True)

@@ -72,7 +72,7 @@ def test_a_different_last_digit_fails_with_both_lines(record):
     assert str(caught.value) == (
         "train_gpt.py --evaluate-only: expected `final_ttt_exact val_loss:1.25000000 2`, "
         "got `final_ttt_exact val_loss:1.25000001 2`; scores come from another machine or thread count? "
-        "run `dvc repro -f evaluate` here"
+        "run `dvc repro -sf evaluate` here"
     )
 
 
@@ -117,7 +117,8 @@ def seed_run(seed: int) -> SeedRun:
 
 
 @pytest.mark.parametrize(("digest", "library"), [("005", "/lib"), ("006", "/lib"), ("005", "/other")])
-def test_each_seed_reproduces_the_digests_of_its_log_in_the_given_environment(tmp_path, digest, library):
+def test_each_seed_reproduces_the_digests_of_its_log_in_the_given_environment(tmp_path, digest, library, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = PROGRAM[: PROGRAM.rindex("print(")] + (
         "if os.environ['LD_LIBRARY_PATH'] == '/lib':\n"
         "    print('final_ttt_exact val_loss:1.00000000 val_bpb:0.50000000')\n"
@@ -125,14 +126,24 @@ def test_each_seed_reproduces_the_digests_of_its_log_in_the_given_environment(tm
     (tmp_path / "train_gpt.py").write_text(text)
     (tmp_path / "model.fwy").write_text("1")
     (tmp_path / "toy.model").write_text("")
+    (tmp_path / "requirements.txt").write_text("torch==2\n")
     (tmp_path / "train_seed5.log").write_text(f"step:1/1\nsha256 {digest} config\nsha256 aa data\n")
-    environment = {"LD_LIBRARY_PATH": library}
+    environment, told = {"LD_LIBRARY_PATH": library}, []
 
     def run() -> None:
-        prove_runs(tmp_path, [seed_run(5)], tmp_path, tmp_path / "toy.model", environment, lambda line: None)
+        prove_runs(tmp_path, [seed_run(5)], tmp_path, tmp_path / "toy.model", environment, told.append)
 
     if (digest, library) == ("005", "/lib"):
         run()
+        assert "sha256 005 config" in told
+        told.clear()
+        run()
+        assert [line.partition(":")[2].split(":")[0] for line in told] == [" seed 5 was proven before"]
+        for name, content in (("requirements.txt", "torch==3\n"), ("train_seed5.log", "sha256 005 config\n")):
+            (tmp_path / name).write_text(content)
+            told.clear()
+            run()
+            assert "sha256 005 config" in told
     else:
         with pytest.raises(ProofError, match="sha256 006 config" if digest == "006" else "final_ttt_exact"):
             run()
