@@ -17,8 +17,8 @@ REPOSITORY = "somebody/golf"
 class HubStandIn:
     """The files of one dataset repository, a log of what was asked for, and the faults to come."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = dict(files)
+    def __init__(self, files: dict[str, bytes], repository: str = REPOSITORY) -> None:
+        self.files, self.repository = dict(files), repository
         self.commit = "c0ffee" + 34 * "0"
         self.requests: list[tuple[str, str, int]] = []
         """Method, file and first byte of each request for content or metadata."""
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         blob = re.fullmatch("/blobs/(.+)", self.path)
-        asked = re.fullmatch(f"/datasets/{REPOSITORY}/resolve/([^/]+)/(.+)", self.path)
+        asked = re.fullmatch(f"/datasets/{self.hub.repository}/resolve/([^/]+)/(.+)", self.path)
         if blob:
             self._send_content(blob[1])
         elif asked is None or asked[2] not in self.hub.files:
