@@ -8,7 +8,7 @@ from benchmarks import gpu_check
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["parity", "attention", "training"])
+@pytest.mark.parametrize("name", ["parity", "attention", pytest.param("training", marks=pytest.mark.slow)])
 def test_the_checks_pass_on_a_cpu(name):
     check = {"parity": lambda: gpu_check.check_parity(CPU), "attention": lambda: gpu_check.check_attention(CPU),
              "training": lambda: gpu_check.check_training(CPU, "small")}[name]  # fmt: skip
