@@ -23,9 +23,9 @@ def state_audit(folder: Path, report: Mapping[str, Any], target: Path) -> None:
     `report`: what `audit_record` returned for `folder`. Raises ValueError when the folder has changed since.
     """
     verdicts = [{"id": check["id"], "verdict": check["verdict"]} for check in report["checks"]]
+    require_plain_files(folder)
     with atomic_folder(target) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True, symlinks=True)
-        require_plain_files(partial)
         digest, audited = folder_digest(partial), report["folder_digest"]
         require(digest == audited, str(folder), f"digest {digest[:16]}", f"{audited[:16]}, as audited: audit it again")
         submission = json.loads((partial / "submission.json").read_text("utf-8"))
