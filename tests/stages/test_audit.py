@@ -425,14 +425,12 @@ def test_what_is_too_good_raises_an_alarm(copied: Path, change: Callable[[dict],
 
 
 def test_a_program_that_is_not_built_from_what_people_read_raises_an_alarm(copied: Path, shipped) -> None:
-    folder, source = (
-        copied / "submission",
-        "import sys\n\n\ndef told(word: str) -> str:\n    return word\n\n\nprint(told('a'))\n",
-    )
+    folder, told = copied / "submission", " ".join(str(number) for number in range(500))  # enough to be wrapped
+    source = f"import sys\n\n\ndef tell(words: str) -> None:\n    sys.stdout.write(words)\n\n\ntell('{told}')\n"
     assert "is not what this Fairway builds" not in check_alarms(RecordFolder(folder)).evidence
     for program, human, differs in (
         (shipped(source), source, False),
-        (shipped(source), source.replace("'a'", "'b'"), True),
+        (shipped(source), source.replace("7", "8"), True),
         (shipped(source), "def (", True),
         (source.encode() + b"#\n", source, True),
     ):
