@@ -41,8 +41,8 @@ def prepare(config: DataConfig, out_dir: Path, cache_dir: Path, progress: Progre
     The same documents and configuration give the same bytes. ValueError, DownloadError or ShardError, and nothing
     written, when the corpus, the split, the tokenizer or a published shard does not do.
     """
-    partial = out_dir.with_name(f".{out_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed and had the same number
     partial.mkdir(parents=True)
     try:
         if config.source == "fineweb":

@@ -22,6 +22,7 @@ from pipeline.files import atomic_path
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_WORDS = 256
+_LONGEST_NAME = 4000
 _SHARD_REMEDY = "run `dvc repro -f prepare` or fetch the file anew"
 
 
@@ -76,12 +77,23 @@ def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
     pattern = f"*{split}_*.bin"
     paths = named(pattern)
     for listing in named(f"{split}_shards.txt"):
-        paths += [listing.parent / line for line in listing.read_text().splitlines()]
+        paths += [listing.parent / line for line in _read_listing(listing)]
     if not paths:
         raise ShardError(
             f"{directory}: no {split} shards ({pattern}); run `dvc repro -f prepare` or correct the folder"
         )
     return paths
+
+
+def _read_listing(path: Path) -> list[str]:
+    """Return the lines of a listing; ShardError when it is not a text of names that a file can have."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = [""]
+    if not all(0 < len(line) <= _LONGEST_NAME and "\0" not in line for line in lines):
+        raise ShardError(f"{path}: not a list of shards, a path per line; {_SHARD_REMEDY}")
+    return lines
 
 
 def _checked_token_count(path: Path) -> int:
