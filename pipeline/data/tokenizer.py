@@ -14,12 +14,6 @@ import sentencepiece
 SPACE_MARK = "\u2581"
 
 
-def holds_space_mark(processor: sentencepiece.SentencePieceProcessor) -> bool:
-    """Return whether the space mark is a piece of its own."""
-    space_id = processor.piece_to_id(SPACE_MARK)
-    return processor.id_to_piece(space_id) == SPACE_MARK and not processor.is_unused(space_id)
-
-
 def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a SentencePiece model; ValueError when it is absent, damaged or lacks the space mark as its own piece."""
     if not path.is_file():
@@ -28,7 +22,8 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: SentencePiece cannot load it ({error}); train or fetch it anew") from error
-    if not holds_space_mark(processor):
+    space_id = processor.piece_to_id(SPACE_MARK)
+    if processor.id_to_piece(space_id) != SPACE_MARK or processor.is_unused(space_id):
         raise ValueError(
             f"{path}: the space mark U+2581 is not a piece of its own, so bytes cannot be counted; "
             "use another tokenizer or train one (data.tokenizer_model: null)"

@@ -20,7 +20,7 @@ from typing import Any
 
 import sentencepiece
 
-from pipeline.data.tokenizer import SPACE_MARK, holds_space_mark
+from pipeline.data.tokenizer import SPACE_MARK
 
 _SAMPLE_BYTES = 128 << 20
 # The trainer drops longer sentences and aborts the process on words beyond 16-bit positions.
@@ -65,7 +65,7 @@ def train_tokenizer(documents: Sequence[str], vocab_size: int) -> bytes:
     try:
         model = _train_bpe(documents, vocab_size)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        if not holds_space_mark(processor):
+        if processor.piece_to_id(SPACE_MARK) == processor.unk_id():
             model = _train_bpe(documents, vocab_size, required_chars=SPACE_MARK)
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, OSError) as error:
