@@ -22,7 +22,7 @@ from pipeline.files import atomic_path
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_WORDS = 256
-_LONGEST_NAME = 4000
+_TOO_LONG = 4096
 _SHARD_REMEDY = "run `dvc repro -f prepare` or fetch the file anew"
 
 
@@ -86,12 +86,9 @@ def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
 
 
 def _read_listing(path: Path) -> list[str]:
-    """Return the lines of a listing; ShardError when it is not a text of names that a file can have."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = [""]
-    if not all(0 < len(line) <= _LONGEST_NAME and "\0" not in line for line in lines):
+    """Return the lines of a listing; ShardError when they are not all names that a file can have."""
+    lines = path.read_text("utf-8", "replace").splitlines()
+    if any(not 0 < len(line) < _TOO_LONG or {*line} & {"\0", "\ufffd"} for line in lines):
         raise ShardError(f"{path}: not a list of shards, a path per line; {_SHARD_REMEDY}")
     return lines
 
