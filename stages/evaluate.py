@@ -39,7 +39,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     from pipeline.checkpoint import load_checkpoint
     from pipeline.checks import require
     from pipeline.data.byte_count import load_byte_table
-    from pipeline.data.manifest import open_split, read_manifest
+    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
     from pipeline.quant.artifact_model import load_artifact_model
     from pipeline.scoring.clock import ScoringClock
     from pipeline.scoring.ledger import save_ledger
@@ -56,7 +56,9 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     stage = Stage("evaluate", {"protocol": protocol}, inputs, ranks.rank, note, output=scores_path)
     model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
     decoded = stage.seconds
-    shards = open_split(path_of("manifest"), "val", model.config.vocab_size, check_content=ranks.rank == 0)
+    shards = open_listed(
+        listed_shards(path_of("manifest"), "val"), model.config.vocab_size, check_content=ranks.rank == 0
+    )
     tokens_M = np.concatenate(shards)
     table, manifest = load_byte_table(path_of("byte_table")), read_manifest(path_of("manifest"))
     require(getattr(protocol, "bos_id", manifest["bos_id"]) == manifest["bos_id"],

@@ -43,10 +43,10 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import path_of, write_json
+    from pipeline.artifacts import path_of, read_json, write_json
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
-    from pipeline.data.manifest import open_split, read_manifest
+    from pipeline.data.manifest import listed_shards, open_listed
     from pipeline.files import sha256_of_file, write_bytes
     from pipeline.training.launch import StoppedError, resolve_device
     from pipeline.training.precision import precision_warning, resolve_precision
@@ -60,10 +60,11 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
                   output=path_of("checkpoint", seed=seed))  # fmt: skip
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
-    vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
+    listed = listed_shards(path_of("manifest"), "train")
+    vocab_size = read_json(path_of("manifest"))["vocab_size"]
     require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
-    shards = open_split(path_of("manifest"), "train", vocab_size, check_content=ranks.rank == 0)
+    shards = open_listed(listed, vocab_size, check_content=ranks.rank == 0)
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:

@@ -9,7 +9,7 @@ Checked by: tests/data/test_manifest.py.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -55,30 +55,26 @@ def listed_shards(path: Path, split: Literal["train", "val"]) -> list[ListedShar
     return [ListedShard(each, entry["tokens"], entry["sha256"]) for each, entry in zip(found, listed, strict=True)]
 
 
-def check_digests(shards: Iterable[ListedShard]) -> None:
-    """Raise ShardError for the first shard whose content is not what the manifest says; reads all of them."""
-    for shard in shards:
-        if sha256_of_file(shard.path) != shard.sha256:
-            raise ShardError(f"{shard.path}: content of another digest than the manifest lists; {_REMEDY}")
+def open_listed(listed: Sequence[ListedShard], vocab_size: int, *, check_content: bool = True) -> list[np.ndarray]:
+    """Map listed shards read-only, uint16 (M,) each; ShardError when one is damaged or not the one that was listed.
 
-
-def open_split(
-    path: Path, split: Literal["train", "val"], vocab_size: int, *, check_content: bool = True
-) -> list[np.ndarray]:
-    """Map the shards of a split read-only, uint16 (M,) each, as the manifest at `path` lists them.
-
-    ShardError when others lie beside it or one is damaged. `check_content=False` skips ids and digests, whose checks
-    read every byte: for ranks beside one that does check.
+    `check_content=False` skips ids and digests, whose checks read every byte: for ranks beside one that does check.
     """
-    listed = listed_shards(path, split)
     shards = open_shards([shard.path for shard in listed], vocab_size, check_ids=check_content)
     for shard, tokens_M in zip(listed, shards, strict=True):
         if len(tokens_M) != shard.tokens:
-            expected = f"expected the {shard.tokens} that {path} lists"
+            expected = f"expected the {shard.tokens} that the manifest lists"
             raise ShardError(f"{shard.path}: got {len(tokens_M)} tokens, {expected}; {_REMEDY}")
     if check_content:
         check_digests(listed)
     return shards
+
+
+def check_digests(listed: Iterable[ListedShard]) -> None:
+    """Raise ShardError for the first shard whose content is not what the manifest says; reads all of them."""
+    for shard in listed:
+        if sha256_of_file(shard.path) != shard.sha256:
+            raise ShardError(f"{shard.path}: content of another digest than the manifest lists; {_REMEDY}")
 
 
 def _typed_values(manifest: dict[str, Any]) -> Iterator[tuple[object, type]]:

@@ -22,7 +22,7 @@ from pipeline.files import atomic_path
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_WORDS = 256
-_TOO_LONG = 4096
+_TOO_LONG = 4096  # characters; no system opens such a path
 _SHARD_REMEDY = "run `dvc repro -f prepare` or fetch the file anew"
 
 
@@ -77,20 +77,15 @@ def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
     pattern = f"*{split}_*.bin"
     paths = named(pattern)
     for listing in named(f"{split}_shards.txt"):
-        paths += [listing.parent / line for line in _read_listing(listing)]
+        lines = listing.read_text("utf-8", "replace").splitlines()
+        if any({*line} & {"\0", "\ufffd"} or not 0 < len(line) < _TOO_LONG for line in lines):
+            raise ShardError(f"{listing}: not a list of shards, a path per line; {_SHARD_REMEDY}")
+        paths += [listing.parent / line for line in lines]
     if not paths:
         raise ShardError(
             f"{directory}: no {split} shards ({pattern}); run `dvc repro -f prepare` or correct the folder"
         )
     return paths
-
-
-def _read_listing(path: Path) -> list[str]:
-    """Return the lines of a listing; ShardError when they are not all names that a file can have."""
-    lines = path.read_text("utf-8", "replace").splitlines()
-    if any(not 0 < len(line) < _TOO_LONG or {*line} & {"\0", "\ufffd"} for line in lines):
-        raise ShardError(f"{path}: not a list of shards, a path per line; {_SHARD_REMEDY}")
-    return lines
 
 
 def _checked_token_count(path: Path) -> int:

@@ -20,7 +20,7 @@ from pipeline.artifacts import path_of, write_json
 from pipeline.checkpoint import save_checkpoint
 from pipeline.checks import require
 from pipeline.data.batches import calibration_sequences
-from pipeline.data.manifest import open_split
+from pipeline.data.manifest import listed_shards, open_listed
 from pipeline.files import sha256_of_file, write_bytes
 from pipeline.interop.community import load_community
 from pipeline.model.config import ModelConfig
@@ -98,7 +98,7 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
 def probe_loss(model: LoopedUNet, manifest: Path) -> float:
     """Return the mean nats per target on a few training sequences of the model's context, in float32."""
     length = model.config.context_tokens
-    shards = open_split(manifest, "train", model.config.vocab_size)
+    shards = open_listed(listed_shards(manifest, "train"), model.config.vocab_size)
     ids_NT = calibration_sequences(shards, length, PROBE_SEQUENCES)
     return model(ids_NT[:, :-1], ids_NT[:, 1:]).item()
 

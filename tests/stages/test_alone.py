@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.manifest import open_split
+from pipeline.data.manifest import listed_shards, open_listed
 from stages.console import BusyError, held_alone
 from tests.stages.conftest import Project, make_project
 
@@ -102,4 +102,4 @@ def test_several_prepare_at_once_leave_one_corpus(tmp_path: Path, programs: str)
         manifest = folder / "data/manifest.json"
         assert json.loads(manifest.read_text())["vocab_size"] == 320
         for split in ("train", "val"):
-            open_split(manifest, split, 320)
+            open_listed(listed_shards(manifest, split), 320)
