@@ -193,7 +193,10 @@ def _listed_shards(folder: str) -> Iterator[str]:
     """Yield the shards kept elsewhere that a folder's listings name."""
     for path in _files_in(folder):
         if path.endswith("_shards.txt"):
-            yield from (os.path.join(os.path.dirname(path), line) for line in Path(path).read_text().splitlines())
+            lines = (
+                Path(path).read_text("utf-8", "surrogateescape").splitlines()
+            )  # a damaged one fails where it is used
+            yield from (os.path.join(os.path.dirname(path), line) for line in lines)
 
 
 def _inode(path: str) -> tuple[int, int] | None:

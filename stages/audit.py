@@ -44,7 +44,7 @@ def audit(
     from pipeline.checks import require
     from pipeline.files import write_bytes
 
-    stage = Stage("audit", {}, [], 0, str(folder))
+    stage = Stage("audit", {}, [], 0, str(folder), output=output / path_of("audit").name)
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     require(num_gpus > 0 or device != "cuda", "--device", device, "auto or cpu: this machine has no usable GPU")
     threads = torch.get_num_threads()

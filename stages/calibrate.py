@@ -32,7 +32,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.artifacts import path_of, save_tensors, write_json
     from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.data.batches import calibration_sequences
-    from pipeline.data.shards import open_shards, shard_paths
+    from pipeline.data.manifest import listed_shards, open_listed
     from pipeline.files import sha256_of_file
     from pipeline.quant.loop_aware import calibrate as collect
     from pipeline.training.launch import process_group, resolve_device
@@ -41,9 +41,11 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     device = resolve_device(params.launch.device, ranks.local_rank)
     sections = {"calibrate": params.calibrate, "device": params.launch.device}
     note = f"{device} x{ranks.world_size}, seed {seed}"
-    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], ranks.rank, note)
+    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], ranks.rank, note, output=hessians)
     model = load_checkpoint(checkpoint).to(device)
-    shards = open_shards(shard_paths(path_of("train_shards"), "train"), model.config.vocab_size)
+    shards = open_listed(
+        listed_shards(path_of("manifest"), "train"), model.config.vocab_size, check_content=ranks.rank == 0
+    )
     ids_NT = calibration_sequences(shards, model.config.context_tokens, params.calibrate.num_sequences)
     with stage.progress("calibrate", "batches") as progress, process_group(ranks, device):
         bundle = collect(model, ids_NT, params.calibrate, ranks, device, progress)

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. On a terminal long work shows a
 plain line every few seconds.
 """
 
+import fcntl
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import click
 
 from pipeline.artifacts import git_commit, provenance
+from pipeline.checks import FairwayError
 from pipeline.firewall import raise_walls
 from pipeline.openmp import WAITING
 
@@ -29,14 +31,22 @@ params_option = click.option(
 seed_option = click.option("--seed", type=int, required=True, help="Training seed; one of `seeds` in params.yaml.")
 
 
-class Stage:
-    """One running stage: its walls and its provenance (both from the start), its log and its summary."""
+class BusyError(FairwayError):
+    """Another process is making the same output."""
 
-    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str) -> None:
+
+class Stage:
+    """One running stage: its walls, its provenance and its hold of `output` from the start, its log, its summary."""
+
+    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str,
+                 output: Path) -> None:  # fmt: skip
+        """`output`: the file or folder that only one command at a time may be making; BusyError when another is."""
         self.rank = rank
         self.started = time.monotonic()
         walls = raise_walls(name)
         self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
+        if rank == 0:
+            click.get_current_context().with_resource(held_alone(output))
         digest = self.provenance["params_sha256"][:12]
         libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
         self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
@@ -66,6 +76,29 @@ class Stage:
                 yield report
         else:
             yield _PlainLines(label, unit, self.log)
+
+
+@contextmanager
+def held_alone(output: Path) -> Iterator[None]:
+    """Hold `output` for this process; BusyError while another holds it. A process that dies in any way lets it go."""
+    path = output.with_name(f".{output.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_in_place = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except BlockingIOError:
+                raise BusyError(f"{output}: another command is making it; run again when that has ended") from None
+            except FileNotFoundError:
+                is_in_place = False
+            if not is_in_place:  # whoever held it has just ended and taken the file away, so this lock excludes nobody
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def machine_environment() -> dict[str, str]:

@@ -35,11 +35,11 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
 def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
     import numpy as np
 
-    from pipeline.artifacts import path_of, read_json, write_json
+    from pipeline.artifacts import path_of, write_json
     from pipeline.checkpoint import load_checkpoint
     from pipeline.checks import require
     from pipeline.data.byte_count import load_byte_table
-    from pipeline.data.shards import open_shards, shard_paths
+    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
     from pipeline.quant.artifact_model import load_artifact_model
     from pipeline.scoring.clock import ScoringClock
     from pipeline.scoring.ledger import save_ledger
@@ -52,11 +52,15 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     device = resolve_device(params.launch.device, ranks.local_rank)
     note = f"{item}, {device} x{ranks.world_size}, seed {seed}"
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
-    stage = Stage("evaluate", {"protocol": protocol}, inputs, ranks.rank, note)
+    scores_path = path_of("scores", seed=seed, item=item)
+    stage = Stage("evaluate", {"protocol": protocol}, inputs, ranks.rank, note, output=scores_path)
     model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
     decoded = stage.seconds
-    tokens_M = np.concatenate(open_shards(shard_paths(path_of("val_shards"), "val"), model.config.vocab_size))
-    table, manifest = load_byte_table(path_of("byte_table")), read_json(path_of("manifest"))
+    shards = open_listed(
+        listed_shards(path_of("manifest"), "val"), model.config.vocab_size, check_content=ranks.rank == 0
+    )
+    tokens_M = np.concatenate(shards)
+    table, manifest = load_byte_table(path_of("byte_table")), read_manifest(path_of("manifest"))
     require(getattr(protocol, "bos_id", manifest["bos_id"]) == manifest["bos_id"],
             f"evaluate.protocols.{item}.bos_id", protocol, f"{manifest['bos_id']}, the tokenizer's")  # fmt: skip
     loaded = stage.seconds
@@ -66,7 +70,6 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     phases = {"decode": decoded, "load": loaded - decoded, **clock.seconds()}
     report = score_report(item, ledger, tokens_M, manifest)
     run = {"num_processes": ranks.world_size, "seconds": {**phases, "total": stage.seconds}}
-    scores_path = path_of("scores", seed=seed, item=item)
     if ranks.rank == 0:
         save_ledger(path_of("ledger", seed=seed, item=item), ledger)
         write_json(scores_path, {**report, **run, "provenance": stage.provenance})

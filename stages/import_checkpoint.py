@@ -24,14 +24,15 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
     Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, and commits the stage to DVC: `dvc repro`
     then runs calibrate onwards. `dvc repro prepare` must have run, with the checkpoint's tokenizer.
     """
-    from pipeline.artifacts import path_of, read_json
+    from pipeline.artifacts import path_of
     from pipeline.checks import require
     from pipeline.config import load_params
+    from pipeline.data.manifest import read_manifest
     from pipeline.interop.adopt import place_checkpoint, plain_model_section, read_community
 
     params = load_params(params_path, ["seeds", "train", "launch"])
     require(seed in params.seeds, "--seed", seed, f"one of seeds in {params_path} ({list(params.seeds)})")
-    vocab_size = read_json(path_of("manifest"))["vocab_size"]
+    vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
     notes: list[str] = []
     community = read_community(checkpoint, layout, config_file, drop_unread, notes.append)
     require(community.config.vocab_size == vocab_size, "checkpoint: vocab_size", community.config.vocab_size,
@@ -39,7 +40,8 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
             "checkpoint's and run `dvc repro prepare`")  # fmt: skip
     changes = _write_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
-    stage = Stage("import_checkpoint", sections, [checkpoint, path_of("manifest")], 0, f"{checkpoint}, seed {seed}")
+    stage = Stage("import_checkpoint", sections, [checkpoint, path_of("manifest")], 0, f"{checkpoint}, seed {seed}",
+                  output=path_of("checkpoint", seed=seed))  # fmt: skip
     for line in [*notes, *changes]:
         stage.log(line)
     report = place_checkpoint(community, seed, stage.provenance, stage.log)

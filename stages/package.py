@@ -19,8 +19,8 @@ def package(params_path: str) -> None:
 
     from pipeline.artifacts import STATE, path_of, sweep_outputs
     from pipeline.config import SECTIONS, load_params
-    from pipeline.data.shards import shard_paths
-    from pipeline.files import folder_digest, sha256_of_file
+    from pipeline.data.manifest import check_digests, listed_shards
+    from pipeline.files import folder_digest
     from pipeline.submission.build import (
         budget_note,
         check_budget,
@@ -35,7 +35,10 @@ def package(params_path: str) -> None:
 
     params = load_params(params_path, SECTIONS)
     artifacts = [path_of("model", seed=seed) for seed in params.seeds]
-    stage = Stage("package", vars(params), [*artifacts, path_of("tokenizer")], 0, f"seeds {list(params.seeds)}")
+    stage = Stage("package", vars(params), [*artifacts, path_of("tokenizer")], 0, f"seeds {list(params.seeds)}",
+                  output=path_of("package"))  # fmt: skip
+    val_shards = listed_shards(path_of("manifest"), "val")
+    check_digests(val_shards)
     for artifact in artifacts:
         check_model_config(artifact, params.model)
     for path in sweep_outputs(params.seeds, params.evaluate.items):
@@ -53,7 +56,7 @@ def package(params_path: str) -> None:
         path_of("package"), params.package, params.budget, code=code, human_code=source, runs=runs,
         tokenizer=path_of("tokenizer"), headline=params.evaluate.items[-1],
         versions={name: version(name) for name in imported_packages(code)},
-        digests={path.name: sha256_of_file(path) for path in shard_paths(path_of("val_shards"), "val")},
+        digests={shard.path.name: shard.sha256 for shard in val_shards},
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=lambda folder: prove_runs(
             folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log

@@ -18,7 +18,7 @@ def prepare(params_path: str) -> None:
     from pipeline.data.prepare import prepare as prepare_data
 
     config = load_params(params_path, ["data"]).data
-    stage = Stage("prepare", {"data": config}, [], rank=0, note=f"source {config.source}")
+    stage = Stage("prepare", {"data": config}, [], 0, f"source {config.source}", output=path_of("manifest"))
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]

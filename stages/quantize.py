@@ -30,7 +30,8 @@ def quantize(seed: int, params_path: str) -> None:
     params = load_params(params_path, ["calibrate", "quantize", "budget"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
     sections = {"quantize": params.quantize, "budget": params.budget}
-    stage = Stage("quantize", sections, [checkpoint, hessians], rank=0, note=f"seed {seed}")
+    stage = Stage("quantize", sections, [checkpoint, hessians], rank=0, note=f"seed {seed}",
+                  output=path_of("model", seed=seed))  # fmt: skip
     model = load_checkpoint(checkpoint)
     bundle, bundle_meta = read_tensors(hessians)
     for key, value in hessian_identity(checkpoint, params.calibrate).items():

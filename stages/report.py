@@ -17,6 +17,7 @@ def report(as_json: bool, params_path: str) -> None:
     """
     from pipeline.artifacts import path_of, read_json
     from pipeline.config import load_params
+    from pipeline.data.manifest import read_manifest
 
     params = load_params(params_path, ["seeds", "evaluate"])
     items = ["float", *params.evaluate.items]
@@ -30,7 +31,7 @@ def report(as_json: bool, params_path: str) -> None:
         }
         for seed in params.seeds
     ]
-    manifest = read_json(path_of("manifest"))
+    manifest = read_manifest(path_of("manifest"))
     result = {
         "seeds": rows,
         "unigram_bpb": manifest["unigram_bpb"],

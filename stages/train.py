@@ -46,6 +46,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.artifacts import path_of, read_json, write_json
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
+    from pipeline.data.manifest import listed_shards, open_listed
     from pipeline.files import sha256_of_file, write_bytes
     from pipeline.training.launch import StoppedError, resolve_device
     from pipeline.training.precision import precision_warning, resolve_precision
@@ -55,17 +56,20 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note)
+    stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note,
+                  output=path_of("checkpoint", seed=seed))  # fmt: skip
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
+    listed = listed_shards(path_of("manifest"), "train")
     vocab_size = read_json(path_of("manifest"))["vocab_size"]
     require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
+    shards = open_listed(listed, vocab_size, check_content=ranks.rank == 0)
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
         with stage.progress("train", "steps") as progress, snapshots or nullcontext():
-            model, result = train_from_shards(params.model, params.train, path_of("train_shards"), seed, ranks, device,
+            model, result = train_from_shards(params.model, params.train, shards, seed, ranks, device,
                                               lines.append, progress, params.launch.attention, snapshots)  # fmt: skip
     except StoppedError as stop:
         stage.log(f"train: {stop}")

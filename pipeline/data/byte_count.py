@@ -25,6 +25,9 @@ from pipeline.checks import require
 from pipeline.data.tokenizer import SPACE_MARK
 from pipeline.files import atomic_path
 
+_LARGEST_TABLE_BYTES = 1 << 20
+"""A table of 65536 pieces takes a quarter of it."""
+
 
 class ByteTable(NamedTuple):
     """What each token id contributes to the byte count."""
@@ -87,12 +90,15 @@ def save_byte_table(path: Path, table: ByteTable) -> None:
 def load_byte_table(path: Path) -> ByteTable:
     """Read a table written by `save_byte_table`; ValueError when it is absent or damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        require(unpacked <= _LARGEST_TABLE_BYTES, "unpacked size", unpacked, f"at most {_LARGEST_TABLE_BYTES} bytes")
         with np.load(path, allow_pickle=False) as arrays:
-            table = ByteTable(*(arrays[name] for name in ByteTable._fields))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            table = ByteTable(*(np.asarray(arrays[name]) for name in ByteTable._fields))
+    except Exception as error:  # numpy and zipfile raise whatever the bytes make them
         raise ValueError(f"{path}: not a readable byte table; run `dvc repro -f prepare`") from error
     shapes = {column.shape for column in table}
     kinds = "".join(column.dtype.kind for column in table)
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1 or kinds != "ibb":
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1 or kinds != "ibb" or (table.base_V < 0).any():
         raise ValueError(f"{path}: columns of a byte table do not fit together; run `dvc repro -f prepare`")
     return table

@@ -42,6 +42,8 @@ WIKIPEDIA_LEADS = WheelSource(
 )
 _CORPUS_READ_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
+_ZSTD_WINDOW_BYTES = 1 << 31
+"""The largest window that zstd decodes (`--long=31`); memory is taken only as far as a frame fills its own."""
 
 
 def read_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
@@ -111,7 +113,8 @@ def _source_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
         try:
             yield from reader(path)
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror or error}); correct data.files") from error
+            cause = " ".join((error.strerror or str(error)).split())
+            raise ValueError(f"{path}: cannot be read ({cause}); correct data.files") from error
 
 
 def _pip_download(requirement: str, folder: str) -> None:
@@ -157,16 +160,20 @@ def _read_parquet(path: Path) -> Iterator[str]:
             columns = table.schema_arrow.names
             if "text" not in columns:
                 raise ValueError(f"{path}: no column 'text' (columns: {', '.join(columns)}); rename the text column")
+            if columns.count("text") > 1:
+                raise ValueError(f"{path}: {columns.count('text')} columns are named 'text'; rename all but one")
             kind = table.schema_arrow.field("text").type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+            if values not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
                 raise ValueError(f"{path}: column 'text' holds {kind}, expected strings; convert it")
             first_row = 1
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=["text"]):
-                yield from _column_texts(path, batch.column(0), first_row)
+                # By name: columns such as `text.source` come along.
+                yield from _column_texts(path, batch.column("text"), first_row)
                 first_row += len(batch)
     except pyarrow.ArrowException as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a readable parquet file ({first_line}); fetch it anew") from error
+        cause = " ".join(str(error).split("\n")[0].split())
+        raise ValueError(f"{path}: not a readable parquet file ({cause}); fetch it anew") from error
 
 
 _FILE_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -215,7 +222,7 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file of zstd frames; ValueError when it is damaged or ends within a frame."""
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor()
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     frame = None
     try:
         with open(path, "rb") as file:
@@ -225,7 +232,10 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
                     yield frame.decompress(block)
                     block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     except zstandard.ZstdError as error:
-        raise ValueError(f"{path}: damaged zstd data ({error}); fetch the file anew") from error
+        raise ValueError(
+            f"{path}: damaged zstd data, or made with a dictionary or a window beyond {_ZSTD_WINDOW_BYTES >> 30} GiB "
+            f"({error}); fetch the file anew or compress it again"
+        ) from error
     if frame is not None:
         raise ValueError(f"{path}: truncated zstd data; fetch the file anew")
 

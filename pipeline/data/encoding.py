@@ -64,8 +64,9 @@ def encode_documents(
         return EncodedBatch(np.zeros(0, np.uint16), 0, 0)
     token_lists = processor.encode([given for _, given in kept], add_bos=True)
     for (text, given), decoded in zip(kept, processor.decode(token_lists), strict=True):
-        if decoded.removeprefix(" ") != text:
-            raise ValueError(_lossy_document(given, "does not survive encoding and decoding"))
+        # Decoders strip one leading space, all or none; the count below holds those that the text has.
+        if decoded.lstrip(" ") != text.lstrip(" "):
+            raise ValueError(_lossy_document(given, _loss(processor, given, decoded)))
     tokens_M = np.concatenate([np.asarray(tokens, np.uint16) for tokens in token_lists])
     starts_D = np.cumsum([0] + [len(tokens) for tokens in token_lists[:-1]])
     # BOS in front of every document counts nothing, so the first token needs no predecessor.
@@ -73,13 +74,19 @@ def encode_documents(
     bytes_D = np.add.reduceat(bytes_M, starts_D)
     for (text, given), counted in zip(kept, bytes_D.tolist(), strict=True):
         if counted != len(text.encode()):
-            raise ValueError(_lossy_document(given, f"counts {counted} bytes instead of {len(text.encode())}"))
+            fault = f"counts {counted} bytes instead of {len(text.encode())} with this tokenizer; use another"
+            raise ValueError(_lossy_document(given, fault))
     return EncodedBatch(tokens_M, len(kept), int(bytes_D.sum()))
+
+
+def _loss(processor: sentencepiece.SentencePieceProcessor, text: str, decoded: str) -> str:
+    """Return what a document that decodes to another text loses, and the remedy."""
+    fault = "does not survive encoding and decoding with this tokenizer"
+    if processor.unk_id() in processor.encode(text):
+        return f"{fault}, which has no pieces for all its characters; use one with byte fallback"
+    return f"{fault}: it becomes {decoded[:40]!r}; use one that keeps its text"
 
 
 def _lossy_document(text: str, fault: str) -> str:
     """Return the one-line message for a document the tokenizer cannot represent."""
-    return (
-        f"data.tokenizer_model: document {text[:40]!r}... {fault} with this tokenizer; "
-        "use one with byte fallback, or train one (data.tokenizer_model: null)"
-    )
+    return f"data.tokenizer_model: document {text[:40]!r}... {fault}, or train one (data.tokenizer_model: null)"

@@ -15,7 +15,6 @@ Checked by: tests/data/test_fineweb.py.
 
 import json
 import os
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -57,7 +56,7 @@ def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[st
     processor = load_tokenizer(tokenizer.path)
     require(processor.vocab_size() == config.vocab_size, "data.vocab_size", config.vocab_size,
             f"{processor.vocab_size()}, the pieces of {export.tokenizer}")  # fmt: skip
-    shutil.copyfile(tokenizer.path, root / "tokenizer.model")
+    write_bytes(root / "tokenizer.model", tokenizer.path.read_bytes())
     table = byte_table(processor)
     totals, paths = _fetch_shards(hub, export.shards, processor.bos_id(), table, progress)
     for split in SPLITS:

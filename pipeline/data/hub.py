@@ -53,7 +53,7 @@ class HubDataset:
         expected = self._published_digest(name)
         path = self.folder / name
         if path.is_file() and _digest_like(expected, path) != expected:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another checkout may share the folder
         if not path.is_file():
             self._download(name)
             got = _digest_like(expected, path)

@@ -26,7 +26,7 @@ from pipeline.data.corpora import read_documents, text_digest
 from pipeline.data.encoding import batch_documents, encode_documents
 from pipeline.data.fineweb import write_fineweb
 from pipeline.data.shards import write_shard
-from pipeline.data.tokenizer import load_tokenizer
+from pipeline.data.tokenizer import SPACE_MARK, load_tokenizer
 from pipeline.data.tokenizer_training import DocumentSample, train_tokenizer
 from pipeline.data.totals import SPLITS, SplitTotals, write_manifest
 from pipeline.files import sha256_of_file, write_bytes
@@ -41,8 +41,8 @@ def prepare(config: DataConfig, out_dir: Path, cache_dir: Path, progress: Progre
     The same documents and configuration give the same bytes. ValueError, DownloadError or ShardError, and nothing
     written, when the corpus, the split, the tokenizer or a published shard does not do.
     """
-    partial = out_dir.with_name(f".{out_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed and had the same number
     partial.mkdir(parents=True)
     try:
         if config.source == "fineweb":
@@ -156,13 +156,23 @@ def _place_tokenizer(config: DataConfig, sample: DocumentSample | None, path: Pa
     write_bytes(path, reused.read_bytes())
 
 
+def _require_countable(processor: sentencepiece.SentencePieceProcessor) -> None:
+    """Raise ValueError for a tokenizer whose documents have no start, or a space at their end that the text lacks."""
+    faults = {
+        "has no BOS piece": processor.bos_id() < 0,
+        "adds a space to the end of every document": processor.normalize("a").endswith(SPACE_MARK),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise ValueError(f"data.tokenizer_model: the tokenizer {fault}; use another or train one (null)")
+
+
 def _write_corpus(
     config: DataConfig, root: Path, cache_dir: Path, documents: int, progress: Progress
 ) -> dict[str, Any]:
     """Encode every document into shards under `root` and write byte table and manifest; return the manifest."""
     processor = load_tokenizer(root / "tokenizer.model")
-    if processor.bos_id() < 0:
-        raise ValueError("data.tokenizer_model: the tokenizer has no BOS piece; use another or train one (null)")
+    _require_countable(processor)
     table = byte_table(processor)
     writers = {split: SplitWriter(root, split, config.shard_tokens, config.vocab_size) for split in SPLITS}
     done = 0

@@ -22,6 +22,7 @@ from pipeline.files import atomic_path
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_WORDS = 256
+_TOO_LONG = 4096  # characters; no system opens such a path
 _SHARD_REMEDY = "run `dvc repro -f prepare` or fetch the file anew"
 
 
@@ -76,7 +77,10 @@ def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
     pattern = f"*{split}_*.bin"
     paths = named(pattern)
     for listing in named(f"{split}_shards.txt"):
-        paths += [listing.parent / line for line in listing.read_text().splitlines()]
+        lines = listing.read_text("utf-8", "replace").splitlines()
+        if any({*line} & {"\0", "\ufffd"} or not 0 < len(line) < _TOO_LONG for line in lines):
+            raise ShardError(f"{listing}: not a list of shards, a path per line; {_SHARD_REMEDY}")
+        paths += [listing.parent / line for line in lines]
     if not paths:
         raise ShardError(
             f"{directory}: no {split} shards ({pattern}); run `dvc repro -f prepare` or correct the folder"

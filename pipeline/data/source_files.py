@@ -19,12 +19,13 @@ def find_source_files(patterns: Sequence[str], suffixes: Sequence[str]) -> list[
     found: dict[Path, None] = {}
     for pattern in patterns:
         expanded = os.path.expanduser(pattern)
-        exact = os.path.exists(expanded)
-        matches = [expanded] if exact else sorted(glob.glob(expanded, recursive=True))
+        matches = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
         files = [Path(match) for match in matches if os.path.isfile(match)]
         if not files:
-            remedy = f"write {pattern.rstrip('/')}/*{suffixes[0]}" if exact else _nearest_file(Path(expanded))
-            raise ValueError(f"data.files: got {pattern!r}, which names {'a folder' if exact else 'no file'}; {remedy}")
+            is_folder = any(os.path.isdir(match) for match in matches)
+            remedy = f"write {pattern.rstrip('/')}/*{suffixes[0]}" if is_folder else _nearest_file(Path(expanded))
+            found_instead = "a folder" if is_folder else "no file"
+            raise ValueError(f"data.files: got {pattern!r}, which names {found_instead}; {remedy}")
         for path in files:
             if not path.name.lower().endswith(tuple(suffixes)):
                 raise ValueError(f"data.files: got {str(path)!r}, expected a name ending in {', '.join(suffixes)}")

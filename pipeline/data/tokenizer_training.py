@@ -4,6 +4,9 @@ The one idea: the sample holds the documents with the smallest content digests t
 uniform, deterministic, independent of the documents' order and of bounded memory. The model is trained from an
 iterator into memory and therefore holds no path, name or time: the same text gives the same bytes.
 
+Text with few spaces or none leaves the space mark below the trainer's coverage. Only then is it required by name and
+the training repeated: a model states its settings, so requiring it always would change the bytes of every other.
+
 Source: the trainer settings inside the challenge's published models (`fineweb_*_bpe.model`).
 Differs: documents longer than the trainer's sentence limit are cut where the published trainings dropped them.
 Checked by: tests/data/test_tokenizer.py.
@@ -11,9 +14,13 @@ Checked by: tests/data/test_tokenizer.py.
 
 import heapq
 import io
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sentencepiece
+
+from pipeline.data.tokenizer import SPACE_MARK
 
 _SAMPLE_BYTES = 128 << 20
 # The trainer drops longer sentences and aborts the process on words beyond 16-bit positions.
@@ -51,42 +58,58 @@ class DocumentSample:
 
 
 def train_tokenizer(documents: Sequence[str], vocab_size: int) -> bytes:
-    """Train a BPE model of exactly `vocab_size` pieces and return its serialised bytes.
+    """Train a BPE model of exactly `vocab_size` pieces, the space mark among them, and return its serialised bytes.
 
     ValueError when the text is too small or too varied for that many pieces.
     """
-    model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_training_sentences(documents),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            character_coverage=0.999,
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="nmt_nfkc",
-            add_dummy_prefix=False,
-            hard_vocab_limit=False,
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            minloglevel=2,
-        )
+        model = _train_bpe(documents, vocab_size)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        if processor.piece_to_id(SPACE_MARK) == processor.unk_id():
+            model = _train_bpe(documents, vocab_size, required_chars=SPACE_MARK)
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, OSError) as error:
-        cause = str(error).splitlines()[-1].strip()
-        raise ValueError(
-            f"data.vocab_size: got {vocab_size}, which this text cannot fill ({cause}); "
-            "change data.vocab_size or add text"
-        ) from error
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
+        raise ValueError(f"data.vocab_size: got {vocab_size}, which this text cannot fill{_advice(error)}") from error
+    pieces = processor.vocab_size()
     if pieces != vocab_size:
         raise ValueError(
             f"data.vocab_size: got {vocab_size}, but the text yields only {pieces} pieces; "
             f"add text or set data.vocab_size and model.vocab_size to {pieces} or less"
         )
+    return model
+
+
+def _train_bpe(documents: Sequence[str], vocab_size: int, **required: Any) -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_training_sentences(documents),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        character_coverage=0.999,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="nmt_nfkc",
+        add_dummy_prefix=False,
+        hard_vocab_limit=False,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        minloglevel=2,
+        **required,
+    )
     return model.getvalue()
+
+
+def _advice(error: Exception) -> str:
+    """Return cause and remedy of a training that failed."""
+    if numbers := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
+        least = int(numbers[1]) + 1  # room for the space mark, which that number may lack
+        return (": bytes, controls and its frequent characters alone take more; "
+                f"set data.vocab_size and model.vocab_size to {least} or more")  # fmt: skip
+    cause = str(error).splitlines()[-1].rpartition("]")[2].strip()
+    return f" ({cause or 'it holds no characters'}); add text"
 
 
 def _training_sentences(documents: Sequence[str]) -> Iterator[str]:

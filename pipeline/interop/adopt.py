@@ -20,7 +20,7 @@ from pipeline.artifacts import path_of, write_json
 from pipeline.checkpoint import save_checkpoint
 from pipeline.checks import require
 from pipeline.data.batches import calibration_sequences
-from pipeline.data.shards import open_shards, shard_paths
+from pipeline.data.manifest import listed_shards, open_listed
 from pipeline.files import sha256_of_file, write_bytes
 from pipeline.interop.community import load_community
 from pipeline.model.config import ModelConfig
@@ -70,7 +70,7 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
     """Write the outputs of the train stage for `seed` and return the report among them."""
     model = build(community.config)
     model.load_state_dict(community.state)
-    loss, uniform = probe_loss(model, path_of("train_shards")), math.log(community.config.vocab_size)
+    loss, uniform = probe_loss(model, path_of("manifest")), math.log(community.config.vocab_size)
     if loss > uniform:
         log(f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
             "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip
@@ -95,10 +95,10 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
 
 
 @torch.no_grad()
-def probe_loss(model: LoopedUNet, train_shards: Path) -> float:
+def probe_loss(model: LoopedUNet, manifest: Path) -> float:
     """Return the mean nats per target on a few training sequences of the model's context, in float32."""
     length = model.config.context_tokens
-    shards = open_shards(shard_paths(train_shards, "train"), model.config.vocab_size)
+    shards = open_listed(listed_shards(manifest, "train"), model.config.vocab_size)
     ids_NT = calibration_sequences(shards, length, PROBE_SEQUENCES)
     return model(ids_NT[:, :-1], ids_NT[:, 1:]).item()
 

@@ -120,7 +120,8 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
 
 
 def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> LoopedUNet:
-    return train_from_shards(recipe.model, recipe.train, arguments.data, recipe.seed, ranks, device, say, silent,
+    shards = open_shards(shard_paths(arguments.data, "train"), recipe.model.vocab_size, check_ids=ranks.rank == 0)
+    return train_from_shards(recipe.model, recipe.train, shards, recipe.seed, ranks, device, say, silent,
                              recipe.attention)[0]  # fmt: skip
 
 

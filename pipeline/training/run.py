@@ -6,15 +6,15 @@ Checked by: tests/stages/test_pipeline.py, for the stage and for the record prog
 import csv
 import io
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from pipeline.data.batches import SequenceSampler
-from pipeline.data.shards import open_shards, shard_paths
 from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
@@ -31,7 +31,7 @@ from pipeline.training.snapshot import Snapshots
 def train_from_shards(
     model_config: ModelConfig,
     train_config: TrainConfig,
-    shards: Path,
+    shards: Sequence[np.ndarray],
     seed: int,
     ranks: Ranks,
     device: torch.device,
@@ -40,19 +40,17 @@ def train_from_shards(
     attention: str,
     snapshots: "Snapshots | None" = None,
 ) -> tuple[LoopedUNet, TrainReport]:
-    """Build a model, train it on the train shards in folder `shards` and return it with its report.
+    """Build a model, train it on opened train shards and return it with its report.
 
     Joins the ranks into a process group for the run; every rank returns the same weights. With `snapshots` it starts
     from the latest one. `attention` names a kernel or is `auto`, and so may the precision; the log says which it is.
-    Raises ShardError for shards that are absent, damaged or of another vocabulary, ValueError for a kernel that is.
+    Raises ValueError for shards that are too short or a kernel that is absent.
     """
-    paths = shard_paths(shards, "train")
-    tokens = open_shards(paths, model_config.vocab_size, check_ids=ranks.rank == 0)
-    sampler = SequenceSampler(tokens, model_config.context_tokens, seed, train_config.document_bos_id)
+    sampler = SequenceSampler(shards, model_config.context_tokens, seed, train_config.document_bos_id)
     settings = replace(train_config, precision=resolve_precision(train_config.precision, device))
     kernel = resolve_attention(attention, device, settings.precision == BF16)
     if ranks.rank == 0:
-        log(f"train_shards: {len(paths)}")
+        log(f"train_shards: {len(shards)}")
         log(f"precision: {settings.precision}")
         log(f"attention: {kernel}")
     model = build(model_config, seed).to(device)

@@ -93,3 +93,53 @@ def test_table_file_round_trip_and_damage(tmp_path, toy_processor):
         load_byte_table(path)
     with pytest.raises(ValueError, match="run `dvc repro -f prepare`"):
         load_byte_table(tmp_path / "absent.npz")
+
+
+def _without_suffixes(path, columns):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in columns:
+            archive.writestr(name, b"text")
+
+
+def _plain_array(path, columns):
+    with open(path, "wb") as file:
+        np.save(file, columns["base_V"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_any_damaged_byte_of_a_table_is_one_line(tmp_path, toy_processor, method):
+    path, table = tmp_path / "byte_table.npz", byte_table(toy_processor)
+    save_byte_table(path, table)
+    with zipfile.ZipFile(path) as stored:
+        members = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    sound = path.read_bytes()
+    for position in range(0, len(sound), 3):
+        path.write_bytes(sound[:position] + bytes([sound[position] ^ 0xFF]) + sound[position + 1 :])
+        try:
+            load_byte_table(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017
+
+
+@pytest.mark.parametrize("write", [_without_suffixes, _plain_array])
+def test_other_files_than_a_table_are_one_line(tmp_path, toy_processor, write):
+    path = tmp_path / "byte_table.npz"
+    write(path, byte_table(toy_processor)._asdict())
+    with pytest.raises(ValueError, match=r"byte_table\.npz: .*; run `dvc repro -f prepare`"):
+        load_byte_table(path)
+
+
+def test_a_table_that_would_fill_the_memory_is_not_unpacked(tmp_path, toy_processor):
+    path = tmp_path / "byte_table.npz"
+    np.savez_compressed(path, **byte_table(toy_processor)._asdict(), more=np.zeros(1 << 24, np.uint8))
+    with pytest.raises(ValueError, match="not a readable byte table"):
+        load_byte_table(path)
+
+
+def test_the_shared_tables_are_refused(shared):
+    for path in sorted((shared / "hostile" / "parsers").glob("byte_table*")):
+        with pytest.raises(ValueError, match="; run `dvc repro -f prepare`"):
+            load_byte_table(path)

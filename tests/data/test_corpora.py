@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import zipfile
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def test_names_that_match_nothing(tmp_path, monkeypatch):
     assert "nearest that exists is 'corpus'" in fault("corps/pages.jsonl")
     assert "'corpus/pages.jsonl'" in fault("corpus/*.json")
     assert "a folder; write corpus/*.txt" in fault("corpus/")
+    assert "names a folder; write c*us/*.txt" in fault("c*us")
     assert "expected a name ending in .txt, .jsonl, .jsonl.zst, .parquet" in fault("corpus/photo.bin")
 
 
@@ -117,6 +119,55 @@ def test_damaged_files(tmp_path):
     assert "column 'text' holds int64" in fault(tmp_path / "numbers.parquet")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert "latin.txt: not UTF-8 at byte 3; convert the file" in fault(tmp_path / "latin.txt")
+
+
+def test_parquet_columns_of_unusual_kinds(tmp_path):
+    path = tmp_path / "c.parquet"
+
+    def written(arrays, names):
+        parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(each) for each in arrays], names=names), path)
+        return path
+
+    assert fault(written([["a"], ["b"]], ["text", "text"])).endswith("2 columns are named 'text'; rename all but one")
+    assert read(written([["x"], ["y"], ["a"]], ["id", "id", "text"])) == ["a"]
+    assert read(written([["wrong"], ["a"]], ["text.source", "text"])) == ["a"]
+    assert read(written([pyarrow.array(["a", "b", None, "a"]).dictionary_encode()], ["text"])) == ["a", "b", "a"]
+    assert read(written([pyarrow.array(["a"], pyarrow.string_view())], ["text"])) == ["a"]
+    assert "holds struct<x: string>, expected strings" in fault(written([[{"x": "a"}]], ["text"]))
+    assert "holds list<element: string>, expected strings" in fault(written([[["a"]]], ["text"]))
+    assert "holds no text" in fault(written([pyarrow.array([], pyarrow.string())], ["text"]))
+
+
+def test_damage_anywhere_in_a_parquet_file_is_one_line(tmp_path):
+    path, rng, messages = tmp_path / "c.parquet", random.Random(1), []
+    parquet.write_table(pyarrow.table({"text": TEXTS}), path)
+    sound = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(sound)
+        damaged[rng.randrange(len(sound))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages
+    assert not [message for message in messages if "\n" in message]
+
+
+@pytest.mark.parametrize("window_log", [10, 27, 28, 31])
+def test_zstd_frames_of_every_window_are_read(tmp_path, window_log):
+    settings = zstandard.ZstdCompressionParameters(window_log=window_log)
+    compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    (tmp_path / "c.jsonl.zst").write_bytes(compressor.compress(json_lines(TEXTS)) + compressor.flush())
+    assert read(tmp_path / "c.jsonl.zst") == TEXTS
+
+
+def test_zstd_that_cannot_be_decoded_says_what_would_help(tmp_path):
+    frame = bytearray(zstandard.ZstdCompressor(write_content_size=False).compress(json_lines(TEXTS)))
+    frame[5] = 22 << 3  # a window of 2^32 bytes
+    (tmp_path / "c.jsonl.zst").write_bytes(frame)
+    assert "a window beyond 2 GiB (" in fault(tmp_path / "c.jsonl.zst")
+    assert "compress it again" in fault(tmp_path / "c.jsonl.zst")
 
 
 @pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])

@@ -17,6 +17,7 @@ from pipeline.data.prepare import SplitWriter, prepare, split_of
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.progress import silent
+from tests.data.test_encoding import published_model
 
 
 @pytest.fixture
@@ -149,6 +150,24 @@ def test_reused_tokenizer_is_copied_and_must_fit(tmp_path, corpus, toy_model):
     misfit = dataclasses.replace(reusing, vocab_size=600)
     with pytest.raises(ValueError, match=r"toy\.model has 512 pieces, but data\.vocab_size is 600; set data"):
         prepare(misfit, tmp_path / "other", tmp_path / "cache", silent)
+
+
+def test_a_tokenizer_that_adds_a_space_at_the_end_is_refused(tmp_path, corpus):
+    path = tmp_path / "suffix.model"
+    path.write_bytes(published_model(treat_whitespace_as_suffix=True, pad_id=0, bos_id=1, eos_id=2, unk_id=3))
+    pieces = load_tokenizer(path).vocab_size()
+    reusing = dataclasses.replace(corpus, tokenizer_model=str(path), vocab_size=pieces)
+    with pytest.raises(ValueError, match="adds a space to the end of every document; use another"):
+        prepare(reusing, tmp_path / "data", tmp_path / "cache", silent)
+
+
+@pytest.mark.parametrize("name", ["cjk", "emoji_only"])
+def test_the_shared_corpora_without_spaces_are_prepared(tmp_path, corpus, shared, name):
+    path = shared / "hostile" / "corpus_without_spaces" / f"{name}.jsonl"
+    spaceless = dataclasses.replace(corpus, files=(str(path),), vocab_size=600 if name == "cjk" else 300)
+    manifest = prepare(spaceless, tmp_path / "data", tmp_path / "cache", silent)
+    texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
+    assert sum(split["bytes"] for split in manifest["splits"].values()) == sum(len(text.encode()) for text in texts)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,24 @@ def test_shard_paths_finds_both_layouts_and_not_the_other_split(tmp_path):
     assert len(open_shards(shard_paths(tmp_path, "train"), 512)) == 3
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a\0b.bin\n", b"x" * 100_000, b"a.bin\n\nb.bin\n"], ids=lambda each: str(each)[:9]
+)
+def test_a_listing_that_is_none_is_one_short_line(tmp_path, content):
+    listing = tmp_path / "val_shards.txt"
+    listing.write_bytes(content)
+    with pytest.raises(ShardError, match=r"val_shards\.txt: not a list of shards, a path per line; run") as caught:
+        shard_paths(tmp_path, "val")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_the_shared_listings_are_refused(tmp_path, shared):
+    for path in sorted((shared / "hostile" / "parsers").glob("shard_listing*")):
+        (tmp_path / "val_shards.txt").write_bytes(path.read_bytes())
+        with pytest.raises(ShardError, match=r"val_shards\.txt: not a list of shards"):
+            shard_paths(tmp_path, "val")
+
+
 @pytest.mark.parametrize("tokens", [np.array([65536]), np.array([-1]), np.array([], np.int64), np.zeros((2, 2), int)])
 def test_unwritable_tokens_leave_no_file(tmp_path, tokens):
     with pytest.raises(ValueError, match="tokens"):

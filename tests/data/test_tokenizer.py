@@ -3,10 +3,13 @@
 import hashlib
 import io
 import random
+import re
 
 import pytest
 import sentencepiece
 
+from pipeline.data.byte_count import byte_table
+from pipeline.data.encoding import encode_documents, normalised_text
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.data.tokenizer_training import DocumentSample, train_tokenizer
 
@@ -32,6 +35,14 @@ def test_absent_and_damaged_models(tmp_path, toy_model):
         damaged.write_bytes(content)
         with pytest.raises(ValueError, match=r"damaged\.model"):
             load_tokenizer(damaged)
+
+
+def test_the_cause_of_a_damaged_model_is_sentencepieces_own(tmp_path, shared):
+    (tmp_path / "empty.model").write_bytes(b"")
+    nul = shared / "hostile" / "tokenizer_cause_hidden" / "t_nulpiece.model"
+    for path, cause in ((tmp_path / "empty.model", "unk is not defined"), (nul, "must not include null character")):
+        with pytest.raises(ValueError, match=rf"\(INTERNAL: .*{cause}.*\); train or fetch it anew"):
+            load_tokenizer(path)
 
 
 def test_settings_are_the_challenges(toy_processor):
@@ -66,6 +77,36 @@ def test_vocabulary_that_the_text_cannot_fill():
         train_tokenizer(["hello world"], 1024)
     with pytest.raises(ValueError, match=r"data\.vocab_size: got 262, which this text cannot fill"):
         train_tokenizer(["the quick brown fox jumps over the lazy dog"], 262)
+    with pytest.raises(ValueError, match=r"cannot fill \(it holds no characters\); add text"):
+        train_tokenizer(["\u200b"], 300)
+
+
+SPACELESS = {
+    "chinese": [chr(0x4E00 + number * 7 % 400) * 3 + chr(0x4E00 + number) for number in range(200)],
+    "thai": ["\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e0a\u0e32\u0e27\u0e42\u0e25\u0e01" * 4] * 20,
+    "emoji": ["\U0001f602\U0001f469\u200d\U0001f467" * number for number in range(1, 60)],
+    "digits": [str(7**number) for number in range(1, 60)],
+    "one character": ["a" * 5000],
+    "marks": ["\u0301\u0323\u0300" * 50] * 10,
+    "one letter": ["a"],
+    "two words": ["ab ab"],
+    "one space": ["xyz" * 2000 + " " + "zyx" * 2000],
+}
+
+
+@pytest.mark.parametrize("name", SPACELESS)
+@pytest.mark.parametrize("vocab_size", [260, 700, 4096])
+def test_text_with_few_or_no_spaces_trains_once_the_advice_is_followed(tmp_path, name, vocab_size):
+    path, texts = tmp_path / "trained.model", SPACELESS[name]
+    try:
+        path.write_bytes(train_tokenizer(texts, vocab_size))
+    except ValueError as error:
+        vocab_size = int(re.search(r"set data\.vocab_size and model\.vocab_size to (\d+)", str(error))[1])
+        path.write_bytes(train_tokenizer(texts, vocab_size))
+    processor = load_tokenizer(path)
+    assert processor.vocab_size() == vocab_size
+    batch = encode_documents(processor, byte_table(processor), [*texts, "words with spaces"])
+    assert batch.bytes == sum(len(normalised_text(processor, text).encode()) for text in [*texts, "words with spaces"])
 
 
 def test_sample_is_bounded_and_independent_of_order(toy_documents):
