@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.closure import stage_closure
-from pipeline.files import atomic_path, sha256_of_file, write_bytes
+from pipeline.files import sha256_of_file, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +68,11 @@ def path_of(name: str, **keys: object) -> Path:
     return ROOT / TABLE[name].path.format(**keys)
 
 
+def outputs_of(stage: str, **keys: object) -> list[Path]:
+    """Return the paths of all that stage `stage` writes; `keys` are its seed and item where it has them."""
+    return [path_of(name, **keys) for name, row in TABLE.items() if row.writer == stage]
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as indented JSON with sorted keys, atomically."""
     write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
@@ -93,11 +98,11 @@ def read_text(path: Path) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
     """Write tensors and a JSON-able `meta` to a safetensors file, atomically and with deterministic bytes."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    with atomic_path(path) as partial:
-        save_file(contiguous, partial, metadata={"fairway": json.dumps(meta, sort_keys=True)})
+    # Not its save_file: that one writes with a mode of its own and raises an exception of its own.
+    write_bytes(path, save(contiguous, metadata={"fairway": json.dumps(meta, sort_keys=True)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from pipeline.artifacts import git_commit, provenance
+from pipeline.files import require_writable
 from pipeline.firewall import raise_walls
 from pipeline.openmp import WAITING
 
@@ -32,11 +33,15 @@ seed_option = click.option("--seed", type=int, required=True, help="Training see
 class Stage:
     """One running stage: its walls and its provenance (both from the start), its log and its summary."""
 
-    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str) -> None:
+    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int,
+                 note: str) -> None:  # fmt: skip
+        """Raises OSError now when an output could not be written at the end; rank 0 reads and writes files."""
         self.rank = rank
         self.started = time.monotonic()
         walls = raise_walls(name)
         self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
+        for path in outputs if rank == 0 else []:
+            require_writable(path)
         digest = self.provenance["params_sha256"][:12]
         libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
         self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")

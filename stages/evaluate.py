@@ -35,7 +35,7 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
 def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
     import numpy as np
 
-    from pipeline.artifacts import path_of, read_json, write_json
+    from pipeline.artifacts import outputs_of, path_of, read_json, write_json
     from pipeline.checkpoint import load_checkpoint
     from pipeline.checks import require
     from pipeline.data.byte_count import load_byte_table
@@ -52,7 +52,8 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     device = resolve_device(params.launch.device, ranks.local_rank)
     note = f"{item}, {device} x{ranks.world_size}, seed {seed}"
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
-    stage = Stage("evaluate", {"protocol": protocol}, inputs, ranks.rank, note)
+    outputs = outputs_of("evaluate", seed=seed, item=item)
+    stage = Stage("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
     model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
     decoded = stage.seconds
     tokens_M = np.concatenate(open_shards(shard_paths(path_of("val_shards"), "val"), model.config.vocab_size))

@@ -17,7 +17,7 @@ def package(params_path: str) -> None:
     from dataclasses import replace
     from importlib.metadata import version
 
-    from pipeline.artifacts import path_of
+    from pipeline.artifacts import outputs_of, path_of
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.shards import shard_paths
     from pipeline.files import folder_digest, sha256_of_file
@@ -35,7 +35,8 @@ def package(params_path: str) -> None:
 
     params = load_params(params_path, SECTIONS)
     artifacts = [path_of("model", seed=seed) for seed in params.seeds]
-    stage = Stage("package", vars(params), [*artifacts, path_of("tokenizer")], 0, f"seeds {list(params.seeds)}")
+    inputs, note = [*artifacts, path_of("tokenizer")], f"seeds {list(params.seeds)}"
+    stage = Stage("package", vars(params), inputs, outputs_of("package"), 0, note)
     for artifact in artifacts:
         check_model_config(artifact, params.model)
     runs = [read_run(seed, params.evaluate.items) for seed in params.seeds]

@@ -43,7 +43,7 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import path_of, read_json, write_json
+    from pipeline.artifacts import outputs_of, path_of, read_json, write_json
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
     from pipeline.files import sha256_of_file, write_bytes
@@ -55,7 +55,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note)
+    stage = Stage("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
     vocab_size = read_json(path_of("manifest"))["vocab_size"]

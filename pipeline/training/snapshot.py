@@ -3,7 +3,7 @@
 The one idea: a snapshot counts only as a whole. Every rank writes its own file under the step's name; when all have,
 rank 0 replaces the manifest, which names the step and the digest of every file; only then do the files of the previous
 step go. Whatever moment a process dies at, the manifest names files that are complete. At most two snapshots are on
-disk.
+disk. One that cannot be written is said and left; training goes on, and the previous one stays.
 
 What is saved: the weights, on rank 0; every rank's own optimizer states, other parts and random generators; in the
 manifest the step (batches are a pure function of it), the seconds of training, the curve and the log lines. What it
@@ -119,23 +119,28 @@ class Snapshots:
     def save(self, step: int, seconds: float, curve: Curve) -> None:
         """Write a snapshot of the parts given to `restore`; the previous one is valid until this one is.
 
-        Raises StoppedError afterwards when a signal asked for it.
+        One that any rank cannot write is said and left. Raises StoppedError afterwards when a signal asked for it.
         """
         own = {name: part.state_dict() for name, part in self._parts.items() if self._writes(part)}
         buffer = io.BytesIO()
         torch.save({"parts": own, "generators": self._generators()}, buffer)
-        write_bytes(self._file(step), buffer.getvalue())
+        problem = next(filter(None, _from_all_ranks(_write(self._file(step), buffer.getvalue()), self.ranks)), "")
         digests = _from_all_ranks(hashlib.sha256(buffer.getvalue()).hexdigest(), self.ranks)
-        if self.ranks.rank == 0:
+        if self.ranks.rank == 0 and not problem:
             manifest = {"step": step, "seconds": seconds, "curve": curve, "lines": self.lines, "sha256": digests,
                         "identity": self.identity, "resumed_at_steps": self.resumed_at_steps}  # fmt: skip
-            write_bytes(self.folder / _MANIFEST, json.dumps(manifest).encode())
-        _from_rank_zero(None, self.ranks)  # none sweeps before the manifest is written
-        self._sweep(step)
+            problem = _write(self.folder / _MANIFEST, json.dumps(manifest).encode())
+        problem = _from_rank_zero(problem, self.ranks)  # none sweeps before the manifest is written
+        if problem:
+            self._file(step).unlink(missing_ok=True)
+            self._tell(f"warning: no snapshot after step {step}: {problem}")
+        else:
+            self._sweep(step)
         self._saved_at_seconds = seconds
         if self._agreed:
+            there = "the last snapshot" if problem else "there"
             raise StoppedError(f"stopped by {signal.Signals(self._agreed).name} after step {step}; to "
-                               "continue from there, run the same command again", self._agreed)  # fmt: skip
+                               f"continue from {there}, run the same command again", self._agreed)  # fmt: skip
 
     def discard(self) -> None:
         """Remove all snapshots, when the run's results are safe; only rank 0 removes."""
@@ -229,6 +234,15 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         for key, value in saved.items():
             if isinstance(value, Tensor):
                 current[key] = current[key].to(value.dtype)
+
+
+def _write(path: Path, content: bytes) -> str:
+    """Write a file of a snapshot; return why it cannot be written, or nothing."""
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _from_rank_zero(value: Any, ranks: Ranks) -> Any:
