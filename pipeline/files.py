@@ -20,7 +20,7 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync and rename it to `path`, on any error remove it.
 
-    Its writer holds a lock on it, which the system takes from whoever dies: `require_writable` sweeps by that. Process
+    Its writer holds a lock on it, which the system takes from whoever dies: `sweep` goes by that. Process
     ids would tell less: they come again, and two containers that share a folder give the same ones.
     An OSError names `path`; that of a full disk would name nothing.
     """
@@ -49,6 +49,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on any error it is removed.
 
     Files and folders reach the disk before the name does: after a power cut the name never means a torn folder.
+    An OSError that names no file names `folder`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, replaced = _partial_of(folder), _partial_of(folder)
@@ -62,16 +63,24 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 folder.rename(replaced)
             partial.rename(folder)
             _sync(folder.parent)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def require_writable(path: Path) -> None:
-    """Raise OSError when no file or folder can be written to `path`; sweep what killed writers of it left beside it."""
-    for left in path.parent.glob(f".{path.name}.????????.partial"):
+def sweep(folder: Path, pattern: str = "**/.*") -> None:
+    """Remove the temporary files and folders that killed writers left in a folder: those that nobody holds."""
+    for left in list(folder.glob(f"{pattern}.????????.partial")):
         with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError when no file or folder can be written to `path`; sweep what killed writers of it left."""
+    sweep(path.parent, f".{path.name}")
     with contextlib.suppress(_NothingToWriteError), atomic_path(path) as partial:
         partial.write_bytes(b"\0")
         raise _NothingToWriteError

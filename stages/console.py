@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 
+from pipeline.artifacts import ROOT as ARTIFACTS
 from pipeline.artifacts import git_commit, provenance
-from pipeline.files import require_writable
+from pipeline.files import require_writable, sweep
 from pipeline.firewall import raise_walls
 from pipeline.openmp import WAITING
 
@@ -38,6 +39,8 @@ class Stage:
         """Raises OSError now when an output could not be written at the end; rank 0 reads and writes files."""
         self.rank = rank
         self.started = time.monotonic()
+        if rank == 0:
+            sweep(ARTIFACTS)  # a stage whose outputs come from a cache does not run, nor sweep its own
         walls = raise_walls(name)
         self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
         for path in outputs if rank == 0 else []:

@@ -13,8 +13,7 @@ Clock: seconds of training before the snapshot count against the budget; the tim
 the time that snapshots take, do not.
 
 Signals: while steps run, SIGINT and SIGTERM are remembered. Ranks compare notes after every step, so that all of them
-save and stop after the same one, whichever was told. Ranks whose torchrun died stop too, but save nothing: the next
-run may be reading already.
+save and stop after the same one, whichever was told.
 
 Source: write-temporary-and-rename; torch.distributed.checkpoint, for files per rank and metadata last.
 Differs: no resharding: a snapshot continues on as many processes as wrote it.
@@ -24,7 +23,6 @@ Checked by: tests/training/test_snapshot.py, tests/training/test_resume.py.
 import hashlib
 import io
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -38,13 +36,11 @@ from torch import Tensor, nn
 from pipeline.files import write_bytes
 from pipeline.progress import Log
 from pipeline.ranks import Ranks, share_from_rank_zero
-from pipeline.training.launch import LaunchError, StoppedError
+from pipeline.training.launch import StoppedError
 
 Curve = list[dict[str, float]]
 _MANIFEST = "snapshot.json"
 _MANIFEST_KEYS = {"step", "seconds", "curve", "lines", "sha256", "identity", "resumed_at_steps"}
-_ORPHANED = 1000
-"""Stands above all signal numbers in the ranks' comparison: torchrun is gone."""
 
 
 class Snapshots:
@@ -67,7 +63,6 @@ class Snapshots:
         self._agreed = 0
         """The signal that all ranks act on: the one above changes at any moment, during a save too."""
         self._handlers: dict[int, Any] = {}
-        self._parent = os.getppid()
 
     def __enter__(self) -> "Snapshots":
         return self
@@ -105,15 +100,12 @@ class Snapshots:
     def is_due(self, seconds: float) -> bool:
         """Tell whether to save after this step: a signal came to any rank, or the interval has passed.
 
-        Every rank calls it after every step with equal `seconds`. Raises LaunchError when torchrun has died.
+        Every rank calls it after every step with equal `seconds`.
         """
-        orphaned = self.ranks.world_size > 1 and os.getppid() != self._parent
-        reason = torch.tensor(_ORPHANED if orphaned else self._heard)
+        reason = torch.tensor(self._heard)
         if self.ranks.world_size > 1:
             dist.all_reduce(reason, dist.ReduceOp.MAX)
         self._agreed = int(reason)
-        if self._agreed == _ORPHANED:
-            raise LaunchError("torchrun died: its ranks stop")
         return self._agreed > 0 or seconds - self._saved_at_seconds >= self.every_seconds
 
     def save(self, step: int, seconds: float, curve: Curve) -> None:
