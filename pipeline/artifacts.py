@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.closure import stage_closure
-from pipeline.files import atomic_path, files_below, sha256_of_file, write_bytes
+from pipeline.files import files_below, sha256_of_file, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def sweep_outputs(seeds: Iterable[int], items: Iterable[str]) -> list[Path]:
     names = [name for name, row in TABLE.items() if "{seed}" in row.path]
     wanted = {path_of(name, seed=seed, item=item) for name in names for seed in seeds for item in ("float", *items)}
     folder = ROOT / "seeds"
-    strays = sorted(path for path in files_below(folder) if path not in wanted and path.suffix != ".partial")
+    strays = sorted(path for path in files_below(folder) if path not in wanted and not path.name.startswith("."))
     for path in strays:
         removed = STATE / "removed" / path.relative_to(folder)
         removed.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +88,11 @@ def sweep_outputs(seeds: Iterable[int], items: Iterable[str]) -> list[Path]:
         if not any(place.iterdir()):
             place.rmdir()
     return strays
+
+
+def outputs_of(stage: str, **keys: object) -> list[Path]:
+    """Return the paths of all that stage `stage` writes; `keys` are its seed and item where it has them."""
+    return [path_of(name, **keys) for name, row in TABLE.items() if row.writer == stage]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -115,11 +120,11 @@ def read_text(path: Path) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
     """Write tensors and a JSON-able `meta` to a safetensors file, atomically and with deterministic bytes."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    with atomic_path(path) as partial:
-        save_file(contiguous, partial, metadata={"fairway": json.dumps(meta, sort_keys=True)})
+    # Not its save_file: that one writes with a mode of its own and raises an exception of its own.
+    write_bytes(path, save(contiguous, metadata={"fairway": json.dumps(meta, sort_keys=True)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

@@ -1,10 +1,14 @@
 """Files that are never half written, and digests of files.
 
 An output is written under a temporary name in its own folder, synced and renamed, so that a reader sees the old file
-or the new one and an interrupted writer leaves nothing behind.
+or the new one and an interrupted writer leaves nothing behind; what a killed one leaves goes with the next run of its
+stage.
+
+Checked by: tests/test_files.py, tests/stages/test_faults.py.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,16 +19,30 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success sync and rename it to `path`, on any error remove it."""
+    """Yield a temporary path beside `path`; on success sync and rename it to `path`, on any error remove it.
+
+    Its writer holds a lock on it, which the system takes from whoever dies: `sweep` goes by that. Process
+    ids would tell less: they come again, and two containers that share a folder give the same ones.
+    An OSError names `path`; that of a full disk would name nothing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial_of(path)
     try:
-        yield partial
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
+        with open(partial, "ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield partial
+            os.fsync(held)
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial_of(path: Path) -> Path:
+    """Return a new temporary name beside `path`."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
 
 
 @contextlib.contextmanager
@@ -32,22 +50,56 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on any error it is removed.
 
     Files and folders reach the disk before the name does: after a power cut the name never means a torn folder.
+    An OSError that names no file names `folder`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
+    partial, replaced = _partial_of(folder), _partial_of(folder)
     partial.mkdir()
     try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            _sync(path)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-        _sync(folder.parent)
+        with _locked(partial):
+            yield partial
+            for path in (*partial.rglob("*"), partial):
+                _sync(path)
+            if folder.exists():
+                folder.rename(replaced)
+            partial.rename(folder)
+            _sync(folder.parent)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def sweep(folder: Path, pattern: str = "**/.*") -> None:
+    """Remove the temporary files and folders that killed writers left in a folder: those that nobody holds."""
+    for left in list(folder.glob(f"{pattern}.????????.partial")):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError when no file or folder can be written to `path`; sweep what killed writers of it left."""
+    sweep(path.parent, f".{path.name}")
+    with contextlib.suppress(_NothingToWriteError), atomic_path(path) as partial:
+        partial.write_bytes(b"\0")
+        raise _NothingToWriteError
+
+
+class _NothingToWriteError(Exception):
+    """Leaves `atomic_path` before anything takes the place of the file."""
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder; BlockingIOError while another process does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

@@ -44,7 +44,8 @@ def audit(
     from pipeline.checks import require
     from pipeline.files import write_bytes
 
-    stage = Stage("audit", {}, [], 0, str(folder), output=output / path_of("audit").name)
+    outputs = [output / path_of("audit").name, output / path_of("audit_table").name]
+    stage = Stage("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     require(num_gpus > 0 or device != "cuda", "--device", device, "auto or cpu: this machine has no usable GPU")
     threads = torch.get_num_threads()
@@ -56,14 +57,14 @@ def audit(
     machine = Machine(environment, 1 if num_gpus == 1 else 2, 1e-3 if num_gpus else 0.0, timeout_seconds,
                       1 if num_gpus else min(threads, MOST_SIDE_BY_SIDE))  # fmt: skip
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
-    write_json(output / path_of("audit").name, {**report, "provenance": stage.provenance})
-    write_bytes(output / path_of("audit_table").name, audit_table(report).encode())
+    write_json(outputs[0], {**report, "provenance": stage.provenance})
+    write_bytes(outputs[1], audit_table(report).encode())
     verdicts = [check["verdict"] for check in report["checks"]]
     for check in report["checks"]:
         if check["verdict"] in ("fail", "alarm"):
             stage.log(f"audit {check['verdict']}: {check['id']} ({check['title']}): {check['evidence']}")
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
-    stage.summary(f"audit: {report['verdict']}: {counts}", f"       {folder}/; {output / path_of('audit').name}")
+    stage.summary(f"audit: {report['verdict']}: {counts}", f"       {folder}/; {outputs[0]}")
     if report["verdict"] == "fail":
         sys.exit(1)
     if record is not None:

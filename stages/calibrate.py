@@ -29,7 +29,7 @@ def calibrate(seed: int, params_path: str) -> None:
 
 
 def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import path_of, save_tensors, write_json
+    from pipeline.artifacts import outputs_of, path_of, save_tensors, write_json
     from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.data.batches import calibration_sequences
     from pipeline.data.manifest import listed_shards, open_listed
@@ -41,7 +41,8 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     device = resolve_device(params.launch.device, ranks.local_rank)
     sections = {"calibrate": params.calibrate, "device": params.launch.device}
     note = f"{device} x{ranks.world_size}, seed {seed}"
-    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], ranks.rank, note, output=hessians)
+    outputs = outputs_of("calibrate", seed=seed)
+    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], outputs, ranks.rank, note)
     model = load_checkpoint(checkpoint).to(device)
     shards = open_listed(
         listed_shards(path_of("manifest"), "train"), model.config.vocab_size, check_content=ranks.rank == 0

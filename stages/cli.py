@@ -9,6 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from stages.signals import obey_signals
+
+if __name__ == "__main__":
+    obey_signals()  # the imports below take a while
+
 import click
 
 from pipeline.checks import FairwayError
@@ -62,6 +67,7 @@ def fairway() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
+    obey_signals()
     wait_briefly(os.environ)  # before any command loads torch; the processes it starts inherit it
     try:
         sys.exit(fairway.main(args=arguments, prog_name="fairway", standalone_mode=False) or 0)

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import click
 
+from pipeline.artifacts import ROOT as ARTIFACTS
 from pipeline.artifacts import git_commit, provenance
 from pipeline.checks import FairwayError
+from pipeline.files import require_writable, sweep
 from pipeline.firewall import raise_walls
 from pipeline.openmp import WAITING
 
@@ -36,17 +38,24 @@ class BusyError(FairwayError):
 
 
 class Stage:
-    """One running stage: its walls, its provenance and its hold of `output` from the start, its log, its summary."""
+    """One running stage: its walls, its provenance and its hold of its outputs from the start, its log, its summary."""
 
-    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], rank: int, note: str,
-                 output: Path) -> None:  # fmt: skip
-        """`output`: the file or folder that only one command at a time may be making; BusyError when another is."""
+    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int,
+                 note: str) -> None:  # fmt: skip
+        """Only one command at a time may make `outputs`: BusyError when another does.
+
+        Raises OSError now when one could not be written at the end; rank 0 reads and writes files.
+        """
         self.rank = rank
         self.started = time.monotonic()
+        if rank == 0:
+            sweep(ARTIFACTS)  # a stage whose outputs come from a cache does not run, nor sweep its own
         walls = raise_walls(name)
         self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
         if rank == 0:
-            click.get_current_context().with_resource(held_alone(output))
+            click.get_current_context().with_resource(held_alone(outputs[0]))
+            for path in outputs:
+                require_writable(path)
         digest = self.provenance["params_sha256"][:12]
         libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
         self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")

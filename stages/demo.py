@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -40,12 +41,18 @@ def demo() -> None:
     estimate = Estimate(stages_of(params), machine.fp32_flops, params.train.train_seconds)
     print(f"{machine.line()}; about {minutes(estimate.seconds_left())}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(["dvc", "repro"], env=environment, stdout=subprocess.PIPE, text=True) as repro:
+    with subprocess.Popen(
+        ["dvc", "repro"], env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as repro:
         assert repro.stdout is not None
-        for line in repro.stdout:
-            print(line, end="", flush=True)
-            if note := estimate.read(line.rstrip(), time.monotonic()):
-                print(note, flush=True)
+        try:
+            for line in repro.stdout:
+                print(line, end="", flush=True)
+                if note := estimate.read(line.rstrip(), time.monotonic()):
+                    print(note, flush=True)
+        except BaseException:
+            os.killpg(repro.pid, signal.SIGINT)  # not SIGTERM: DVC would die of it before its stage
+            raise
     sys.exit(repro.returncode)
 
 

@@ -35,7 +35,7 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
 def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
     import numpy as np
 
-    from pipeline.artifacts import path_of, write_json
+    from pipeline.artifacts import outputs_of, path_of, write_json
     from pipeline.checkpoint import load_checkpoint
     from pipeline.checks import require
     from pipeline.data.byte_count import load_byte_table
@@ -52,8 +52,8 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     device = resolve_device(params.launch.device, ranks.local_rank)
     note = f"{item}, {device} x{ranks.world_size}, seed {seed}"
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
-    scores_path = path_of("scores", seed=seed, item=item)
-    stage = Stage("evaluate", {"protocol": protocol}, inputs, ranks.rank, note, output=scores_path)
+    outputs = outputs_of("evaluate", seed=seed, item=item)
+    stage = Stage("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
     model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
     decoded = stage.seconds
     shards = open_listed(
@@ -69,6 +69,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
         ledger = score_item(model, tokens_M, table, protocol, device, params.evaluate.batch_tokens, clock, ranks)
     phases = {"decode": decoded, "load": loaded - decoded, **clock.seconds()}
     report = score_report(item, ledger, tokens_M, manifest)
+    scores_path = path_of("scores", seed=seed, item=item)
     run = {"num_processes": ranks.world_size, "seconds": {**phases, "total": stage.seconds}}
     if ranks.rank == 0:
         save_ledger(path_of("ledger", seed=seed, item=item), ledger)

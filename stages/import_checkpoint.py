@@ -24,7 +24,7 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
     Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, and commits the stage to DVC: `dvc repro`
     then runs calibrate onwards. `dvc repro prepare` must have run, with the checkpoint's tokenizer.
     """
-    from pipeline.artifacts import path_of
+    from pipeline.artifacts import outputs_of, path_of
     from pipeline.checks import require
     from pipeline.config import load_params
     from pipeline.data.manifest import read_manifest
@@ -40,8 +40,8 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
             "checkpoint's and run `dvc repro prepare`")  # fmt: skip
     changes = _write_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
-    stage = Stage("import_checkpoint", sections, [checkpoint, path_of("manifest")], 0, f"{checkpoint}, seed {seed}",
-                  output=path_of("checkpoint", seed=seed))  # fmt: skip
+    inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"
+    stage = Stage("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
     for line in [*notes, *changes]:
         stage.log(line)
     report = place_checkpoint(community, seed, stage.provenance, stage.log)

@@ -17,7 +17,7 @@ def package(params_path: str) -> None:
     from dataclasses import replace
     from importlib.metadata import version
 
-    from pipeline.artifacts import STATE, path_of, sweep_outputs
+    from pipeline.artifacts import STATE, outputs_of, path_of, sweep_outputs
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.manifest import check_digests, listed_shards
     from pipeline.files import folder_digest
@@ -35,8 +35,8 @@ def package(params_path: str) -> None:
 
     params = load_params(params_path, SECTIONS)
     artifacts = [path_of("model", seed=seed) for seed in params.seeds]
-    stage = Stage("package", vars(params), [*artifacts, path_of("tokenizer")], 0, f"seeds {list(params.seeds)}",
-                  output=path_of("package"))  # fmt: skip
+    inputs, note = [*artifacts, path_of("tokenizer")], f"seeds {list(params.seeds)}"
+    stage = Stage("package", vars(params), inputs, outputs_of("package"), 0, note)
     val_shards = listed_shards(path_of("manifest"), "val")
     check_digests(val_shards)
     for artifact in artifacts:

@@ -13,12 +13,12 @@ def prepare(params_path: str) -> None:
     Reads section `data`. Documents go to val by a hash of their content; published shards come with their own split
     and stay in data.fineweb.folder. Writes artifacts/data/.
     """
-    from pipeline.artifacts import CACHE, path_of
+    from pipeline.artifacts import CACHE, outputs_of, path_of
     from pipeline.config import load_params
     from pipeline.data.prepare import prepare as prepare_data
 
     config = load_params(params_path, ["data"]).data
-    stage = Stage("prepare", {"data": config}, [], 0, f"source {config.source}", output=path_of("manifest"))
+    stage = Stage("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]

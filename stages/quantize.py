@@ -17,7 +17,7 @@ def quantize(seed: int, params_path: str) -> None:
     import dataclasses
     import hashlib
 
-    from pipeline.artifacts import path_of, read_tensors, write_json
+    from pipeline.artifacts import outputs_of, path_of, read_tensors, write_json
     from pipeline.checkpoint import hessian_identity, load_checkpoint
     from pipeline.checks import require
     from pipeline.codec.container import decode_artifact
@@ -30,8 +30,7 @@ def quantize(seed: int, params_path: str) -> None:
     params = load_params(params_path, ["calibrate", "quantize", "budget"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
     sections = {"quantize": params.quantize, "budget": params.budget}
-    stage = Stage("quantize", sections, [checkpoint, hessians], rank=0, note=f"seed {seed}",
-                  output=path_of("model", seed=seed))  # fmt: skip
+    stage = Stage("quantize", sections, [checkpoint, hessians], outputs_of("quantize", seed=seed), 0, f"seed {seed}")
     model = load_checkpoint(checkpoint)
     bundle, bundle_meta = read_tensors(hessians)
     for key, value in hessian_identity(checkpoint, params.calibrate).items():

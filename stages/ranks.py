@@ -1,6 +1,10 @@
 """A stage on several processes: what train, calibrate and evaluate share, apart from what all stages do."""
 
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +13,9 @@ from pipeline.checks import FairwayError
 if TYPE_CHECKING:
     from pipeline.ranks import Ranks
     from pipeline.training.launch_config import LaunchConfig
+
+
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig", run: "Callable[[Ranks], None]",
@@ -24,6 +31,7 @@ def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig"
 
     ranks, num_processes = current_ranks(), resolve_processes(launch.num_processes, launch.device)
     if ranks.world_size > 1:
+        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
         try:
             record(run)(ranks)
         except (ValueError, OSError, FairwayError):
@@ -36,3 +44,13 @@ def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig"
             sys.exit(stop.exit_code)  # rank 0 has said where
     else:
         run(ranks)
+
+
+def _end_with(parent: int) -> None:
+    """Kill this rank when its torchrun has died: nobody else would end it.
+
+    At any moment: what it was writing counts as unwritten, and its peers die of the same.
+    """
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGKILL)

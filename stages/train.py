@@ -43,7 +43,7 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import path_of, read_json, write_json
+    from pipeline.artifacts import outputs_of, path_of, read_json, write_json
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
     from pipeline.data.manifest import listed_shards, open_listed
@@ -56,8 +56,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = Stage("train", sections, [path_of("manifest")], ranks.rank, note,
-                  output=path_of("checkpoint", seed=seed))  # fmt: skip
+    stage = Stage("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
     listed = listed_shards(path_of("manifest"), "train")

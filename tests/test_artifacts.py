@@ -21,6 +21,21 @@ def test_tensors_and_meta_round_trip_with_deterministic_bytes(tmp_path: Path):
     assert torch.equal(loaded["a"], tensors["a"])
 
 
+def test_tensors_get_the_mode_of_other_files_and_a_full_disk_is_an_error_of_the_file(tmp_path: Path):
+    save_tensors(tmp_path / "tensors", {"a": torch.ones(3)}, {})
+    write_json(tmp_path / "report", {})
+    assert (tmp_path / "tensors").stat().st_mode == (tmp_path / "report").stat().st_mode
+    resource = pytest.importorskip("resource", reason="the limit of a file's size is POSIX's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/full'$"):
+            save_tensors(tmp_path / "full", {"a": torch.ones(300)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "tensors"]
+
+
 def test_a_missing_file_names_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=re.escape("hessians.safetensors: no such file; run `dvc repro`")):

@@ -3,7 +3,7 @@
 One idea: a hook cannot be taken off, and what is told is gone: each event is written at once to a socket whose other
 end only the auditor holds, so nothing can be erased or edited later. A last message says that the process came to its
 end; without it the telling was cut off. Also hides this library. Standard library only: this file is copied beside the
-program and started as `guard.py DESCRIPTOR PROGRAM ARGUMENT...`.
+program and started as `guard.py DESCRIPTOR LIMITS PROGRAM ARGUMENT...`; LIMITS is JSON, most by name of the resource.
 
 Checked by: tests/audit/test_shipped.py.
 """
@@ -29,8 +29,6 @@ CHILD_EVENTS = (
 """`fork_exec` is no event of the interpreter: it is how both subprocess and multiprocessing start a program."""
 END = "end"
 """The last message of a process."""
-LARGEST_FILE_BYTES = 1 << 30
-"""What the program may write into one file: an audit must not fill the disk."""
 _LONGEST_TEXT = 500
 _LONGEST_LIST = 8
 _WATCHED = frozenset({*FILE_EVENTS, *NETWORK_EVENTS, *CHILD_EVENTS})
@@ -56,6 +54,14 @@ def watch(descriptor: int) -> None:
     sys.addaudithook(note)
 
 
+def limit(name: str, most: int) -> None:
+    """Set a limit of this process and of all that it starts for good, to `most` or to what is allowed already."""
+    kind = getattr(resource, name)
+    _, allowed = resource.getrlimit(kind)
+    most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    resource.setrlimit(kind, (most, most))
+
+
 def plain(argument: object) -> object:
     """Return an event's argument as short JSON: the end of a text, where a path has its name; objects by their type."""
     if isinstance(argument, int | None):
@@ -70,7 +76,8 @@ def plain(argument: object) -> object:
 if __name__ == "__main__":
     for hidden in ("pipeline", "stages"):
         sys.modules[hidden] = None  # type: ignore[assignment]  # an import of it fails
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE_BYTES, LARGEST_FILE_BYTES))
+    for resource_name, allowance in json.loads(sys.argv[2]).items():
+        limit(resource_name, allowance)
     watch(int(sys.argv[1]))
-    sys.argv = sys.argv[2:]
+    sys.argv = sys.argv[3:]
     runpy.run_path(sys.argv[0], run_name="__main__")

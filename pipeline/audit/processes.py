@@ -1,4 +1,4 @@
-"""Guarded processes of a record's program: started as torchrun would, watched, bounded in time and output.
+"""Guarded processes of a record's program: started as torchrun would, watched, bounded in time, memory and output.
 
 One idea: nobody but the auditor holds the other end. Each rank writes its events to its own socket; output and events
 are read as they come, by threads, so that a program can neither fill a pipe nor rewrite what it told. Ranks are started
@@ -9,21 +9,23 @@ Checked by: tests/audit/test_shipped.py.
 
 import contextlib
 import json
+import math
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.audit.guard import END
 from pipeline.audit.untrusted import LARGEST_TEXT_BYTES
 from pipeline.checks import FairwayError
+from pipeline.workplace import Workplace, kill_group
 
+LARGEST_FILE_BYTES = 1 << 30
+"""What the program may write into one file: an audit must not fill the disk."""
 _LONGEST_LINE_BYTES = 1 << 16
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
@@ -61,14 +63,14 @@ class Outcome(NamedTuple):
 class _Rank:
     """One process and the threads that listen to it."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], limits: Mapping[str, int], place: Workplace,
+                 environment: Mapping[str, str]) -> None:  # fmt: skip
         ours, theirs = socket.socketpair()
         with theirs:
             ours.shutdown(socket.SHUT_WR)
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "guard.py", str(theirs.fileno()), *arguments], cwd=folder, env=dict(environment),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()], start_new_session=True,
+            self.process = place.start(
+                [sys.executable, "-I", "guard.py", str(theirs.fileno()), json.dumps(limits), *arguments],
+                env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         assert self.process.stdout is not None
         self.lines: list[str] = []
@@ -100,9 +102,7 @@ class _Rank:
 
     def stop(self) -> None:
         """Kill the process and all that it started, and wait until its pipes are dry."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        kill_group(self.process)
         for thread in self.threads:
             thread.join(_PATIENCE_SECONDS)
             if thread.is_alive():
@@ -118,22 +118,25 @@ class _Rank:
         return events, self.last_message == json.dumps([END, []])
 
 
-def run_guarded(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], num_processes: int, timeout_seconds: float
-) -> Outcome:
-    """Run `guard.py` in `folder` on so many ranks; ShippedError, one line, when it fails or takes too long.
+def run_guarded(arguments: Sequence[str], place: Workplace, environment: Mapping[str, str], num_processes: int,
+                timeout_seconds: float, stopped: threading.Event) -> Outcome:  # fmt: skip
+    """Run `guard.py` in `place` on so many ranks; ShippedError, one line, when it fails or takes too long.
 
-    The events that ranks told before a failure are lost with it: a program that fails is not audited.
+    Also when `stopped` is set, by whoever no longer waits for an answer. The events that ranks told before a failure
+    are lost with it: a program that fails is not audited.
     """
+    limits = resource_limits(environment, timeout_seconds)
     deadline = time.monotonic() + timeout_seconds
     ranks: list[_Rank] = []
     try:
         for variables in _rank_variables(num_processes):
-            ranks.append(_Rank(arguments, folder, {**environment, **variables}))
+            ranks.append(_Rank(arguments, limits, place, {**environment, **variables}))
         while any(rank.process.poll() is None for rank in ranks):
             if time.monotonic() > deadline:
                 raise ShippedError(f"train_gpt.py --evaluate-only: still running after {timeout_seconds:g} s; "
                                    "allow it more with --timeout-seconds")  # fmt: skip
+            if stopped.is_set():
+                raise ShippedError("train_gpt.py --evaluate-only: stopped, for nobody waits for its answer")
             if any(rank.flooded for rank in ranks) or any(rank.process.poll() for rank in ranks):
                 break
             time.sleep(_POLL_SECONDS)
@@ -146,6 +149,29 @@ def run_guarded(
     told = [rank.outcome() for rank in ranks]
     silent = [number for number, (_, ended) in enumerate(told) if not ended]
     return Outcome(ranks[0].lines, {event for events, _ in told for event in events}, silent)
+
+
+def resource_limits(environment: Mapping[str, str], timeout_seconds: float) -> dict[str, int]:
+    """Return what each process of the program may use at most, by name of the resource.
+
+    Seconds of all cores, so that whatever escapes the auditor ends too; no core dumps, no huge file. Memory: the data
+    segment, not the address space, of which torch reserves much and uses little; all that the machine has, so that a
+    program without measure ends itself and nobody else. With a GPU there is none: its driver maps what it does not use.
+    No number of processes: the system counts all of the user's threads, of other programs too.
+    """
+    limits = {
+        "RLIMIT_CPU": math.ceil(timeout_seconds) * (os.cpu_count() or 1),
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": LARGEST_FILE_BYTES,
+    }
+    if environment.get("CUDA_VISIBLE_DEVICES") == "":
+        limits["RLIMIT_DATA"] = machine_memory_bytes()
+    return limits
+
+
+def machine_memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _require_success(ranks: Sequence[_Rank], statuses: Sequence[int | None]) -> None:

@@ -13,7 +13,7 @@ Checked by: tests/audit/test_shipped.py.
 import inspect
 import json
 import shutil
-import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipeline.audit.processes import Event, ShippedError, run_guarded
 from pipeline.audit.untrusted import LEDGER_KINDS, check_columns, one_line, read_foreign_arrays
 from pipeline.checks import require
 from pipeline.progress import Log
+from pipeline.workplace import Workplace, workplace
 
 _MAGIC, _VERSION, _HEADER_WORDS = 20240520, 1, 256
 TRAIN_SHARD = "train_000000.bin"
@@ -65,6 +66,7 @@ class ShippedProgram:
         """The first stream of the last call, and its ledgers."""
         self.events: set[Event] = set()
         """What its processes opened, reached and started."""
+        self._stopped = threading.Event()
         self.silenced = 0
         """Processes that stopped telling before they ended."""
 
@@ -72,17 +74,21 @@ class ShippedProgram:
         """Return the ledgers of every stream. Raises ShippedError, in one line, when the program fails."""
         parts = min(len(streams), self.side_by_side if num_processes == 1 else 1)
         with ThreadPoolExecutor(parts) as pool:
-            scored = list(pool.map(lambda part: self._score(streams[part::parts], num_processes), range(parts)))
+            try:
+                scored = list(pool.map(lambda part: self._score(streams[part::parts], num_processes), range(parts)))
+            except BaseException:
+                self._stopped.set()  # leaving the pool waits for those that still run
+                raise
         answers = [scored[number % parts][number // parts] for number in range(len(streams))]
         self.first = streams[0], answers[0]
         return answers
 
     def _score(self, streams: Sequence[np.ndarray], num_processes: int) -> list[Ledgers]:
         """Return the ledgers of every stream from one start of the program."""
-        with tempfile.TemporaryDirectory() as place:
-            folder = self._furnish(Path(place), streams, with_train=num_processes == 1)
-            self._run(folder, ["--ledger", "ledger"], num_processes)
-            files = sorted((folder / "ledger").glob("*.npz"))
+        with workplace() as place:
+            self._furnish(place.folder, streams, with_train=num_processes == 1)
+            self._run(place, ["--ledger", "ledger"], num_processes)
+            files = sorted((place.folder / "ledger").glob("*.npz"))
             if not 0 < len(files) <= _MOST_ITEMS:
                 raise ShippedError(f"train_gpt.py: --ledger left {len(files)} ledgers; package the record again")
             try:
@@ -93,12 +99,12 @@ class ShippedProgram:
 
     def printed(self, stream: np.ndarray) -> list[str]:
         """Return the lines that the program prints when it scores one stream as it would a judge's, ledger unasked."""
-        with tempfile.TemporaryDirectory() as place:
-            return self._run(self._furnish(Path(place), [stream], with_train=True), [], 1)
+        with workplace() as place:
+            self._furnish(place.folder, [stream], with_train=True)
+            return self._run(place, [], 1)
 
-    def _furnish(self, folder: Path, streams: Sequence[np.ndarray], with_train: bool) -> Path:
+    def _furnish(self, folder: Path, streams: Sequence[np.ndarray], with_train: bool) -> None:
         """Fill an empty folder with program, artifact, guard and data."""
-        folder = folder.resolve()
         (folder / "data").mkdir()
         (folder / "ledger").mkdir()
         (folder / "guard.py").write_text(inspect.getsource(guard))
@@ -108,18 +114,18 @@ class ShippedProgram:
             (folder / "data" / f"val_{number:06d}.bin").write_bytes(shard_bytes(tokens_M))
         if with_train:
             (folder / "data" / TRAIN_SHARD).write_bytes(shard_bytes(streams[0]))
-        return folder
 
-    def _run(self, folder: Path, options: Sequence[str], num_processes: int) -> list[str]:
+    def _run(self, place: Workplace, options: Sequence[str], num_processes: int) -> list[str]:
         """Run the program under guard in its folder; return what it printed and keep what it touched."""
         files = self.files
         arguments = [
             files.program.name, "--evaluate-only", files.artifact.name, "--seed", str(files.seed), "--data", "data",
             "--tokenizer", files.tokenizer.name, *options,
         ]  # fmt: skip
+        folder = place.folder
         self.log(f"audit: train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
         environment = {"HOME": str(folder), "TMPDIR": str(folder), **self.environment}
-        outcome = run_guarded(arguments, folder, environment, num_processes, self.timeout_seconds)
+        outcome = run_guarded(arguments, place, environment, num_processes, self.timeout_seconds, self._stopped)
         self.events |= outcome.events
         self.silenced += len(outcome.silent_ranks)
         return outcome.lines

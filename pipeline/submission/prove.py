@@ -7,7 +7,6 @@ import difflib
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.checks import FairwayError
 from pipeline.progress import Log
 from pipeline.submission.bundle import project_imports
 from pipeline.submission.minify import unwrap
+from pipeline.workplace import Workplace, kill_group, workplace
 
 _DIGEST = "sha256 "
 
@@ -45,12 +45,13 @@ def prove(
     program = folder / "train_gpt.py"
     if borrowed := project_imports(unwrap(program.read_bytes())):
         raise ProofError(f"train_gpt.py: imports {', '.join(borrowed)}, which a judge does not have")
-    with tempfile.TemporaryDirectory() as empty:
-        shutil.copyfile(program, Path(empty, "train_gpt.py"))
-        shutil.copyfile(folder / artifact, Path(empty, artifact))
+    with workplace() as place:
+        shutil.copyfile(program, place.folder / "train_gpt.py")
+        shutil.copyfile(folder / artifact, place.folder / artifact)
         command = [sys.executable, "-I", "train_gpt.py", "--evaluate-only", artifact]
         command += ["--seed", str(seed), "--data", str(data_dir.resolve()), "--tokenizer", str(tokenizer.resolve())]
-        printed = _run_lines(command, empty, {"HOME": empty, "TMPDIR": empty, **environment}, timeout_seconds, log)
+        home = str(place.folder)
+        printed = _run_lines(command, place, {"HOME": home, "TMPDIR": home, **environment}, timeout_seconds, log)
     for line in expected_lines:
         if line not in printed:
             nearest = _nearest_line(line, printed)
@@ -58,19 +59,18 @@ def prove(
 
 
 def _run_lines(
-    command: list[str], cwd: str, environment: Mapping[str, str], seconds: float | None, log: Log
+    command: list[str], place: Workplace, environment: Mapping[str, str], seconds: float | None, log: Log
 ) -> list[str]:
     """Run a command and return the lines of its output and errors."""
     expired = threading.Event()
     lines: list[str] = []
-    with subprocess.Popen(
-        command, cwd=cwd, env=dict(environment), text=True, errors="replace",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
+    with place.start(
+        command, env=dict(environment), text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
 
         def stop() -> None:
             expired.set()
-            process.kill()
+            kill_group(process)
 
         timer = threading.Timer(seconds or 0, stop)
         if seconds is not None:
@@ -81,7 +81,7 @@ def _run_lines(
                 lines.append(line.rstrip("\r\n"))
                 log(lines[-1])
         except BaseException:
-            process.kill()
+            kill_group(process)
             raise
         finally:
             timer.cancel()

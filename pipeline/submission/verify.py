@@ -13,7 +13,6 @@ import math
 import statistics
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
@@ -27,6 +26,7 @@ from pipeline.submission.claims import Claim, agreement, equal_as_stated, number
 from pipeline.submission.minify import unwrap
 from pipeline.submission.seed_log import SeedLog, implied_bytes
 from pipeline.submission.significance import comparison_fields
+from pipeline.workplace import kill_group, workplace
 
 CANONICAL = {
     151_080_362: "FineWeb val, 1,024 pieces",
@@ -275,19 +275,21 @@ def _program(program: Path, environment: Mapping[str, str]) -> Iterator[Claim]:
 
 def _start(program: Path, environment: Mapping[str, str]) -> Claim:
     """Return whether `train_gpt.py --help` works alone in an empty folder."""
-    with tempfile.TemporaryDirectory() as empty:
-        alone = Path(empty, "train_gpt.py")
-        alone.write_bytes(program.read_bytes())
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", alone.name, "--help"], cwd=empty, check=False, timeout=START_SECONDS,
-                env={"HOME": empty, "TMPDIR": empty, **environment}, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace",
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"train_gpt.py --help: no end within {START_SECONDS:g} s", False
-    last = (done.stderr.strip().splitlines() or ["no output"])[-1][:120]
-    return ("starts alone" if done.returncode == 0 else f"train_gpt.py --help: {last}"), done.returncode == 0
+    with workplace() as place:
+        (place.folder / "train_gpt.py").write_bytes(program.read_bytes())
+        home = {"HOME": str(place.folder), "TMPDIR": str(place.folder)}
+        with place.start(
+            [sys.executable, "-I", "train_gpt.py", "--help"], env={**home, **environment},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace",
+        ) as process:  # fmt: skip
+            try:
+                _, said = process.communicate(timeout=START_SECONDS)
+            except subprocess.TimeoutExpired:
+                return f"train_gpt.py --help: no end within {START_SECONDS:g} s", False
+            finally:
+                kill_group(process)
+    last = (said.strip().splitlines() or ["no output"])[-1][:120]
+    return ("starts alone" if process.returncode == 0 else f"train_gpt.py --help: {last}"), process.returncode == 0
 
 
 def _artifact(record: Record, seed: str) -> Path | None:

@@ -3,7 +3,7 @@
 The one idea: a snapshot counts only as a whole. Every rank writes its own file under the step's name; when all have,
 rank 0 replaces the manifest, which names the step and the digest of every file; only then do the files of the previous
 step go. Whatever moment a process dies at, the manifest names files that are complete. At most two snapshots are on
-disk.
+disk. One that cannot be written is said and left; training goes on, and the previous one stays.
 
 What is saved: the weights, on rank 0; every rank's own optimizer states, other parts and random generators; in the
 manifest the step (batches are a pure function of it), the seconds of training, the curve and the log lines. What it
@@ -13,8 +13,7 @@ Clock: seconds of training before the snapshot count against the budget; the tim
 the time that snapshots take, do not.
 
 Signals: while steps run, SIGINT and SIGTERM are remembered. Ranks compare notes after every step, so that all of them
-save and stop after the same one, whichever was told. Ranks whose torchrun died stop too, but save nothing: the next
-run may be reading already.
+save and stop after the same one, whichever was told.
 
 Source: write-temporary-and-rename; torch.distributed.checkpoint, for files per rank and metadata last.
 Differs: no resharding: a snapshot continues on as many processes as wrote it.
@@ -24,7 +23,6 @@ Checked by: tests/training/test_snapshot.py, tests/training/test_resume.py.
 import hashlib
 import io
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -38,13 +36,11 @@ from torch import Tensor, nn
 from pipeline.files import write_bytes
 from pipeline.progress import Log
 from pipeline.ranks import Ranks, share_from_rank_zero
-from pipeline.training.launch import LaunchError, StoppedError
+from pipeline.training.launch import StoppedError
 
 Curve = list[dict[str, float]]
 _MANIFEST = "snapshot.json"
 _MANIFEST_KEYS = {"step", "seconds", "curve", "lines", "sha256", "identity", "resumed_at_steps"}
-_ORPHANED = 1000
-"""Stands above all signal numbers in the ranks' comparison: torchrun is gone."""
 
 
 class Snapshots:
@@ -67,7 +63,6 @@ class Snapshots:
         self._agreed = 0
         """The signal that all ranks act on: the one above changes at any moment, during a save too."""
         self._handlers: dict[int, Any] = {}
-        self._parent = os.getppid()
 
     def __enter__(self) -> "Snapshots":
         return self
@@ -105,37 +100,39 @@ class Snapshots:
     def is_due(self, seconds: float) -> bool:
         """Tell whether to save after this step: a signal came to any rank, or the interval has passed.
 
-        Every rank calls it after every step with equal `seconds`. Raises LaunchError when torchrun has died.
+        Every rank calls it after every step with equal `seconds`.
         """
-        orphaned = self.ranks.world_size > 1 and os.getppid() != self._parent
-        reason = torch.tensor(_ORPHANED if orphaned else self._heard)
+        reason = torch.tensor(self._heard)
         if self.ranks.world_size > 1:
             dist.all_reduce(reason, dist.ReduceOp.MAX)
         self._agreed = int(reason)
-        if self._agreed == _ORPHANED:
-            raise LaunchError("torchrun died: its ranks stop")
         return self._agreed > 0 or seconds - self._saved_at_seconds >= self.every_seconds
 
     def save(self, step: int, seconds: float, curve: Curve) -> None:
         """Write a snapshot of the parts given to `restore`; the previous one is valid until this one is.
 
-        Raises StoppedError afterwards when a signal asked for it.
+        One that any rank cannot write is said and left. Raises StoppedError afterwards when a signal asked for it.
         """
         own = {name: part.state_dict() for name, part in self._parts.items() if self._writes(part)}
         buffer = io.BytesIO()
         torch.save({"parts": own, "generators": self._generators()}, buffer)
-        write_bytes(self._file(step), buffer.getvalue())
+        problem = next(filter(None, _from_all_ranks(_write(self._file(step), buffer.getvalue()), self.ranks)), "")
         digests = _from_all_ranks(hashlib.sha256(buffer.getvalue()).hexdigest(), self.ranks)
-        if self.ranks.rank == 0:
+        if self.ranks.rank == 0 and not problem:
             manifest = {"step": step, "seconds": seconds, "curve": curve, "lines": self.lines, "sha256": digests,
                         "identity": self.identity, "resumed_at_steps": self.resumed_at_steps}  # fmt: skip
-            write_bytes(self.folder / _MANIFEST, json.dumps(manifest).encode())
-        _from_rank_zero(None, self.ranks)  # none sweeps before the manifest is written
-        self._sweep(step)
+            problem = _write(self.folder / _MANIFEST, json.dumps(manifest).encode())
+        problem = _from_rank_zero(problem, self.ranks)  # none sweeps before the manifest is written
+        if problem:
+            self._file(step).unlink(missing_ok=True)
+            self._tell(f"warning: no snapshot after step {step}: {problem}")
+        else:
+            self._sweep(step)
         self._saved_at_seconds = seconds
         if self._agreed:
+            there = "the last snapshot" if problem else "there"
             raise StoppedError(f"stopped by {signal.Signals(self._agreed).name} after step {step}; to "
-                               "continue from there, run the same command again", self._agreed)  # fmt: skip
+                               f"continue from {there}, run the same command again", self._agreed)  # fmt: skip
 
     def discard(self) -> None:
         """Remove all snapshots, when the run's results are safe; only rank 0 removes."""
@@ -229,6 +226,15 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         for key, value in saved.items():
             if isinstance(value, Tensor):
                 current[key] = current[key].to(value.dtype)
+
+
+def _write(path: Path, content: bytes) -> str:
+    """Write a file of a snapshot; return why it cannot be written, or nothing."""
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _from_rank_zero(value: Any, ranks: Ranks) -> Any:

@@ -174,6 +174,29 @@ def test_a_program_that_prints_without_end_is_stopped(shipped) -> None:
         shipped("while True: print('x' * 10000)")(STREAMS)
 
 
+def test_the_program_gets_the_limits_of_an_audit(shipped) -> None:
+    program = shipped("import resource as r; print('LIMITS', [r.getrlimit(getattr(r, name)) for name in "
+                      "('RLIMIT_CPU', 'RLIMIT_CORE', 'RLIMIT_FSIZE')])")  # fmt: skip
+    seconds = 60 * os.cpu_count()
+    allowed = [(most, most) for most in (seconds, 0, processes.LARGEST_FILE_BYTES)]
+    assert f"LIMITS {allowed}" in program.printed(STREAMS[0])
+
+
+def test_a_program_that_takes_all_memory_ends_alone(shipped, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "machine_memory_bytes", lambda: 1 << 30)
+    program = shipped("held = bytearray(2 << 30)")
+    program.environment = {**program.environment, "CUDA_VISIBLE_DEVICES": ""}
+    with pytest.raises(ShippedError, match="exit status 1: MemoryError"):
+        program(STREAMS)
+
+
+def test_when_one_of_several_programs_fails_the_others_are_stopped(shipped) -> None:
+    """They would sleep for longer than they may."""
+    waits = "import time; time.sleep(0 if (np.fromfile('data/val_000000.bin', '<u2')[512:] == 9).any() else 600)"
+    with pytest.raises(ShippedError, match="exit status 1: AssertionError"):
+        shipped(f"{waits}; assert False", timeout_seconds=500, side_by_side=2)(STREAMS[::-1])
+
+
 def test_a_child_that_outlives_the_program_is_found(shipped, monkeypatch) -> None:
     monkeypatch.setattr(processes, "_PATIENCE_SECONDS", 0.2)
     with pytest.raises(ShippedError, match="outlives"):

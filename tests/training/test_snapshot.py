@@ -1,6 +1,8 @@
 """Snapshots on one process, inside this one: what a stopped run continues with, and which snapshots it refuses."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -181,7 +183,7 @@ def test_a_writer_killed_at_any_point_leaves_the_previous_snapshot(tmp_path: Pat
 
 
 def test_the_previous_files_stay_until_the_manifest_names_the_new_ones(tmp_path: Path) -> None:
-    """A manifest that cannot be written stands for a death just before it: a folder is in its place."""
+    """A snapshot that cannot be written is said, and training goes on: a folder is in the manifest's place."""
     stopped(tmp_path / "run", train_config(), 5)
     shutil.copytree(tmp_path / "run", tmp_path / "kept")
     run = Run(tmp_path / "run")
@@ -191,9 +193,25 @@ def test_the_previous_files_stay_until_the_manifest_names_the_new_ones(tmp_path:
             (tmp_path / "run/snapshot.json").unlink()
             (tmp_path / "run/snapshot.json").mkdir()
 
-    with pytest.raises(OSError, match=r"snapshot\.json"):
-        run.train(train_config(), progress=blocked)
+    assert_equal_runs(train_tiny(train_config()), run.train(train_config(), progress=blocked))
+    assert run.said[1].startswith("warning: no snapshot after step 6: [Errno 21] Is a directory: '")
     assert (tmp_path / "run/step-5.rank-0.pt").read_bytes() == (tmp_path / "kept/step-5.rank-0.pt").read_bytes()
+
+
+def test_a_full_disk_costs_a_snapshot_and_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by a signal meanwhile, it says that the way on starts at an earlier step."""
+    stopped(tmp_path, train_config(), 5)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        run = Run(tmp_path)
+        with pytest.raises(StoppedError, match="after step 8; to continue from the last snapshot, run the same"):
+            run.train(train_config(), stop_after=8)
+    assert run.said[1:] == [
+        f"warning: no snapshot after step {step}: [Errno 28] No space left on device: "
+        f"'{tmp_path}/step-{step}.rank-0.pt'" for step in (6, 7, 8)
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshot.json", "step-5.rank-0.pt"]
+    assert_equal_runs(train_tiny(train_config()), Run(tmp_path).train(train_config()))
 
 
 class _Clock:
