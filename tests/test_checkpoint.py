@@ -48,7 +48,7 @@ def test_an_artifact_that_does_not_fit_its_config_is_an_artifact_error(tmp_path:
     write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(config)})
     assert load_artifact_model(tmp_path / "a").config == config
     write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(dataclasses.replace(config, model_dim=64))})
-    with pytest.raises(ArtifactError, match="does not fit the model config"):
+    with pytest.raises(ArtifactError, match="does not fit the model config inside"):
         load_artifact_model(tmp_path / "a")
     write_artifact(tmp_path / "a", state, {})
     with pytest.raises(ArtifactError, match="a mapping of keys"):

@@ -15,17 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checks import require
+from pipeline.checks import one_line, require
 
 LARGEST_TEXT_BYTES = 64 << 20
 """Most that a log, a README, a report or all that a program prints may hold."""
-
-
-def one_line(error: object, longest: int = 200) -> str:
-    """Return what an error or a foreign text says as one short line of printable ASCII that keeps a table in shape."""
-    words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
-    shown = "".join(each if each.isprintable() and each.isascii() else "?" for each in words)
-    return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def read_foreign_text(path: Path) -> str:

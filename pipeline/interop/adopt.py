@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts import path_of, write_json
-from pipeline.checkpoint import save_checkpoint
+from pipeline.checkpoint import largest_weights, save_checkpoint
 from pipeline.checks import require
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.shards import open_shards, shard_paths
@@ -71,6 +71,8 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
     model = build(community.config)
     model.load_state_dict(community.state)
     loss, uniform = probe_loss(model, path_of("train_shards")), math.log(community.config.vocab_size)
+    require(math.isfinite(loss), "checkpoint: loss on training tokens", loss,
+            f"a finite number: activations overflow; the largest weights are in {largest_weights(model)}")  # fmt: skip
     if loss > uniform:
         log(f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
             "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip
