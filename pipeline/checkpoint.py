@@ -61,7 +61,8 @@ def check_dense(name: str, tensor: Tensor, where: str) -> None:
 def check_finite(name: str, tensor: Tensor, where: str) -> None:
     """Raise ValueError naming a tensor that holds a number that is not finite or absurdly large."""
     largest = float(tensor.detach().float().abs().amax()) if tensor.numel() else 0.0
-    require(largest <= LARGEST_WEIGHT, f"{where}: {name}", largest, f"finite numbers of at most {LARGEST_WEIGHT:.0f}")
+    require(largest <= LARGEST_WEIGHT, f"{where}: {name}", float(f"{largest:.4g}"),
+            f"finite numbers of at most {LARGEST_WEIGHT:.0f}")  # fmt: skip
 
 
 def largest_weights(model: LoopedUNet) -> str:
