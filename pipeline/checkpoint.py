@@ -67,7 +67,7 @@ def check_finite(name: str, tensor: Tensor, where: str) -> None:
 
 def largest_weights(model: LoopedUNet) -> str:
     """Return the name of the parameter that holds the largest number: the one to look at when activations overflow."""
-    return max(model.named_parameters(), key=lambda named: float(named[1].abs().amax()))[0]
+    return max(model.named_parameters(), key=lambda named: float(named[1].detach().abs().amax()))[0]
 
 
 def check_shapes(config: ModelConfig, shapes: Mapping[str, Sequence[int]], what: str) -> None:

@@ -72,7 +72,7 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
     model.load_state_dict(community.state)
     loss, uniform = probe_loss(model, path_of("train_shards")), math.log(community.config.vocab_size)
     require(math.isfinite(loss), "checkpoint: loss on training tokens", loss,
-            f"a finite number: activations overflow; the largest weights are in {largest_weights(model)}")  # fmt: skip
+            f"a finite number: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
     if loss > uniform:
         log(f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
             "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip
