@@ -35,8 +35,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     """Return the sensitivities of `model` on numbered batches of token ids (B, T), by bundle key, float32 on the CPU.
 
     One forward and one backward pass per batch; the model's weights and hooks are left as they were. Every rank gives
-    its own batches and gets the means over all of them: labels depend on a batch's number, not on its rank. Raises
-    ValueError naming the largest weights when logits are not finite.
+    its own batches and gets the means over all of them: labels depend on a batch's number, not on its rank.
     """
     device = model.token_embedding.weight.device
     tables = [name for name, module in model.named_modules() if type(module) is nn.Embedding]
@@ -81,8 +80,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
         generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
         with torch.enable_grad():
             logits_MV = model(ids_BT).flatten(0, 1)
-            demand(bool(torch.isfinite(logits_MV).all()), "logits", "values that are not finite",
-                   f"finite ones: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
+            _check_logits(logits_MV, model)
             watch("sensitivity/head", logits_MV, lambda squares_MV: squares_MV.sum(0))
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
@@ -93,6 +91,12 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
         handle.remove()
     sum_over_ranks([*sums.values(), tokens], ranks)
     return {key: (total / tokens).to(torch.float32).cpu() for key, total in sums.items()}
+
+
+def _check_logits(logits_MV: Tensor, model: LoopedUNet) -> None:
+    """Raise ValueError naming the largest weights when activations overflow."""
+    demand(bool(torch.isfinite(logits_MV).all()), "logits", "values that are not finite",
+           f"finite ones: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
 
 
 def _by_token(gradient: Tensor) -> Tensor:
