@@ -11,12 +11,9 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipeline.checks import one_line, require
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @contextlib.contextmanager
@@ -71,8 +68,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> "dict[str, np.ndarray]":
-    """Return arrays of an .npz that unpacks to at most `most_bytes`; ValueError with a reason when it cannot."""
+def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> dict[str, Any]:
+    """Return NumPy arrays of an .npz that unpacks to at most `most_bytes`; ValueError with a reason when it cannot."""
     import numpy as np
 
     try:

@@ -79,8 +79,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     for number, ids_BT in batches:
         generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
         with torch.enable_grad():
-            logits_MV = model(ids_BT).flatten(0, 1)
-            _check_logits(logits_MV, model)
+            logits_MV = _finite_logits(model, ids_BT).flatten(0, 1)
             watch("sensitivity/head", logits_MV, lambda squares_MV: squares_MV.sum(0))
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
@@ -93,10 +92,12 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     return {key: (total / tokens).to(torch.float32).cpu() for key, total in sums.items()}
 
 
-def _check_logits(logits_MV: Tensor, model: LoopedUNet) -> None:
-    """Raise ValueError naming the largest weights when activations overflow."""
-    demand(bool(torch.isfinite(logits_MV).all()), "logits", "values that are not finite",
+def _finite_logits(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
+    """Return the logits (B, T, V) of `model`; ValueError naming its largest weights when activations overflow."""
+    logits_BTV = model(ids_BT)
+    demand(bool(torch.isfinite(logits_BTV).all()), "logits", "values that are not finite",
            f"finite ones: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
+    return logits_BTV
 
 
 def _by_token(gradient: Tensor) -> Tensor:
