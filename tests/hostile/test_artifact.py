@@ -4,11 +4,15 @@ import dataclasses
 import json
 import random
 import shutil
+import time
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.artifacts import save_tensors
+from pipeline.checkpoint import load_checkpoint
 from pipeline.codec.container import ArtifactError, QuantizedTensor, encode_artifact
 from pipeline.codec.sections import join_sections, split_sections
 from pipeline.model.network import build
@@ -47,6 +51,21 @@ def attempt(folder, choose):
     content = damaged_bytes(content, choose) if choose.random() < 0.1 else join_sections(sections)
     (folder / "model.fwy").write_bytes(content)
     reads_or_refuses(lambda: load_artifact_model(folder / "model.fwy"), ArtifactError)
+
+
+def test_configs_that_raised_something_else_are_one_line(shared, tmp_path):
+    sections = split_sections(ARTIFACTS[0])
+    for path in (shared / "hostile/parsers").glob("artifact_model*.json"):
+        header = {**json.loads(sections["header"]), "meta": json.loads(path.read_text())}
+        content = join_sections({**sections, "header": json.dumps(header).encode()})
+        (tmp_path / "model.fwy").write_bytes(content)
+        save_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.ones(1)}, header["meta"])
+        for read, name in ((load_artifact_model, "model.fwy"), (load_checkpoint, "checkpoint.safetensors")):
+            started = time.monotonic()
+            with pytest.raises((ArtifactError, ValueError), match=rf"^[^\n]*{name}: [^\n]*$") as caught:
+                read(tmp_path / name)
+            assert len(str(caught.value)) < 1000
+            assert time.monotonic() - started < 5
 
 
 @settings(max_examples=60)
