@@ -65,11 +65,6 @@ def check_finite(name: str, tensor: Tensor, where: str) -> None:
             f"finite numbers of at most {LARGEST_WEIGHT:.0f}")  # fmt: skip
 
 
-def largest_weights(model: LoopedUNet) -> str:
-    """Return the name of the parameter that holds the largest number: the one to look at when activations overflow."""
-    return max(model.named_parameters(), key=lambda named: float(named[1].detach().abs().amax()))[0]
-
-
 def check_shapes(config: ModelConfig, shapes: Mapping[str, Sequence[int]], what: str) -> None:
     """Raise ValueError `<what>: ...` naming tensors that a network of `config` has not, or in another shape."""
     misfit = name_misfits(network_shapes(config, len(shapes), what), shapes)

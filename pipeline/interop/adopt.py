@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts import path_of, write_json
-from pipeline.checkpoint import largest_weights, save_checkpoint
+from pipeline.checkpoint import save_checkpoint
 from pipeline.checks import require
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.files import sha256_of_file, write_bytes
 from pipeline.interop.community import load_community
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import LoopedUNet, build, largest_weights
 from pipeline.progress import Log
 
 PROBE_SEQUENCES = 8

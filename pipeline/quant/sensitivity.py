@@ -21,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.checkpoint import largest_weights
 from pipeline.checks import demand
-from pipeline.model.network import LoopedUNet
+from pipeline.model.network import LoopedUNet, largest_weights
 from pipeline.quant.hessian import InputSite
 from pipeline.ranks import Ranks, sum_over_ranks
 
