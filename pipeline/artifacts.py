@@ -10,14 +10,16 @@ Checked by: tests/test_artifacts.py, tests/stages/test_dvc.py (the table against
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.checks import one_line, require
 from pipeline.closure import stage_closure
 from pipeline.files import files_below, sha256_of_file, write_bytes
 
@@ -96,8 +98,10 @@ def outputs_of(stage: str, **keys: object) -> list[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as indented JSON with sorted keys, atomically."""
-    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    """Write `content` as indented JSON with sorted keys, atomically; ValueError naming a number that is not finite."""
+    for field in _not_finite(content, ""):
+        raise ValueError(f"{path}: {field} is not a finite number, which JSON cannot say; nothing was written")
+    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -129,7 +133,6 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str,
 
 def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """Return (tensors, meta) of a file written by `save_tensors`; ValueError when absent, damaged or foreign."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -137,12 +140,17 @@ def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     path.open("rb").close()  # a stage's firewall sees this open; the one of safetensors is compiled code
     try:
         tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: damaged safetensors file ({error}); {_remedy(path)}") from None
-    meta = _safetensors_metadata(path).get("fairway")
-    if meta is None:
+        text = _safetensors_metadata(path).get("fairway")
+    except Exception as error:  # safetensors and torch raise whatever the bytes make them
+        raise ValueError(f"{path}: damaged safetensors file ({one_line(error)}); {_remedy(path)}") from None
+    if text is None:
         raise ValueError(f"{path}: no Fairway metadata inside; expected a file written by this pipeline")
-    return tensors, json.loads(meta)
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: metadata inside is not valid JSON ({one_line(error)}); {_remedy(path)}") from None
+    require(isinstance(meta, dict), f"{path}: metadata inside", one_line(meta), f"a JSON object; {_remedy(path)}")
+    return tensors, meta
 
 
 def provenance(stage: str, root: Path, sections: Mapping[str, object], inputs: Iterable[Path]) -> dict[str, Any]:
@@ -213,6 +221,16 @@ def _remedy(path: Path) -> str:
     patterns = (str(path_of(name, seed="*", item="*")) for name in TABLE)
     is_output = any(place.match(pattern) for pattern in patterns for place in (path, *path.parents))
     return "run `dvc repro`" if is_output else "no stage writes it"
+
+
+def _not_finite(content: object, name: str) -> Iterator[str]:
+    """Yield the dotted names of numbers that are not finite in JSON-able content."""
+    if isinstance(content, float) and not math.isfinite(content):
+        yield name
+    children = dict(enumerate(content)) if isinstance(content, list | tuple) else content
+    if isinstance(children, Mapping):
+        for key, value in children.items():
+            yield from _not_finite(value, f"{name}.{key}".lstrip("."))
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:

@@ -13,5 +13,12 @@ def demand(ok: bool, field: str, got: object, expected: str) -> None:
         raise ValueError(f"{field}: got {got!r}, expected {expected}")
 
 
+def one_line(error: object, longest: int = 200) -> str:
+    """Return what an error or a foreign text says as one short line of printable ASCII that keeps a table in shape."""
+    words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
+    shown = "".join(each if each.isprintable() and each.isascii() else "?" for each in words)
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
 class FairwayError(Exception):
     """A failure that the person at the keyboard can resolve; stages print it as one line and exit 1."""

@@ -13,8 +13,12 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from pipeline.checks import one_line, require
 
 
 @contextlib.contextmanager
@@ -115,6 +119,23 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with atomic_path(path) as partial:
         partial.write_bytes(content)
+
+
+def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> dict[str, Any]:
+    """Return NumPy arrays of an .npz that unpacks to at most `most_bytes`; ValueError with a reason when it cannot."""
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        require(unpacked <= most_bytes, "unpacked size", unpacked, f"at most {most_bytes} bytes")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in names}
+        for name, array in arrays.items():  # a member that is no .npy comes as bytes
+            require(isinstance(array, np.ndarray), name, type(array).__name__, "an array")
+    except Exception as error:  # numpy and zipfile raise whatever the bytes make them
+        raise ValueError(one_line(error) or type(error).__name__) from None
+    return arrays
 
 
 def sha256_of_file(path: Path) -> str:

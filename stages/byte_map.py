@@ -53,10 +53,15 @@ def _group(name: str) -> str:
 
 def _tones(layers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the colour of each tensor: from pale to dark along the logarithm of its sensitivity."""
-    logs = {layer["name"]: math.log(layer["sensitivity_nats"]) for layer in layers if layer["sensitivity_nats"]}
+    logs = {layer["name"]: math.log(layer["sensitivity_nats"]) for layer in layers if _has_tone(layer)}
     low, high = min(logs.values(), default=0.0), max(logs.values(), default=0.0)
     shares = {name: (log - low) / (high - low) if high > low else 0.5 for name, log in logs.items()}
     return {layer["name"]: _tone(shares[layer["name"]]) if layer["name"] in shares else _GREY for layer in layers}
+
+
+def _has_tone(layer: Mapping[str, Any]) -> bool:
+    """Return whether a sensitivity has a logarithm: summed over visits, an estimate may be zero or below."""
+    return (layer["sensitivity_nats"] or 0.0) > 0
 
 
 def _tone(share: float) -> str:
@@ -74,7 +79,7 @@ def _head(report: Mapping[str, Any]) -> list[str]:
     head += [_text(x, 66, label, f'class="label"{end}') for x, label, end in labels]
     if loss is None:
         return head
-    found = [layer["sensitivity_nats"] for layer in report["layers"] if layer["sensitivity_nats"]]
+    found = [layer["sensitivity_nats"] for layer in report["layers"] if _has_tone(layer)]
     least, most = min(found, default=0.0), max(found, default=0.0)
     scale = [
         f'<rect x="{_BARS + 256 + 8 * k}" y="56" width="8" height="10" fill="{_tone(k / 11)}"/>' for k in range(12)

@@ -35,6 +35,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.data.manifest import listed_shards, open_listed
     from pipeline.files import sha256_of_file
     from pipeline.quant.loop_aware import calibrate as collect
+    from pipeline.quant.moments import check_bundle
     from pipeline.training.launch import process_group, resolve_device
 
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
@@ -51,6 +52,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     with stage.progress("calibrate", "batches") as progress, process_group(ranks, device):
         bundle = collect(model, ids_NT, params.calibrate, ranks, device, progress)
     if ranks.rank == 0:
+        check_bundle(bundle)
         save_tensors(hessians, bundle, hessian_identity(checkpoint, params.calibrate))
         digests = {str(hessians): sha256_of_file(hessians)}
         report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "outputs_sha256": digests}

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -38,14 +40,15 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
     require(community.config.vocab_size == vocab_size, "checkpoint: vocab_size", community.config.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size and data.tokenizer_model to the "
             "checkpoint's and run `dvc repro prepare`")  # fmt: skip
-    changes = _write_model_section(Path(params_path), plain_model_section(community.config))
+    changes, params_text = _with_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"
     stage = Stage("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
     for line in [*notes, *changes]:
         stage.log(line)
     report = place_checkpoint(community, seed, stage.provenance, stage.log)
-    _commit_to_dvc(seed)
+    with _written_for_good(Path(params_path), params_text):
+        _commit_to_dvc(seed)
     stage.summary(
         f"import: seed {seed}, {report['model_params']:,} parameters, {community.config.context_tokens} tokens of "
         f"context, loss {report['final_train_loss']:.4f} nats on training tokens",
@@ -53,15 +56,31 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
     )
 
 
-def _write_model_section(path: Path, values: dict) -> list[str]:
-    """Write section `model` unless it is equal already, and return what changed, a line per key."""
-    from pipeline.files import write_bytes
+def _with_model_section(path: Path, values: dict) -> tuple[list[str], bytes]:
+    """Return what differs from section `model` of the file, a line per key, and the file with the section in place."""
     from pipeline.recipes import section_values, value_differences, with_section
 
+    content = path.read_bytes()
     changed = value_differences(section_values(path, "model"), values, "model.")
     if changed:
-        write_bytes(path, with_section(path.read_text("utf-8"), "model", values).encode())
-    return [f"{path}: {change.key}: {change.before} -> {change.after}" for change in changed]
+        content = with_section(content.decode(), "model", values).encode()
+    return [f"{path}: {change.key}: {change.before} -> {change.after}" for change in changed], content
+
+
+@contextmanager
+def _written_for_good(path: Path, content: bytes) -> Iterator[None]:
+    """Write `content` to a file, and what was there before when the body fails."""
+    from pipeline.files import write_bytes
+
+    before = path.read_bytes()
+    if content != before:
+        write_bytes(path, content)
+    try:
+        yield
+    except BaseException:
+        if content != before:
+            write_bytes(path, before)
+        raise
 
 
 def _commit_to_dvc(seed: int) -> None:

@@ -19,10 +19,11 @@ def quantize(seed: int, params_path: str) -> None:
 
     from pipeline.artifacts import outputs_of, path_of, read_tensors, write_json
     from pipeline.checkpoint import hessian_identity, load_checkpoint
-    from pipeline.checks import require
+    from pipeline.checks import one_line, require
     from pipeline.codec.container import decode_artifact
     from pipeline.config import load_params
     from pipeline.files import write_bytes
+    from pipeline.quant.moments import check_bundle
     from pipeline.quant.quantizer import fit_to_budget
     from pipeline.quant.tensor_costs import file_costs
     from stages.byte_map import draw_byte_map
@@ -34,8 +35,9 @@ def quantize(seed: int, params_path: str) -> None:
     model = load_checkpoint(checkpoint)
     bundle, bundle_meta = read_tensors(hessians)
     for key, value in hessian_identity(checkpoint, params.calibrate).items():
-        remedy = f"{value!r}: run `dvc repro calibrate@{seed}`"
-        require(bundle_meta.get(key) == value, f"{hessians}: {key}", bundle_meta.get(key), remedy)
+        remedy = f"{one_line(value)}: run `dvc repro calibrate@{seed}`"
+        require(bundle_meta.get(key) == value, f"{hessians}: {key}", one_line(bundle_meta.get(key)), remedy)
+    check_bundle(bundle)
     with stage.progress("quantize", "trials") as progress:
         meta = {"model": dataclasses.asdict(model.config)}
         artifact, report = fit_to_budget(model, bundle, params.quantize, params.budget, meta, progress)
@@ -47,10 +49,11 @@ def quantize(seed: int, params_path: str) -> None:
     write_bytes(path_of("byte_map", seed=seed), draw_byte_map({**report, **file}).encode())
     budget, totals = report["budget"], report["totals"]
     why = "the finest steps fit" if budget["finest_fits"] else "no steps came closer"
+    gain = totals["proxy_loss"] / totals["nearest_proxy_loss"] if totals["nearest_proxy_loss"] else 1.0
     note = "" if budget["reached"] else f" ({why})"
     stage.summary(
         f"quantize: seed {seed}, {len(artifact):,} bytes, {budget['unused_bytes']:,} below the artifact's budget{note}",
         f"          {totals['bits_per_weight']:.3f} bits per weight, {params.quantize.steps.kind} steps x "
         f"{report['knob']:.4g}; "
-        f"proxy loss {totals['proxy_loss'] / totals['nearest_proxy_loss']:.3f} of nearest rounding's",
+        f"proxy loss {gain:.3f} of nearest rounding's",
     )

@@ -99,7 +99,7 @@ class PervisitOracle(nn.Module):
         self.attn_scales = nn.Parameter(torch.ones(self.visits, c.model_dim))
         self.mlp_scales = nn.Parameter(torch.ones(self.visits, c.model_dim))
         self.resid_mixes = nn.Parameter(torch.zeros(self.visits, 2, c.model_dim))
-        self.skip_weights = nn.Parameter(torch.ones(c.num_flat_blocks, c.model_dim))
+        self.skip_weights = nn.Parameter(torch.ones(self.visits // 2, c.model_dim))
         self.crawler_residual_scales = nn.ParameterList(torch.tensor(1.0) for _ in range(c.crawler_loops))
         kv_dim = c.model_dim // c.num_heads * c.num_kv_heads
         self.ve = table_with_projection(c.vocab_size if c.ve_enabled else 0, c.ve_dim, kv_dim)

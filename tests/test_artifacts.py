@@ -90,3 +90,20 @@ def test_json_is_sorted_and_damaged_json_is_one_line(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"a": ')
     with pytest.raises(ValueError, match="not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_number_that_json_cannot_say_is_named_and_nothing_is_written(tmp_path: Path):
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match=r"a\.json: layers\.1\.loss is not a finite number"):
+            write_json(tmp_path / "a.json", {"layers": [{"loss": 1.0}, {"loss": value}]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_metadata_that_is_no_object_is_one_line(tmp_path: Path, text: str):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "file.safetensors", metadata={"fairway": text})
+    with pytest.raises(ValueError, match="metadata inside") as caught:
+        read_tensors(tmp_path / "file.safetensors")
+    assert len(str(caught.value)) < 500

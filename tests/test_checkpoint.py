@@ -1,6 +1,8 @@
 """Models on disk: what was saved comes back, what does not fit is refused in one line."""
 
 import dataclasses
+import functools
+import operator
 from pathlib import Path
 
 import pytest
@@ -48,8 +50,40 @@ def test_an_artifact_that_does_not_fit_its_config_is_an_artifact_error(tmp_path:
     write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(config)})
     assert load_artifact_model(tmp_path / "a").config == config
     write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(dataclasses.replace(config, model_dim=64))})
-    with pytest.raises(ArtifactError, match="does not fit the model config"):
+    with pytest.raises(ArtifactError, match="does not fit the model config inside"):
         load_artifact_model(tmp_path / "a")
     write_artifact(tmp_path / "a", state, {})
     with pytest.raises(ArtifactError, match="a mapping of keys"):
         load_artifact_model(tmp_path / "a")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda weight: weight.fill_(float("nan")), lambda weight: weight.to(torch.int8),
+    lambda weight: torch.full_like(weight, 1e30), lambda weight: weight.to(torch.complex64), lambda weight: weight > 0,
+])  # fmt: skip
+def test_a_tensor_that_is_no_finite_float_is_named(tmp_path: Path, config: ModelConfig, damage):
+    state = build(config).state_dict()
+    state["bigram.table.weight"] = damage(state["bigram.table.weight"])
+    save_tensors(tmp_path / "c", state, {"model": dataclasses.asdict(config)})
+    with pytest.raises(ValueError, match=r"c: bigram\.table\.weight: got .*, expected") as caught:
+        load_checkpoint(tmp_path / "c")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [
+    {"mlp.mult": 1e12}, {"conditioners.flow_dim": 10**13}, {"schedule.looped_blocks": 10**7},
+    {"bigram.buckets": 2**62}, {"unread": {"x": [2**40, 2**40]}},
+])  # fmt: skip
+def test_sizes_are_compared_before_anything_is_built(tmp_path: Path, config: ModelConfig, changes: dict):
+    state, large = build(config).state_dict(), dataclasses.asdict(config)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        functools.reduce(operator.getitem, path, large)[last] = value
+    save_tensors(tmp_path / "c", state, {"model": large})
+    write_artifact(tmp_path / "a", {name: tensor.half().numpy() for name, tensor in state.items()}, {"model": large})
+    with pytest.raises(ValueError, match=str(tmp_path / "c")) as caught:
+        load_checkpoint(tmp_path / "c")
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(ArtifactError, match=str(tmp_path / "a")) as caught:
+        load_artifact_model(tmp_path / "a")
+    assert len(str(caught.value)) < 1000

@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("pipeline", "stages", "benchmarks") for path in (REPO / folder).rglob("*.py"))
 
 RANK = {
-    "checks": 0, "openmp": 0, "progress": 0, "files": 0, "workplace": 0, "ranks": 0, "config": 1, "closure": 2,
+    "checks": 0, "openmp": 0, "progress": 0, "workplace": 0, "ranks": 0, "files": 1, "config": 1, "closure": 2,
     "artifacts": 3, "firewall": 4,
     "model": 2, "data": 2, "optim": 2, "codec": 2, "checkpoint": 4, "recipes": 2,
     "interop": 5, "training": 5, "quant": 5, "scoring": 5, "submission": 6, "audit": 7,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import time
+import zipfile
 
 import pytest
 import safetensors
@@ -221,3 +223,130 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     torch.save({"weight": tmp_path}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="unreadable"):
         load_community(tmp_path / "weights.pt", "crawler", crawler_arguments())
+
+
+@pytest.fixture
+def weights():
+    """Return the tensors of a small crawler under their published names."""
+    translation = LAYOUTS["crawler"](crawler_arguments())
+    return {translation.published_name(name): tensor.clone() for name, tensor in
+            build(translation.config).state_dict().items()}  # fmt: skip
+
+
+def refusal_of(path, config=None):
+    """Return the one short line that refuses a checkpoint, without the path."""
+    with pytest.raises(ValueError, match="checkpoint") as refusal:
+        load_community(path, "crawler", config or crawler_arguments())
+    line = str(refusal.value)
+    assert "\n" not in line
+    assert len(line) < 1000
+    return line.replace(str(path), "")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrapped_names_are_unwrapped_and_said(tmp_path, weights, prefix):
+    torch.save({f"{prefix}{name}": tensor for name, tensor in weights.items()}, tmp_path / "wrapped.pt")
+    torch.save(weights, tmp_path / "plain.pt")
+    said = []
+    _, state = load_community(tmp_path / "wrapped.pt", "crawler", crawler_arguments(), log=said.append)
+    _, plain = load_community(tmp_path / "plain.pt", "crawler", crawler_arguments())
+    assert said == [f"unwrapped: the names of all {len(weights)} tensors begin with {prefix}"]
+    assert state.keys() == plain.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+
+
+def test_a_prefix_of_some_names_is_no_wrapper(tmp_path, weights):
+    weights["module.tok_emb.weight"] = weights.pop("tok_emb.weight")
+    torch.save(weights, tmp_path / "weights.pt")
+    assert "missing tok_emb.weight; extra module.tok_emb.weight" in refusal_of(tmp_path / "weights.pt")
+
+
+ODD_TENSORS = {
+    "int8": lambda weight: weight.to(torch.int8),
+    "bool": lambda weight: weight > 0,
+    "complex64": lambda weight: weight.to(torch.complex64),
+    "sparse_coo": lambda weight: weight.to_sparse(),
+    "sparse_csr": lambda weight: weight.to_sparse_csr(),
+    "meta": lambda weight: weight.to("meta"),
+    "qint8": lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+    "nested": lambda weight: torch.nested.nested_tensor(list(weight)),
+    "repeat": lambda weight: torch.ones(()).expand(1 << 20, 1 << 20),
+    "nan": lambda weight: weight.index_fill(0, torch.tensor(3), float("nan")),
+    "inf": lambda weight: weight.index_fill(0, torch.tensor(3), float("-inf")),
+    "1e+30": lambda weight: weight.index_fill(0, torch.tensor(3), 1e30),
+    "got inf": lambda weight: weight.double().index_fill(0, torch.tensor(3), 1e300),
+}
+"""What the refusal says of a tensor -> how to make it."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("says", ODD_TENSORS)
+def test_tensors_that_are_no_finite_floats_are_refused_by_name(tmp_path, weights, says):
+    weights["tok_emb.weight"] = ODD_TENSORS[says](weights["tok_emb.weight"])
+    torch.save(weights, tmp_path / "weights.pt")
+    line = refusal_of(tmp_path / "weights.pt")
+    assert "tok_emb.weight: got" in line
+    assert says in line
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ({3: torch.ones(2)}, "Tensor under 3"), ([torch.ones(2)], "got 'list'"), ({"model": {}}, "dict under 'model'"),
+    ({}, "number of tensors: got 0"), (torch.ones(2), "got 'Tensor'"), ({"x" * 10_000: 1}, "int under"),
+    ({f"{'x' * 10_000}{i}": torch.ones(1) for i in range(50)}, "and 47 more"),
+])  # fmt: skip
+def test_files_that_hold_something_else_say_what(tmp_path, content, says):
+    torch.save(content, tmp_path / "weights.pt")
+    assert says in refusal_of(tmp_path / "weights.pt")
+
+
+def test_floats_of_every_width_load(tmp_path, weights):
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        torch.save({name: tensor.to(dtype) for name, tensor in weights.items()}, tmp_path / "weights.pt")
+        _, state = load_community(tmp_path / "weights.pt", "crawler", crawler_arguments())
+        assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_zero_matrices_load(tmp_path, weights):
+    torch.save({name: torch.zeros_like(tensor) for name, tensor in weights.items()}, tmp_path / "weights.pt")
+    _, state = load_community(tmp_path / "weights.pt", "crawler", crawler_arguments())
+    assert not any(tensor.any() for tensor in state.values())
+
+
+def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path, weights):
+    torch.save(weights, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "weights.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member) + bytes(1 << 20))
+    assert "unpacked size" in refusal_of(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("changes", [
+    {"num_crawler_layers": 10**15}, {"crawler_loops": 10**15}, {"mlp_mult": 1e12}, {"model_dim": 2**40},
+    {"inst_dim": 2**62}, {"bigram_vocab_size": 2**62}, {"xsa_last_n": 10**18}, {"num_flat_layers": 10**12},
+    {"crawler_mlp_choke_dim": 2**20, "crawler_mlp_choke_shape": "grouped", "crawler_mlp_choke_groups": 2**20},
+    {"vocab_size": 10**4000}, {"num_crawler_layers": 128, "crawler_loops": 128}, {"mlp_mult": 1e300},
+])  # fmt: skip
+def test_absurd_sizes_are_one_line_at_once(tmp_path, weights, changes):
+    torch.save(weights, tmp_path / "weights.pt")
+    started = time.monotonic()
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011  which size is refused first does not matter
+        load_community(tmp_path / "weights.pt", "crawler", crawler_arguments(**changes))
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["import_nonfinite/nan", "import_odd_tensors/intkey", "import_odd_tensors/int8",
+                                  "import_odd_tensors/empty"])  # fmt: skip
+def test_checkpoints_that_once_passed_are_refused(shared, name):
+    path = shared / "hostile" / f"{name}.pt"
+    assert "expected" in refusal_of(path, json.loads((path.parent / "c.json").read_text()))
+
+
+def test_the_wrapped_checkpoint_that_once_failed_loads(shared):
+    folder = shared / "hostile/import_prefix"
+    config, said = json.loads((folder / "c.json").read_text()), []
+    load_community(folder / "module.pt", "crawler", config, log=said.append)
+    assert "begin with module." in said[0]

@@ -16,6 +16,7 @@ from pipeline.interop.crawler import CRAWLER_ARGUMENTS
 from pipeline.interop.crawler_pervisit import PERVISIT_ARGUMENTS
 from pipeline.interop.looped_unet import LOOPED_UNET_ARGUMENTS
 from pipeline.model import build
+from pipeline.model.schedule import build_schedule
 from tests.oracle_crawler_published import DEFAULTS as CRAWLER_DEFAULTS
 from tests.oracle_crawler_published import crawler_logits, crawler_shapes
 from tests.oracle_looped_unet_published import looped_unet_logits, looped_unet_shapes
@@ -45,6 +46,10 @@ def choke(shape, dim=8):
 
 CRAWLERS = {
     "as it is": {},
+    "no two sizes coincide": {
+        "vocab_size": 41, "num_flat_layers": 11, "num_crawler_layers": 2, "crawler_loops": 4, "model_dim": 168,
+        "num_heads": 12, "num_kv_heads": 3, "bigram_vocab_size": 23, "bigram_dim": 10, "ve_dim": 7, "inst_dim": 13,
+        "anchor_dim": 15, "crawler_tap_dim": 17, "crawler_loop_rope_scales": [9, 1, 3, 1]},
     "only required arguments": None,
     **{f"choke {shape}": choke(shape) for shape in ("flat", "pyramid", "pyramid_res", "grouped", "residual")},
     "choke, default groups, relu": {
@@ -104,6 +109,17 @@ UNET = {
 }  # fmt: skip
 UNETS = {
     "as it is": {},
+    "no two sizes coincide": {
+        "vocab_size": 41,
+        "num_layers": 11,
+        "num_loops": 2,
+        "loop_start": 3,
+        "loop_end": 7,
+        "model_dim": 168,
+        "num_heads": 12,
+        "num_kv_heads": 4,
+        "embedding_dim": 23,
+    },
     "no skip gates": {"skip_gates_enabled": False},
     "no loops": {"num_loops": 0},
     "no loops, segment beyond the stack": {"num_loops": 0, "num_layers": 3, "skip_gates_enabled": False},
@@ -131,6 +147,19 @@ PERVISIT = {
 }  # fmt: skip
 PERVISITS = {
     "as it is": {},
+    "no two sizes coincide": {
+        "vocab_size": 41,
+        "num_flat_blocks": 11,
+        "num_crawler_blocks": 2,
+        "crawler_loops": 4,
+        "model_dim": 168,
+        "num_heads": 12,
+        "num_kv_heads": 3,
+        "bigram_buckets": 23,
+        "bigram_dim": 10,
+        "ve_dim": 7,
+        "ve_last_n": 8,
+    },
     "no XSA": {"xsa_last_n": 0},
     "XSA 1": {"xsa_last_n": 1},
     "XSA 7": {"xsa_last_n": 7},
@@ -224,6 +253,23 @@ def test_equals_the_published_definitions(tmp_path, layout, name, changes):
     else:
         config = {**base, **changes}
     compare(tmp_path, layout, config)
+
+
+@pytest.mark.parametrize(("layout", "sizes"), [
+    ("crawler", {"num_flat_layers", "num_crawler_layers", "crawler_loops", "num_kv_heads", "bigram_vocab_size",
+                 "bigram_dim", "ve_dim", "inst_dim", "anchor_dim", "crawler_tap_dim"}),
+    ("looped-unet", {"num_layers", "num_loops", "num_kv_heads", "embedding_dim"}),
+    ("crawler-pervisit", {"num_flat_blocks", "num_crawler_blocks", "crawler_loops", "num_kv_heads", "bigram_buckets",
+                          "bigram_dim", "ve_dim", "ve_last_n"}),
+])  # fmt: skip
+def test_each_layout_is_compared_where_no_two_sizes_coincide(layout, sizes):
+    """A wrong count that happens to equal the right one goes unnoticed."""
+    changes = next(changes for case, name, changes in CASES if (case, name) == (layout, "no two sizes coincide"))
+    schedule = build_schedule(LAYOUTS[layout]({**LAYOUT[layout][0], **changes}).config.schedule)
+    half, visits = len(schedule.encoder), len(schedule.visits)
+    values = [changes[name] for name in {*sizes, "vocab_size", "model_dim", "num_heads"}]
+    values += [half, visits] if layout == "looped-unet" else [half, len(schedule.decoder), visits, visits // 2]
+    assert len(set(values)) == len(values)
 
 
 def test_shared_flat_blocks_may_come_as_copies(tmp_path):

@@ -8,24 +8,17 @@ Checked by: tests/audit/test_untrusted.py.
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.checks import require
+from pipeline.checks import one_line, require
+from pipeline.files import read_arrays
 
 LARGEST_TEXT_BYTES = 64 << 20
 """Most that a log, a README, a report or all that a program prints may hold."""
-
-
-def one_line(error: object, longest: int = 200) -> str:
-    """Return what an error or a foreign text says as one short line of printable ASCII that keeps a table in shape."""
-    words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
-    shown = "".join(each if each.isprintable() and each.isascii() else "?" for each in words)
-    return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def read_foreign_text(path: Path) -> str:
@@ -79,13 +72,9 @@ def stated_number(content: Any, where: str, *keys: str | int) -> float:
 def read_foreign_arrays(path: Path, names: Sequence[str], largest_bytes: int) -> dict[str, np.ndarray]:
     """Return arrays of an .npz that unpacks to at most `largest_bytes`; ValueError when it does not hold them."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        require(unpacked <= largest_bytes, "unpacked size", unpacked, f"at most {largest_bytes} bytes")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except Exception as error:  # numpy and zipfile raise whatever the bytes make them
-        raise ValueError(f"{path.name}: not a readable ledger ({one_line(error)})") from None
+        return read_arrays(path, names, largest_bytes)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: not a readable ledger ({error})") from None
 
 
 LEDGER_KINDS = {"target": "iu", "nats": "f", "bytes": "iu", "group": "iu"}

@@ -24,7 +24,7 @@ from pipeline.data.manifest import listed_shards, open_listed
 from pipeline.files import sha256_of_file, write_bytes
 from pipeline.interop.community import load_community
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import LoopedUNet, build, largest_weights
 from pipeline.progress import Log
 
 PROBE_SEQUENCES = 8
@@ -71,6 +71,8 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
     model = build(community.config)
     model.load_state_dict(community.state)
     loss, uniform = probe_loss(model, path_of("manifest")), math.log(community.config.vocab_size)
+    require(math.isfinite(loss), "checkpoint: loss on training tokens", loss,
+             f"a finite number: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
     if loss > uniform:
         log(f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
             "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip

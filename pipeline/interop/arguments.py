@@ -13,6 +13,11 @@ from pipeline.config import parse_value
 from pipeline.model.config import ModelConfig
 
 DEFAULT_CONTEXT_TOKENS = 1024
+_MOST_PARTS = 128
+"""Most blocks, passes, groups or anything else that is counted and not measured."""
+_MOST_SIZE = 1 << 24
+"""Largest width, table or length."""
+_SIZE_WORDS = {"tokens", "len", "size", "buckets", "dim", "dims"}
 
 
 class ArgumentTable(NamedTuple):
@@ -62,6 +67,9 @@ def complete_arguments(config: Mapping[str, Any], table: ArgumentTable) -> dict[
         arguments[name] = value if types[name] is object else parse_value(types[name], value, name)
         if types[name] is int and name not in table.may_be_negative:
             require(arguments[name] >= 0, name, value, "at least 0")
+        if types[name] is int:
+            most = _MOST_PARTS if _SIZE_WORDS.isdisjoint(name.split("_")) else _MOST_SIZE
+            require(arguments[name] <= most, name, value, f"at most {most}")
     require(arguments["tie_embeddings"] is True, "tie_embeddings", False, "true: heads are tied")
     require(arguments["embed_bottleneck"] == 0, "embed_bottleneck", arguments["embed_bottleneck"],
             "0: the network has no embedding bottleneck")  # fmt: skip

@@ -10,6 +10,8 @@ Checked by: tests/test_interop.py, tests/test_interop_published.py
 """
 
 import dataclasses
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.checkpoint import check_dense, check_finite, name_misfits, network_shapes
+from pipeline.checks import one_line, require
 from pipeline.interop.crawler import translate_crawler
 from pipeline.interop.crawler_pervisit import translate_pervisit
 from pipeline.interop.looped_unet import translate_looped_unet
 from pipeline.interop.translation import Translation, unread_name
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet
 from pipeline.progress import Log
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Translation]] = {
@@ -34,6 +36,10 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Translation]] = {
     "looped-unet": translate_looped_unet,
 }
 """Family of programs -> translation of its constructor arguments."""
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of DistributedDataParallel and torch.compile."""
 
 
 def _say_nothing(line: str) -> None:
@@ -49,20 +55,30 @@ def load_community(path: str | Path, layout: str, config: Mapping[str, Any], *, 
         layout: name of the program's family, one of `LAYOUTS`.
         config: the program's constructor arguments, plus an optional `context_tokens`.
         drop_unread: leave out what no forward pass reads, instead of keeping it under `unread.<name>`.
-        log: is told the names of unread tensors, kept or dropped.
+        log: is told the names of unread tensors, kept or dropped, and what was unwrapped.
 
     Returns:
         The network's configuration and float32 tensors that it loads strictly.
 
     Raises:
-        ValueError: an unknown layout, argument or feature, or tensors that do not fit the arguments.
+        ValueError: an unknown layout, argument or feature, or tensors that do not fit the arguments or are not dense,
+            floating-point and finite.
     """
     require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
-    translation = LAYOUTS[layout](config)
-    tensors = translation.reshape(_without_copies(_read_tensors(Path(path)), translation, Path(path)))
+    translation, path = LAYOUTS[layout](config), Path(path)
+    stored = _unwrapped(_read_tensors(path), log)
+    for name, tensor in stored.items():
+        check_dense(name, tensor, f"checkpoint: {path}")
+    tensors = translation.reshape(_without_copies(stored, translation, path))
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}  # such as weights of no skips
-    wanted = _wanted_tensors(translation, tensors)
-    _check_fit(tensors, wanted, Path(path))
+    what = f"checkpoint: {path} does not fit its config"
+    wanted = _wanted_tensors(translation, tensors, what)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    misfit = name_misfits({name: shape for name, (_, shape) in wanted.items()}, shapes)
+    if misfit:
+        raise ValueError(f"{what}: {misfit}")
+    for name in wanted:
+        check_finite(name, tensors[name], f"checkpoint: {path}")
 
     unread = {name: shape for name, shape in translation.unread.items() if name in tensors}
     if unread:
@@ -77,11 +93,11 @@ def load_community(path: str | Path, layout: str, config: Mapping[str, Any], *, 
     return dataclasses.replace(translation.config, unread=kept), state
 
 
-def _wanted_tensors(translation: Translation, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, torch.Size]]:
+def _wanted_tensors(translation: Translation, tensors: Mapping[str, Tensor],
+                    what: str) -> dict[str, tuple[str, torch.Size]]:  # fmt: skip
     """Return our name and the shape of every published tensor that the checkpoint must hold."""
-    with torch.device("meta"):
-        network = LoopedUNet(translation.config).state_dict()
-    wanted = {translation.published_name(ours): (ours, tensor.shape) for ours, tensor in network.items()}
+    network = network_shapes(translation.config, len(tensors), what)
+    wanted = {translation.published_name(ours): (ours, shape) for ours, shape in network.items()}
     assert len(wanted) == len(network), "two of our tensors have one published name"
     for published, shape in translation.unread.items():
         if published in tensors or published not in translation.may_lack:
@@ -100,30 +116,38 @@ def _without_copies(tensors: dict[str, Tensor], translation: Translation, path: 
     return kept
 
 
+def _unwrapped(tensors: dict[str, Tensor], log: Log) -> dict[str, Tensor]:
+    """Return the tensors without what data-parallel and compiled modules put before all of their names."""
+    prefix = ""
+    while tensors and (outer := [each for each in _WRAPPERS if all(n.startswith(prefix + each) for n in tensors)]):
+        prefix += outer[0]
+    if prefix:
+        log(f"unwrapped: the names of all {len(tensors)} tensors begin with {prefix}")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a `.safetensors` or `.pt` file; never runs code from the file."""
     require(path.is_file(), "checkpoint", str(path), "an existing file")
     require(path.suffix in (".safetensors", ".pt", ".pth"), "checkpoint", str(path), "a .safetensors, .pt or .pth file")
+    num_bytes = path.stat().st_size
+    require(num_bytes > 0, "checkpoint", f"{path} of 0 bytes", "a state dict of tensors")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"checkpoint: {path} is unreadable ({reason}); expected a state dict of tensors") from error
-    require(isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values()), "checkpoint",
-            str(path), "a state dict of tensors and nothing else")  # fmt: skip
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            require(unpacked <= num_bytes, "unpacked size", unpacked, f"the file's, {num_bytes}, as torch.save writes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensor that are refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise whatever the bytes make them
+        reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
+        raise ValueError(f"checkpoint: {path} is unreadable ({reason}); expected a state dict of tensors") from None
+    expected = "a state dict: tensors by name and nothing else"
+    require(isinstance(loaded, dict), f"checkpoint: {path}", one_line(type(loaded).__name__), expected)
+    for name, value in loaded.items():
+        require(isinstance(name, str) and isinstance(value, Tensor), f"checkpoint: {path}",
+                one_line(f"{type(value).__name__} under {name!r}", 80), expected)  # fmt: skip
     return loaded
-
-
-def _check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[str, torch.Size]], path: Path) -> None:
-    """Raise ValueError naming the tensors that are missing, extra or misshapen."""
-    problems = [f"missing {name}" for name in wanted if name not in tensors]
-    problems += [f"extra {name}" for name in tensors if name not in wanted]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
-        for name, (_, shape) in wanted.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    if problems:
-        raise ValueError(f"checkpoint: {path} does not fit its config: {'; '.join(problems)}")

@@ -60,12 +60,11 @@ def translate_pervisit(config: Mapping[str, Any]) -> Translation:
     require(arguments["crawler_loops"] >= 1, "crawler_loops", arguments["crawler_loops"], "at least 1")
     require(arguments["num_heads"] >= 1, "num_heads", arguments["num_heads"], "at least 1")
     model_config = model_config_from(_pervisit_fields(arguments), PERVISIT_ARGUMENTS)
-    num_skips = arguments["num_flat_blocks"] // 2
     return Translation(
         config=model_config,
         published_name=lambda name: _pervisit_name(name, model_config, arguments),
         unread=_pervisit_unread(arguments, model_config),
-        reshape=lambda tensors: _split_skips(tensors, num_skips, arguments["num_flat_blocks"]),
+        reshape=lambda tensors: _split_skips(tensors, arguments),
     )
 
 
@@ -121,6 +120,11 @@ def _num_visits(arguments: dict[str, Any]) -> int:
     return arguments["num_flat_blocks"] + arguments["num_crawler_blocks"] * arguments["crawler_loops"]
 
 
+def _num_skip_rows(arguments: dict[str, Any]) -> int:
+    """Return the rows of the published skip weights: half of the visits, of which the encoder's come first."""
+    return _num_visits(arguments) // 2
+
+
 def _pervisit_exclusive(arguments: dict[str, Any]) -> list[int]:
     """Return the blocks with exclusive attention; the rule compares block indices with a count of visits."""
     unique, last = arguments["num_flat_blocks"], arguments["xsa_last_n"]
@@ -141,9 +145,9 @@ def _pervisit_readers(arguments: dict[str, Any]) -> list[int]:
 
 def _pervisit_unread(arguments: dict[str, Any], config: ModelConfig) -> dict[str, Shape]:
     """Return the tensors that exist and are never read: surplus skip weights, the first fraction, surplus scales."""
-    unique, dim, shapes = arguments["num_flat_blocks"], config.model_dim, dict[str, Shape]()
-    if unique > unique // 2:
-        shapes["skip_weights.surplus"] = (unique - unique // 2, dim)
+    shapes = dict[str, Shape]()
+    if surplus := _num_skip_rows(arguments) - arguments["num_flat_blocks"] // 2:
+        shapes["skip_weights.surplus"] = (surplus, config.model_dim)
     passes_read = arguments["crawler_loops"] if arguments["num_crawler_blocks"] else 0
     unread_alphas = [0] if passes_read else list(range(arguments["crawler_loops"]))
     shapes |= {f"crawler_residual_scales.{p}": () for p in unread_alphas}
@@ -169,9 +173,9 @@ def _pervisit_name(name: str, config: ModelConfig, arguments: dict[str, Any]) ->
     return rename(name, PERVISIT_TENSORS)
 
 
-def _split_skips(tensors: dict[str, Tensor], num_skips: int, unique_blocks: int) -> dict[str, Tensor]:
+def _split_skips(tensors: dict[str, Tensor], arguments: dict[str, Any]) -> dict[str, Tensor]:
     """Return the tensors with the skip weights that have no skip on their own."""
-    weights = tensors.get("skip_weights")
-    if weights is None or weights.ndim != 2 or len(weights) != unique_blocks:
+    weights, num_skips = tensors.get("skip_weights"), arguments["num_flat_blocks"] // 2
+    if weights is None or weights.ndim != 2 or len(weights) != _num_skip_rows(arguments):
         return tensors
     return {**tensors, "skip_weights": weights[:num_skips], "skip_weights.surplus": weights[num_skips:]}

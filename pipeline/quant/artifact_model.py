@@ -7,7 +7,8 @@ Checked by: tests/test_checkpoint.py.
 
 from pathlib import Path
 
-from pipeline.codec.container import read_artifact
+from pipeline.checkpoint import check_shapes
+from pipeline.codec.container import QuantizedTensor, read_artifact
 from pipeline.codec.sections import ArtifactError
 from pipeline.config import parse_value
 from pipeline.model.config import ModelConfig
@@ -18,7 +19,11 @@ from pipeline.quant.dequantize import dequantized_model
 def load_artifact_model(path: Path) -> LoopedUNet:
     """Return the dequantized model of an artifact; raises ArtifactError when file and config do not fit."""
     tensors, meta = read_artifact(path)
+    stored = {name: each.codes if isinstance(each, QuantizedTensor) else each for name, each in tensors.items()}
     try:
-        return dequantized_model(tensors, parse_value(ModelConfig, meta.get("model"), "model"))
+        config = parse_value(ModelConfig, meta.get("model"), "model")
+        shapes = {name: array.shape for name, array in stored.items()}
+        check_shapes(config, shapes, "the artifact does not fit the model config inside")
+        return dequantized_model(tensors, config)
     except (ValueError, ArtifactError) as error:
         raise ArtifactError(f"{path}: {error}") from None

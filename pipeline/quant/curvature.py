@@ -45,7 +45,8 @@ def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | N
     if isinstance(rule, ClipSteps):
         return None, None
     rows_V, columns_C = row_sensitivity(bundle, [name])[0], None
-    if factor is not None:
+    # Without any input to the head it costs nothing, and no column differs from another.
+    if factor is not None and factor.variance_C.any():
         columns_C = tempered_curvature(conditional_variance(factor), rule.column_exponent)
         # A row is read twice: as a table's row and, as the head's, against every hidden state.
         rows_V = rows_V / columns_C.mean() + row_sensitivity(bundle, ["head"])[0]

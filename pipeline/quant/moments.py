@@ -16,16 +16,39 @@ Source: ours.
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.checks import one_line, require
 from pipeline.quant.hessian import InputSite
 
 Bundle = dict[str, Tensor]
 _REMEDY = "calibrate this checkpoint again"
+
+
+_AXES = {"moment": 2, "cross": 2, "tokens": 0, "uses": 0, "token_frequency": 1, "sensitivity": 1}
+"""Kind of entry -> axes."""
+_COUNTS = ("tokens", "uses", "token_frequency")
+
+
+def check_bundle(bundle: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming the first entry that is nothing calibration writes: other axes, numbers, not finite."""
+    for key, entry in bundle.items():
+        kind, *names = key.split("/")
+        where = f"calibration bundle: {one_line(key, 100)}"
+        require(entry.ndim == _AXES.get(kind) and (kind != "uses" or len(names) == 2), where,
+                one_line(f"{entry.dtype} {tuple(entry.shape)}"), f"what calibration writes; {_REMEDY}")  # fmt: skip
+        if kind in _COUNTS:
+            least, most = 0 if kind == "token_frequency" else 1, len(bundle) if kind == "uses" else math.inf
+            is_sound = entry.dtype == torch.int64 and bool(((entry >= least) & (entry <= most)).all())
+            require(is_sound, where, one_line(entry), f"whole numbers of at least {least}; {_REMEDY}")
+        else:
+            is_sound = entry.is_floating_point() and bool(torch.isfinite(entry).all())
+            require(is_sound, where, "values that are not finite floats",
+                    f"finite ones: weights or inputs of that tensor are too large; {_REMEDY}")  # fmt: skip
 
 
 def site_uses(sites: Sequence[InputSite]) -> Bundle:

@@ -158,4 +158,4 @@ def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> 
         return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), group.step_C)
     ratios = {"matrix": 1.0, "embedding": rule.embedding_clip_ratio, "table": rule.table_clip_ratio}
     assert group.max_code is not None, "the clip rule clips"
-    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], group.max_code), None)
+    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], group.max_code, group.names[0]), None)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from pipeline.checks import FairwayError
+from pipeline.checks import FairwayError, demand
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
 from pipeline.model.network import LoopedUNet
 from pipeline.progress import Progress
@@ -53,7 +53,10 @@ def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float]
         group_seconds = (time.perf_counter() - started) / len(stack)
         for group, grid, on_path_R, codes_RC in stacked:
             column_step = None if grid.step_C is None else grid.step_C.half().numpy()
-            dtype = torch.int8 if int(codes_RC.abs().max()) <= max_code_of(8) else torch.int16
+            largest = int(codes_RC.abs().max())
+            demand(largest <= max_code_of(16), f"codes of {group.names[0]}", largest,
+                   "what 16 bits hold: its weights or inputs are too large")  # fmt: skip
+            dtype = torch.int8 if largest <= max_code_of(8) else torch.int16
             for name, rows in _member_slices(group):
                 codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
                 on_path = on_path_R[rows].numpy() if on_path_R[rows].any() else None

@@ -21,6 +21,8 @@ _GAUSSIAN_POWER = 2 * math.pi * math.e
 _QUANTILES = 8
 _FEWEST_OCTAVES = -64.0
 _SEARCHED_OCTAVES = 32.0
+_MOST_BITS = 64.0
+"""More than any code takes; a knob for many more would be too small for a float."""
 
 
 class RateEstimate:
@@ -42,10 +44,11 @@ class RateEstimate:
         return float(torch.log1p(power) @ self._share) / math.log(4)
 
     def knob(self, bits: float) -> float:
-        """Return the knob at which codes take `bits` per weight, or a large one for next to none.
+        """Return the knob at which codes take `bits` per weight, a large one for next to none, a tiny one for too many.
 
         Under the clip rule it stays within that rule's limits.
         """
+        bits = min(bits, _MOST_BITS)
         fine_bits = float(self._octaves @ self._share) + math.log2(_GAUSSIAN_POWER) / 2
         knob, octaves = 2.0 ** (fine_bits - bits), _SEARCHED_OCTAVES
         while octaves > 1e-6:

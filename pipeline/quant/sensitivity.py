@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.network import LoopedUNet
+from pipeline.checks import demand
+from pipeline.model.network import LoopedUNet, largest_weights
 from pipeline.quant.hessian import InputSite
 from pipeline.ranks import Ranks, sum_over_ranks
 
@@ -77,7 +78,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     for number, ids_BT in batches:
         generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
         with torch.enable_grad():
-            logits_MV = model(ids_BT).flatten(0, 1)
+            logits_MV = _finite_logits(model, ids_BT).flatten(0, 1)
             watch("sensitivity/head", logits_MV, lambda squares_MV: squares_MV.sum(0))
             labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
             F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
@@ -88,6 +89,14 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
         handle.remove()
     sum_over_ranks([*sums.values(), tokens], ranks)
     return {key: (total / tokens).to(torch.float32).cpu() for key, total in sums.items()}
+
+
+def _finite_logits(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
+    """Return the logits (B, T, V) of `model`; ValueError naming its largest weights when activations overflow."""
+    logits_BTV = model(ids_BT)
+    demand(bool(torch.isfinite(logits_BTV).all()), "logits", "values that are not finite",
+           f"finite ones: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
+    return logits_BTV
 
 
 def _by_token(gradient: Tensor) -> Tensor:

@@ -37,16 +37,17 @@ def max_code_of(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def sdclip_step(weight_RC: Tensor, clip_std: float, max_code: int) -> Tensor:
+def sdclip_step(weight_RC: Tensor, clip_std: float, max_code: int, name: str = "matrix") -> Tensor:
     """Return float32 steps (R,), positive and representable in float16: clip_std * std(row) / max_code.
 
-    std is unbiased. Raises ValueError when a step overflows float16 or a weight is not finite.
+    std is unbiased. Raises ValueError with `name` when a step overflows float16 or a weight is not finite.
     """
     weight_RC = weight_RC.detach().to(torch.float64)
     # One column has no spread; its size then sets the scale.
     spread_R = weight_RC.std(dim=1) if weight_RC.shape[1] > 1 else weight_RC.abs().flatten()
     step_R = (spread_R * clip_std / max_code).to(torch.float16).to(torch.float32)
-    require(bool(torch.isfinite(step_R).all()), "step", "a value that float16 cannot hold", "finite, modest rows")
+    require(bool(torch.isfinite(step_R).all()), f"step of {name}", "a value that float16 cannot hold",
+            "finite, modest rows")  # fmt: skip
     return step_R.clamp_(min=SMALLEST_STEP)
 
 

@@ -15,8 +15,6 @@ Checked by: tests/scoring/test_ledger.py.
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,14 +23,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checks import require
+from pipeline.checks import one_line, require
 from pipeline.data.byte_count import bits_per_byte
-from pipeline.files import write_bytes
+from pipeline.files import read_arrays, write_bytes
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import Scores
 
 LEDGER_COLUMNS = {"target": "<i4", "nats": "<f8", "bytes": "<i2", "group": "<i4"}
 """Column of a ledger -> dtype on disk; a stream is shorter than 2^31 tokens, a piece than 2^15 bytes."""
+
+_MOST_UNPACKED = 64
+"""How much longer a ledger's columns may be than its file: nats hardly compress."""
+_FREE_BYTES = 1 << 24
+"""So much any ledger may unpack to."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,10 +117,14 @@ def save_ledger(path: Path, ledger: Ledger) -> None:
 def load_ledger(path: Path) -> Ledger:
     """Return the ledger written at `path`; raises ValueError with one line when it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(archive["meta"].tobytes())
-            columns = {name: archive[name] for name in LEDGER_COLUMNS}
-        return Ledger(**columns, num_targets=meta["num_targets"], protocol=meta["protocol"])
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable ledger ({reason}); evaluate the item again") from None
+        most_bytes = _FREE_BYTES + _MOST_UNPACKED * path.stat().st_size
+        arrays = read_arrays(path, ["meta", *LEDGER_COLUMNS], most_bytes)
+        meta = json.loads(arrays.pop("meta").tobytes())
+        for name, dtype in LEDGER_COLUMNS.items():
+            require(arrays[name].dtype == dtype, name, str(arrays[name].dtype), dtype)
+        require(bool(np.isfinite(arrays["nats"]).all()), "nats", "values that are not finite", "finite ones")
+        for name, kind in (("num_targets", int), ("protocol", dict)):
+            require(type(meta[name]) is kind, name, type(meta[name]).__name__, kind.__name__)
+        return Ledger(**arrays, num_targets=meta["num_targets"], protocol=meta["protocol"])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a readable ledger ({one_line(error)}); evaluate the item again") from None

@@ -1,6 +1,7 @@
 """What comes from outside: measured before it is read, and every fault one line."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,13 @@ def test_arrays_are_bounded_before_they_are_unpacked(tmp_path: Path) -> None:
     for name, wrong in (("nats", np.zeros(1000, int)), ("target", np.zeros(1000)), ("bytes", np.zeros(9, int))):
         with pytest.raises(ValueError, match=f"x.npz: {name}"):
             check_columns(path, {**arrays, name: wrong})
+
+
+def test_a_member_that_is_no_array_is_one_line(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("nats.npy", b"nothing")
+    with pytest.raises(ValueError, match="nats: got 'bytes'"):
+        read_foreign_arrays(tmp_path / "x.npz", ["nats"], 10**6)
 
 
 def test_what_cannot_be_judged_fails() -> None:

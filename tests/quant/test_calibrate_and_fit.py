@@ -28,13 +28,15 @@ from pipeline.quant.curvature import lookup_curvature
 from pipeline.quant.dequantize import dequantized_model
 from pipeline.quant.gptq import HessianError, factorise, proxy_loss
 from pipeline.quant.loop_aware import calibrate
-from pipeline.quant.moments import pooled_mean, site_members
+from pipeline.quant.moments import check_bundle, pooled_mean, site_members
 from pipeline.quant.plan import plan_quantization
 from pipeline.quant.quantizer import BudgetError, describe_quantization, fit_to_budget, quantize_plan
 from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.quant.roles import tensor_roles
 from pipeline.quant.targets import sequential_target
+from pipeline.quant.tensor_costs import file_costs
 from pipeline.ranks import Ranks
+from stages.byte_map import draw_byte_map
 from tests.networks import TINY, changed, roused
 
 MODEL = changed(TINY, {
@@ -409,6 +411,70 @@ def test_a_generous_budget_takes_the_finest_clip(model, bundle):
     assert not report["budget"]["reached"]
     assert len(report["search"]) == 1
     assert len(content) < 10**6
+
+
+@pytest.mark.parametrize("limit_bytes", [10**7, 10**15])
+@pytest.mark.parametrize("config", [RATE, replace(RATE, trellis_states=8), QUANTIZE], ids=["rate", "trellis", "clip"])
+def test_a_budget_beyond_all_steps_takes_the_finest(model, bundle, config, limit_bytes):
+    content, report = fit_to_budget(model, bundle, config, budget_config(limit_bytes), {}, silent)
+    assert report["budget"]["finest_fits"]
+    assert len(report["search"]) == 1
+    assert len(content) < 100_000
+
+
+def test_more_bits_than_a_code_holds_have_a_knob(model, bundle):
+    rate = RateEstimate(plan_quantization(model, bundle, RATE))
+    assert 0 < rate.knob(1e6) == rate.knob(1e5) < rate.knob(20)
+
+
+@pytest.mark.parametrize("config", [RATE, replace(RATE, trellis_states=8), replace(RATE, solver="nearest"), QUANTIZE],
+                         ids=["rate", "trellis", "nearest", "clip"])  # fmt: skip
+@pytest.mark.parametrize("zero", ["", "token_embedding", "bigram.table", "blocks.1.mlp", "attention.query"])
+def test_zero_matrices_take_no_bits(ids_NT, config, zero):
+    """Without bigrams, or with nothing at all, nothing feeds the blocks and the head either."""
+    model = roused(changed(MODEL, {"bigram": None, "value_embedding": None}) if zero == "token_embedding" else MODEL, 3)
+    for name, parameter in model.named_parameters():
+        if zero in name:
+            parameter.data.zero_()
+    statistics = calibrated(model, ids_NT, settings(1, 0.5, config.steps))
+    check_bundle(statistics)
+    content, report = fit_to_budget(model, statistics, config, budget_config(20_000), {}, silent)
+    report.update(file_costs(model, statistics, decode_artifact(content)[0], len(content), report["layers"]))
+    lines = {layer["name"]: layer for layer in report["layers"] if zero in layer["name"]}
+    assert lines
+    assert all(line["bits_per_weight"] == 0 for line in lines.values())
+    assert draw_byte_map({**report, "artifact_bytes": len(content)})
+
+
+def test_overflow_is_one_line_that_names_a_tensor(ids_NT):
+    model = roused(MODEL, 3)
+    model.get_parameter(LOOPED_DOWN).data.fill_(3e38)
+    with pytest.raises(ValueError, match=f"^logits: .*{LOOPED_DOWN}"):
+        calibrated(model, ids_NT, settings(1))
+    with pytest.raises(HessianError, match=r"^[\w.]+: the Hessian holds values that are not finite"):
+        calibrated(model, ids_NT, settings(1, 0.0, CLIP, sensitivity_sequences=0))
+
+
+def test_codes_beyond_16_bits_are_one_line(ids_NT):
+    model = roused(MODEL, 3)
+    model.get_parameter("conditioners.flow.down.weight").data.fill_(6e4)
+    statistics = calibrated(model, ids_NT, settings(0))
+    with pytest.raises(ValueError, match=r"^codes of conditioners\.flow\.down\.weight: got \d+"):
+        fit_to_budget(model, statistics, RATE, budget_config(60_000), {}, silent)
+
+
+@pytest.mark.parametrize(("key", "entry"), [
+    ("moment/head", torch.full((32, 32), float("nan"))), ("moment/head", torch.eye(32).long()),
+    ("moment/head", torch.ones(3)), (f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}", torch.tensor(10**15)),
+    (f"uses/{LOOPED_DOWN}", torch.tensor(3)), (f"tokens/{LOOPED_DOWN}/0", torch.tensor(0)),
+    (f"tokens/{LOOPED_DOWN}/0", torch.tensor(1.5)), (f"sensitivity/{LOOPED_DOWN}/0", torch.full((32,), float("inf"))),
+    ("token_frequency", torch.full((64,), -1)), ("x" * 10_000, torch.ones(1)),
+])  # fmt: skip
+def test_an_entry_that_calibration_never_writes_is_named(bundle, key, entry):
+    check_bundle(bundle)
+    with pytest.raises(ValueError, match=f"^calibration bundle: {key[:100]}") as caught:
+        check_bundle({**bundle, key: entry})
+    assert len(str(caught.value)) < 500
 
 
 def test_search_survives_sizes_that_are_not_monotone():

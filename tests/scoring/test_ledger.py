@@ -93,3 +93,35 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="evaluate the item again"):
         load_ledger(tmp_path / "absent.npz")
+
+
+DAMAGES = {
+    "target": np.array([0.0, 1, 2, 3, 4]), "nats": np.full(5, np.nan), "bytes": np.array(["a"] * 5),
+    "group": np.zeros((5, 1), np.int32), "meta": np.frombuffer(b'{"num_targets": 5.0, "protocol": {}}', np.uint8),
+    "no meta": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_columns_of_another_kind_are_one_line(tmp_path: Path, name: str) -> None:
+    save_ledger(tmp_path / "a.npz", example())
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = {**file, name: DAMAGES[name]} if name in file else {key: file[key] for key in file if key != "meta"}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match="not a readable ledger"):
+        load_ledger(tmp_path / "a.npz")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    save_ledger(tmp_path / "a.npz", example())
+    with np.load(tmp_path / "a.npz") as file:
+        np.savez_compressed(tmp_path / "b.npz", **{**file, "nats": np.zeros(1 << 23)})
+    with pytest.raises(ValueError, match="unpacked size"):
+        load_ledger(tmp_path / "b.npz")
+
+
+def test_files_that_raised_something_else_are_one_line(shared: Path) -> None:
+    for path in (shared / "hostile/parsers").glob("ledger*"):
+        with pytest.raises(ValueError, match="not a readable ledger") as caught:
+            load_ledger(path)
+        assert len(str(caught.value)) < 500

@@ -104,8 +104,38 @@ def test_another_vocabulary_names_the_remedy(importing):
     assert "dvc repro prepare" in line
 
 
-def test_without_dvc_the_error_says_what_would_happen(importing):
+@pytest.mark.parametrize("with_git", [True, False])
+def test_without_dvc_the_error_says_what_would_happen_and_parameters_stay(importing, with_git):
     (importing.root / "dvc.yaml").rename(importing.root / "elsewhere.yaml")
+    if not with_git:
+        (importing.root / ".git").rename(importing.root / ".no-git")
+    before = (importing.root / "params.yaml").read_bytes()
     done = importing.run(*IMPORT, check=False)
     assert done.returncode == 1
     assert "`dvc repro` would train" in done.stderr.splitlines()[-1]
+    assert (importing.root / "params.yaml").read_bytes() == before
+
+
+def test_a_corpus_too_short_for_the_context_changes_nothing(importing):
+    write_checkpoint(importing.root, {**ARGUMENTS, "context_tokens": 4096})
+    assert "tokens" in refuses(importing, *IMPORT)
+
+
+def test_weights_that_overflow_change_nothing_and_are_named(importing):
+    tensors = load_file(importing.root / "weights.safetensors")
+    name = next(name for name in tensors if "crawler_blocks" in name and name.endswith("mlp.proj.weight"))
+    save_file({**tensors, name: torch.full_like(tensors[name], 1e30)}, importing.root / "weights.safetensors")
+    line = refuses(importing, *IMPORT)
+    assert f"{name}: got 1e+30" in line
+
+
+def test_wrapped_names_are_said_and_a_zero_embedding_goes_all_the_way(importing):
+    tensors = {f"module.{name}": tensor for name, tensor in load_file(importing.root / "weights.safetensors").items()}
+    for name in tensors:
+        if "tok_emb" in name or "bigram" in name:
+            tensors[name] = torch.zeros_like(tensors[name])
+    save_file(tensors, importing.root / "weights.safetensors")
+    assert f"unwrapped: the names of all {len(tensors)} tensors begin with module." in importing.run(*IMPORT).stderr
+    importing.edit(budget={"limit_bytes": 10_000_000})
+    importing.run("fairway", "calibrate", "--seed", "1")
+    assert "the finest steps fit" in importing.run("fairway", "quantize", "--seed", "1").stdout

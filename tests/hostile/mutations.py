@@ -1,0 +1,60 @@
+"""Structure-aware damage: valid content with bytes, JSON values or tensors replaced by what no writer would write."""
+
+import random
+import time
+from collections.abc import Callable
+
+import torch
+
+ODD_VALUES = (None, True, -1, 0, 1, 2**31, 2**63, -(2**63), 10**30, 10**400, 1e300, -0.5, float("nan"), float("inf"),
+              "", "a" * 9, [], {}, [0] * 9, {"kind": "core"}, [[[[]]]])  # fmt: skip
+
+
+def damaged_bytes(content: bytes, choose: random.Random) -> bytes:
+    """Return `content` with bits flipped, a part overwritten, cut out or repeated, or its end missing."""
+    kind, at = choose.randrange(4), choose.randrange(len(content) or 1)
+    length = choose.choice((1, 2, 4, 8, 100))
+    if kind == 0:
+        return content[:at]
+    middle = {1: bytes(choose.choices(range(256), k=length)), 2: b"", 3: content[at : at + length] * 2}[kind]
+    return content[:at] + middle + content[at + length :]
+
+
+def damaged_value(value: object, choose: random.Random) -> object:
+    """Return plain data with one value somewhere inside replaced, or a key dropped, renamed or added."""
+    if isinstance(value, dict) and value and choose.random() < 0.85:
+        key = choose.choice(list(value))
+        rest = {name: each for name, each in value.items() if name != key}
+        action = choose.random()
+        if action < 0.1:
+            return rest
+        if action < 0.2:
+            return {**rest, f"{key}_": value[key]} if action < 0.15 else {**value, "added": choose.choice(ODD_VALUES)}
+        return {**value, key: damaged_value(value[key], choose)}
+    if isinstance(value, list) and value and choose.random() < 0.7:
+        at = choose.randrange(len(value))
+        return [*value[:at], damaged_value(value[at], choose), *value[at + 1 :]]
+    return choose.choice(ODD_VALUES)
+
+
+def damaged_tensor(tensor: torch.Tensor, choose: random.Random) -> torch.Tensor:
+    """Return a tensor of another dtype, shape or value."""
+    ways: tuple[Callable[[], torch.Tensor], ...] = (
+        lambda: tensor.to(torch.int8), lambda: tensor > 0, lambda: tensor.to(torch.complex64), lambda: tensor.double(),
+        lambda: tensor.bfloat16(), lambda: tensor[None].clone(), lambda: tensor.flatten()[:1].clone(),
+        lambda: torch.zeros_like(tensor), lambda: torch.full_like(tensor, choose.choice((float("nan"), 1e30, -1e9))),
+        lambda: tensor.to(torch.float8_e4m3fn), lambda: tensor.reshape(-1, 1).clone(), lambda: torch.zeros(0),
+    )  # fmt: skip
+    return choose.choice(ways)()
+
+
+def reads_or_refuses(read: Callable[[], object], error: type[Exception]) -> None:
+    """Let a reader read; it may refuse with `error`, in one short line, and takes a few seconds at most."""
+    started, line = time.monotonic(), ""
+    try:
+        read()
+    except error as refusal:
+        line = str(refusal)
+    assert "\n" not in line
+    assert len(line) < 1000
+    assert time.monotonic() - started < 5
