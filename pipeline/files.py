@@ -56,11 +56,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Files and folders reach the disk before the name does: after a power cut the name never means a torn folder.
     An OSError that names no file names `folder`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, replaced = _partial_of(folder), _partial_of(folder)
-    partial.mkdir()
+    replaced = _partial_of(folder)
     try:
-        with _locked(partial):
+        with temporary_folder(folder) as partial:
             yield partial
             for path in (*partial.rglob("*"), partial):
                 _sync(path)
@@ -72,8 +70,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         error.filename = error.filename or str(folder)
         raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """Yield an empty folder beside a path, held as `atomic_path` holds its file, and remove it if it is still there."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial_of(beside)
+    partial.mkdir()
+    try:
+        with _locked(partial):
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def sweep(folder: Path, pattern: str = "**/.*") -> None:

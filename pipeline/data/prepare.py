@@ -29,7 +29,7 @@ from pipeline.data.shards import write_shard
 from pipeline.data.tokenizer import SPACE_MARK, load_tokenizer
 from pipeline.data.tokenizer_training import DocumentSample, train_tokenizer
 from pipeline.data.totals import SPLITS, SplitTotals, write_manifest
-from pipeline.files import sha256_of_file, write_bytes
+from pipeline.files import sha256_of_file, temporary_folder, write_bytes
 from pipeline.progress import Progress
 
 _SURVEY_NOTE_DOCUMENTS = 5000
@@ -41,17 +41,12 @@ def prepare(config: DataConfig, out_dir: Path, cache_dir: Path, progress: Progre
     The same documents and configuration give the same bytes. ValueError, DownloadError or ShardError, and nothing
     written, when the corpus, the split, the tokenizer or a published shard does not do.
     """
-    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed and had the same number
-    partial.mkdir(parents=True)
-    try:
+    with temporary_folder(out_dir) as partial:
         if config.source == "fineweb":
             manifest = write_fineweb(config, partial, progress)
         else:
             manifest = _encode_corpus(config, partial, cache_dir, progress)
         _move_into_place(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
