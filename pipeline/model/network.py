@@ -234,4 +234,4 @@ def build(config: ModelConfig, seed: int = 0) -> LoopedUNet:
 
 def largest_weights(model: LoopedUNet) -> str:
     """Return the name of the parameter that holds the largest number: the one to look at when activations overflow."""
-    return max(model.named_parameters(), key=lambda named: float(named[1].detach().abs().amax()))[0]
+    return max(model.named_parameters(), key=lambda named: float(named[1].detach().abs().max()))[0]

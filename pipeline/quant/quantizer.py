@@ -54,8 +54,7 @@ def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float]
         for group, grid, on_path_R, codes_RC in stacked:
             column_step = None if grid.step_C is None else grid.step_C.half().numpy()
             largest = int(codes_RC.abs().max())
-            demand(largest <= max_code_of(16), f"codes of {group.names[0]}", largest,
-                   "what 16 bits hold: its weights or inputs are too large")  # fmt: skip
+            demand(largest < 2**15, group.names[0], f"code {largest}", "smaller weights")
             dtype = torch.int8 if largest <= max_code_of(8) else torch.int16
             for name, rows in _member_slices(group):
                 codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()

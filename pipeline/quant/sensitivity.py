@@ -94,8 +94,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
 def _finite_logits(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
     """Return the logits (B, T, V) of `model`; ValueError naming its largest weights when activations overflow."""
     logits_BTV = model(ids_BT)
-    demand(bool(torch.isfinite(logits_BTV).all()), "logits", "values that are not finite",
-           f"finite ones: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
+    demand(bool(logits_BTV.isfinite().all()), largest_weights(model), "overflow", "smaller weights")
     return logits_BTV
 
 

@@ -117,7 +117,7 @@ def test_without_dvc_the_error_says_what_would_happen_and_parameters_stay(import
 
 
 def test_a_corpus_too_short_for_the_context_changes_nothing(importing):
-    write_checkpoint(importing.root, {**ARGUMENTS, "context_tokens": 4096})
+    write_checkpoint(importing.root, {**ARGUMENTS, "context_tokens": 70_000})
     assert "tokens" in refuses(importing, *IMPORT)
 
 
