@@ -1,10 +1,22 @@
 """One way to refuse a bad value: a single line that names the field, the value and what was expected."""
 
+SHOWN_CHARACTERS = 100
+"""How much of a value a message shows."""
+
+
+def shown(value: object) -> str:
+    """Return a value as Python writes it, shortened."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits, lists inside themselves
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
 
 def require(ok: bool, field: str, got: object, expected: str) -> None:
     """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`."""
     if not ok:
-        raise ValueError(f"{field}: got {got!r}, expected {expected}")
+        raise ValueError(f"{field}: got {shown(got)}, expected {expected}")
 
 
 def demand(ok: bool, field: str, got: object, expected: str) -> None:
