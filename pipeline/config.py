@@ -256,7 +256,7 @@ def _parse_scalar(kind: type, value: object, where: str) -> object:
     if isinstance(value, int | float) and kind is not bool:
         word = re.split(r"[._]", where.partition("[")[0])[-1]
         largest = LARGEST.get(word, LARGEST_OF_TYPE[kind])
-        _expect(-largest <= value <= largest, where, value, f"{names[kind]} at most {largest:,} away from 0")
+        _expect(-largest <= value <= largest, where, value, f"{names[kind]} within {largest:,} of 0")
         return kind(value)
     return value
 

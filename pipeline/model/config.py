@@ -16,8 +16,8 @@ from pipeline.model.parts_config import (
     RopeConfig,
     TokenSmear,
     ValueEmbeddingConfig,
+    check_above_zero,
     check_at_least,
-    check_finite,
 )
 from pipeline.model.schedule import build_schedule
 from pipeline.model.schedule_config import CoreSchedule, FoldedSchedule, HelixSchedule
@@ -69,8 +69,8 @@ class ModelConfig:
     """Tensors that are stored and counted but never read, name -> shape: what published checkpoints carry along."""
 
     def __post_init__(self) -> None:
-        check_at_least("", self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
-        check_finite("", self, ("logit_softcap", "embed_init_std"), positive=True)
+        check_at_least(self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
+        check_above_zero(self, ("logit_softcap", "embed_init_std"))
         require(self.vocab_size <= 65536, "vocab_size", self.vocab_size, "at most 65536: shards hold 16-bit tokens")
         self._check_heads()
         self._check_mlps()
