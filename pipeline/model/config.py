@@ -3,6 +3,7 @@
 Checked by: tests/model/test_model_config.py
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ class ModelConfig:
         self._check_conditioners()
         for name, shape in self.unread.items():
             require(re.fullmatch("[a-z0-9_]+", name) is not None, "unread", name, "names of a-z, 0-9 and _")
-            require(all(size >= 1 for size in shape), f"unread.{name}", shape, "sizes of at least 1")
+            require(all(size >= 1 for size in shape) and math.prod(shape) < 2**31, f"unread.{name}", shape,
+                    "sizes of at least 1, fewer than 2^31 numbers")  # fmt: skip
 
     @property
     def head_dim(self) -> int:

@@ -1,5 +1,6 @@
 """The `evaluate` section and the protocols: what is scored, in which windows, with which adaptation."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,6 +174,9 @@ class EvaluateConfig:
                 "null or above 0")  # fmt: skip
         require("float" in self.protocols, "protocols", tuple(self.protocols), "an entry `float`")
         require("float" not in self.items, "items", self.items, "artifact items only: `float` always runs")
+        for name in self.protocols:
+            require(re.fullmatch(r"[\w.-]+", name) is not None, "protocols", name,
+                    "names of letters, digits, _, . and -: files and stages are called by them")  # fmt: skip
         for item in self.items:
             require(item in self.protocols, "items", item, f"names among protocols ({', '.join(self.protocols)})")
         require(len(set(self.items)) == len(self.items), "items", self.items, "each name once")

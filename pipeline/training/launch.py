@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.checks import FairwayError, demand, require
-from pipeline.ranks import Ranks
+from pipeline.ranks import ALONE, Ranks
 
 
 class LaunchError(FairwayError):
@@ -37,9 +37,19 @@ class StoppedError(FairwayError):
 
 
 def current_ranks() -> Ranks:
-    """Return what torchrun put into the environment, or the only rank of a world of one."""
-    return Ranks(*(int(os.environ.get(name, unset)) for name, unset in
-                   (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))))  # fmt: skip
+    """Return what torchrun put into the environment, or the only rank of a world of one.
+
+    Raises ValueError that names a variable without a whole number.
+    """
+    if _variable("WORLD_SIZE", "1") == 1:
+        return ALONE
+    return Ranks(*(_variable(name, "0") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+
+
+def _variable(name: str, unset: str) -> int:
+    text = os.environ.get(name, unset)
+    demand(text.isdecimal(), name, text, "a whole number, as torchrun sets it")
+    return int(text)
 
 
 def resolve_device(name: str, local_rank: int) -> torch.device:

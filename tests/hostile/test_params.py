@@ -4,19 +4,13 @@ import copy
 import dataclasses
 import importlib
 import json
-import math
-import random
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import given, seed, settings
-from hypothesis import strategies as st
-
-from pipeline.config import LARGEST, LARGEST_OF_TYPE, MOST_CHARACTERS, SECTIONS, UNHASHED_NAMES, load_params, read_yaml
+from pipeline.config import SECTIONS, load_params, read_yaml
 
 REPO = Path(__file__).resolve().parent.parent.parent
 FILES = [REPO / "params.yaml", *sorted((REPO / "recipes").glob("*.yaml"))]
