@@ -9,7 +9,7 @@ def shown(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of thousands of digits, lists inside themselves
-        text = f"a value of type {type(value).__name__}"
+        text = "a value too large to be shown"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
