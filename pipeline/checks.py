@@ -1,28 +1,16 @@
 """One way to refuse a bad value: a single line that names the field, the value and what was expected."""
 
-SHOWN_CHARACTERS = 100
-"""How much of a value a message shows."""
-
-
-def shown(value: object) -> str:
-    """Return a value as Python writes it, shortened."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits, lists inside themselves
-        text = "a value too large to be shown"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-
 
 def require(ok: bool, field: str, got: object, expected: str) -> None:
-    """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`."""
+    """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`; a long value is cut."""
     if not ok:
-        raise ValueError(f"{field}: got {shown(got)}, expected {expected}")
+        raise ValueError(f"{field}: got {got!r:.100}, expected {expected}")
 
 
 def demand(ok: bool, field: str, got: object, expected: str) -> None:
     """Raise as `require` does, for what the files and the machine of a run decide: a record keeps these checks."""
     if not ok:
-        raise ValueError(f"{field}: got {got!r}, expected {expected}")
+        raise ValueError(f"{field}: got {got!r:.100}, expected {expected}")
 
 
 class FairwayError(Exception):

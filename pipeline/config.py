@@ -17,8 +17,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
-from pipeline.checks import shown
-
 if TYPE_CHECKING:
     from pipeline.data.config import DataConfig
     from pipeline.model.config import ModelConfig
@@ -53,6 +51,8 @@ MOST_ENTRIES = 4096
 """Entries of a list or of a mapping with names of the user's."""
 MOST_CHARACTERS = 200_000
 """Of a configuration file: as it stands, and once its aliases are followed."""
+SHOWN_CHARACTERS = 100
+"""How much of a value a message shows."""
 UNHASHED_NAMES = ("size", "nfiles")
 """Keys that DVC leaves out of its run-cache key, at any depth: a change of their values would go unnoticed."""
 
@@ -220,7 +220,7 @@ def _few(entries: Any, where: str) -> Any:
 def _parse_choice(choices: tuple, value: object, where: str) -> object:
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         names = tuple(str(choice) for choice in choices)
-        raise ValueError(f"{where}: got {shown(value)}, expected {' or '.join(names)}{_nearest(str(value), names)}")
+        raise ValueError(f"{where}: got {_shown(value)}, expected {' or '.join(names)}{_nearest(str(value), names)}")
     return value
 
 
@@ -263,7 +263,16 @@ def _parse_scalar(kind: type, value: object, where: str) -> object:
 
 def _expect(ok: bool, where: str, value: object, expected: str) -> None:
     if not ok:
-        raise ValueError(f"{where}: got {shown(value)} ({type(value).__name__}), expected {expected}")
+        raise ValueError(f"{where}: got {_shown(value)} ({type(value).__name__}), expected {expected}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as Python writes it, shortened."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list inside itself
+        return "a value too large to be shown"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _nearest(name: str, valid: tuple[str, ...]) -> str:

@@ -16,19 +16,13 @@ def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig"
     """Call `run` on every rank: on this one alone, or in the torchrun group that this process is in or starts.
 
     A group runs the stage's own command again, `options` being what it got besides seed and parameters. An error on a
-    rank goes to torchrun's error file, from which the parent prints one line for all ranks. Schedulers export the same
-    variables as torchrun: ValueError where they name a group that is not torchrun's, which would wait for ever.
+    rank goes to torchrun's error file, from which the parent prints one line for all ranks.
     """
-    from torch.distributed import is_torchelastic_launched
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from pipeline.checks import require
-    from pipeline.training.launch import StoppedError, current_ranks, resolve_processes, torchrun
+    from pipeline.training.launch import StoppedError, launched_ranks, resolve_processes, torchrun
 
-    ranks, num_processes = current_ranks(), resolve_processes(launch.num_processes, launch.device)
-    require(ranks.world_size == 1 or is_torchelastic_launched(), "WORLD_SIZE", ranks.world_size,
-            "1 or no such variable in a process that torchrun did not start: unset it and set launch.num_processes, or "
-            "start with torchrun")  # fmt: skip
+    ranks, num_processes = launched_ranks(), resolve_processes(launch.num_processes, launch.device)
     if ranks.world_size > 1:
         try:
             record(run)(ranks)

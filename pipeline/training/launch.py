@@ -23,6 +23,9 @@ import torch.distributed as dist
 from pipeline.checks import FairwayError, demand, require
 from pipeline.ranks import ALONE, Ranks
 
+_RANK_VARIABLES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+"""What torchrun tells a process -> what holds without it."""
+
 
 class LaunchError(FairwayError):
     """A process of a torchrun group died."""
@@ -37,19 +40,24 @@ class StoppedError(FairwayError):
 
 
 def current_ranks() -> Ranks:
-    """Return what torchrun put into the environment, or the only rank of a world of one.
+    """Return what torchrun put into the environment, or the only rank of a world of one."""
+    return Ranks(*(int(os.environ.get(name, unset)) for name, unset in _RANK_VARIABLES.items()))
 
-    Raises ValueError that names a variable without a whole number.
+
+def launched_ranks() -> Ranks:
+    """Return the rank of a process that torchrun started, or the only rank of a world of one.
+
+    Schedulers export the same variables: ValueError, by name, where they hold no number or tell of a group that is not
+    torchrun's and would be waited for in vain.
     """
-    if _variable("WORLD_SIZE", "1") == 1:
-        return ALONE
-    return Ranks(*(_variable(name, "0") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
-
-
-def _variable(name: str, unset: str) -> int:
-    text = os.environ.get(name, unset)
-    demand(text.isdecimal(), name, text, "a whole number, as torchrun sets it")
-    return int(text)
+    for name, unset in _RANK_VARIABLES.items():
+        text = os.environ.get(name, unset)
+        require(text.isdecimal(), name, text, "a whole number, as torchrun sets it")
+    ranks = current_ranks()
+    require(ranks.world_size == 1 or dist.is_torchelastic_launched(), "WORLD_SIZE", ranks.world_size,
+            "1 or no such variable in a process that torchrun did not start: unset it and set launch.num_processes, or "
+            "start with torchrun")  # fmt: skip
+    return ranks if ranks.world_size > 1 else ALONE
 
 
 def resolve_device(name: str, local_rank: int) -> torch.device:
