@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 from pipeline.checks import require
 from pipeline.files import sha256_of_file
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
-from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed
+from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed, stated_number
 from pipeline.submission.minify import unwrap
 from pipeline.submission.seed_log import SeedLog, implied_bytes
 from pipeline.submission.significance import comparison_fields
@@ -33,6 +33,8 @@ CANONICAL = {
     151_080_891: "FineWeb val, 8,192 pieces",
 }
 """Text bytes of the challenge's validation set, by the tokenizers whose targets cover it."""
+MOST_TEXT_BYTES = 64_000_000
+"""Of a log, of submission.json and of README.md."""
 START_SECONDS = 120.0
 """Time that `train_gpt.py --help` may take."""
 
@@ -101,26 +103,44 @@ def check_statements(folder: Path) -> list[Check]:
 def verify_table(checks: list[Check]) -> str:
     """Return the checks as aligned text, one line each."""
     width = max(len(check.name) for check in checks)
-    return "\n".join(f"{check.name:{width}}  {check.verdict:10}  {check.evidence}" for check in checks)
+    return "\n".join(f"{check.name:{width}}  {check.verdict:10}  {check.evidence:.2000}" for check in checks)
 
 
 def read_record(folder: Path) -> Record:
-    """Read what a folder holds; raises ValueError without train_gpt.py, or with a submission.json that is no object."""
+    """Read what a folder holds; raises ValueError, naming the file, without train_gpt.py or for texts that are none."""
     require((folder / "train_gpt.py").is_file(), f"{folder}/train_gpt.py", "no such file", "a record folder")
     path = folder / "submission.json"
     try:
-        submission = json.loads(path.read_text("utf-8"), parse_float=Decimal) if path.is_file() else {}
+        text = _read(path) if path.is_file() else "{}"
+        submission = json.loads(text, parse_float=stated_number, parse_int=lambda digits: int(stated_number(digits)))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({str(error)[:80]})") from None
+        raise ValueError(f"{path}: not valid JSON ({str(error)[:120]})") from None
     require(isinstance(submission, dict), str(path), type(submission).__name__, "an object")
     named = submission.get("seed_results") or submission.get("seeds")
     seeds = [str(seed) for seed in named] if isinstance(named, list | dict) else []
     paths = sorted(path for pattern in ("*.log", "train*.txt", "logs/*") for path in folder.glob(pattern))
     logs = {}
     for path in (path for path in paths if path.is_file()):
-        log = SeedLog(path.name, path.read_text("utf-8", errors="replace"))
+        try:
+            log = SeedLog(path.name, _read(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         logs[log.seed_among(seeds) or path.name] = log
     return Record(folder, submission, logs)
+
+
+def _read(path: Path) -> str:
+    """Return a text of a record; ValueError when it is too long to be one."""
+    size = path.stat().st_size
+    require(size <= MOST_TEXT_BYTES, "length", f"{size:,} bytes", f"at most {MOST_TEXT_BYTES:,}")
+    return path.read_text("utf-8", errors="replace")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a stated name that no file system takes
+        return False
 
 
 def _check(name: str, claims: list[Claim]) -> Check:
@@ -173,7 +193,7 @@ def _digests(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
         for name, digest in log.digests.items():
             path = next((path for path in (record.folder / name, record.folder / "tokenizers" / name)
-                         if path.is_file()), None)  # fmt: skip
+                         if _is_file(path)), None)  # fmt: skip
             if path is not None:
                 ok = sha256_of_file(path) == digest
                 yield (name if ok else f"{name}: not the file whose digest {log.name} states"), ok
@@ -232,7 +252,11 @@ def _implied_bytes(record: Record) -> Iterator[Claim]:
         stated, targets = number_of(record.result(seed), "eval_bytes"), log.target_tokens
         if targets is None or not log.scores:
             continue
-        implied = [implied_bytes(line, targets) for line in log.scores]
+        try:
+            implied = [implied_bytes(line, targets) for line in log.scores]
+        except ValueError as error:
+            yield f"seed {seed}: {error}", False
+            continue
         middle, spread = implied[-1]
         known = next((title for size, title in CANONICAL.items() if abs(size - middle) <= spread), None)
         about = f"seed {seed}: {targets:,} targets, {middle:,.0f} bytes" + (f" ({known})" if known else "")
@@ -249,7 +273,7 @@ def _readme(record: Record) -> Iterator[Claim]:
     stated, path = number_of(record.submission, "val_bpb"), record.folder / "README.md"
     if stated is None or not path.is_file():
         return
-    text = path.read_text("utf-8", errors="replace")
+    text = _read(path)
     shown = next((form for digits in (8, 6, 5, 4) if (form := f"{stated:.{digits}f}") in text), None)
     yield (
         (f"states {shown}" if shown else f"README.md nowhere states val_bpb {stated:.4f} of submission.json"),
@@ -292,4 +316,4 @@ def _start(program: Path, environment: Mapping[str, str]) -> Claim:
 def _artifact(record: Record, seed: str) -> Path | None:
     """Return the artifact of a seed, where the folder holds one."""
     names = (f"model_seed{seed}.fwy", *(["model.fwy"] if len(record.logs) == 1 else []))
-    return next((record.folder / name for name in names if (record.folder / name).is_file()), None)
+    return next((record.folder / name for name in names if _is_file(record.folder / name)), None)
