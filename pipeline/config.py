@@ -51,8 +51,8 @@ MOST_ENTRIES = 4096
 """Entries of a list or of a mapping with names of the user's."""
 MOST_CHARACTERS = 200_000
 """Of a configuration file: as it stands, and once its aliases are followed."""
-SHOWN_CHARACTERS = 100
-"""How much of a value a message shows."""
+SHOWN_CHARACTERS, LISTED_CHARACTERS = 100, 300
+"""How much of a value, and of a list of names, a message shows."""
 UNHASHED_NAMES = ("size", "nfiles")
 """Keys that DVC leaves out of its run-cache key, at any depth: a change of their values would go unnoticed."""
 
@@ -201,7 +201,7 @@ def _check_keys(found: Mapping, expected: tuple[str, ...], prefix: str, where: s
             raise ValueError(f"{prefix}{str(key)[:60]}: unknown key in {where}{_nearest(str(key), expected)}")
     for key in expected:
         if key not in found:
-            raise ValueError(f"{prefix}{key}: missing key in {where}; present: {', '.join(map(str, found)) or 'none'}")
+            raise ValueError(f"{prefix}{key}: missing key in {where}; present: {_listed(found)}")
 
 
 def _check_names(found: Mapping, prefix: str) -> None:
@@ -266,6 +266,11 @@ def _expect(ok: bool, where: str, value: object, expected: str) -> None:
         raise ValueError(f"{where}: got {_shown(value)} ({type(value).__name__}), expected {expected}")
 
 
+def _listed(names: Iterable) -> str:
+    text = ", ".join(map(str, names)) or "none"
+    return text if len(text) <= LISTED_CHARACTERS else f"{text[:LISTED_CHARACTERS]}..."
+
+
 def _shown(value: object) -> str:
     """Return a value as Python writes it, shortened."""
     try:
@@ -277,4 +282,4 @@ def _shown(value: object) -> str:
 
 def _nearest(name: str, valid: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name[:60], valid, n=1, cutoff=0.5)
-    return f"; did you mean `{close[0]}`?" if close else f"; valid: {', '.join(valid)}"
+    return f"; did you mean `{close[0]}`?" if close else f"; valid: {_listed(valid)}"

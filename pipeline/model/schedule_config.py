@@ -79,6 +79,7 @@ class FoldedSchedule:
     def __post_init__(self) -> None:
         require(self.unique_blocks >= 1, "unique_blocks", self.unique_blocks, "at least 1")
         require(self.num_loops >= 1, "num_loops", self.num_loops, "at least 1")
+        require(self.loop_end >= 0, "loop_end", self.loop_end, "0 or more")
         require(0 <= self.loop_start <= self.loop_end < self.unique_blocks, "loop_start",
                 (self.loop_start, self.loop_end),
                 f"0 <= start <= end < unique_blocks ({self.unique_blocks})")  # fmt: skip

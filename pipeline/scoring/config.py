@@ -47,6 +47,7 @@ class SlidingProtocol:
     """Distance S between windows."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
 
@@ -67,6 +68,7 @@ class StreamProtocol:
     """Targets of a lane: what is fed into one cache; lanes of S targets are sliding windows."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
         require(self.lane_tokens >= self.stride_tokens, "lane_tokens", self.lane_tokens,
@@ -100,6 +102,7 @@ class TTTProtocol:
     """Targets of a lane, as in `stream`: a chunk is scored in lanes; None: in sliding windows."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
         for name in ("chunk_tokens", "batch_sequences"):
@@ -141,6 +144,7 @@ class LoraProtocol:
     """Adam's addend to the root."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.chunk_tokens <= self.context_tokens, "chunk_tokens", self.chunk_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
         require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")

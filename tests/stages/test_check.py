@@ -1,15 +1,14 @@
 """params.yaml as a whole: `fairway check`, and every command that reads the file, refuse what a later stage would."""
 
+import json
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from stages.check import check_params
-from tests.hostile.test_params import FILES, put
+from tests.configurations import FILES, REPO, changed, documents
 from tests.stages.test_cli import fairway
 
-REPO = Path(__file__).resolve().parent.parent.parent
 READERS = {
     "check": [], "prepare": [], "train": ["--seed", "444"], "calibrate": ["--seed", "444"],
     "quantize": ["--seed", "444"], "evaluate": ["--seed", "444", "--item", "blocks"], "package": [], "report": [],
@@ -35,11 +34,7 @@ BAD = [
 
 def edited(folder: Path, key: str, value: object) -> str:
     """Write params.yaml with one other value; return its path."""
-    yaml = YAML(typ="safe")
-    document = yaml.load((REPO / "params.yaml").read_text())
-    put(document, key, value)
-    with open(folder / "params.yaml", "w") as file:
-        yaml.dump(document, file)
+    (folder / "params.yaml").write_text(json.dumps(changed(documents()[0], {key: value})))
     return str(folder / "params.yaml")
 
 
