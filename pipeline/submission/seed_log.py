@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.checks import require
@@ -20,6 +21,10 @@ _CODE = re.compile(r"^Code size:\s*(\d+)", re.MULTILINE)
 _ARTIFACT = re.compile(r"^Serialized model (?:int\d|mixed|quant)\S*:\s*(\d+)", re.MULTILINE)
 _TOTAL = re.compile(r"^Total submission size (?:int\d|mixed|quant)\S*:\s*(\d+)", re.MULTILINE)
 _TARGETS = re.compile(r"^(?:target_tokens:\s*|val_loader:.*\btokens:)(\d+)", re.MULTILINE)
+
+
+MOST_TEXT_BYTES = 64_000_000
+"""Of a log, of submission.json and of README.md."""
 
 
 class ScoreLine(NamedTuple):
@@ -47,6 +52,13 @@ class SeedLog:
         numbers = re.findall(r"\d+", self.name)
         named = [seed for seed in seeds if seed in numbers]
         return named[-1] if named else seeds[0] if len(seeds) == 1 else None
+
+
+def record_text(path: Path) -> str:
+    """Return a text of a record; ValueError, naming the file, when it is too long to be one."""
+    size = path.stat().st_size
+    require(size <= MOST_TEXT_BYTES, str(path), f"{size:,} bytes", f"at most {MOST_TEXT_BYTES:,}")
+    return path.read_text("utf-8", errors="replace")
 
 
 def implied_bytes(line: ScoreLine, targets: int) -> tuple[float, float]:

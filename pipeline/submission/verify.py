@@ -10,6 +10,7 @@ Checked by: tests/submission/test_verify.py.
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from pipeline.files import sha256_of_file
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
 from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed, stated_number
 from pipeline.submission.minify import unwrap
-from pipeline.submission.seed_log import SeedLog, implied_bytes
+from pipeline.submission.seed_log import SeedLog, implied_bytes, record_text
 from pipeline.submission.significance import comparison_fields
 
 CANONICAL = {
@@ -33,8 +34,6 @@ CANONICAL = {
     151_080_891: "FineWeb val, 8,192 pieces",
 }
 """Text bytes of the challenge's validation set, by the tokenizers whose targets cover it."""
-MOST_TEXT_BYTES = 64_000_000
-"""Of a log, of submission.json and of README.md."""
 START_SECONDS = 120.0
 """Time that `train_gpt.py --help` may take."""
 
@@ -111,7 +110,7 @@ def read_record(folder: Path) -> Record:
     require((folder / "train_gpt.py").is_file(), f"{folder}/train_gpt.py", "no such file", "a record folder")
     path = folder / "submission.json"
     try:
-        text = _read(path) if path.is_file() else "{}"
+        text = record_text(path) if path.is_file() else "{}"
         submission = json.loads(text, parse_float=stated_number, parse_int=lambda digits: int(stated_number(digits)))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({str(error)[:120]})") from None
@@ -121,26 +120,9 @@ def read_record(folder: Path) -> Record:
     paths = sorted(path for pattern in ("*.log", "train*.txt", "logs/*") for path in folder.glob(pattern))
     logs = {}
     for path in (path for path in paths if path.is_file()):
-        try:
-            log = SeedLog(path.name, _read(path))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        log = SeedLog(path.name, record_text(path))
         logs[log.seed_among(seeds) or path.name] = log
     return Record(folder, submission, logs)
-
-
-def _read(path: Path) -> str:
-    """Return a text of a record; ValueError when it is too long to be one."""
-    size = path.stat().st_size
-    require(size <= MOST_TEXT_BYTES, "length", f"{size:,} bytes", f"at most {MOST_TEXT_BYTES:,}")
-    return path.read_text("utf-8", errors="replace")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a stated name that no file system takes
-        return False
 
 
 def _check(name: str, claims: list[Claim]) -> Check:
@@ -151,9 +133,8 @@ def _check(name: str, claims: list[Claim]) -> Check:
     held = list(dict.fromkeys(evidence for evidence, holds in claims if holds))
     if held:
         return Check(name, "ok", "; ".join(held))
-    return Check(
-        name, "not stated", "; ".join(dict.fromkeys(evidence for evidence, _ in claims)) or "nothing to compare"
-    )
+    unstated = "; ".join(dict.fromkeys(evidence for evidence, _ in claims))
+    return Check(name, "not stated", unstated or "nothing to compare")
 
 
 def _code_size(record: Record) -> Iterator[Claim]:
@@ -193,7 +174,7 @@ def _digests(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
         for name, digest in log.digests.items():
             path = next((path for path in (record.folder / name, record.folder / "tokenizers" / name)
-                         if _is_file(path)), None)  # fmt: skip
+                         if os.path.isfile(path)), None)  # fmt: skip
             if path is not None:
                 ok = sha256_of_file(path) == digest
                 yield (name if ok else f"{name}: not the file whose digest {log.name} states"), ok
@@ -273,7 +254,7 @@ def _readme(record: Record) -> Iterator[Claim]:
     stated, path = number_of(record.submission, "val_bpb"), record.folder / "README.md"
     if stated is None or not path.is_file():
         return
-    text = _read(path)
+    text = record_text(path)
     shown = next((form for digits in (8, 6, 5, 4) if (form := f"{stated:.{digits}f}") in text), None)
     yield (
         (f"states {shown}" if shown else f"README.md nowhere states val_bpb {stated:.4f} of submission.json"),
@@ -316,4 +297,4 @@ def _start(program: Path, environment: Mapping[str, str]) -> Claim:
 def _artifact(record: Record, seed: str) -> Path | None:
     """Return the artifact of a seed, where the folder holds one."""
     names = (f"model_seed{seed}.fwy", *(["model.fwy"] if len(record.logs) == 1 else []))
-    return next((record.folder / name for name in names if _is_file(record.folder / name)), None)
+    return next((record.folder / name for name in names if os.path.isfile(record.folder / name)), None)

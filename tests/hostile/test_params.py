@@ -1,5 +1,6 @@
 """params.yaml at its worst: whatever a file holds, it loads or is refused in one short line, within seconds."""
 
+import copy
 import json
 import math
 import os
@@ -208,15 +209,15 @@ def change(place: Any, key: Any, choose: Any) -> None:
     """Replace, remove, rename or copy one entry of a mapping or list."""
     kind = choose(["replace", "replace", "replace", "remove", "rename", "copy"])
     if kind == "replace":
-        place[key] = choose(VALUES)
+        place[key] = copy.deepcopy(choose(VALUES))
     elif kind == "remove":
         del place[key]
     elif kind == "rename" and isinstance(place, dict):
         place[choose([f"{key}s", "size", "nfiles", "", "a b", "x" * 2000, "../x"])] = place.pop(key)
     elif isinstance(place, list):
-        place.extend([place[key]] * choose([1, 10, 5000]))
+        place.extend(copy.deepcopy([place[key]] * choose([1, 10, 5000])))
     else:
-        place[key] = choose(list(documents()[0].values()))
+        place[key] = copy.deepcopy(choose(list(documents()[0].values())))
 
 
 @given(st.data())

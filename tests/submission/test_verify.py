@@ -261,7 +261,7 @@ def test_long_lines_take_linear_time(published):
 def test_a_text_too_long_is_not_read(published):
     with open(published / "train_seed444.log", "r+b") as log:
         log.truncate(10**10)
-    with pytest.raises(ValueError, match=r"train_seed444\.log: length: got '10,000,000,000 bytes', expected at most"):
+    with pytest.raises(ValueError, match=r"train_seed444\.log: got '10,000,000,000 bytes', expected at most"):
         verify_folder(published, {})
 
 
