@@ -2,15 +2,15 @@
 
 
 def require(ok: bool, field: str, got: object, expected: str) -> None:
-    """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`."""
+    """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`; a long value is cut."""
     if not ok:
-        raise ValueError(f"{field}: got {got!r}, expected {expected}")
+        raise ValueError(f"{field}: got {got!r:.100}, expected {expected}")
 
 
 def demand(ok: bool, field: str, got: object, expected: str) -> None:
     """Raise as `require` does, for what the files and the machine of a run decide: a record keeps these checks."""
     if not ok:
-        raise ValueError(f"{field}: got {got!r}, expected {expected}")
+        raise ValueError(f"{field}: got {got!r:.100}, expected {expected}")
 
 
 def one_line(error: object, longest: int = 200) -> str:

@@ -28,6 +28,7 @@ COMMANDS = {
     "package": ("stages.package", "Build the record folder and prove that it reproduces its score."),
     "audit": ("stages.audit", "Prove, from outside, that a record's scores are legal."),
     "verify": ("stages.verify", "Compare what a record folder states with its own files."),
+    "check": ("stages.check", "Check the whole of params.yaml and run nothing."),
     "demo": ("stages.demo", "Run the whole pipeline and say how long it will take."),
     "report": ("stages.report", "Print the result table of the last run."),
     "recipe": ("stages.recipe", "List, show, compare and use the configurations of published systems."),

@@ -5,6 +5,7 @@ plain line every few seconds.
 """
 
 import fcntl
+import importlib
 import os
 import sys
 import time
@@ -27,9 +28,23 @@ _KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_IN
 """What torch, oneDNN and MKL choose their kernels by."""
 ROOT = Path(__file__).resolve().parent.parent
 
-params_option = click.option(
-    "--params", "params_path", default="params.yaml", show_default=True, help="The configuration file to read."
-)
+
+def _params_option(checked: bool) -> Callable:
+    return click.option("--params", "params_path", default="params.yaml", show_default=True,
+                        help="The configuration file to read.", callback=_sound if checked else None)  # fmt: skip
+
+
+def _sound(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Return the path of a configuration that is sound as a whole.
+
+    Imported by name, so that no stage depends on the sections of others.
+    """
+    importlib.import_module("stages.check").check_params(path)
+    return path
+
+
+params_option, params_path_option = _params_option(checked=True), _params_option(checked=False)
+"""--params of a command that runs on a sound file, and of one that looks into any."""
 seed_option = click.option("--seed", type=int, required=True, help="Training seed; one of `seeds` in params.yaml.")
 
 

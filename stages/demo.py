@@ -34,9 +34,9 @@ def demo() -> None:
     Reads params.yaml. One line about this machine comes first: its cores, how fast it multiplies matrices in both
     precisions, the one that training takes, and the minutes to expect. After every stage there is a new estimate.
     """
-    from pipeline.config import SECTIONS, load_params
+    from stages.check import check_params
 
-    params = load_params("params.yaml", SECTIONS)
+    params = check_params("params.yaml")
     machine = probe(params)
     estimate = Estimate(stages_of(params), machine.fp32_flops, params.train.train_seconds)
     print(f"{machine.line()}; about {minutes(estimate.seconds_left())}", flush=True)

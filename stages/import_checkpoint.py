@@ -38,8 +38,8 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
     notes: list[str] = []
     community = read_community(checkpoint, layout, config_file, drop_unread, notes.append)
     require(community.config.vocab_size == vocab_size, "checkpoint: vocab_size", community.config.vocab_size,
-            f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size and data.tokenizer_model to the "
-            "checkpoint's and run `dvc repro prepare`")  # fmt: skip
+            f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size, model.vocab_size and "
+            "data.tokenizer_model to the checkpoint's and run `dvc repro prepare`")  # fmt: skip
     changes, params_text = _with_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"

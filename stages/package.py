@@ -21,13 +21,7 @@ def package(params_path: str) -> None:
     from pipeline.config import SECTIONS, load_params
     from pipeline.data.manifest import check_digests, listed_shards
     from pipeline.files import folder_digest
-    from pipeline.submission.build import (
-        budget_note,
-        check_budget,
-        recipe_digest,
-        recipe_of,
-        record_source,
-    )
+    from pipeline.submission.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.submission.minify import unwrap
     from pipeline.submission.record import assemble, imported_packages
     from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run

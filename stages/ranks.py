@@ -27,9 +27,9 @@ def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig"
     """
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from pipeline.training.launch import StoppedError, current_ranks, resolve_processes, torchrun
+    from pipeline.training.launch import StoppedError, launched_ranks, resolve_processes, torchrun
 
-    ranks, num_processes = current_ranks(), resolve_processes(launch.num_processes, launch.device)
+    ranks, num_processes = launched_ranks(), resolve_processes(launch.num_processes, launch.device)
     if ranks.world_size > 1:
         threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stages.console import ROOT, params_option
+from stages.console import ROOT, params_path_option
 
 RECIPES = ROOT / "recipes"
 
@@ -45,7 +45,7 @@ def show(name: str, visits: bool) -> None:
 
 @recipe.command()
 @click.argument("name")
-@params_option
+@params_path_option
 def diff(name: str, params_path: str) -> None:
     """Print the keys in which a recipe differs from params.yaml: value there -> value in the recipe."""
     from pipeline.recipes import recipe_path
@@ -56,7 +56,7 @@ def diff(name: str, params_path: str) -> None:
 @recipe.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@params_option
+@params_path_option
 def use(name: str, yes: bool, params_path: str) -> None:
     """Write a recipe over params.yaml, after showing the difference and asking."""
     from pipeline.config import SECTIONS, load_params

@@ -82,9 +82,7 @@ def model_config_from(fields: dict[str, Any], table: ArgumentTable) -> ModelConf
         return parse_value(ModelConfig, {**fields, "unread": {}}, "")
     except ValueError as error:
         field, colon, reason = str(error).partition(":")
-        # The loader puts the path before a part's own dotted names.
-        parts = "attention|rope|mlp|looped_mlp|schedule|bigram|smear|value_embedding|conditioners"
-        field = re.sub(rf"^[.\w]*\.(?=({parts})\.)", "", field.lstrip("."))
+        field = field.lstrip(".")
         raise ValueError(f"{table.fields.get(field, field)}{colon}{reason}") from None
 
 

@@ -3,6 +3,7 @@
 Checked by: tests/model/test_model_config.py
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from pipeline.model.parts_config import (
     RopeConfig,
     TokenSmear,
     ValueEmbeddingConfig,
+    check_above_zero,
     check_at_least,
-    check_finite,
 )
 from pipeline.model.schedule import build_schedule
 from pipeline.model.schedule_config import CoreSchedule, FoldedSchedule, HelixSchedule
@@ -69,8 +70,8 @@ class ModelConfig:
     """Tensors that are stored and counted but never read, name -> shape: what published checkpoints carry along."""
 
     def __post_init__(self) -> None:
-        check_at_least("", self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
-        check_finite("", self, ("logit_softcap", "embed_init_std"), positive=True)
+        check_at_least(self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
+        check_above_zero(self, ("logit_softcap", "embed_init_std"))
         require(self.vocab_size <= 65536, "vocab_size", self.vocab_size, "at most 65536: shards hold 16-bit tokens")
         self._check_heads()
         self._check_mlps()
@@ -79,7 +80,8 @@ class ModelConfig:
         self._check_conditioners()
         for name, shape in self.unread.items():
             require(re.fullmatch("[a-z0-9_]+", name) is not None, "unread", name, "names of a-z, 0-9 and _")
-            require(all(size >= 1 for size in shape), f"unread.{name}", shape, "sizes of at least 1")
+            require(all(size >= 1 for size in shape) and math.prod(shape) < 2**31, f"unread.{name}", shape,
+                    "sizes of at least 1, fewer than 2^31 numbers")  # fmt: skip
 
     @property
     def head_dim(self) -> int:

@@ -3,26 +3,24 @@
 Checked by: tests/model/test_model_config.py
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.checks import require
 
 
-def check_at_least(part: str, config: object, least: int, names: tuple[str, ...]) -> None:
-    """Raise ValueError naming `part.name` for the first field below `least`."""
+def check_at_least(config: object, least: int, names: tuple[str, ...]) -> None:
+    """Raise ValueError naming the first field below `least`."""
     for name in names:
         value = getattr(config, name)
-        require(value >= least, f"{part}{name}", value, f"at least {least}" if least else "0 (off) or more")
+        require(value >= least, name, value, f"at least {least}" if least else "0 (off) or more")
 
 
-def check_finite(part: str, config: object, names: tuple[str, ...], positive: bool) -> None:
-    """Raise ValueError naming `part.name` for the first field that is not a finite number (above 0)."""
+def check_above_zero(config: object, names: tuple[str, ...]) -> None:
+    """Raise ValueError naming the first field that is not above 0."""
     for name in names:
         value = getattr(config, name)
-        require(math.isfinite(value) and (value > 0 or not positive), f"{part}{name}", value,
-                "a finite number above 0" if positive else "a finite number")  # fmt: skip
+        require(value > 0, name, value, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +33,8 @@ class AttentionGateConfig:
     """Factor before the sigmoid."""
 
     def __post_init__(self) -> None:
-        check_at_least("attention.gate.", self, 1, ("width",))
-        check_finite("attention.gate.", self, ("scale",), positive=True)
+        check_at_least(self, 1, ("width",))
+        check_above_zero(self, ("scale",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +53,8 @@ class AttentionConfig:
     """Sparse output gate of every attention."""
 
     def __post_init__(self) -> None:
-        check_at_least("attention.", self, 1, ("num_heads", "num_kv_heads"))
-        check_finite("attention.", self, ("qk_gain",), positive=False)
-        require(self.num_heads % self.num_kv_heads == 0, "attention.num_kv_heads", self.num_kv_heads,
+        check_at_least(self, 1, ("num_heads", "num_kv_heads"))
+        require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads,
                 f"a divisor of num_heads ({self.num_heads})")  # fmt: skip
 
 
@@ -77,14 +74,14 @@ class RopeConfig:
     """Pass k divides the (unraised) frequencies of looped blocks by entry k; null rotates them like the others."""
 
     def __post_init__(self) -> None:
-        check_at_least("rope.", self, 0, ("dims",))
-        require(self.dims % 2 == 0, "rope.dims", self.dims, "an even number")
-        check_finite("rope.", self, ("base",), positive=True)
+        check_at_least(self, 0, ("dims",))
+        require(self.dims % 2 == 0, "dims", self.dims, "an even number")
+        check_above_zero(self, ("base",))
         for name in ("frequency_dims", "base_tokens"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"rope.{name}", value, "null or at least 1")
-        require(all(0 < scale < math.inf for scale in self.loop_scales or ()), "rope.loop_scales", self.loop_scales,
-                "finite numbers above 0")  # fmt: skip
+            require(value is None or value >= 1, name, value, "null or at least 1")
+        require(all(scale > 0 for scale in self.loop_scales or ()), "loop_scales", self.loop_scales,
+                "numbers above 0")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +96,8 @@ class ChokeConfig:
     """Groups of the shape `grouped`, a divisor of dim and of the hidden width."""
 
     def __post_init__(self) -> None:
-        check_at_least("looped_mlp.choke.", self, 1, ("dim", "groups"))
-        require(self.shape != "grouped" or self.dim % self.groups == 0, "looped_mlp.choke.groups", self.groups,
+        check_at_least(self, 1, ("dim", "groups"))
+        require(self.shape != "grouped" or self.dim % self.groups == 0, "groups", self.groups,
                 f"a divisor of dim ({self.dim})")  # fmt: skip
 
 
@@ -116,8 +113,7 @@ class MLPConfig:
     """Bottleneck per pass (looped blocks only)."""
 
     def __post_init__(self) -> None:
-        check_finite("mlp.", self, ("mult",), positive=True)
-        check_finite("mlp.", self, ("slope",), positive=False)
+        check_above_zero(self, ("mult",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +130,8 @@ class BigramConfig:
     """Multiply by a learned scalar."""
 
     def __post_init__(self) -> None:
-        check_at_least("bigram.", self, 2 if self.hash == "xor" else 1, ("buckets",))
-        check_at_least("bigram.", self, 1, ("dim",))
+        check_at_least(self, 2 if self.hash == "xor" else 1, ("buckets",))
+        check_at_least(self, 1, ("dim",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +152,8 @@ class TokenSmear:
     """Token that begins a document: nothing of the previous document reaches it."""
 
     def __post_init__(self) -> None:
-        check_at_least("smear.", self, 1, ("width",))
-        check_at_least("smear.", self, 0, ("bos_id",))
+        check_at_least(self, 1, ("width",))
+        check_at_least(self, 0, ("bos_id",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +170,9 @@ class ValueEmbeddingConfig:
     """Who reads; each has a learned scale."""
 
     def __post_init__(self) -> None:
-        check_at_least("value_embedding.", self, 1, ("dim",))
+        check_at_least(self, 1, ("dim",))
         require(len(self.readers) > 0 and len(set(self.readers)) == len(self.readers) and min(self.readers) >= 0,
-                "value_embedding.readers", self.readers, "one or more indices, each once")  # fmt: skip
+                "readers", self.readers, "one or more indices, each once")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +187,7 @@ class TapConfig:
     """One up-projection per pass, or one for all."""
 
     def __post_init__(self) -> None:
-        check_at_least("conditioners.tap.", self, 1, ("dim",))
+        check_at_least(self, 1, ("dim",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +206,7 @@ class ContractiveStep:
     """dt in x' = (1 - dt) x + dt F(x)."""
 
     def __post_init__(self) -> None:
-        require(0 < self.fraction <= 1, "conditioners.step.fraction", self.fraction, "above 0, at most 1")
+        require(0 < self.fraction <= 1, "fraction", self.fraction, "above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +229,6 @@ class ConditionersConfig:
     def __post_init__(self) -> None:
         for name in ("flow_dim", "anchor_dim"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"conditioners.{name}", value, "null or at least 1")
-        require(not (self.flow_dim and self.positions), "conditioners.positions", self.positions,
+            require(value is None or value >= 1, name, value, "null or at least 1")
+        require(not (self.flow_dim and self.positions), "positions", self.positions,
                 "false with flow_dim: passes have instructions or offsets, not both")  # fmt: skip

@@ -1,5 +1,6 @@
 """The `evaluate` section and the protocols: what is scored, in which windows, with which adaptation."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,7 @@ class SlidingProtocol:
     """Distance S between windows."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
 
@@ -66,6 +68,7 @@ class StreamProtocol:
     """Targets of a lane: what is fed into one cache; lanes of S targets are sliding windows."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
         require(self.lane_tokens >= self.stride_tokens, "lane_tokens", self.lane_tokens,
@@ -99,6 +102,7 @@ class TTTProtocol:
     """Targets of a lane, as in `stream`: a chunk is scored in lanes; None: in sliding windows."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
         for name in ("chunk_tokens", "batch_sequences"):
@@ -140,6 +144,7 @@ class LoraProtocol:
     """Adam's addend to the root."""
 
     def __post_init__(self) -> None:
+        require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
         require(1 <= self.chunk_tokens <= self.context_tokens, "chunk_tokens", self.chunk_tokens,
                 f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
         require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")
@@ -173,6 +178,9 @@ class EvaluateConfig:
                 "null or above 0")  # fmt: skip
         require("float" in self.protocols, "protocols", tuple(self.protocols), "an entry `float`")
         require("float" not in self.items, "items", self.items, "artifact items only: `float` always runs")
+        for name in self.protocols:
+            require(re.fullmatch(r"[\w.-]+", name) is not None, "protocols", name,
+                    "names of letters, digits, _, . and -: files and stages are called by them")  # fmt: skip
         for item in self.items:
             require(item in self.protocols, "items", item, f"names among protocols ({', '.join(self.protocols)})")
         require(len(set(self.items)) == len(self.items), "items", self.items, "each name once")

@@ -10,6 +10,17 @@ from typing import Any
 
 Claim = tuple[str, bool | None]
 """Evidence, and whether it holds; None when there is nothing to compare."""
+BEYOND = Decimal(10) ** 18
+"""What stands for every larger number."""
+
+
+def stated_number(text: str) -> Decimal:
+    """Return a number as written; beyond anything that a record counts `BEYOND`, which agrees with nothing."""
+    try:
+        number = Decimal(text)
+    except ArithmeticError:  # an exponent of twenty digits
+        return BEYOND
+    return number if number.adjusted() < BEYOND.adjusted() else BEYOND
 
 
 def number_of(fields: Mapping[str, Any], key: str) -> Decimal | int | None:

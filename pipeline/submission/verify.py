@@ -10,6 +10,7 @@ Checked by: tests/submission/test_verify.py.
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -22,9 +23,9 @@ from typing import Any, Literal, NamedTuple
 from pipeline.checks import require
 from pipeline.files import require_plain_files, sha256_of_file
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
-from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed
+from pipeline.submission.claims import Claim, agreement, equal_as_stated, number_of, recomputed, stated_number
 from pipeline.submission.minify import unwrap
-from pipeline.submission.seed_log import SeedLog, implied_bytes
+from pipeline.submission.seed_log import SeedLog, implied_bytes, record_text
 from pipeline.submission.significance import comparison_fields
 from pipeline.workplace import kill_group, workplace
 
@@ -101,25 +102,26 @@ def check_statements(folder: Path) -> list[Check]:
 def verify_table(checks: list[Check]) -> str:
     """Return the checks as aligned text, one line each."""
     width = max(len(check.name) for check in checks)
-    return "\n".join(f"{check.name:{width}}  {check.verdict:10}  {check.evidence}" for check in checks)
+    return "\n".join(f"{check.name:{width}}  {check.verdict:10}  {check.evidence:.2000}" for check in checks)
 
 
 def read_record(folder: Path) -> Record:
-    """Read what a folder holds; raises ValueError without train_gpt.py, or with a submission.json that is no object."""
+    """Read what a folder holds; raises ValueError, naming the file, without train_gpt.py or for texts that are none."""
     require((folder / "train_gpt.py").is_file(), f"{folder}/train_gpt.py", "no such file", "a record folder")
     require_plain_files(folder)
     path = folder / "submission.json"
     try:
-        submission = json.loads(path.read_text("utf-8"), parse_float=Decimal) if path.is_file() else {}
+        text = record_text(path) if path.is_file() else "{}"
+        submission = json.loads(text, parse_float=stated_number, parse_int=lambda digits: int(stated_number(digits)))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({str(error)[:80]})") from None
+        raise ValueError(f"{path}: not valid JSON ({str(error)[:120]})") from None
     require(isinstance(submission, dict), str(path), type(submission).__name__, "an object")
     named = submission.get("seed_results") or submission.get("seeds")
     seeds = [str(seed) for seed in named] if isinstance(named, list | dict) else []
     paths = sorted(path for pattern in ("*.log", "train*.txt", "logs/*") for path in folder.glob(pattern))
     logs = {}
     for path in (path for path in paths if path.is_file()):
-        log = SeedLog(path.name, path.read_text("utf-8", errors="replace"))
+        log = SeedLog(path.name, record_text(path))
         logs[log.seed_among(seeds) or path.name] = log
     return Record(folder, submission, logs)
 
@@ -132,9 +134,8 @@ def _check(name: str, claims: list[Claim]) -> Check:
     held = list(dict.fromkeys(evidence for evidence, holds in claims if holds))
     if held:
         return Check(name, "ok", "; ".join(held))
-    return Check(
-        name, "not stated", "; ".join(dict.fromkeys(evidence for evidence, _ in claims)) or "nothing to compare"
-    )
+    unstated = "; ".join(dict.fromkeys(evidence for evidence, _ in claims))
+    return Check(name, "not stated", unstated or "nothing to compare")
 
 
 def _code_size(record: Record) -> Iterator[Claim]:
@@ -174,7 +175,7 @@ def _digests(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
         for name, digest in log.digests.items():
             path = next((path for path in (record.folder / name, record.folder / "tokenizers" / name)
-                         if path.is_file()), None)  # fmt: skip
+                         if os.path.isfile(path)), None)  # fmt: skip
             if path is not None:
                 ok = sha256_of_file(path) == digest
                 yield (name if ok else f"{name}: not the file whose digest {log.name} states"), ok
@@ -233,7 +234,11 @@ def _implied_bytes(record: Record) -> Iterator[Claim]:
         stated, targets = number_of(record.result(seed), "eval_bytes"), log.target_tokens
         if targets is None or not log.scores:
             continue
-        implied = [implied_bytes(line, targets) for line in log.scores]
+        try:
+            implied = [implied_bytes(line, targets) for line in log.scores]
+        except ValueError as error:
+            yield f"seed {seed}: {error}", False
+            continue
         middle, spread = implied[-1]
         known = next((title for size, title in CANONICAL.items() if abs(size - middle) <= spread), None)
         about = f"seed {seed}: {targets:,} targets, {middle:,.0f} bytes" + (f" ({known})" if known else "")
@@ -250,7 +255,7 @@ def _readme(record: Record) -> Iterator[Claim]:
     stated, path = number_of(record.submission, "val_bpb"), record.folder / "README.md"
     if stated is None or not path.is_file():
         return
-    text = path.read_text("utf-8", errors="replace")
+    text = record_text(path)
     shown = next((form for digits in (8, 6, 5, 4) if (form := f"{stated:.{digits}f}") in text), None)
     yield (
         (f"states {shown}" if shown else f"README.md nowhere states val_bpb {stated:.4f} of submission.json"),
@@ -295,4 +300,4 @@ def _start(program: Path, environment: Mapping[str, str]) -> Claim:
 def _artifact(record: Record, seed: str) -> Path | None:
     """Return the artifact of a seed, where the folder holds one."""
     names = (f"model_seed{seed}.fwy", *(["model.fwy"] if len(record.logs) == 1 else []))
-    return next((record.folder / name for name in names if (record.folder / name).is_file()), None)
+    return next((record.folder / name for name in names if os.path.isfile(record.folder / name)), None)

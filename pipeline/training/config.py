@@ -179,6 +179,8 @@ class TrainConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("muon_momentum", "muon_momentum_start", "adam_beta1", "adam_beta2", "min_lr_frac"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        require(self.document_bos_id is None or self.document_bos_id >= 0, "document_bos_id", self.document_bos_id,
+                "null or a token id")  # fmt: skip
         self._check_warmdown()
         self._check_loop_stages()
         if self.quantization is not None:

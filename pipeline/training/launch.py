@@ -21,7 +21,10 @@ import torch
 import torch.distributed as dist
 
 from pipeline.checks import FairwayError, demand, require
-from pipeline.ranks import Ranks
+from pipeline.ranks import ALONE, Ranks
+
+_RANK_VARIABLES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+"""What torchrun tells a process -> what holds without it."""
 
 
 class LaunchError(FairwayError):
@@ -38,8 +41,23 @@ class StoppedError(FairwayError):
 
 def current_ranks() -> Ranks:
     """Return what torchrun put into the environment, or the only rank of a world of one."""
-    return Ranks(*(int(os.environ.get(name, unset)) for name, unset in
-                   (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))))  # fmt: skip
+    return Ranks(*(int(os.environ.get(name, unset)) for name, unset in _RANK_VARIABLES.items()))
+
+
+def launched_ranks() -> Ranks:
+    """Return the rank of a process that torchrun started, or the only rank of a world of one.
+
+    Schedulers export the same variables: ValueError, by name, where they hold no number or tell of a group that is not
+    torchrun's and would be waited for in vain.
+    """
+    for name, unset in _RANK_VARIABLES.items():
+        text = os.environ.get(name, unset)
+        require(text.isdecimal(), name, text, "a whole number, as torchrun sets it")
+    ranks = current_ranks()
+    require(ranks.world_size == 1 or dist.is_torchelastic_launched(), "WORLD_SIZE", ranks.world_size,
+            "1 or no such variable in a process that torchrun did not start: unset it and set launch.num_processes, or "
+            "start with torchrun")  # fmt: skip
+    return ranks if ranks.world_size > 1 else ALONE
 
 
 def resolve_device(name: str, local_rank: int) -> torch.device:

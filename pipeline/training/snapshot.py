@@ -23,6 +23,7 @@ Checked by: tests/training/test_snapshot.py, tests/training/test_resume.py.
 import hashlib
 import io
 import json
+import math
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,8 @@ from pipeline.training.launch import StoppedError
 
 Curve = list[dict[str, float]]
 _MANIFEST = "snapshot.json"
-_MANIFEST_KEYS = {"step", "seconds", "curve", "lines", "sha256", "identity", "resumed_at_steps"}
+_MANIFEST_TYPES = {"step": int, "seconds": float, "curve": list, "lines": list, "sha256": list, "identity": dict,
+                   "resumed_at_steps": list}  # fmt: skip
 
 
 class Snapshots:
@@ -167,9 +169,9 @@ class Snapshots:
             manifest = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError:
-            manifest = {}
-        if not manifest.keys() >= _MANIFEST_KEYS:
+        except (ValueError, RecursionError):
+            manifest = None
+        if not _is_manifest(manifest):
             self._tell(f"snapshot ignored: {path} is damaged")
             return None
         return manifest
@@ -179,7 +181,10 @@ class Snapshots:
         theirs, ours = manifest["identity"], self.identity
         differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        return ", ".join(f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in differing[:3]) + more
+        return (
+            ", ".join(f"{key:.60} was {theirs.get(key)!r:.100}, is {ours.get(key)!r:.100}" for key in differing[:3])
+            + more
+        )
 
     def _read_state(self, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Return (this rank's saved state, why it cannot be used or empty)."""
@@ -215,6 +220,18 @@ class Snapshots:
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         return states
+
+
+def _is_manifest(value: object) -> bool:
+    """Return whether a JSON value is what `Snapshots.save` writes, as far as types and finite seconds tell."""
+    return (
+        isinstance(value, dict)
+        and all(type(value.get(key)) is kind for key, kind in _MANIFEST_TYPES.items())
+        and value["step"] > 0
+        and 0 <= value["seconds"] < math.inf
+        and all(isinstance(row, dict) for row in value["curve"])
+        and all(isinstance(line, str) for line in value["lines"])
+    )
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

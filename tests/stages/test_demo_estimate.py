@@ -59,8 +59,8 @@ def test_the_command_runs_nothing_that_is_up_to_date(project):
 
 
 def test_a_stage_that_fails_ends_it(project):
-    project.edit(model={"vocab_size": 300})
+    project.edit(train={"batch_tokens": 500})
     done = project.run("fairway", "demo", check=False)
     assert done.returncode != 0
     assert "Running stage 'train@1':" in done.stdout.splitlines()
-    assert "model.vocab_size: got 300" in done.stderr
+    assert "train.batch_tokens: got 500" in done.stderr

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 from decimal import Decimal
 
 import pytest
@@ -207,3 +208,68 @@ def test_the_command_prints_the_table_and_exits_1_on_a_failure(published, capsys
         main(["verify", str(published)])
     assert failed.value.code == 1
     assert "means          FAIL" in capsys.readouterr().out
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize("number", [HUGE, "1" * 5000, "1e400", "-1e999999999999999999999", "0e400"])
+def test_a_number_beyond_anything_counted_disagrees(published, number):
+    text = (published / "submission.json").read_text()
+    (published / "submission.json").write_text(text.replace('"val_loss": 1.9209', f'"val_loss": {number}'))
+    assert "mean val_loss" in failures(published)["means"]
+
+
+@pytest.mark.parametrize(
+    ("line", "check"),
+    [
+        (f"Code size: {HUGE}", "code size"),
+        ("Code size: " + "1" * 5000, "code size"),
+        (f"val_loader: tokens:{HUGE}", None),
+        (f"final_x_exact val_loss:{HUGE}.0 val_bpb:1.0", "scores"),
+        (f"final_x_exact val_loss:1.0 val_bpb:{HUGE}.0", "scores"),
+    ],
+)
+def test_so_does_one_in_a_log(published, line, check):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write(line + "\n")
+    assert check is None or check in failures(published)
+
+
+@pytest.mark.parametrize(("loss", "bpb"), [("0.0", "1.1"), ("1.9", "0.00"), ("0." + "0" * 400 + "1", "1.1")])
+def test_a_score_of_zero_implies_nothing(published, loss, bpb):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write(f"final_int6_sliding_window_exact val_loss:{loss} val_bpb:{bpb}\n")
+    assert "expected scores above 0" in failures(published)["implied bytes"]
+
+
+def test_names_that_no_file_system_takes_are_no_files(published):
+    write_submission(published, seed_results={}, seeds=["a" * 3000])
+    with open(published / "train_seed444.log", "a") as log:
+        log.write(f"sha256 {'0' * 64} {'b' * 3000}\n")
+    assert all(len(line) < 3000 for line in verify_table(verify_folder(published, {})).splitlines())
+
+
+def test_long_lines_take_linear_time(published):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write("final_x " + "val_loss:1.1 " * 200_000 + "\n" + "final_" * 200_000 + "\n" + "tokens:" * 200_000)
+    started = time.monotonic()
+    verify_folder(published, {})
+    assert time.monotonic() - started < 5
+
+
+def test_a_text_too_long_is_not_read(published):
+    with open(published / "train_seed444.log", "r+b") as log:
+        log.truncate(10**10)
+    with pytest.raises(ValueError, match=r"train_seed444\.log: got '10,000,000,000 bytes', expected at most"):
+        verify_folder(published, {})
+
+
+def test_inputs_that_ended_in_tracebacks(shared, published):
+    paths = sorted((shared / "hostile" / "parsers").glob("verify-*.txt"))
+    assert paths
+    for path in paths:
+        statement, _, log = path.read_text().partition("\n#LOG\n")
+        (published / "submission.json").write_text(statement)
+        (published / "train_seed444.log").write_text(log)
+        assert len(verify_folder(published, {})) == 10, path

@@ -146,6 +146,11 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _stating(**changes: Any) -> Any:
+    """Return a damage that states other values in a manifest."""
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -154,8 +159,42 @@ def _flip_a_bit(path: Path) -> None:
         ("step-5.rank-0.pt", Path.unlink, "No such file"),
         ("snapshot.json", lambda path: path.write_bytes(path.read_bytes()[:-9]), "snapshot.json is damaged"),
         ("snapshot.json", lambda path: path.write_text("{}"), "snapshot.json is damaged"),
+        ("snapshot.json", lambda path: path.write_text("[1]"), "snapshot.json is damaged"),
+        ("snapshot.json", lambda path: path.write_text("[" * 100_000), "snapshot.json is damaged"),
+        ("snapshot.json", lambda path: path.write_bytes(b"\xff\xfe{}"), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(step="5"), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(step=-5), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(seconds=float("nan")), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(curve=[[1]]), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(lines=[1]), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(sha256={}), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(identity=[]), "snapshot.json is damaged"),
+        ("snapshot.json", _stating(resumed_at_steps=0), "snapshot.json is damaged"),
+        (
+            "snapshot.json",
+            _stating(identity={"a" * 1000: "b" * 1_000_000}),
+            "snapshot of step 5 ignored: seed was None",
+        ),
     ],
-    ids=["bit", "truncated", "missing", "manifest truncated", "manifest empty"],
+    ids=[
+        "bit",
+        "truncated",
+        "missing",
+        "manifest truncated",
+        "manifest empty",
+        "list",
+        "deep",
+        "UTF-16",
+        "step as text",
+        "negative step",
+        "seconds nan",
+        "curve of lists",
+        "lines of numbers",
+        "digests no list",
+        "identity no mapping",
+        "steps no list",
+        "long identity",
+    ],
 )
 def test_a_damaged_snapshot_is_ignored_and_says_so(name: str, damage: Any, message: str, tmp_path: Path) -> None:
     stopped(tmp_path, train_config(), 5)
@@ -164,6 +203,7 @@ def test_a_damaged_snapshot_is_ignored_and_says_so(name: str, damage: Any, messa
     assert_equal_runs(train_tiny(train_config()), fresh.train(train_config()))
     assert len(fresh.said) == 1
     assert message in fresh.said[0]
+    assert len(fresh.said[0]) < 500
 
 
 def test_a_snapshot_that_does_not_fit_the_program_is_refused_in_one_line(tmp_path: Path) -> None:

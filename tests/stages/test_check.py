@@ -1,0 +1,99 @@
+"""params.yaml as a whole: `fairway check`, and every command that reads the file, refuse what a later stage would."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.check import check_params
+from tests.configurations import FILES, REPO, changed, documents
+from tests.stages.test_cli import fairway
+
+READERS = {
+    "check": [], "prepare": [], "train": ["--seed", "444"], "calibrate": ["--seed", "444"],
+    "quantize": ["--seed", "444"], "evaluate": ["--seed", "444", "--item", "blocks"], "package": [], "report": [],
+    "import": ["weights.pt", "--config", "weights.json", "--seed", "444"],
+}  # fmt: skip
+"""Command that reads a configuration -> what else it has to be told."""
+BAD = [
+    ("budget.tolerance_frac", "close", "budget.tolerance_frac: got 'close' (str), expected a number"),
+    ("package.github", "fairway", "package.github: unknown key in package; did you mean `github_id`?"),
+    ("seeds", "444", "seeds: got '444' (str), expected a list"),
+    ("evaluate.items", ["blocks", "foo"], "evaluate.items: got 'foo', expected names among protocols"),
+    ("model.vocab_size", 512, "model.vocab_size: got 512, expected 1024, as data.vocab_size"),
+    ("train.document_bos_id", 1024, "train.document_bos_id: got 1024, expected a token id below model.vocab_size"),
+    ("evaluate.protocols.blocks", {"kind": "blocks", "documents": True, "bos_id": 1024, "context_tokens": 8},
+     "evaluate.protocols.blocks.bos_id: got 1024, expected a token id below"),
+    ("calibrate.sensitivity_sequences", 0, "calibrate.sensitivity_sequences: got 0, expected above 0: quantize.steps"),
+    ("quantize.target_share", 0.5, "calibrate.provisional.target_share: got 0, expected above 0, which quantize"),
+    ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got (1.0, 2.0), expected 3 numbers or more"),
+    ("evaluate.protocols.size", {"kind": "blocks", "context_tokens": 8}, "evaluate.protocols.size: got a key"),
+    ("evaluate.protocols.a b", {"kind": "blocks", "context_tokens": 8}, "evaluate.protocols: got 'a b', expected"),
+]  # fmt: skip
+
+
+def edited(folder: Path, key: str, value: object) -> str:
+    """Write params.yaml with one other value; return its path."""
+    (folder / "params.yaml").write_text(json.dumps(changed(documents()[0], {key: value})))
+    return str(folder / "params.yaml")
+
+
+@pytest.mark.parametrize(("key", "value", "message"), BAD)
+def test_what_a_later_stage_would_refuse_is_refused_first(key, value, message, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^[\w.]+: got|^package.github: unknown") as caught:
+        check_params(edited(tmp_path, key, value))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_configuration_agrees_with_itself(path: Path):
+    check_params(str(path))
+
+
+def test_check_says_in_one_line_what_it_checked(repo: Path):
+    done = fairway("check", cwd=repo)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "params.yaml: all 10 sections are sound and agree\n"
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_every_command_that_reads_the_file_checks_all_of_it_first(command: str, tmp_path: Path):
+    params = edited(tmp_path, "package.github", "fairway")
+    done = fairway(command, *READERS[command], "--params", params, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fairway: error: package.github: unknown key in package")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"], "nothing was written"
+
+
+def test_demo_checks_the_file_before_anything_runs(tmp_path: Path):
+    edited(tmp_path, "package.github", "fairway")
+    done = fairway("demo", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_recipes_may_replace_a_file_that_is_wrong(tmp_path: Path):
+    params = edited(tmp_path, "package.github", "fairway")
+    assert fairway("recipe", "use", "tiny", "--yes", "--params", params, cwd=tmp_path).returncode == 0
+    check_params(params)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE: got 2, expected 1 or no such variable in a process that torchrun did not"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
+         "WORLD_SIZE: got 2, expected 1 or no such variable"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE: got '', expected a whole number, as torchrun sets it"),
+        ({"WORLD_SIZE": "2", "RANK": "first", "TORCHELASTIC_RUN_ID": "run"}, "RANK: got 'first', expected a whole"),
+        ({"RANK": "3"}, "artifacts/data/manifest.json: no such file"),
+    ],
+)  # fmt: skip
+def test_variables_of_schedulers_are_refused_by_name(variables, message, tmp_path: Path, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = fairway("train", "--seed", "444", "--params", str(REPO / "params.yaml"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fairway: error: {message}")
+    assert done.stderr.count("\n") == 1
