@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from pipeline.checks import FairwayError, demand
+from pipeline.checks import FairwayError, require
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
 from pipeline.model.network import LoopedUNet
 from pipeline.progress import Progress
@@ -54,7 +54,7 @@ def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float]
         for group, grid, on_path_R, codes_RC in stacked:
             column_step = None if grid.step_C is None else grid.step_C.half().numpy()
             largest = int(codes_RC.abs().max())
-            demand(largest < 2**15, group.names[0], f"code {largest}", "smaller weights")
+            require(largest < 2**15, group.names[0], f"code {largest}", "smaller weights")
             dtype = torch.int8 if largest <= max_code_of(8) else torch.int16
             for name, rows in _member_slices(group):
                 codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.checks import demand
+from pipeline.checks import require
 from pipeline.model.network import LoopedUNet, largest_weights
 from pipeline.quant.hessian import InputSite
 from pipeline.ranks import Ranks, sum_over_ranks
@@ -94,7 +94,7 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
 def _finite_logits(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
     """Return the logits (B, T, V) of `model`; ValueError naming its largest weights when activations overflow."""
     logits_BTV = model(ids_BT)
-    demand(bool(logits_BTV.isfinite().all()), largest_weights(model), "overflow", "smaller weights")
+    require(bool(logits_BTV.isfinite().all()), largest_weights(model), "overflow", "smaller weights")
     return logits_BTV
 
 
