@@ -64,7 +64,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 _sync(path)
             if folder.exists():
                 folder.rename(replaced)
-            partial.rename(folder)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(folder)
+                raise
             _sync(folder.parent)
     except OSError as error:
         error.filename = error.filename or str(folder)

@@ -4,7 +4,6 @@ Results go to stdout, everything else to stderr. On a terminal long work shows a
 plain line every few seconds.
 """
 
-import fcntl
 import importlib
 import os
 import sys
@@ -18,10 +17,10 @@ import click
 
 from pipeline.artifacts import ROOT as ARTIFACTS
 from pipeline.artifacts import git_commit, provenance
-from pipeline.checks import FairwayError
 from pipeline.files import require_writable, sweep
 from pipeline.firewall import raise_walls
 from pipeline.openmp import WAITING
+from stages.alone import held_alone
 
 SECONDS_BETWEEN_LINES = 5.0
 _KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
@@ -46,10 +45,6 @@ def _sound(context: click.Context, parameter: click.Parameter, path: str) -> str
 params_option, params_path_option = _params_option(checked=True), _params_option(checked=False)
 """--params of a command that runs on a sound file, and of one that looks into any."""
 seed_option = click.option("--seed", type=int, required=True, help="Training seed; one of `seeds` in params.yaml.")
-
-
-class BusyError(FairwayError):
-    """Another process is making the same output."""
 
 
 class Stage:
@@ -100,29 +95,6 @@ class Stage:
                 yield report
         else:
             yield _PlainLines(label, unit, self.log)
-
-
-@contextmanager
-def held_alone(output: Path) -> Iterator[None]:
-    """Hold `output` for this process; BusyError while another holds it. A process that dies in any way lets it go."""
-    path = output.with_name(f".{output.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_in_place = os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except BlockingIOError:
-                raise BusyError(f"{output}: another command is making it; run again when that has ended") from None
-            except FileNotFoundError:
-                is_in_place = False
-            if not is_in_place:  # whoever held it has just ended and taken the file away, so this lock excludes nobody
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def machine_environment() -> dict[str, str]:

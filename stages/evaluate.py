@@ -38,6 +38,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     from pipeline.artifacts import outputs_of, path_of, write_json
     from pipeline.checkpoint import load_checkpoint
     from pipeline.checks import require
+    from pipeline.codec.sections import ArtifactError
     from pipeline.data.byte_count import load_byte_table
     from pipeline.data.manifest import listed_shards, open_listed, read_manifest
     from pipeline.quant.artifact_model import load_artifact_model
@@ -54,7 +55,10 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
     outputs = outputs_of("evaluate", seed=seed, item=item)
     stage = Stage("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
-    model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
+    try:
+        model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
+    except ArtifactError as error:
+        raise ValueError(f"{error}; run `dvc repro`") from None
     decoded = stage.seconds
     shards = open_listed(
         listed_shards(path_of("manifest"), "val"), model.config.vocab_size, check_content=ranks.rank == 0

@@ -19,7 +19,7 @@ def package(params_path: str) -> None:
 
     from pipeline.artifacts import STATE, outputs_of, path_of, sweep_outputs
     from pipeline.config import SECTIONS, load_params
-    from pipeline.data.manifest import check_digests, listed_shards
+    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
     from pipeline.files import folder_digest
     from pipeline.submission.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.submission.minify import unwrap
@@ -33,6 +33,7 @@ def package(params_path: str) -> None:
     stage = Stage("package", vars(params), inputs, outputs_of("package"), 0, note)
     val_shards = listed_shards(path_of("manifest"), "val")
     check_digests(val_shards)
+    check_tokenizer(path_of("manifest"), path_of("tokenizer"))
     for artifact in artifacts:
         check_model_config(artifact, params.model)
     for path in sweep_outputs(params.seeds, params.evaluate.items):

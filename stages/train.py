@@ -78,10 +78,11 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         save_checkpoint(checkpoint, model, params.model, {"seed": seed, **result.regime})
         report = train_report(model, result, seed, device, ranks)
         report["resumed_at_steps"] = snapshots.resumed_at_steps if snapshots else []
-        report["outputs_sha256"] = {str(checkpoint): sha256_of_file(checkpoint)}
-        write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
+        log = path_of("train_log", seed=seed)
+        write_bytes(log, ("\n".join(lines) + "\n").encode())
         write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())
-        write_bytes(path_of("train_log", seed=seed), ("\n".join(lines) + "\n").encode())
+        report["outputs_sha256"] = {str(path): sha256_of_file(path) for path in (checkpoint, log)}
+        write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
     if snapshots:
         snapshots.discard()
     stage.summary(

@@ -70,6 +70,12 @@ def open_listed(listed: Sequence[ListedShard], vocab_size: int, *, check_content
     return shards
 
 
+def check_tokenizer(path: Path, tokenizer: Path) -> None:
+    """Raise ValueError unless a tokenizer is the one that the manifest at `path` names."""
+    if not tokenizer.is_file() or sha256_of_file(tokenizer) != read_manifest(path)["tokenizer_sha256"]:
+        raise ValueError(f"{tokenizer}: not the tokenizer that {path} names; {_REMEDY}")
+
+
 def check_digests(listed: Iterable[ListedShard]) -> None:
     """Raise ShardError for the first shard whose content is not what the manifest says; reads all of them."""
     for shard in listed:
@@ -80,6 +86,7 @@ def check_digests(listed: Iterable[ListedShard]) -> None:
 def _typed_values(manifest: dict[str, Any]) -> Iterator[tuple[object, type]]:
     """Yield the values that stages read, each with its type."""
     yield manifest["unigram_bpb"], float
+    yield manifest["tokenizer_sha256"], str
     yield from ((manifest[key], int) for key in ("vocab_size", "bos_id"))
     for split in ("train", "val"):
         entry = manifest["splits"][split]

@@ -84,15 +84,16 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
     }  # fmt: skip
     checkpoint = path_of("checkpoint", seed=seed)
     save_checkpoint(checkpoint, model, community.config, {"seed": seed, "imported": community.origin})
-    report["outputs_sha256"] = {str(checkpoint): sha256_of_file(checkpoint)}
-    write_json(path_of("train_report", seed=seed), {**report, "provenance": dict(provenance)})
-    write_bytes(path_of("curve", seed=seed), f"step,loss,lr_scale,seconds,tokens\n0,{loss},0.0,0.0,0\n".encode())
     lines = [
         f"model_params:{report['model_params']}",
         f"imported: {community.origin['layout']} checkpoint sha256 {community.origin['checkpoint_sha256']}",
         f"step:0/0 train_loss:{loss:.4f} train_time:0ms step_avg:0.00ms",
     ]
-    write_bytes(path_of("train_log", seed=seed), ("\n".join(lines) + "\n").encode())
+    train_log = path_of("train_log", seed=seed)
+    write_bytes(train_log, ("\n".join(lines) + "\n").encode())
+    write_bytes(path_of("curve", seed=seed), f"step,loss,lr_scale,seconds,tokens\n0,{loss},0.0,0.0,0\n".encode())
+    report["outputs_sha256"] = {str(path): sha256_of_file(path) for path in (checkpoint, train_log)}
+    write_json(path_of("train_report", seed=seed), {**report, "provenance": dict(provenance)})
     return report
 
 

@@ -13,7 +13,9 @@ import torch
 
 from pipeline.artifacts import STATE, params_digest, path_of, read_json, read_text, write_json
 from pipeline.codec.container import read_artifact
+from pipeline.codec.sections import ArtifactError
 from pipeline.config import Params
+from pipeline.files import sha256_of_file
 from pipeline.model.config import ModelConfig
 from pipeline.progress import Log
 from pipeline.submission.log_lines import artifact_score_lines
@@ -23,21 +25,31 @@ from pipeline.submission.verify import check_statements
 
 
 def read_run(seed: int, items: Sequence[str]) -> SeedRun:
-    """Return the reports, scores (of `float` and every item, in order), artifact and training log of one seed."""
+    """Return the reports, scores (of `float` and every item, in order), artifact and training log of one seed.
+
+    Raises ValueError for files that are absent, damaged, or not those that their report names.
+    """
+    train, train_log = read_json(path_of("train_report", seed=seed)), path_of("train_log", seed=seed)
+    log = read_text(train_log)
+    if train.get("outputs_sha256", {}).get(str(train_log)) != sha256_of_file(train_log):
+        raise ValueError(f"{train_log}: not the file that train's report names; run `dvc repro`")
     return SeedRun(
         seed=seed,
         artifact=path_of("model", seed=seed),
-        train=read_json(path_of("train_report", seed=seed)),
+        train=train,
         calibrate=read_json(path_of("calibrate_report", seed=seed)),
         quantize=read_json(path_of("quantize_report", seed=seed)),
         scores={item: read_json(path_of("scores", seed=seed, item=item)) for item in ("float", *items)},
-        log=read_text(path_of("train_log", seed=seed)),
+        log=log,
     )
 
 
 def check_model_config(artifact: Path, config: ModelConfig) -> None:
     """Raise ValueError naming the first key in which an artifact's model differs from section `model`."""
-    _, meta = read_artifact(artifact)
+    try:
+        _, meta = read_artifact(artifact)
+    except ArtifactError as error:
+        raise ValueError(f"{error}; run `dvc repro`") from None
     plain = json.loads(json.dumps(dataclasses.asdict(config)))  # as the artifact stores it: lists, no tuples
     for key, wanted in plain.items():
         found = meta.get("model", {}).get(key)

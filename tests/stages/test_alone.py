@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.manifest import listed_shards, open_listed
-from stages.console import BusyError, held_alone
+from stages.alone import BusyError, held_alone
 from tests.stages.conftest import Project, make_project
 
 COMMANDS = {
-    "artifacts/data/manifest.json": ["prepare"],
+    "artifacts/data/tokenizer.model": ["prepare"],
     "artifacts/seeds/1/train/checkpoint.safetensors": ["train", "--seed", "1"],
     "artifacts/seeds/1/calibrate/hessians.safetensors": ["calibrate", "--seed", "1"],
     "artifacts/seeds/1/quantize/model.fwy": ["quantize", "--seed", "1"],
