@@ -29,10 +29,7 @@ from pipeline.submission.seed_log import SeedLog, implied_bytes, record_text
 from pipeline.submission.significance import comparison_fields
 from pipeline.workplace import kill_group, workplace
 
-CANONICAL = {
-    151_080_362: "FineWeb val, 1,024 pieces",
-    151_080_891: "FineWeb val, 8,192 pieces",
-}
+CANONICAL = {151_080_362: "FineWeb val, 1,024 pieces", 151_080_891: "FineWeb val, 8,192 pieces"}
 """Text bytes of the challenge's validation set, by the tokenizers whose targets cover it."""
 START_SECONDS = 120.0
 """Time that `train_gpt.py --help` may take."""
@@ -257,10 +254,8 @@ def _readme(record: Record) -> Iterator[Claim]:
         return
     text = record_text(path)
     shown = next((form for digits in (8, 6, 5, 4) if (form := f"{stated:.{digits}f}") in text), None)
-    yield (
-        (f"states {shown}" if shown else f"README.md nowhere states val_bpb {stated:.4f} of submission.json"),
-        bool(shown),
-    )
+    absent = f"README.md nowhere states val_bpb {stated:.4f} of submission.json"
+    yield (f"states {shown}" if shown else absent), bool(shown)
 
 
 def _program(program: Path, environment: Mapping[str, str]) -> Iterator[Claim]:
