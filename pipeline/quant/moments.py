@@ -46,7 +46,7 @@ def check_bundle(bundle: Mapping[str, Tensor]) -> None:
             is_sound = entry.dtype == torch.int64 and bool(((entry >= least) & (entry <= most)).all())
             require(is_sound, where, one_line(entry), f"whole numbers of at least {least}; {_REMEDY}")
         else:
-            is_sound = entry.is_floating_point() and bool(torch.isfinite(entry).all())
+            is_sound = entry.is_floating_point() and bool(torch.isfinite(entry.float()).all())
             require(is_sound, where, "values that are not finite floats",
                     f"finite ones: weights or inputs of that tensor are too large; {_REMEDY}")  # fmt: skip
 

@@ -24,7 +24,14 @@ def manifest(tmp_path: Path) -> Path:
             write_shard(tmp_path / name, np.arange(tokens) + number)
             shards.append({"file": name, "sha256": sha256_of_file(tmp_path / name), "tokens": tokens})
         splits[split] = {"documents": 1, "tokens": sum(SIZES), "targets": sum(SIZES) - 1, "bytes": 9, "shards": shards}
-    content = {"source": "text", "vocab_size": 512, "bos_id": 1, "unigram_bpb": 2.5, "splits": splits}
+    content = {
+        "source": "text",
+        "vocab_size": 512,
+        "bos_id": 1,
+        "unigram_bpb": 2.5,
+        "splits": splits,
+        "tokenizer_sha256": "0",
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     return tmp_path / "manifest.json"
 

@@ -42,13 +42,13 @@ def damaged_tensor(tensor: torch.Tensor, choose: random.Random) -> torch.Tensor:
     ways: tuple[Callable[[], torch.Tensor], ...] = (
         lambda: tensor.to(torch.int8), lambda: tensor > 0, lambda: tensor.to(torch.complex64), lambda: tensor.double(),
         lambda: tensor.bfloat16(), lambda: tensor[None].clone(), lambda: tensor.flatten()[:1].clone(),
-        lambda: torch.zeros_like(tensor), lambda: torch.full_like(tensor, choose.choice((float("nan"), 1e30, -1e9))),
+        lambda: torch.zeros_like(tensor), lambda: torch.full(tensor.shape, choose.choice((float("nan"), 1e30, -1e9))),
         lambda: tensor.to(torch.float8_e4m3fn), lambda: tensor.reshape(-1, 1).clone(), lambda: torch.zeros(0),
     )  # fmt: skip
     return choose.choice(ways)()
 
 
-def reads_or_refuses(read: Callable[[], object], error: type[Exception]) -> None:
+def reads_or_refuses(read: Callable[[], object], error: type[Exception] | tuple[type[Exception], ...]) -> None:
     """Let a reader read; it may refuse with `error`, in one short line, and takes a few seconds at most."""
     started, line = time.monotonic(), ""
     try:

@@ -83,11 +83,13 @@ def test_recipes_may_replace_a_file_that_is_wrong(tmp_path: Path):
     ("variables", "message"),
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE: got 2, expected 1 or no such variable in a process that torchrun did not"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
          "WORLD_SIZE: got 2, expected 1 or no such variable"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE: got '', expected a whole number, as torchrun sets it"),
         ({"WORLD_SIZE": "2", "RANK": "first", "TORCHELASTIC_RUN_ID": "run"}, "RANK: got 'first', expected a whole"),
         ({"RANK": "3"}, "artifacts/data/manifest.json: no such file"),
+        ]),
     ],
 )  # fmt: skip
 def test_variables_of_schedulers_are_refused_by_name(variables, message, tmp_path: Path, monkeypatch):

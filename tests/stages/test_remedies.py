@@ -33,7 +33,7 @@ LOSSES: dict[str, tuple[Path, list[str]]] = {
     "log": (SEED / "train/train.log", ["package"]),
 }
 """What is lost, and a command that misses it."""
-FAST = {("data/train", "missing"), ("checkpoint", "missing"), ("hessians", "damaged"), ("scores", "damaged")}
+FAST = {("data/train", "missing"), ("hessians", "damaged")}
 
 
 @pytest.mark.parametrize(("name", "act"), [
@@ -57,6 +57,7 @@ def test_what_was_lost_comes_back_by_the_command_that_the_message_names(project,
     assert folder_digest(project.root / ROOT) == before
 
 
+@pytest.mark.slow
 def test_scores_of_another_machine_are_taken_anew_by_the_advice_of_the_proof(project) -> None:
     scores = project.root / SEED / "evaluate/scores-blocks.json"
     text = scores.read_text()
