@@ -15,7 +15,7 @@ OWNER = """
 import subprocess, sys, time
 from pipeline.workplace import workplace
 
-CHILD = "import os, time; os.fork(); print(os.getpid(), flush=True); time.sleep(600)"
+CHILD = "import os, time; os.fork(); os.write(1, b'%d\\n' % os.getpid()); time.sleep(600)"  # in one piece
 with workplace() as place:
     (place.folder / "file").write_bytes(b"")
     child = place.start([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
@@ -37,8 +37,9 @@ def test_nothing_outlives_an_owner_that_is_killed(repo: Path):
     with subprocess.Popen([sys.executable, "-c", OWNER], cwd=repo, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         folder, *programs = owner.stdout.readline().split()
-        assert [is_running(pid) for pid in programs] == [True, True]
+        found = [is_running(pid) for pid in programs]
         owner.send_signal(signal.SIGKILL)
+    assert found == [True, True]
     deadline = time.monotonic() + 30
     while os.path.exists(folder) or any(map(is_running, programs)):
         assert time.monotonic() < deadline, "the folder or a program is still there"
