@@ -15,7 +15,8 @@ OWNER = """
 import subprocess, sys, time
 from pipeline.workplace import workplace
 
-CHILD = "import os, time; os.fork(); os.write(1, str(os.getpid()).encode() + bytes([10])); time.sleep(600)"  # in one piece
+# One write each: lines of two processes do not mix.
+CHILD = "import os, time; os.fork(); os.write(1, str(os.getpid()).encode() + bytes([10])); time.sleep(600)"
 with workplace() as place:
     (place.folder / "file").write_bytes(b"")
     child = place.start([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
