@@ -83,7 +83,7 @@ def prove_runs(
 
     The digests are those its log in the folder states: code, artifact, tokenizer, val shards, config. The fresh process
     gets `environment` and as many threads as this one: a sum split over more threads rounds differently. What this
-    checkout proved before, with the same digests, scores, variables and requirements, is not proven again.
+    checkout proved before, with the same digests, scores, variables (but PATH) and requirements, is not proven again.
     """
     environment = {**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for check in check_statements(folder):
@@ -93,7 +93,8 @@ def prove_runs(
         log_text = (folder / f"train_seed{run.seed}.log").read_text("utf-8")
         digests = [line for line in log_text.splitlines() if line.startswith("sha256 ")]
         expected = digests + artifact_score_lines(list(run.scores.values()))
-        proof = {"lines": expected, "seed": run.seed, "environment": environment, "python": sys.version,
+        kernels = {name: value for name, value in environment.items() if name != "PATH"}
+        proof = {"lines": expected, "seed": run.seed, "environment": kernels, "python": sys.version,
                  "requirements": (folder / "requirements.txt").read_text("utf-8")}  # fmt: skip
         receipt = STATE / "proofs" / f"{params_digest(proof)}.json"
         if receipt.exists():

@@ -114,6 +114,7 @@ def test_documents_partition_the_stream(bench):
     assert bench.float_D.sum() == pytest.approx(bench.bpb(bench.float_D) * 795 * math.log(2))
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
     params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
     calibrate = dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4)

@@ -90,6 +90,7 @@ def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
     assert set(project.repro("package")) == {"quantize@1", *EVALUATIONS, "package"}
 
 
+@pytest.mark.slow
 def test_the_smallest_program_is_proven_like_the_readable_one(project):
     project.edit(package={"readable": False})
     assert project.repro("package") == ["package"]
