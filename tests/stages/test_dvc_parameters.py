@@ -149,14 +149,14 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
         yield Course(root)
 
 
-@pytest.mark.parametrize("section", [
-    pytest.param(name, marks=() if name == "budget" else pytest.mark.slow) for name in PARAMS if name != "seeds"
+@pytest.mark.parametrize("part", [
+    "budget.limit_bytes", *(pytest.param(name, marks=pytest.mark.slow) for name in PARAMS if name != "seeds")
 ])  # fmt: skip
-def test_each_parameter_of_a_section_alone_reruns_its_stages_once_and_has_its_own_outputs(
-    course: Course, section: str
+def test_each_parameter_of_a_part_alone_reruns_its_stages_once_and_has_its_own_outputs(
+    course: Course, part: str
 ) -> None:
     """All are tried in turn, then once more: the second time everything comes from the run cache."""
-    keys = [key for key in leaves(PARAMS) if key.startswith(f"{section}.")]
+    keys = [key for key in leaves(PARAMS) if f"{key}.".startswith(f"{part}.")]
     assert keys
     for is_known in (False, True):
         for params, key in [*((changed(key), key) for key in keys), (PARAMS, "")]:

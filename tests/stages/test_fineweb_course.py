@@ -38,7 +38,7 @@ def course(tmp_path: Path, programs: str):
 
 def test_every_model_is_made_and_scored(course) -> None:
     project, _ = course
-    ran = project.repro("evaluate", "evaluate-float")
+    ran = project.repro("evaluate@1-blocks", "evaluate-float@1")
     assert {name.split("@")[0] for name in ran} == {
         "prepare", "train", "calibrate", "quantize", "evaluate", "evaluate-float"
     }  # fmt: skip

@@ -258,6 +258,7 @@ def test_the_shipped_program_trains_quantizes_and_scores_as_the_library(inputs, 
     check_recipe("tiny", inputs, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_analysis_of_the_program_is_true_of_its_run(inputs, tmp_path):
     check_facts("tiny", inputs, tmp_path)
 
