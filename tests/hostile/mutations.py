@@ -1,9 +1,13 @@
 """Structure-aware damage: valid content with bytes, JSON values or tensors replaced by what no writer would write."""
 
+import io
 import random
 import time
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 
 ODD_VALUES = (None, True, -1, 0, 1, 2**31, 2**63, -(2**63), 10**30, 10**400, 1e300, -0.5, float("nan"), float("inf"),
@@ -46,6 +50,19 @@ def damaged_tensor(tensor: torch.Tensor, choose: random.Random) -> torch.Tensor:
         lambda: tensor.to(torch.float8_e4m3fn), lambda: tensor.reshape(-1, 1).clone(), lambda: torch.zeros(0),
     )  # fmt: skip
     return choose.choice(ways)()
+
+
+def damage_a_member(path: Path, choose: random.Random) -> None:
+    """Damage one array inside an .npz, which stays a sound archive."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    damaged = choose.choice(list(arrays))
+    with zipfile.ZipFile(path, "w", choose.choice((zipfile.ZIP_STORED, zipfile.ZIP_LZMA))) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            content = member.getvalue()
+            archive.writestr(f"{name}.npy", damaged_bytes(content, choose) if name == damaged else content)
 
 
 def reads_or_refuses(read: Callable[[], object], error: type[Exception] | tuple[type[Exception], ...]) -> None:

@@ -1,10 +1,8 @@
 """The reader of ledgers: whatever the bytes are, it reads them or refuses in one short line."""
 
-import io
 import json
 import random
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.scoring.ledger import LEDGER_COLUMNS, Ledger, load_ledger, save_ledger
-from tests.hostile.mutations import damaged_bytes, damaged_value, reads_or_refuses
+from tests.hostile.mutations import damage_a_member, damaged_bytes, damaged_value, reads_or_refuses
 
 ROWS = 50
 LEDGER = Ledger(target=np.arange(ROWS)[::-1], nats=np.linspace(0, 9, ROWS), bytes=np.ones(ROWS), group=np.zeros(ROWS),
@@ -32,13 +30,7 @@ def attempt(folder, choose):
         name, dtype = choose.choice([*LEDGER_COLUMNS, "meta"]), choose.choice(("<f8", "<i8", "S3", "?", "<c16", "<U2"))
         np.savez(path, **{**arrays, name: choose.choice((arrays[name][1:], arrays[name].astype(dtype), np.zeros(())))})
     elif kind == 2:
-        damaged = choose.choice(list(arrays))
-        with zipfile.ZipFile(path, "w", choose.choice((zipfile.ZIP_STORED, zipfile.ZIP_LZMA))) as archive:
-            for name, array in arrays.items():
-                member = io.BytesIO()
-                np.save(member, array)
-                content = member.getvalue()
-                archive.writestr(f"{name}.npy", damaged_bytes(content, choose) if name == damaged else content)
+        damage_a_member(path, choose)
     else:
         path.write_bytes(damaged_bytes(path.read_bytes(), choose))
     reads_or_refuses(lambda: load_ledger(path), ValueError)

@@ -1,10 +1,8 @@
 """The readers of prepared data (byte table, manifest, listing, shard): whatever the bytes are, a short line or none."""
 
-import io
 import json
 import random
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from pipeline.data.byte_count import ByteTable, load_byte_table, save_byte_table
 from pipeline.data.manifest import listed_shards, open_listed, read_manifest
 from pipeline.data.shards import ShardError, shard_paths, write_shard
 from pipeline.files import sha256_of_file
-from tests.hostile.mutations import damaged_bytes, damaged_value, reads_or_refuses
+from tests.hostile.mutations import damage_a_member, damaged_bytes, damaged_value, reads_or_refuses
 
 TABLE = ByteTable(np.arange(40), np.arange(40) % 2 == 0, np.arange(40) < 3)
 TOKENS = np.arange(600, dtype=np.uint16) % 40
@@ -36,19 +34,6 @@ def prepared(folder: Path) -> None:
     manifest = {"unigram_bpb": 4.5, "vocab_size": 40, "bos_id": 1, "tokenizer_sha256": "0" * 64, "splits": splits}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     save_byte_table(folder / "byte_table.npz", TABLE)
-
-
-def damage_a_member(path: Path, choose: random.Random) -> None:
-    """Damage one array inside an .npz, which stays a sound archive."""
-    with np.load(path) as file:
-        arrays = dict(file)
-    damaged = choose.choice(list(arrays))
-    with zipfile.ZipFile(path, "w", choose.choice((zipfile.ZIP_STORED, zipfile.ZIP_LZMA))) as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.save(member, array)
-            content = member.getvalue()
-            archive.writestr(f"{name}.npy", damaged_bytes(content, choose) if name == damaged else content)
 
 
 def attempt(folder: Path, choose: random.Random) -> None:
