@@ -92,8 +92,8 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, pattern: str = "**/.*") -> None:
-    """Remove the temporary files and folders that killed writers left in a folder: those that nobody holds."""
-    for left in list(folder.glob(f"{pattern}.????????.partial")):
+    """Remove what killed writers left in a folder: temporary files and folders, and locks, that nobody holds."""
+    for left in [*folder.glob(f"{pattern}.????????.partial"), *folder.glob(f"{pattern}.lock")]:
         with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 

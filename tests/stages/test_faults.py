@@ -118,6 +118,7 @@ def test_kills_leave_nothing_and_change_nothing(project: Project) -> None:
     expected, stages = digests(project), ["calibrate", "train", "quantize"]
     for name in ("train/.checkpoint.safetensors", "evaluate/.ledger-gone.npz"):
         (project.root / ROOT / f"seeds/1/{name}.0badcafe.partial").write_bytes(b"half")
+        (project.root / ROOT / f"seeds/1/{name}.lock").write_bytes(b"")
     for stage, moment in zip(stages, (2.5, 3.0, 1.0), strict=True):
         _kill(project, stage, moment)
     for stage in ("train", "calibrate", "quantize"):
