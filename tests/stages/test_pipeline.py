@@ -85,6 +85,7 @@ def test_a_second_repro_runs_nothing(project):
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_a_quantize_parameter_reruns_quantize_evaluate_and_package(project):
     project.edit(quantize={"damp_frac": 0.02})
     assert set(project.repro("package")) == {"quantize@1", *EVALUATIONS, "package"}

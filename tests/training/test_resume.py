@@ -80,7 +80,7 @@ class Training:
         self.process.communicate()
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 process", "2 processes"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=["1 process", "2 processes"])
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, programs: str) -> Project:
     """Return a project with shards, set to 1 or 2 processes."""
     project = make_project(tmp_path_factory.mktemp("prepared"), programs)
