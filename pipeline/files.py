@@ -141,8 +141,7 @@ def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> dict[str, 
     import numpy as np
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
+        unpacked = unpacked_bytes(path)
         require(unpacked <= most_bytes, "unpacked size", unpacked, f"at most {most_bytes} bytes")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names}
@@ -151,6 +150,12 @@ def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> dict[str, 
     except Exception as error:  # numpy and zipfile raise whatever the bytes make them
         raise ValueError(one_line(error) or type(error).__name__) from None
     return arrays
+
+
+def unpacked_bytes(path: Path) -> int:
+    """Return the bytes that a zip archive's members say they unpack to; raises what zipfile does."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def sha256_of_file(path: Path) -> str:

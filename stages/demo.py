@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REFERENCE_FLOPS = 400e9
 """Matrix products per second, in float32 on all cores, of the machine on which the seconds below were taken."""
-SECONDS = {"prepare": 4, "train": 146, "calibrate": 8, "quantize": 8, "evaluate": 8, "package": 44, "audit": 35}
+SECONDS = {"prepare": 2, "train": 129, "calibrate": 6, "quantize": 5, "evaluate": 4, "package": 36, "audit": 43}
 """Command -> seconds of one run of it for the demo, its start included (`python -m benchmarks.course`)."""
 PROBE_SECONDS = 0.1
 _PRIOR_SECONDS = 20.0
@@ -72,7 +72,6 @@ class Machine(NamedTuple):
 
 def probe(params: "Params") -> Machine:
     """Measure for two tenths of a second how fast this machine multiplies, and ask what training will do."""
-
     from pipeline.training.launch import available_cores, resolve_device
     from pipeline.training.precision import DTYPES, resolve_precision
 

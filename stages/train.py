@@ -43,10 +43,10 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import outputs_of, path_of, read_json, write_json
+    from pipeline.artifacts import outputs_of, path_of, write_json
     from pipeline.checkpoint import save_checkpoint
     from pipeline.checks import require
-    from pipeline.data.manifest import listed_shards, open_listed
+    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
     from pipeline.files import sha256_of_file, write_bytes
     from pipeline.training.launch import StoppedError, resolve_device
     from pipeline.training.precision import precision_warning, resolve_precision
@@ -60,7 +60,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
     listed = listed_shards(path_of("manifest"), "train")
-    vocab_size = read_json(path_of("manifest"))["vocab_size"]
+    vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
     require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
             f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
     shards = open_listed(listed, vocab_size, check_content=ranks.rank == 0)

@@ -1,12 +1,13 @@
 """Artifacts on disk: paths from one table, deterministic tensors, provenance that follows what a stage reads."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.artifacts import path_of, provenance, read_json, read_tensors, save_tensors, write_json
+from pipeline.artifacts import git_commit, path_of, provenance, read_json, read_tensors, save_tensors, write_json
 
 
 def test_tensors_and_meta_round_trip_with_deterministic_bytes(tmp_path: Path):
@@ -107,3 +108,27 @@ def test_metadata_that_is_no_object_is_one_line(tmp_path: Path, text: str):
     with pytest.raises(ValueError, match="metadata inside") as caught:
         read_tensors(tmp_path / "file.safetensors")
     assert len(str(caught.value)) < 500
+
+
+def test_the_commit_is_told_without_running_what_a_repository_names(tmp_path: Path):
+    """`core.fsmonitor` names a program that git status runs; an alias cannot stand before a command of git's own."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert git_commit(tmp_path) == "none"
+    git("init", "-q")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    monitor.chmod(0o755)
+    git("config", "core.fsmonitor", str(monitor))
+    git("config", "alias.status", "!false")
+    commit = git("rev-parse", "--short", "HEAD")
+    assert git_commit(tmp_path) == commit
+    (tmp_path / "file").write_text("2")
+    assert git_commit(tmp_path) == f"{commit}+dirty"
+    assert not (tmp_path / "ran").exists()

@@ -14,7 +14,6 @@ Checked by: tests/data/test_byte_count.py (slow oracle, per-document identity on
 """
 
 import math
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ import sentencepiece
 
 from pipeline.checks import require
 from pipeline.data.tokenizer import SPACE_MARK
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, read_arrays
 
 _LARGEST_TABLE_BYTES = 1 << 20
 """A table of 65536 pieces takes a quarter of it."""
@@ -90,12 +89,8 @@ def save_byte_table(path: Path, table: ByteTable) -> None:
 def load_byte_table(path: Path) -> ByteTable:
     """Read a table written by `save_byte_table`; ValueError when it is absent or damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        require(unpacked <= _LARGEST_TABLE_BYTES, "unpacked size", unpacked, f"at most {_LARGEST_TABLE_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            table = ByteTable(*(np.asarray(arrays[name]) for name in ByteTable._fields))
-    except Exception as error:  # numpy and zipfile raise whatever the bytes make them
+        table = ByteTable(**read_arrays(path, ByteTable._fields, _LARGEST_TABLE_BYTES))
+    except ValueError as error:
         raise ValueError(f"{path}: not a readable byte table; run `dvc repro -f prepare`") from error
     shapes = {column.shape for column in table}
     kinds = "".join(column.dtype.kind for column in table)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.checkpoint import check_dense, check_finite, name_misfits, network_shapes
 from pipeline.checks import one_line, require
+from pipeline.files import unpacked_bytes
 from pipeline.interop.crawler import translate_crawler
 from pipeline.interop.crawler_pervisit import translate_pervisit
 from pipeline.interop.looped_unet import translate_looped_unet
@@ -136,8 +137,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(member.file_size for member in archive.infolist())
+            unpacked = unpacked_bytes(path)
             require(unpacked <= num_bytes, "unpacked size", unpacked, f"the file's, {num_bytes}, as torch.save writes")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensor that are refused below
