@@ -47,16 +47,23 @@ def main() -> None:
         print(f"{name:16} {row['bytes']:10} {over:11.5f} {row['encode_seconds']:9.3f} {row['decode_seconds']:9.3f}")
     plain_bytes = sum(_plain_bytes(tensor) for tensor in tensors.values())
     file_bytes = len(encode_artifact(tensors, meta))
-    print(f"file {file_bytes} bytes, {file_bytes / (model_bytes + plain_bytes):.5f} of model codelength and the "
-          f"{plain_bytes} bytes of steps and passthrough tensors as float16")  # fmt: skip
+    print(
+        f"file {file_bytes} bytes, {file_bytes / (model_bytes + plain_bytes):.5f} of model codelength and the "
+        f"{plain_bytes} bytes of steps and passthrough tensors as float16"
+    )
     copies = -(-_LONG_CODES // num_codes)
     long_row = _measure_fairway(matrices * copies, 1)
     seconds = "encode {encode_seconds:.2f} s, decode {decode_seconds:.2f} s".format(**long_row)
     print(f"{copies * num_codes} codes: {seconds}")
     measured: dict[str, Any] = {
-        "artifact": path.name, "codes": num_codes, "model_bytes": round(model_bytes), "coders": rows,
-        "file_bytes": file_bytes, "plain_bytes": plain_bytes, "long": {"codes": copies * num_codes, **long_row},
-    }  # fmt: skip
+        "artifact": path.name,
+        "codes": num_codes,
+        "model_bytes": round(model_bytes),
+        "coders": rows,
+        "file_bytes": file_bytes,
+        "plain_bytes": plain_bytes,
+        "long": {"codes": copies * num_codes, **long_row},
+    }
     print(write_result("codec", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
 
 
@@ -80,8 +87,13 @@ def _measure_fairway(matrices: list[np.ndarray], repeats: int) -> dict[str, Any]
     _, decode_seconds = _timed(decode, repeats)
     words = np.concatenate([np.array(parameters, np.int16).reshape(-1).view(np.uint16), excess_N])
     beside = len(brotli.compress(words.view(np.uint8).reshape(-1, 2).T.tobytes(), quality=11))
-    return {"bytes": len(stream) + beside, "lane_state_bytes": 4 * lanes, "beside_stream_bytes": beside,
-            "encode_seconds": encode_seconds, "decode_seconds": decode_seconds}  # fmt: skip
+    return {
+        "bytes": len(stream) + beside,
+        "lane_state_bytes": 4 * lanes,
+        "beside_stream_bytes": beside,
+        "encode_seconds": encode_seconds,
+        "decode_seconds": decode_seconds,
+    }
 
 
 def _measure_others(matrices: list[np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -71,8 +71,12 @@ def run_checks(device: torch.device, size: str) -> dict[str, dict[str, Any]]:
             results[name] = check()
         except (FairwayError, ValueError, RuntimeError) as error:
             results[name] = {"passed": False, "error": " ".join(str(error).split())}
-        print(name, "passed" if results[name]["passed"] else "FAILED",
-              {key: value for key, value in results[name].items() if key != "passed"}, flush=True)  # fmt: skip
+        print(
+            name,
+            "passed" if results[name]["passed"] else "FAILED",
+            {key: value for key, value in results[name].items() if key != "passed"},
+            flush=True,
+        )
     return results
 
 
@@ -82,8 +86,11 @@ def check_parity(device: torch.device) -> dict[str, Any]:
     for name, config in (("crawler", checked_model()), ("folded", folded_model())):
         outcomes = [logits_and_gradients(config, place) for place in (torch.device("cpu"), device)]
         (cpu_logits, cpu_loss, cpu_grads), (logits, loss, grads) = outcomes
-        errors[name] = {"logits": float((logits - cpu_logits).abs().max()), "loss": abs(loss - cpu_loss),
-                        "gradients": float((grads - cpu_grads).norm() / cpu_grads.norm())}  # fmt: skip
+        errors[name] = {
+            "logits": float((logits - cpu_logits).abs().max()),
+            "loss": abs(loss - cpu_loss),
+            "gradients": float((grads - cpu_grads).norm() / cpu_grads.norm()),
+        }
     worst = max(error for of_model in errors.values() for error in of_model.values())
     return {"passed": worst < LARGEST_FP32_ERROR, **errors}
 
@@ -93,8 +100,11 @@ def check_attention(device: torch.device) -> dict[str, Any]:
     kernels = sorted({"sdpa", resolve_attention("auto", device, bf16=True), *usable_kernels(device)})
     exact = loss_of(checked_model(), device, bf16=False, kernel="sdpa")
     errors = {kernel: abs(loss_of(checked_model(), device, bf16=True, kernel=kernel) - exact) for kernel in kernels}
-    return {"passed": max(errors.values()) < LARGEST_BF16_LOSS_ERROR, "auto": resolve_attention("auto", device, True),
-            "loss_errors": errors}  # fmt: skip
+    return {
+        "passed": max(errors.values()) < LARGEST_BF16_LOSS_ERROR,
+        "auto": resolve_attention("auto", device, True),
+        "loss_errors": errors,
+    }
 
 
 def check_compile(device: torch.device) -> dict[str, Any]:
@@ -109,20 +119,39 @@ def check_compile(device: torch.device) -> dict[str, Any]:
 def check_training(device: torch.device, size: str) -> dict[str, Any]:
     """Train on a repeating text with every part of the engine on: the loss must fall, memory is reported."""
     config = load_params(ROOT / "params.yaml", ["train"]).train
-    settings = {**vars(config), "max_steps": TRAINING_STEPS[size], "batch_tokens": BATCH_TOKENS[size],
-                "log_every_steps": 10, "precision": resolve_precision(config.precision, device),
-                "compile": device.type == "cuda"}  # fmt: skip
+    settings = {
+        **vars(config),
+        "max_steps": TRAINING_STEPS[size],
+        "batch_tokens": BATCH_TOKENS[size],
+        "log_every_steps": 10,
+        "precision": resolve_precision(config.precision, device),
+        "compile": device.type == "cuda",
+    }
     model = build(checked_model(), seed=1)
     pattern = np.random.default_rng(0).integers(0, model.config.vocab_size, 997)
     sampler = SequenceSampler([np.tile(pattern, 200).astype(np.uint16)], model.config.context_tokens, 0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    report = train(model, type(config)(**settings), sampler, model.config.context_tokens, Ranks(0, 0, 1), device,
-                   lambda line: None, silent)  # fmt: skip
+    report = train(
+        model,
+        type(config)(**settings),
+        sampler,
+        model.config.context_tokens,
+        Ranks(0, 0, 1),
+        device,
+        lambda line: None,
+        silent,
+    )
     first, last = report.curve[0]["loss"], report.final_train_loss
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"passed": last < 0.5 * first, "first_loss": first, "last_loss": last, "steps": report.steps,
-            "tokens_per_second": report.tokens / report.seconds, "peak_bytes": peak}  # fmt: skip
+    return {
+        "passed": last < 0.5 * first,
+        "first_loss": first,
+        "last_loss": last,
+        "steps": report.steps,
+        "tokens_per_second": report.tokens / report.seconds,
+        "peak_bytes": peak,
+    }
 
 
 def check_throughput(device: torch.device, size: str) -> dict[str, Any]:

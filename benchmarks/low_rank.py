@@ -86,8 +86,10 @@ def main() -> None:
         net = sum(max(one.saved - one.saved_by_steps, 0) * one.loss for one in corrections) / total
         print(f"{family}: corrections that beat finer steps gain {net:.4f} of the loss of all matrices")
         for one in corrections:
-            print(f"{one.name:40} {one.loss / total:7.4f} of the loss, saved {one.saved:.3f}, by finer steps "
-                  f"{one.saved_by_steps:.3f}")  # fmt: skip
+            print(
+                f"{one.name:40} {one.loss / total:7.4f} of the loss, saved {one.saved:.3f}, by finer steps "
+                f"{one.saved_by_steps:.3f}"
+            )
         measured[family] = {"net_gain": net, "corrections": [one._asdict() for one in corrections]}
     print(write_result("low_rank", hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
 

@@ -52,8 +52,12 @@ def tune_passthrough(model: LoopedUNet, tensors: ArtifactTensors, ids_NT: Tensor
     """
     is_held_N = torch.arange(len(ids_NT)) % _HELD_STRIDE == 0
     held, train_NT = ids_NT[is_held_N].split(settings.batch_sequences), ids_NT[~is_held_N]
-    require(len(train_NT) >= settings.batch_sequences, "tuning sequences", len(ids_NT),
-            f"enough for a batch of {settings.batch_sequences} besides one in {_HELD_STRIDE} held back")  # fmt: skip
+    require(
+        len(train_NT) >= settings.batch_sequences,
+        "tuning sequences",
+        len(ids_NT),
+        f"enough for a batch of {settings.batch_sequences} besides one in {_HELD_STRIDE} held back",
+    )
     original = copy.deepcopy(model).eval().requires_grad_(False)
     student = copy.deepcopy(original)
     _load(student, tensors)
@@ -62,8 +66,10 @@ def tune_passthrough(model: LoopedUNet, tensors: ArtifactTensors, ids_NT: Tensor
         value.requires_grad_(not isinstance(tensors[name], QuantizedTensor))
     _train(original, student, train_NT, settings)
     values = student.state_dict()
-    tuned = {name: tensor if isinstance(tensor, QuantizedTensor) else values[name].half().numpy()
-             for name, tensor in tensors.items()}  # fmt: skip
+    tuned = {
+        name: tensor if isinstance(tensor, QuantizedTensor) else values[name].half().numpy()
+        for name, tensor in tensors.items()
+    }
     _load(student, tuned)
     after = _mean_divergence(original, student, held)
     return Tuning(tuned, before, after) if after < before else Tuning(tensors, before, before)

@@ -117,22 +117,34 @@ def measure(bench: Bench, arms: Mapping[str, Arm], seed: int) -> tuple[list[Poin
     return [point for name, arm in arms.items() for point in bench.measure(name, arm, seed)], spreads
 
 
-def report(bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point],
-           spreads: Mapping[str, Axis]) -> dict[str, Any]:  # fmt: skip
+def report(
+    bench: Bench, arms: Mapping[str, Arm], points: Sequence[Point], spreads: Mapping[str, Axis]
+) -> dict[str, Any]:
     """Return, and print, the comparisons of all points, with what they were measured on."""
     comparisons = compare(bench, points)
     print_comparisons(comparisons)
     axes = compare_axes(bench, _curves(bench, points, "gap"), points, spreads)
     scored = bench.material.scored
     return {
-        "float_bpb": bench.bpb(bench.float_D), "targets": len(scored.bytes_N), "documents": len(bench.float_D),
+        "float_bpb": bench.bpb(bench.float_D),
+        "targets": len(scored.bytes_N),
+        "documents": len(bench.float_D),
         "calibration_tokens": bench.material.draws[0].numel(),
-        "arms": {name: {"title": arm.title, "calibrate": dataclasses.asdict(arm.calibrate),
-                        "quantize": dataclasses.asdict(arm.quantize)} for name, arm in arms.items()},
-        "ln_spreads": {axis: spread.ln_spread for axis, spread in spreads.items()}, "axes": axes,
-        "comparisons": comparisons, "points": [point._asdict() for point in points],
-        "float_nats_by_document": bench.float_D.tolist(), "bytes_by_document": bench.text_bytes_D.tolist(),
-    }  # fmt: skip
+        "arms": {
+            name: {
+                "title": arm.title,
+                "calibrate": dataclasses.asdict(arm.calibrate),
+                "quantize": dataclasses.asdict(arm.quantize),
+            }
+            for name, arm in arms.items()
+        },
+        "ln_spreads": {axis: spread.ln_spread for axis, spread in spreads.items()},
+        "axes": axes,
+        "comparisons": comparisons,
+        "points": [point._asdict() for point in points],
+        "float_nats_by_document": bench.float_D.tolist(),
+        "bytes_by_document": bench.text_bytes_D.tolist(),
+    }
 
 
 def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -142,8 +154,13 @@ def compare(bench: Bench, points: Sequence[Point]) -> list[dict[str, Any]]:
         curves = _curves(bench, points, quantity)
         for arm, knob in REFERENCES:
             if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
-                comparisons.append({"quantity": quantity, "reference": f"{arm} at {knob:g}",
-                                    **_compare_at(curves, arm, float(np.mean(sizes)))})  # fmt: skip
+                comparisons.append(
+                    {
+                        "quantity": quantity,
+                        "reference": f"{arm} at {knob:g}",
+                        **_compare_at(curves, arm, float(np.mean(sizes))),
+                    }
+                )
     return comparisons
 
 
@@ -175,8 +192,11 @@ def _compare_at(curves: Mapping[str, Curve], reference: str, num_bytes: float) -
             "less_reference_mbpb": None if other_B is None else interval(other_B - level_B),
             "bytes_at_level": None if size_B is None else interval(size_B),
         }
-    ratios = {name: interval(ours / other_B) for name in BASELINES
-              if ours is not None and (other_B := levels.get(name)) is not None}  # fmt: skip
+    ratios = {
+        name: interval(ours / other_B)
+        for name in BASELINES
+        if ours is not None and (other_B := levels.get(name)) is not None
+    }
     return {"file_bytes": num_bytes, "mbpb": float(level_B[0]), "arms": rows, f"{DEFAULT}_over": ratios}
 
 
@@ -184,8 +204,10 @@ def print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
     """Print what `compare` returned, a table per reference."""
     for comparison in comparisons:
         quantity = comparison["quantity"]
-        print(f"\n{quantity} of {comparison['reference']}: {comparison['file_bytes']:.0f} bytes, "
-              f"{comparison['mbpb']:.3f} mBPB")  # fmt: skip
+        print(
+            f"\n{quantity} of {comparison['reference']}: {comparison['file_bytes']:.0f} bytes, "
+            f"{comparison['mbpb']:.3f} mBPB"
+        )
         print(f"{'arm':4} {'at these bytes':24} {'less the reference':24} bytes at this {quantity}")
         for name, row in comparison["arms"].items():
             cells = (_cell(row["mbpb"], 3), _cell(row["less_reference_mbpb"], 3), _cell(row["bytes_at_level"], 0))

@@ -30,8 +30,14 @@ COARSE_CLIP_STD = 16.0
 CLIP_KNOBS = (10.0, PUBLISHED_CLIP_STD, COARSE_CLIP_STD, 20.0)
 RATE_KNOBS = (8e-5, 1.3e-4, 2.2e-4, 3.8e-4)
 PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47)
-SDCLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
-                   embedding_clip_ratio=0.75, table_clip_ratio=0.5, min_clip_std=4.0, max_clip_std=60.0)  # fmt: skip
+SDCLIP = ClipSteps(
+    kind="clip",
+    bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
+    embedding_clip_ratio=0.75,
+    table_clip_ratio=0.5,
+    min_clip_std=4.0,
+    max_clip_std=60.0,
+)
 """Matrices as in challenge PR 1394. The ratios serve the baseline best among those tried on tuning documents: at the
 embedding clip published there (20 against 12.85) and tables clipped like matrices it loses more at equal bytes; a finer
 embedding loses outliers."""
@@ -121,8 +127,14 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
         "C": Arm("GPTQ, SDClip", calibrate, gptq, clip, quantize_plan, brotli_file),
         "Cr": Arm("C, range coder", calibrate, gptq, clip, quantize_plan, fairway_file),
         "D": Arm("Cr, swept moments", swept, gptq, clip, quantize_plan, fairway_file),
-        "E": Arm("D, sequential targets", targets, dataclasses.replace(gptq, target_share=0.5), clip, quantize_plan,
-                 fairway_file),
+        "E": Arm(
+            "D, sequential targets",
+            targets,
+            dataclasses.replace(gptq, target_share=0.5),
+            clip,
+            quantize_plan,
+            fairway_file,
+        ),
         "F": Arm("rate rule per tensor", swept, per_tensor, rate, quantize_plan, fairway_file),
         "Gt": Arm("F, float model's moments", calibrate, per_tensor, rate, quantize_plan, fairway_file),
         "Gr": Arm("Gt, and rows", calibrate, _following(quantize, "row"), rate, quantize_plan, fairway_file),
@@ -130,13 +142,27 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
         "Gl": Arm("Gt, and lookups", calibrate, _following(quantize, "lookup"), rate, quantize_plan, fairway_file),
         "Gf": Arm("rate rule", calibrate, quantize, rate, quantize_plan, fairway_file),
         "G": Arm("Gf, swept moments", swept, quantize, rate, quantize_plan, fairway_file),
-        "Ge": Arm("G, sequential targets", targets, dataclasses.replace(quantize, target_share=0.5), rate,
-                  quantize_plan, fairway_file),
+        "Ge": Arm(
+            "G, sequential targets",
+            targets,
+            dataclasses.replace(quantize, target_share=0.5),
+            rate,
+            quantize_plan,
+            fairway_file,
+        ),
         "I": Arm("Gf, tuned passthrough", calibrate, quantize, rate, quantize_plan, fairway_file, TUNE),
-        **{f"H{states}": Arm(f"Gf, trellis of {states} states", calibrate,
-                             dataclasses.replace(quantize, trellis_states=states), rate, quantize_plan, fairway_file)
-           for states in get_args(TrellisStates)},
-    }  # fmt: skip
+        **{
+            f"H{states}": Arm(
+                f"Gf, trellis of {states} states",
+                calibrate,
+                dataclasses.replace(quantize, trellis_states=states),
+                rate,
+                quantize_plan,
+                fairway_file,
+            )
+            for states in get_args(TrellisStates)
+        },
+    }
 
 
 def _following(quantize: QuantizeConfig, *axes: str) -> QuantizeConfig:

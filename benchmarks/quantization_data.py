@@ -46,9 +46,12 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "crawler": Family(Path("checkpoint_4f1c_d256.safetensors"), "quantization", "a file of the shared data"),
-    "looped-unet": Family(ROOT / "artifacts" / "bench" / "looped_unet_d256.safetensors", "quantization_looped_unet",
-                          "the file that `python -m benchmarks.second_checkpoint ../shared/data` makes"),
-}  # fmt: skip
+    "looped-unet": Family(
+        ROOT / "artifacts" / "bench" / "looped_unet_d256.safetensors",
+        "quantization_looped_unet",
+        "the file that `python -m benchmarks.second_checkpoint ../shared/data` makes",
+    ),
+}
 """Layout -> its checkpoint; the second is of our own training."""
 
 
@@ -68,8 +71,9 @@ class ScoredStream(NamedTuple):
 
     def first(self, targets: int) -> "ScoredStream":
         """Return the stream's first so many targets."""
-        return ScoredStream(self.tokens_M[: targets + 1], self.bytes_N[:targets], self.document_N[:targets],
-                            self.context_tokens)  # fmt: skip
+        return ScoredStream(
+            self.tokens_M[: targets + 1], self.bytes_N[:targets], self.document_N[:targets], self.context_tokens
+        )
 
 
 class Material(NamedTuple):
@@ -101,12 +105,14 @@ def load_material(folder: Path, family: str = "crawler") -> Material:
     table = byte_table(processor)
     trained, held_out = read_sample(folder)
     seen = {text_digest(text) for text in trained}
-    require(not any(text_digest(text) in seen for text in held_out), "documents", "a held-out document trained on",
-            "none")  # fmt: skip
+    require(
+        not any(text_digest(text) in seen for text in held_out), "documents", "a held-out document trained on", "none"
+    )
     pool = [text for text in trained if split_of(text_digest(text), _TUNING_FRAC) == "train"]
     num_sequences = CALIBRATION_TOKENS // context_tokens
-    ids_NT = calibration_sequences([encode_documents(processor, table, pool).tokens_M], context_tokens,
-                                   NUM_DRAWS * num_sequences)  # fmt: skip
+    ids_NT = calibration_sequences(
+        [encode_documents(processor, table, pool).tokens_M], context_tokens, NUM_DRAWS * num_sequences
+    )
     documents = [encode_documents(processor, table, [text]).tokens_M for text in held_out]
     draws = tuple(ids_NT[draw::NUM_DRAWS] for draw in range(NUM_DRAWS))
     return Material(family, model, draws, scored_stream(documents, table, context_tokens))

@@ -78,8 +78,10 @@ class Bench:
         self.text_bytes_D = material.scored.document_bytes()
         self._judge, seconds = _timed(Judge, material.model, material.scored)
         self.float_D = self._judge.float_D
-        log(f"float model: {self.bpb(self.float_D):.5f} bpb on {len(material.scored.bytes_N)} targets of "
-            f"{len(self.float_D)} documents in {seconds:.1f} s")  # fmt: skip
+        log(
+            f"float model: {self.bpb(self.float_D):.5f} bpb on {len(material.scored.bytes_N)} targets of "
+            f"{len(self.float_D)} documents in {seconds:.1f} s"
+        )
 
     def bpb(self, nats_D: np.ndarray) -> float:
         """Return bits per byte over all documents."""
@@ -115,11 +117,27 @@ class Bench:
                 least = gaussian_bits(plan, tensors)
                 above, code_above = ((part - least) / totals["weights"] for part in (bits, code_bits(tensors)))
             nats, divergences = ([round(value, 3) for value in values_D.tolist()] for values_D in verdict)
-            points.append(Point(
-                name, seed, knob, file_bytes, layout, bits / totals["weights"], above, code_above,
-                bpb, 1000 * (bpb - self.bpb(self.float_D)), 1000 * divergence, totals["proxy_loss"],
-                calibrate_seconds, plan_seconds + solve_seconds, encode_seconds, nats, divergences,
-            ))  # fmt: skip
+            points.append(
+                Point(
+                    name,
+                    seed,
+                    knob,
+                    file_bytes,
+                    layout,
+                    bits / totals["weights"],
+                    above,
+                    code_above,
+                    bpb,
+                    1000 * (bpb - self.bpb(self.float_D)),
+                    1000 * divergence,
+                    totals["proxy_loss"],
+                    calibrate_seconds,
+                    plan_seconds + solve_seconds,
+                    encode_seconds,
+                    nats,
+                    divergences,
+                )
+            )
             self._log(point_line(points[-1]))
         with self._journal.open("a") as journal:
             journal.writelines(json.dumps(point._asdict()) + "\n" for point in points)
@@ -141,17 +159,21 @@ class Bench:
         return self._verdicts[key]
 
 
-POINT_HEADER = (f"{'arm':4} {'seed':>4} {'knob':>8} {'bytes':>9} {'bits':>6} {'bpb':>8} {'gap':>7} {'diverg':>7} "
-                f"{'above':>6} {'proxy':>9} {'quant s':>8} {'code s':>7}  layout")  # fmt: skip
+POINT_HEADER = (
+    f"{'arm':4} {'seed':>4} {'knob':>8} {'bytes':>9} {'bits':>6} {'bpb':>8} {'gap':>7} {'diverg':>7} "
+    f"{'above':>6} {'proxy':>9} {'quant s':>8} {'code s':>7}  layout"
+)
 
 
 def point_line(point: Point) -> str:
     """Return a point as a line of the table under POINT_HEADER."""
     above = "-" if point.bits_above_bound is None else f"{point.bits_above_bound:.3f}"
-    return (f"{point.arm:4} {point.seed:4} {point.knob:8.4g} {point.file_bytes:9} {point.bits_per_weight:6.3f} "
-            f"{point.bpb:8.5f} {point.gap_mbpb:7.3f} {point.divergence_mbpb:7.3f} {above:>6} "
-            f"{point.proxy_loss:9.4g} {point.quantize_seconds:8.2f} "
-            f"{point.encode_seconds:7.2f}  {point.layout}")  # fmt: skip
+    return (
+        f"{point.arm:4} {point.seed:4} {point.knob:8.4g} {point.file_bytes:9} {point.bits_per_weight:6.3f} "
+        f"{point.bpb:8.5f} {point.gap_mbpb:7.3f} {point.divergence_mbpb:7.3f} {above:>6} "
+        f"{point.proxy_loss:9.4g} {point.quantize_seconds:8.2f} "
+        f"{point.encode_seconds:7.2f}  {point.layout}"
+    )
 
 
 def _timed(function: Callable[..., Any], *arguments: object) -> tuple[Any, float]:

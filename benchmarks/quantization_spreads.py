@@ -31,8 +31,13 @@ from pipeline.quant.roles import code_owners
 from pipeline.quant.steps import tempered_curvature
 
 TENSORS, SCALES, ROWS, COLUMNS, LOOKUPS = "tensor s_l*sigma_l^2", "row sigma_r", "row g_r", "column d_j", "lookup g_v"
-ARMS_OF_AXIS = {TENSORS: ("Cr", "Gt"), ROWS: ("Gt", "Gr"), COLUMNS: ("Gt", "Gc"), LOOKUPS: ("Gt", "Gl"),
-                "rows, columns, lookups": ("Gt", "Gf")}  # fmt: skip
+ARMS_OF_AXIS = {
+    TENSORS: ("Cr", "Gt"),
+    ROWS: ("Gt", "Gr"),
+    COLUMNS: ("Gt", "Gc"),
+    LOOKUPS: ("Gt", "Gl"),
+    "rows, columns, lookups": ("Gt", "Gf"),
+}
 """Axis -> the arms without it and with it. Steps of arm Cr follow the spread of a row's weights alone."""
 REFERENCE = ("Gt", RATE_KNOBS[2])
 """Arm and knob at whose gap axes are compared."""
@@ -65,11 +70,15 @@ def axes_of(plan: QuantizationPlan, bundle: Mapping[str, Tensor]) -> dict[str, A
         COLUMNS: ([columns_C for _, _, columns_C in matrices], sizes, rule.column_exponent),
         LOOKUPS: (*_lookup_curvatures(plan, bundle, rule), rule.lookup_exponent),
     }
-    axes = {axis: _within(curvatures, [size / weights for size in sizes], exponent)
-            for axis, (curvatures, sizes, exponent) in by_axis.items()}  # fmt: skip
+    axes = {
+        axis: _within(curvatures, [size / weights for size in sizes], exponent)
+        for axis, (curvatures, sizes, exponent) in by_axis.items()
+    }
     # Of a grid that is as fine as the tensor's weights are large.
-    levels = [float(_logs(rows_R).mean() + _logs(columns_C).mean()) + math.log(float(weight_RC.var()))
-              for weight_RC, rows_R, columns_C in matrices]  # fmt: skip
+    levels = [
+        float(_logs(rows_R).mean() + _logs(columns_C).mean()) + math.log(float(weight_RC.var()))
+        for weight_RC, rows_R, columns_C in matrices
+    ]
     level, share = torch.tensor(levels, dtype=torch.float64), torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     spread = float((share @ (level - share @ level).square()).sqrt())
     gain = 0.5 * (torch.logsumexp(level + share.log(), 0) - share @ level) / math.log(2)
@@ -93,8 +102,9 @@ def _matrix_curvatures(group: TensorGroup, bundle: Mapping[str, Tensor]) -> Iter
             yield weight_RC, rows_R, columns_C
 
 
-def _lookup_curvatures(plan: QuantizationPlan, bundle: Mapping[str, Tensor],
-                       rule: RateSteps) -> tuple[list[Tensor], list[int]]:  # fmt: skip
+def _lookup_curvatures(
+    plan: QuantizationPlan, bundle: Mapping[str, Tensor], rule: RateSteps
+) -> tuple[list[Tensor], list[int]]:
     """Return curvatures of the rows of tables and embedding, not tempered, and the sizes of these."""
     groups = [group for group in plan.groups if group.role != "matrix"]
     whole = dataclasses.replace(rule, lookup_exponent=1.0)
@@ -106,9 +116,15 @@ def _within(curvatures: list[Tensor], shares: list[float], exponent: float) -> A
     share = torch.tensor(shares, dtype=torch.float64)
     variance = torch.stack([_logs(curvature_N).var(correction=0) for curvature_N in curvatures])
     # What is saved at equal loss: the logarithm's mean difference between the curvatures that steps follow.
-    gains = [0.5 * float((torch.log2(tempered_curvature(curvature_N, 0.0))
-                          - torch.log2(tempered_curvature(curvature_N, exponent))).mean())
-             for curvature_N in curvatures]  # fmt: skip
+    gains = [
+        0.5
+        * float(
+            (
+                torch.log2(tempered_curvature(curvature_N, 0.0)) - torch.log2(tempered_curvature(curvature_N, exponent))
+            ).mean()
+        )
+        for curvature_N in curvatures
+    ]
     spread = float((share @ variance / share.sum()).sqrt())
     expected = float(share @ torch.tensor(gains, dtype=torch.float64))
     return Axis(spread, lognormal_bits(spread, exponent) * sum(shares), expected)
@@ -118,8 +134,9 @@ def _logs(values: Tensor) -> Tensor:
     return values[values > 0].double().log()
 
 
-def compare_axes(bench: Bench, curves: Mapping[str, Curve], points: Sequence[Point],
-                 axes: Mapping[str, Axis]) -> dict[str, Any]:  # fmt: skip
+def compare_axes(
+    bench: Bench, curves: Mapping[str, Curve], points: Sequence[Point], axes: Mapping[str, Axis]
+) -> dict[str, Any]:
     """Return, and print, what following each axis was to gain and gained, at the gap of `REFERENCE`."""
     arm, knob = REFERENCE
     sizes = [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]
@@ -134,8 +151,9 @@ def compare_axes(bench: Bench, curves: Mapping[str, Curve], points: Sequence[Poi
     return {"gap_mbpb": float(level_B[0]), "lines": lines}
 
 
-def axis_gains(axes: Mapping[str, Axis], curves: Mapping[str, Curve], weights: int,
-               level_B: np.ndarray) -> list[dict[str, Any]]:  # fmt: skip
+def axis_gains(
+    axes: Mapping[str, Axis], curves: Mapping[str, Curve], weights: int, level_B: np.ndarray
+) -> list[dict[str, Any]]:
     """Return a line per axis whose arms were measured: expectations, and bits per weight saved at the gap `level_B`."""
     lines = []
     for axis, arms in ARMS_OF_AXIS.items():
@@ -149,8 +167,10 @@ def axis_gains(axes: Mapping[str, Axis], curves: Mapping[str, Curve], weights: i
 
 def print_axis_gains(lines: list[dict[str, Any]], gap_mbpb: float) -> None:
     """Print what `axis_gains` returned."""
-    print(f"\nbits per weight that following an axis saves, measured at a gap of {gap_mbpb:.2f} mBPB\n"
-          f"{'axis':24} {'arms':8} {'ln-spread':>9} {'log-normal':>10} {'as it is':>8}  measured")  # fmt: skip
+    print(
+        f"\nbits per weight that following an axis saves, measured at a gap of {gap_mbpb:.2f} mBPB\n"
+        f"{'axis':24} {'arms':8} {'ln-spread':>9} {'log-normal':>10} {'as it is':>8}  measured"
+    )
     for line in lines:
         expected = [line[key] for key in Axis._fields]
         cells = ["-" if value is None else f"{value:.3f}" for value in expected]

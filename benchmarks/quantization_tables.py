@@ -12,21 +12,41 @@ QUANTITIES = ("gap", "divergence")
 
 def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
     """Return Markdown: rate points of every arm, all arms at equal file bytes, their bits above the bound, seconds."""
-    return "\n".join([
-        f"# {title}", "", f"Written by `{command}`; do not edit. Float model: {measured['float_bpb']:.5f} bpb on "
-        f"{measured['targets']:,} targets of {measured['documents']} documents. A gap is mBPB over it.", "",
-        "A divergence is KL(float model || quantized model), summed over the same targets, per byte of text, mBPB too.",
-        "",
-        "## Rate points", "", "Knob: file bytes, bits per quantized weight, gap, divergence; means over the draws.", "",
-        *_point_rows(measured), "", "## At equal bytes", "",
-        "Between points logarithms of gaps and divergences are taken as linear in bytes. Brackets hold the central "
-        "95 % of paired resamples of the documents.",
-        *(line for quantity in QUANTITIES for line in ("", *_comparison_rows(measured, quantity))), "",
-        "## Bits per weight above the Gaussian bound", "",
-        "Knob: the codes alone, and everything that quantized tensors add to the file, less what a Gaussian source of "
-        "these variances needs for the distortion reached (`benchmarks/rate_bound.py`).", "",
-        *_bound_rows(measured), "", "## Seconds of one thread", "", *_seconds_rows(measured), "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"Written by `{command}`; do not edit. Float model: {measured['float_bpb']:.5f} bpb on "
+            f"{measured['targets']:,} targets of {measured['documents']} documents. A gap is "
+            f"mBPB over it.",
+            "",
+            "A divergence is KL(float model || quantized model), summed over the same targets, per byte of text, mBPB too.",
+            "",
+            "## Rate points",
+            "",
+            "Knob: file bytes, bits per quantized weight, gap, divergence; means over the draws.",
+            "",
+            *_point_rows(measured),
+            "",
+            "## At equal bytes",
+            "",
+            "Between points logarithms of gaps and divergences are taken as linear in bytes. Brackets hold the central "
+            "95 % of paired resamples of the documents.",
+            *(line for quantity in QUANTITIES for line in ("", *_comparison_rows(measured, quantity))),
+            "",
+            "## Bits per weight above the Gaussian bound",
+            "",
+            "Knob: the codes alone, and everything that quantized tensors add to the file, less what a Gaussian source "
+            "of these variances needs for the distortion reached (`benchmarks/rate_bound.py`).",
+            "",
+            *_bound_rows(measured),
+            "",
+            "## Seconds of one thread",
+            "",
+            *_seconds_rows(measured),
+            "",
+        ]
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -54,9 +74,11 @@ def _mean(points: list[Mapping[str, Any]], key: str) -> float:
 def _point_rows(measured: Mapping[str, Any]) -> list[str]:
     rows = []
     for arm in _arm_names(measured):
-        cells = [f"{knob:g}: {_mean(points, 'file_bytes'):,.0f}, " + ", ".join(
-            f"{_mean(points, key):.2f}" for key in ("bits_per_weight", "gap_mbpb", "divergence_mbpb"))
-                 for knob, points in _points(measured, arm).items()]  # fmt: skip
+        cells = [
+            f"{knob:g}: {_mean(points, 'file_bytes'):,.0f}, "
+            + ", ".join(f"{_mean(points, key):.2f}" for key in ("bits_per_weight", "gap_mbpb", "divergence_mbpb"))
+            for knob, points in _points(measured, arm).items()
+        ]
         rows.append([arm, measured["arms"][arm]["title"], *cells])
     most = max(len(row) for row in rows)
     return _table(["arm", "what"] + [""] * (most - 2), [row + [""] * (most - len(row)) for row in rows])
@@ -65,21 +87,34 @@ def _point_rows(measured: Mapping[str, Any]) -> list[str]:
 def _comparison_rows(measured: Mapping[str, Any], quantity: str) -> list[str]:
     comparisons = [one for one in measured["comparisons"] if one["quantity"] == quantity]
     head = [f"{quantity} at the {one['file_bytes']:,.0f} bytes of {one['reference']}" for one in comparisons]
-    rows = [[arm, *(_cell(one["arms"][arm]["mbpb"], 2) for one in comparisons),
-             *(_cell(one["arms"][arm]["bytes_at_level"], 0) for one in comparisons)]
-            for arm in _arm_names(measured)]  # fmt: skip
+    rows = [
+        [
+            arm,
+            *(_cell(one["arms"][arm]["mbpb"], 2) for one in comparisons),
+            *(_cell(one["arms"][arm]["bytes_at_level"], 0) for one in comparisons),
+        ]
+        for arm in _arm_names(measured)
+    ]
     return _table(["arm", *head, *(f"bytes at the {quantity} of {one['reference']}" for one in comparisons)], rows)
 
 
 def _bound_rows(measured: Mapping[str, Any]) -> list[str]:
     rows = []
     for arm in _arm_names(measured):
-        known = {knob: points for knob, points in _points(measured, arm).items()
-                 if points[0]["bits_above_bound"] is not None}  # fmt: skip
+        known = {
+            knob: points for knob, points in _points(measured, arm).items() if points[0]["bits_above_bound"] is not None
+        }
         if known:
-            rows.append([arm, *(f"{knob:g}: {_mean(points, 'code_bits_above_bound'):.3f}, "
-                                f"{_mean(points, 'bits_above_bound'):.3f}"
-                                for knob, points in known.items())])  # fmt: skip
+            rows.append(
+                [
+                    arm,
+                    *(
+                        f"{knob:g}: {_mean(points, 'code_bits_above_bound'):.3f}, "
+                        f"{_mean(points, 'bits_above_bound'):.3f}"
+                        for knob, points in known.items()
+                    ),
+                ]
+            )
     most = max((len(row) for row in rows), default=1)
     return _table(["arm"] + [""] * (most - 1), [row + [""] * (most - len(row)) for row in rows])
 

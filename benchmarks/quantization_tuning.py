@@ -69,15 +69,17 @@ def settings_around(default: QuantizeConfig, sequences: Statistics) -> list[Sett
         Setting("sequence gradients", default, sequences),
         *(Setting(name, quantize, dict) for name, quantize in (settings | damped).items()),
         Setting("rows 0.1 towards their mean", default, shrunk(0.1)),
-    ]  # fmt: skip
+    ]
 
 
 def shrunk(share: float) -> Callable[[Bundle], Bundle]:
     """Return what moves the sensitivities of a matrix's rows this far towards their mean."""
 
     def shrink(bundle: Bundle) -> Bundle:
-        return {key: torch.lerp(entry, entry.mean(), share) if key.startswith("sensitivity/blocks.") else entry
-                for key, entry in bundle.items()}  # fmt: skip
+        return {
+            key: torch.lerp(entry, entry.mean(), share) if key.startswith("sensitivity/blocks.") else entry
+            for key, entry in bundle.items()
+        }
 
     return shrink
 
@@ -123,8 +125,12 @@ def compare(judge: Judge, base: Rated, name: str, points: Rated) -> dict[str, An
     cells = ["{value:.4f} [{low:.4f}, {high:.4f}]".format(**figure) for figure in ratios]
     cells += ["{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**figure) for figure in gaps]
     print(f"{name:44} {'  '.join(cells)}", flush=True)
-    return {"setting": name, "bytes": points.bytes_P.tolist(), "divergence_ratio": ratios,
-            "gap_less_default_mbpb": gaps}  # fmt: skip
+    return {
+        "setting": name,
+        "bytes": points.bytes_P.tolist(),
+        "divergence_ratio": ratios,
+        "gap_less_default_mbpb": gaps,
+    }
 
 
 def _at(wanted_P: np.ndarray, bytes_P: np.ndarray, values_PB: np.ndarray) -> np.ndarray:

@@ -33,8 +33,14 @@ from pipeline.quant.plan import TensorGroup, group_grid, plan_quantization
 from pipeline.quant.quantizer import fit_to_budget
 from pipeline.training.run import hardware_name
 
-_CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
-                  embedding_clip_ratio=1.55, table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
+_CLIP = ClipSteps(
+    kind="clip",
+    bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
+    embedding_clip_ratio=1.55,
+    table_clip_ratio=1.55,
+    min_clip_std=2.0,
+    max_clip_std=60.0,
+)
 _MIB = 1 << 20
 
 
@@ -48,10 +54,14 @@ def main() -> None:
     config = params.quantize if arguments.rule == "rate" else dataclasses.replace(params.quantize, steps=_CLIP)
     model = random_model(build(params.model, 0))
     bundle = synthetic_bundle(model)
-    measured = {"recipe": arguments.recipe, "rule": arguments.rule,
-                "trellis_states": config.trellis_states, "threads": torch.get_num_threads(),
-                **measure_fit(model, bundle, config, params.budget),
-                "baseline": measure_baseline(model, bundle, config)}  # fmt: skip
+    measured = {
+        "recipe": arguments.recipe,
+        "rule": arguments.rule,
+        "trellis_states": config.trellis_states,
+        "threads": torch.get_num_threads(),
+        **measure_fit(model, bundle, config, params.budget),
+        "baseline": measure_baseline(model, bundle, config),
+    }
     for name, value in measured.items():
         print(f"{name:16} {value}")
     suffix = "" if arguments.rule == "rate" else f"_{arguments.rule}"
@@ -85,8 +95,11 @@ def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
         scale_C = (0.7 * torch.randn(columns, generator=generator)).exp()
         return moment_CC.mul_(scale_C).mul_(scale_C[:, None])
 
-    bundle = {"moment/head": moment(model.token_embedding.embedding_dim), "tokens/head": torch.tensor(1),
-              "sensitivity/head": curvature(model.token_embedding.num_embeddings)}  # fmt: skip
+    bundle = {
+        "moment/head": moment(model.token_embedding.embedding_dim),
+        "tokens/head": torch.tensor(1),
+        "sensitivity/head": curvature(model.token_embedding.num_embeddings),
+    }
     for site in find_input_sites(model, torch.zeros(1, 2, dtype=torch.int64)):
         for visit in range(site.visits):
             mean_CC = moment(weights[site.owner].shape[1])
@@ -106,11 +119,18 @@ def measure_fit(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeCo
     started, processor = time.perf_counter(), time.process_time()
     content, report = fit_to_budget(model, bundle, config, budget, {}, silent)
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor
-    return {"parameters": sum(parameter.numel() for parameter in model.parameters()), "seconds": seconds,
-            "processor_seconds": processor_seconds, **report["phases"], "trials": len(report["search"]),
-            "artifact_bytes": len(content), "unused_bytes": report["budget"]["unused_bytes"],
-            "peak_mib": _peak_bytes() // _MIB, "peak_before_mib": before_bytes // _MIB,
-            "bundle_mib": sum(tensor.nbytes for tensor in bundle.values()) // _MIB}  # fmt: skip
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        **report["phases"],
+        "trials": len(report["search"]),
+        "artifact_bytes": len(content),
+        "unused_bytes": report["budget"]["unused_bytes"],
+        "peak_mib": _peak_bytes() // _MIB,
+        "peak_before_mib": before_bytes // _MIB,
+        "bundle_mib": sum(tensor.nbytes for tensor in bundle.values()) // _MIB,
+    }
 
 
 def _peak_bytes() -> int:
@@ -133,10 +153,14 @@ def measure_baseline(model: LoopedUNet, bundle: dict[str, Tensor], config: Quant
     sums = {
         name: [sum(pair[i] for pair in pairs) for i in (0, 1)] for name, pairs in (("ours", ours), ("plain", plain))
     }
-    return {"matrices": sum(len(group.names) for group in groups), "ours_seconds": sum(sums["ours"]),
-            "plain_seconds": sum(sums["plain"]), "plain_over_ours": sum(sums["plain"]) / sum(sums["ours"]),
-            "factorise_plain_over_ours": sums["plain"][0] / sums["ours"][0],
-            "solve_plain_over_ours": sums["plain"][1] / sums["ours"][1]}  # fmt: skip
+    return {
+        "matrices": sum(len(group.names) for group in groups),
+        "ours_seconds": sum(sums["ours"]),
+        "plain_seconds": sum(sums["plain"]),
+        "plain_over_ours": sum(sums["plain"]) / sum(sums["ours"]),
+        "factorise_plain_over_ours": sums["plain"][0] / sums["ours"][0],
+        "solve_plain_over_ours": sums["plain"][1] / sums["ours"][1],
+    }
 
 
 def _seconds_of_ours(group: TensorGroup, step: Tensor, config: QuantizeConfig) -> tuple[float, float]:

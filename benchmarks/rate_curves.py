@@ -34,8 +34,7 @@ def resample_documents(num_documents: int) -> np.ndarray:
     return np.concatenate([np.ones((1, num_documents)), counts_BD])
 
 
-def make_curve(bytes_SP: np.ndarray, excess_SPD: np.ndarray, text_bytes_D: np.ndarray,
-               counts_BD: np.ndarray) -> Curve:  # fmt: skip
+def make_curve(bytes_SP: np.ndarray, excess_SPD: np.ndarray, text_bytes_D: np.ndarray, counts_BD: np.ndarray) -> Curve:
     """Return the curve of an arm from file bytes, and excess nats (or divergence) and bytes of each document."""
     gap_SPB = excess_SPD @ counts_BD.T / (text_bytes_D @ counts_BD.T) * 1000 / math.log(2)
     order_SP = np.argsort(bytes_SP, axis=1)
@@ -60,8 +59,12 @@ def bytes_at(curve: Curve, gap_B: np.ndarray) -> np.ndarray | None:
     sizes = []
     for bytes_P, gap_PB in zip(curve.bytes_SP, curve.gap_SPB, strict=True):
         log_PB = np.log(np.maximum(gap_PB, _LEAST_GAP))
-        sizes.append([_invert(bytes_P, log_P, math.log(max(gap, _LEAST_GAP)))
-                      for log_P, gap in zip(log_PB.T, gap_B, strict=True)])  # fmt: skip
+        sizes.append(
+            [
+                _invert(bytes_P, log_P, math.log(max(gap, _LEAST_GAP)))
+                for log_P, gap in zip(log_PB.T, gap_B, strict=True)
+            ]
+        )
     mean_B = np.mean(sizes, axis=0)
     return None if np.isnan(mean_B[0]) else mean_B
 

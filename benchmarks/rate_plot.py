@@ -33,10 +33,21 @@ def plot_points(path: Path, points: Sequence[Point], titles: Mapping[str, str]) 
             kilobytes = [np.mean([point.file_bytes for point in group]) / 1000 for group in groups]
             levels = [[getattr(point, field) for point in group] for group in groups]
             means = [np.mean(values) for values in levels]
-            spread = [[mean - min(values) for mean, values in zip(means, levels, strict=True)],
-                      [max(values) - mean for mean, values in zip(means, levels, strict=True)]]  # fmt: skip
-            axes.errorbar(kilobytes, means, spread, label=f"{arm}  {title}", marker=_MARKERS[index % len(_MARKERS)],
-                          markersize=4, linewidth=1.3, capsize=2, color=f"C{index}")  # fmt: skip
+            spread = [
+                [mean - min(values) for mean, values in zip(means, levels, strict=True)],
+                [max(values) - mean for mean, values in zip(means, levels, strict=True)],
+            ]
+            axes.errorbar(
+                kilobytes,
+                means,
+                spread,
+                label=f"{arm}  {title}",
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=4,
+                linewidth=1.3,
+                capsize=2,
+                color=f"C{index}",
+            )
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

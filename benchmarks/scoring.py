@@ -47,8 +47,16 @@ from pipeline.training.run import hardware_name
 _MIB = 1 << 20
 _STREAM_TARGETS = 16384
 _BLOCK_TARGETS = 512
-_CHUNKS = {"chunk_tokens": 2048, "epochs": 2, "learning_rate": 0.01, "momentum": 0.9, "grad_clip": 1.0,
-           "batch_sequences": 4, "freeze_blocks": 0, "lane_tokens": None}  # fmt: skip
+_CHUNKS = {
+    "chunk_tokens": 2048,
+    "epochs": 2,
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "grad_clip": 1.0,
+    "batch_sequences": 4,
+    "freeze_blocks": 0,
+    "lane_tokens": None,
+}
 
 
 def main() -> None:
@@ -70,8 +78,12 @@ def measure_shortcuts(size: str, rounds: int, device: torch.device) -> dict[str,
     """Return what the shortcut saves at each vocabulary."""
     vocabularies, length, stride = ((1024, 8192), 2048, 64) if size == "full" else ((64, 512), 96, 16)
     num_windows = 1 if device.type == "cpu" else 64
-    measured: dict[str, Any] = {"context_tokens": length, "stride_tokens": stride, "windows": num_windows,
-                                "rounds": rounds}  # fmt: skip
+    measured: dict[str, Any] = {
+        "context_tokens": length,
+        "stride_tokens": stride,
+        "windows": num_windows,
+        "rounds": rounds,
+    }
     for vocab_size in vocabularies:
         model = recipe_model(vocab_size, size).to(device)
         tokens_BT = random_windows(vocab_size, num_windows, length + 1).to(device)
@@ -127,8 +139,12 @@ def measure_shortcut(model: LoopedUNet, tokens_BT: Tensor, stride: int, rounds: 
     }
     for name in paths:
         median = statistics.median(pair[name] for pair in seconds)
-        result[name] = {"seconds": median, "targets_per_second": num_windows * stride / median,
-                        "peak_mib": peaks[name] / _MIB, "multiply_adds": num_windows * counts[name]}  # fmt: skip
+        result[name] = {
+            "seconds": median,
+            "targets_per_second": num_windows * stride / median,
+            "peak_mib": peaks[name] / _MIB,
+            "multiply_adds": num_windows * counts[name],
+        }
     return result
 
 
@@ -177,8 +193,9 @@ def measure_streams(size: str, rounds: int, device: torch.device) -> dict[str, A
     """Return bits per byte and seconds of windows and streams, and the cost of one stride at the recipe's size."""
     length, stride = (2048, 64) if size == "full" else (96, 16)
     tokens_BT = random_windows(64, 1, length + 1 + rounds * stride).to(device)
-    measured: dict[str, Any] = {"nightcrawler-7f3c": measure_stride(recipe_model(1024, size).to(device), tokens_BT,
-                                                                    length, stride)}  # fmt: skip
+    measured: dict[str, Any] = {
+        "nightcrawler-7f3c": measure_stride(recipe_model(1024, size).to(device), tokens_BT, length, stride)
+    }
     print(f"nightcrawler-7f3c, L {length}, S {stride}: {measured['nightcrawler-7f3c']}")
     material = load_material(ROOT.parent / "shared" / "data")
     num_targets = _STREAM_TARGETS if size == "full" else 1024
@@ -190,11 +207,19 @@ def measure_streams(size: str, rounds: int, device: torch.device) -> dict[str, A
             nats_N, seconds = _scored(material.model, tokens_M, protocol, device)
             if base_nats is None:
                 base_nats, base_seconds = nats_N, seconds
-            row = {**protocol, "bpb": bits_per_byte(math.fsum(nats_N), int(bytes_N.sum())), "seconds": seconds,
-                   "cost_frac": seconds / base_seconds, **_difference(nats_N - base_nats, bytes_N)}  # fmt: skip
+            row = {
+                **protocol,
+                "bpb": bits_per_byte(math.fsum(nats_N), int(bytes_N.sum())),
+                "seconds": seconds,
+                "cost_frac": seconds / base_seconds,
+                **_difference(nats_N - base_nats, bytes_N),
+            }
             measured["protocols"].append(row)
-            print("  ".join(f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}"
-                            for key, value in row.items()))  # fmt: skip
+            print(
+                "  ".join(
+                    f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+                )
+            )
     return measured
 
 
@@ -203,9 +228,13 @@ def stream_protocols(size: str) -> list[list[dict[str, Any]]]:
     if size == "small":
         return [_windows_and_streams(64, 16, (128,))]
     far, chunks = _STREAM_TARGETS, {**_CHUNKS, "kind": "ttt", "context_tokens": 512, "stride_tokens": 64}
-    return [_windows_and_streams(512, 64, (512, 2048, far)), _windows_and_streams(512, 256, (far,)),
-            _windows_and_streams(1024, 64, (far,)), _windows_and_streams(2048, 64, (8192, far)),
-            [chunks, {**chunks, "lane_tokens": 1024}, {**chunks, "lane_tokens": 2048}]]  # fmt: skip
+    return [
+        _windows_and_streams(512, 64, (512, 2048, far)),
+        _windows_and_streams(512, 256, (far,)),
+        _windows_and_streams(1024, 64, (far,)),
+        _windows_and_streams(2048, 64, (8192, far)),
+        [chunks, {**chunks, "lane_tokens": 1024}, {**chunks, "lane_tokens": 2048}],
+    ]
 
 
 def _windows_and_streams(context: int, stride: int, lanes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -229,12 +258,16 @@ def measure_stride(model: LoopedUNet, tokens_BT: Tensor, length: int, stride: in
         windows.append(seconds_of(lambda: shortcut(model, window_BT, stride), tokens_BT.device))  # noqa: B023
         steps.append(seconds_of(lambda: step(start), tokens_BT.device))  # noqa: B023
     ratios = [window / step for window, step in zip(windows, steps, strict=True)]
-    return {"window_seconds": statistics.median(windows), "step_seconds": statistics.median(steps),
-            "window_over_step": statistics.median(ratios)}  # fmt: skip
+    return {
+        "window_seconds": statistics.median(windows),
+        "step_seconds": statistics.median(steps),
+        "window_over_step": statistics.median(ratios),
+    }
 
 
-def _scored(model: LoopedUNet, tokens_M: np.ndarray, protocol: dict[str, Any],
-            device: torch.device) -> tuple[np.ndarray, float]:  # fmt: skip
+def _scored(
+    model: LoopedUNet, tokens_M: np.ndarray, protocol: dict[str, Any], device: torch.device
+) -> tuple[np.ndarray, float]:
     scores: list[np.ndarray] = []
     seconds = seconds_of(lambda: scores.append(score_tokens(model, tokens_M, protocol, device)), device)
     return scores[0], seconds
@@ -245,18 +278,24 @@ def _difference(nats_N: np.ndarray, bytes_N: np.ndarray) -> dict[str, float]:
     num_blocks = len(nats_N) // _BLOCK_TARGETS
     blocks = nats_N[: num_blocks * _BLOCK_TARGETS].reshape(num_blocks, -1).sum(axis=1) / math.log(2)
     scale = 1000 * num_blocks / bytes_N[: num_blocks * _BLOCK_TARGETS].sum()
-    return {"over_first_mbpb": float(blocks.mean() * scale),
-            "standard_error_mbpb": float(blocks.std(ddof=1) / num_blocks**0.5 * scale)}  # fmt: skip
+    return {
+        "over_first_mbpb": float(blocks.mean() * scale),
+        "standard_error_mbpb": float(blocks.std(ddof=1) / num_blocks**0.5 * scale),
+    }
 
 
 def _print_result(name: str, result: dict[str, Any]) -> None:
-    print(f"{name}: full / shortcut {result['speed_up']:.3f}, by multiply-adds {result['predicted_speed_up']:.3f}; "
-          f"peak {result['peak_saved_mib']:.0f} MiB lower, logits {result['logits_mib']:.0f} MiB; "
-          f"nats within {result['largest_difference_nats']:.1e}")  # fmt: skip
+    print(
+        f"{name}: full / shortcut {result['speed_up']:.3f}, by multiply-adds {result['predicted_speed_up']:.3f}; "
+        f"peak {result['peak_saved_mib']:.0f} MiB lower, logits {result['logits_mib']:.0f} MiB; "
+        f"nats within {result['largest_difference_nats']:.1e}"
+    )
     for path in ("full", "shortcut"):
         row = result[path]
-        print(f"  {path:9} {row['seconds']:7.2f} s {row['targets_per_second']:7.2f} targets/s "
-              f"peak {row['peak_mib']:6.0f} MiB {row['multiply_adds'] / 1e9:8.1f} G multiply-adds")  # fmt: skip
+        print(
+            f"  {path:9} {row['seconds']:7.2f} s {row['targets_per_second']:7.2f} targets/s "
+            f"peak {row['peak_mib']:6.0f} MiB {row['multiply_adds'] / 1e9:8.1f} G multiply-adds"
+        )
 
 
 if __name__ == "__main__":

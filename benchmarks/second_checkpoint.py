@@ -72,8 +72,10 @@ def main() -> None:
     except StoppedError as stop:
         raise SystemExit(str(stop)) from None
     write(CHECKPOINT, recipe, model, report)
-    print(f"{CHECKPOINT.relative_to(ROOT)}: {sum(weight.numel() for weight in model.parameters())} parameters, "
-          f"{report.steps} steps, {report.seconds:.0f} s")  # fmt: skip
+    print(
+        f"{CHECKPOINT.relative_to(ROOT)}: {sum(weight.numel() for weight in model.parameters())} parameters, "
+        f"{report.steps} steps, {report.seconds:.0f} s"
+    )
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -83,8 +85,12 @@ def load_recipe(path: Path) -> Recipe:
     require(document["layout"] in LAYOUTS, "layout", document["layout"], f"one of {', '.join(LAYOUTS)}")
     stated = {key: document[key] for key in ("layout", "config", "train_sequence_tokens")}
     arguments = {**document["config"], "context_tokens": document["train_sequence_tokens"]}
-    return Recipe(parse_value(int, document["seed"], "seed"), stated, LAYOUTS[document["layout"]](arguments),
-                  parse_value(TrainConfig, document["train"], "train"))  # fmt: skip
+    return Recipe(
+        parse_value(int, document["seed"], "seed"),
+        stated,
+        LAYOUTS[document["layout"]](arguments),
+        parse_value(TrainConfig, document["train"], "train"),
+    )
 
 
 def training_tokens(data: Path, cache: Path) -> np.ndarray:
@@ -103,14 +109,18 @@ def run(recipe: Recipe, tokens_M: np.ndarray, state: Path, log: Log) -> tuple[Lo
     """Train the recipe's network on the CPU, with snapshots in the folder `state` until it is done."""
     config, cpu = recipe.translation.config, torch.device("cpu")
     identity = {
-        "seed": recipe.seed, "model": dataclasses.asdict(config), "train": dataclasses.asdict(recipe.train),
-        "tokens_sha256": hashlib.sha256(tokens_M.tobytes()).hexdigest(), "torch": version("torch"),
-    }  # fmt: skip
+        "seed": recipe.seed,
+        "model": dataclasses.asdict(config),
+        "train": dataclasses.asdict(recipe.train),
+        "tokens_sha256": hashlib.sha256(tokens_M.tobytes()).hexdigest(),
+        "torch": version("torch"),
+    }
     sampler = SequenceSampler([tokens_M], config.context_tokens, recipe.seed)
     model = build(config, recipe.seed)
     with Snapshots(state, identity, _SNAPSHOT_SECONDS, ALONE, cpu, [], log) as snapshots:
-        report = train(model, recipe.train, sampler, config.context_tokens, ALONE, cpu, log, silent,
-                       snapshots=snapshots)  # fmt: skip
+        report = train(
+            model, recipe.train, sampler, config.context_tokens, ALONE, cpu, log, silent, snapshots=snapshots
+        )
     snapshots.discard()
     return model.eval(), report
 
@@ -120,11 +130,18 @@ def write(path: Path, recipe: Recipe, model: LoopedUNet, report: TrainReport) ->
     tensors = {recipe.translation.published_name(name): weight for name, weight in model.state_dict().items()}
     with atomic_path(path) as partial:
         save_file(tensors, partial)
-    write_json(path.with_suffix(".json"), {
-        **recipe.stated, "tokenizer": TOKENIZER, "steps": report.steps, "tokens_per_step": recipe.train.batch_tokens,
-        "train_seconds": report.seconds, "hardware": hardware_name(torch.device("cpu")),
-        "final_train_loss": report.final_train_loss,
-    })  # fmt: skip
+    write_json(
+        path.with_suffix(".json"),
+        {
+            **recipe.stated,
+            "tokenizer": TOKENIZER,
+            "steps": report.steps,
+            "tokens_per_step": recipe.train.batch_tokens,
+            "train_seconds": report.seconds,
+            "hardware": hardware_name(torch.device("cpu")),
+            "final_train_loss": report.final_train_loss,
+        },
+    )
 
 
 if __name__ == "__main__":

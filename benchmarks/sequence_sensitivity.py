@@ -24,18 +24,24 @@ from pipeline.quant.moments import Bundle, pooled_mean, site_members
 _LABEL_SEED = 1
 
 
-def with_sequence_sensitivities(model: LoopedUNet, bundle: Mapping[str, Tensor], ids_NT: Tensor,
-                                damp_frac: float) -> Bundle:  # fmt: skip
+def with_sequence_sensitivities(
+    model: LoopedUNet, bundle: Mapping[str, Tensor], ids_NT: Tensor, damp_frac: float
+) -> Bundle:
     """Return the bundle with the sensitivities of matrices and tables replaced; those of the embedding stay.
 
     A matrix's sum over its visits stands at the first one. One forward and one backward pass per sequence.
     """
     owners = {member: owner for owner, members in site_members(bundle).items() for member in members}
     widths = {name: model.get_parameter(name).shape[1] for name in owners}
-    metrics = {owner: _metric(factorise(pooled_mean(bundle, "moment", owner, widths[owner]), damp_frac, owner))
-               for owner in dict.fromkeys(owners.values())}  # fmt: skip
-    tables = [f"{prefix}.weight" for prefix, module in model.named_modules()
-              if type(module) is nn.Embedding and module is not model.token_embedding]  # fmt: skip
+    metrics = {
+        owner: _metric(factorise(pooled_mean(bundle, "moment", owner, widths[owner]), damp_frac, owner))
+        for owner in dict.fromkeys(owners.values())
+    }
+    tables = [
+        f"{prefix}.weight"
+        for prefix, module in model.named_modules()
+        if type(module) is nn.Embedding and module is not model.token_embedding
+    ]
     sums = {name: torch.zeros(len(model.get_parameter(name)), dtype=torch.float64) for name in (*owners, *tables)}
     for number, ids_T in enumerate(ids_NT):
         _backward(model, ids_T[None], number)

@@ -94,20 +94,45 @@ def cases(size: str, device: torch.device) -> dict[str, Case]:
 
 def cpu_model(model_dim: int, vocab_size: int, context_tokens: int) -> ModelConfig:
     """Return 4 unique + 1 looped x 3 blocks of a width."""
-    return parse_value(ModelConfig, {
-        "vocab_size": vocab_size, "context_tokens": context_tokens, "model_dim": model_dim, "embedding_dim": model_dim,
-        "schedule": {"kind": "core", "unique_blocks": 4, "unique_order": None, "looped_blocks": 1, "num_loops": 3},
-        "attention": {"num_heads": 4, "num_kv_heads": 2, "qk_gain": 1.5, "exclusive_blocks": [4], "gate": None},
-        "rope": {"dims": min(16, model_dim // 4), "frequency_dims": None, "base": 10000.0, "base_tokens": 1024,
-                 "loop_scales": [9.0, 1.0, 1.0]},
-        "mlp": {"mult": 3.0, "slope": 0.5, "choke": None}, "looped_mlp": {"mult": 6.0, "slope": 0.5, "choke": None},
-        "ln_scale": True, "parallel_blocks": [], "visit_controls": False, "skip_gates": False,
-        "bigram": {"buckets": 2048, "dim": model_dim // 2, "hash": "xor", "scaled": True}, "smear": {"kind": "channel"},
-        "value_embedding": None,
-        "conditioners": {"flow_dim": 32, "positions": False, "anchor_dim": None, "tap": None, "smear": False,
-                         "step": None},
-        "logit_softcap": 30.0, "embed_init_std": 0.005, "unread": {},
-    }, "model")  # fmt: skip
+    return parse_value(
+        ModelConfig,
+        {
+            "vocab_size": vocab_size,
+            "context_tokens": context_tokens,
+            "model_dim": model_dim,
+            "embedding_dim": model_dim,
+            "schedule": {"kind": "core", "unique_blocks": 4, "unique_order": None, "looped_blocks": 1, "num_loops": 3},
+            "attention": {"num_heads": 4, "num_kv_heads": 2, "qk_gain": 1.5, "exclusive_blocks": [4], "gate": None},
+            "rope": {
+                "dims": min(16, model_dim // 4),
+                "frequency_dims": None,
+                "base": 10000.0,
+                "base_tokens": 1024,
+                "loop_scales": [9.0, 1.0, 1.0],
+            },
+            "mlp": {"mult": 3.0, "slope": 0.5, "choke": None},
+            "looped_mlp": {"mult": 6.0, "slope": 0.5, "choke": None},
+            "ln_scale": True,
+            "parallel_blocks": [],
+            "visit_controls": False,
+            "skip_gates": False,
+            "bigram": {"buckets": 2048, "dim": model_dim // 2, "hash": "xor", "scaled": True},
+            "smear": {"kind": "channel"},
+            "value_embedding": None,
+            "conditioners": {
+                "flow_dim": 32,
+                "positions": False,
+                "anchor_dim": None,
+                "tap": None,
+                "smear": False,
+                "step": None,
+            },
+            "logit_softcap": 30.0,
+            "embed_init_std": 0.005,
+            "unread": {},
+        },
+        "model",
+    )
 
 
 def flops_per_token(model: LoopedUNet) -> float:
@@ -166,15 +191,25 @@ def measure(case: Case, device: torch.device, rounds: int, ranks: Ranks) -> dict
     for _ in range(rounds):
         seconds.append(Measured(one_of_ours(), one_plain()))
         peaks.append(_alone(lambda: matmul_peak(device, case.peak_sizes, dtype), ranks))
-    result: dict[str, Any] = {"flops_per_token": flops / case.batch_tokens, "batch_tokens": case.batch_tokens,
-                              "attention": kernel, "compiled": case.compiled, "precision": case.precision,
-                              "rounds": rounds, "peak_flops": max(peaks),
-                              "processes": ranks.world_size,
-                              "plain_over_ours": statistics.median(s.plain / s.ours for s in seconds)}  # fmt: skip
+    result: dict[str, Any] = {
+        "flops_per_token": flops / case.batch_tokens,
+        "batch_tokens": case.batch_tokens,
+        "attention": kernel,
+        "compiled": case.compiled,
+        "precision": case.precision,
+        "rounds": rounds,
+        "peak_flops": max(peaks),
+        "processes": ranks.world_size,
+        "plain_over_ours": statistics.median(s.plain / s.ours for s in seconds),
+    }
     for name in Measured._fields:
         median = statistics.median(getattr(s, name) for s in seconds)
-        result[name] = {"step_ms": 1000 * median, "tokens_per_second": case.batch_tokens / median,
-                        "flops": flops / median, "fraction_of_peak": flops / median / max(peaks)}  # fmt: skip
+        result[name] = {
+            "step_ms": 1000 * median,
+            "tokens_per_second": case.batch_tokens / median,
+            "flops": flops / median,
+            "fraction_of_peak": flops / median / max(peaks),
+        }
     return result
 
 
@@ -259,12 +294,16 @@ def main() -> None:
 
 
 def _print_result(name: str, result: dict[str, Any]) -> None:
-    print(f"{name}: peak {result['peak_flops'] / 1e9:.0f} GFLOP/s, {result['processes']} processes, plain / ours "
-          f"{result['plain_over_ours']:.3f}")  # fmt: skip
+    print(
+        f"{name}: peak {result['peak_flops'] / 1e9:.0f} GFLOP/s, {result['processes']} processes, plain / ours "
+        f"{result['plain_over_ours']:.3f}"
+    )
     for side in Measured._fields:
         row = result[side]
-        print(f"  {side:6} {row['step_ms']:8.1f} ms/step {row['tokens_per_second']:9.0f} tokens/s "
-              f"{row['flops'] / 1e9:8.0f} GFLOP/s {row['fraction_of_peak']:.3f} of peak")  # fmt: skip
+        print(
+            f"  {side:6} {row['step_ms']:8.1f} ms/step {row['tokens_per_second']:9.0f} tokens/s "
+            f"{row['flops'] / 1e9:8.0f} GFLOP/s {row['fraction_of_peak']:.3f} of peak"
+        )
 
 
 if __name__ == "__main__":

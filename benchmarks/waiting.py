@@ -79,8 +79,14 @@ def process_seconds(way: str, steps: int) -> float:
     environment = {name: value for name, value in os.environ.items() if name not in WAITING}
     # torch first: what it loads reads the variables, which the package of benchmarks would set.
     code = f"import torch; from benchmarks.waiting import median_step_seconds; print(median_step_seconds({steps}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**environment, **WAYS[way]}, check=True,
-                          stdout=subprocess.PIPE, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**environment, **WAYS[way]},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return float(done.stdout)
 
 
@@ -100,8 +106,13 @@ def median_step_seconds(steps: int) -> float:
     settings = replace(params.train, precision=resolve_precision(params.train.precision, device))
     model = build(params.model)
     step = OptimizerStep(model, settings, ALONE)
-    backward = build_backward(model, device, bf16=settings.precision == BF16, compiled=False,
-                              micro_batch_sequences=settings.micro_batch_sequences)  # fmt: skip
+    backward = build_backward(
+        model,
+        device,
+        bf16=settings.precision == BF16,
+        compiled=False,
+        micro_batch_sequences=settings.micro_batch_sequences,
+    )
     length = params.model.context_tokens
     tokens_BT = torch.randint(params.model.vocab_size, (settings.batch_tokens // length, length + 1))
     seconds = []

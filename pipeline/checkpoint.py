@@ -61,8 +61,12 @@ def check_dense(name: str, tensor: Tensor, where: str) -> None:
 def check_finite(name: str, tensor: Tensor, where: str) -> None:
     """Raise ValueError naming a tensor that holds a number that is not finite or absurdly large."""
     largest = float(tensor.detach().float().abs().amax()) if tensor.numel() else 0.0
-    require(largest <= LARGEST_WEIGHT, f"{where}: {name}", float(f"{largest:.4g}"),
-            f"finite numbers of at most {LARGEST_WEIGHT:.0f}")  # fmt: skip
+    require(
+        largest <= LARGEST_WEIGHT,
+        f"{where}: {name}",
+        float(f"{largest:.4g}"),
+        f"finite numbers of at most {LARGEST_WEIGHT:.0f}",
+    )
 
 
 def check_shapes(config: ModelConfig, shapes: Mapping[str, Sequence[int]], what: str) -> None:

@@ -41,9 +41,19 @@ SECTIONS = {
 """Section of params.yaml -> module:class of its dataclass; `seeds` is a plain list."""
 
 LARGEST = {
-    "seeds": 2**63 - 1, "blocks": 256, "loops": 256, "processes": 4096, "mult": 1000,
-    "dim": 2**16, "dims": 2**16, "width": 2**16, "rank": 2**16, "heads": 2**16, "groups": 2**16, "buckets": 2**24,
-}  # fmt: skip
+    "seeds": 2**63 - 1,
+    "blocks": 256,
+    "loops": 256,
+    "processes": 4096,
+    "mult": 1000,
+    "dim": 2**16,
+    "dims": 2**16,
+    "width": 2**16,
+    "rank": 2**16,
+    "heads": 2**16,
+    "groups": 2**16,
+    "buckets": 2**24,
+}
 """Last word of a number's name -> how far from 0 it may be: beyond any sane use, below what hangs or fills memory."""
 LARGEST_OF_TYPE = {int: 2**31 - 1, float: 10**12}
 """The same for every other name."""
@@ -207,8 +217,10 @@ def _check_keys(found: Mapping, expected: tuple[str, ...], prefix: str, where: s
 def _check_names(found: Mapping, prefix: str) -> None:
     for name in UNHASHED_NAMES:
         if name in found:
-            raise ValueError(f"{prefix}{name}: got a key named {name}, expected another name: DVC leaves keys named "
-                             f"{' or '.join(UNHASHED_NAMES)} out of its run-cache key")  # fmt: skip
+            raise ValueError(
+                f"{prefix}{name}: got a key named {name}, expected another name: DVC leaves keys named "
+                f"{' or '.join(UNHASHED_NAMES)} out of its run-cache key"
+            )
 
 
 def _few(entries: Any, where: str) -> Any:

@@ -101,12 +101,16 @@ class Walls:
         seen_from = _open_folders() if has_folder and not os.path.isabs(name) else []
         for place in (name, *(os.path.join(folder, name) for folder in seen_from)):
             if self.is_sealed(place) or (event in _MOVES and self._holds_sealed(place)):
-                raise FirewallError(f"{self.stage}: may not open {name}, which is sealed in this stage "
-                                    "(docs/legality.md); read it in another stage")  # fmt: skip
+                raise FirewallError(
+                    f"{self.stage}: may not open {name}, which is sealed in this stage "
+                    "(docs/legality.md); read it in another stage"
+                )
 
     def _refuse_address(self, address: object) -> None:
-        raise FirewallError(f"{self.stage}: may not connect to {address}, expected no network in this stage; "
-                            "fetch what it needs in `prepare`")  # fmt: skip
+        raise FirewallError(
+            f"{self.stage}: may not connect to {address}, expected no network in this stage; "
+            "fetch what it needs in `prepare`"
+        )
 
     def _check_child(self, arguments: tuple[Any, ...], folder: Any) -> None:
         """Refuse a child that is told a sealed path, seen from where it runs, and git asked for more than the commit.

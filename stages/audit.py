@@ -23,8 +23,13 @@ MOST_SIDE_BY_SIDE = 8
     show_default=True,
     help="Where the program scores: cpu hides the GPUs and allows equal runs no difference at all.",
 )
-@click.option("--timeout-seconds", type=click.FloatRange(min=1), default=1800, show_default=True,
-              help="How long one start of the program may take.")  # fmt: skip
+@click.option(
+    "--timeout-seconds",
+    type=click.FloatRange(min=1),
+    default=1800,
+    show_default=True,
+    help="How long one start of the program may take.",
+)
 def audit(
     folder: Path, evidence: Path | None, output: Path, record: Path | None, device: str, timeout_seconds: float
 ) -> None:
@@ -54,8 +59,13 @@ def audit(
         environment["CUDA_VISIBLE_DEVICES"] = ""
     # Equal runs are equal to the bit on a CPU; a GPU adds up gradients of a lookup in any order.
     # A core each: what scores on a CPU computes a product on one thread anyway.
-    machine = Machine(environment, 1 if num_gpus == 1 else 2, 1e-3 if num_gpus else 0.0, timeout_seconds,
-                      1 if num_gpus else min(threads, MOST_SIDE_BY_SIDE))  # fmt: skip
+    machine = Machine(
+        environment,
+        1 if num_gpus == 1 else 2,
+        1e-3 if num_gpus else 0.0,
+        timeout_seconds,
+        1 if num_gpus else min(threads, MOST_SIDE_BY_SIDE),
+    )
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
     write_json(outputs[0], {**report, "provenance": stage.provenance})
     write_bytes(outputs[1], audit_table(report).encode())

@@ -72,8 +72,10 @@ def _tone(share: float) -> str:
 def _head(report: Mapping[str, Any]) -> list[str]:
     weights, loss = report["totals"]["weights"], report["predicted_nats"]
     coded_bytes = report["artifact_bytes"] - report["passthrough_bytes"]
-    line = (f"{report['artifact_bytes']:,} bytes; {weights:,} weights at {8 * coded_bytes / weights:.3f} bits in the "
-            "file" + (f"; predicted loss {loss:.3g} nats per token" if loss is not None else ""))  # fmt: skip
+    line = (
+        f"{report['artifact_bytes']:,} bytes; {weights:,} weights at {8 * coded_bytes / weights:.3f} bits in the "
+        "file" + (f"; predicted loss {loss:.3g} nats per token" if loss is not None else "")
+    )
     labels = ((_NAME, "tensor", ""), (_SHAPE, "shape", _END), (_BITS, "bits", _END), (_BARS, "bytes", ""))
     head = [_text(_NAME, 22, "Byte map", 'class="title"'), _text(_NAME, 40, line)]
     head += [_text(x, 66, label, f'class="label"{end}') for x, label, end in labels]
@@ -84,17 +86,24 @@ def _head(report: Mapping[str, Any]) -> list[str]:
     scale = [
         f'<rect x="{_BARS + 256 + 8 * k}" y="56" width="8" height="10" fill="{_tone(k / 11)}"/>' for k in range(12)
     ]
-    return [*head, _text(_BARS + 250, 66, f"sensitivity, nats per weight: {least:.0e}", _END), *scale,
-            _text(_BARS + 358, 66, f"{most:.0e}"), _text(_LOSSES, 66, "predicted loss", 'class="label"')]  # fmt: skip
+    return [
+        *head,
+        _text(_BARS + 250, 66, f"sensitivity, nats per weight: {least:.0e}", _END),
+        *scale,
+        _text(_BARS + 358, 66, f"{most:.0e}"),
+        _text(_LOSSES, 66, "predicted loss", 'class="label"'),
+    ]
 
 
 _END = ' text-anchor="end"'
 
 
 def _group_row(y: int, name: str, byte_share: float, loss_share: float | None) -> list[str]:
-    row = [f'<rect x="0" y="{y}" width="{_WIDTH}" height="{_ROW}" fill="#f0f0ee"/>',
-           _text(_NAME, y + 12, name, 'class="label"'),
-           _text(_BARS, y + 12, f"{byte_share:.1%} of the file", 'class="label"')]  # fmt: skip
+    row = [
+        f'<rect x="0" y="{y}" width="{_WIDTH}" height="{_ROW}" fill="#f0f0ee"/>',
+        _text(_NAME, y + 12, name, 'class="label"'),
+        _text(_BARS, y + 12, f"{byte_share:.1%} of the file", 'class="label"'),
+    ]
     if loss_share is not None:
         row.append(_text(_LOSSES, y + 12, f"{loss_share:.1%} of the loss", 'class="label"'))
     return row
@@ -102,23 +111,30 @@ def _group_row(y: int, name: str, byte_share: float, loss_share: float | None) -
 
 def _tensor_row(y: int, row: Mapping[str, Any], name: str, tone: str, scale: float) -> list[str]:
     shape, num_bytes = " x ".join(map(str, row["shape"])), row["coded_bytes"]
-    return [_text(_NAME + 10, y + 12, name), _text(_SHAPE, y + 12, shape, _END),
-            _text(_BITS, y + 12, f"{8 * num_bytes / math.prod(row['shape']):.2f}", _END),
-            *_bar(y, row["name"], num_bytes, scale, tone)]  # fmt: skip
+    return [
+        _text(_NAME + 10, y + 12, name),
+        _text(_SHAPE, y + 12, shape, _END),
+        _text(_BITS, y + 12, f"{8 * num_bytes / math.prod(row['shape']):.2f}", _END),
+        *_bar(y, row["name"], num_bytes, scale, tone),
+    ]
 
 
 def _bar(y: int, name: str, num_bytes: int, scale: float, fill: str) -> list[str]:
     width = num_bytes * scale
-    return [f'<rect class="bytes" x="{_BARS}" y="{y + 2}" width="{width:.3f}" height="12" fill="{fill}">'
-            f"<title>{escape(name)}: {num_bytes:,} bytes</title></rect>",
-            _text(round(_BARS + width) + 5, y + 12, f"{num_bytes:,}")]  # fmt: skip
+    return [
+        f'<rect class="bytes" x="{_BARS}" y="{y + 2}" width="{width:.3f}" height="12" fill="{fill}">'
+        f"<title>{escape(name)}: {num_bytes:,} bytes</title></rect>",
+        _text(round(_BARS + width) + 5, y + 12, f"{num_bytes:,}"),
+    ]
 
 
 def _loss_cell(y: int, name: str, nats: float, total: float, scale: float) -> list[str]:
     width = nats * scale
-    return [f'<rect class="loss" x="{_LOSSES}" y="{y + 2}" width="{width:.3f}" height="12" fill="{_LOSS}">'
-            f"<title>{escape(name)}: {nats:.3g} nats per token</title></rect>",
-            _text(round(_LOSSES + width) + 5, y + 12, f"{nats / total:.1%}")]  # fmt: skip
+    return [
+        f'<rect class="loss" x="{_LOSSES}" y="{y + 2}" width="{width:.3f}" height="12" fill="{_LOSS}">'
+        f"<title>{escape(name)}: {nats:.3g} nats per token</title></rect>",
+        _text(round(_LOSSES + width) + 5, y + 12, f"{nats / total:.1%}"),
+    ]
 
 
 def _text(x: int, y: int, text: str, attributes: str = "") -> str:
@@ -127,7 +143,14 @@ def _text(x: int, y: int, text: str, attributes: str = "") -> str:
 
 def _document(height: int, shapes: Sequence[str]) -> str:
     style = "text{font:11px sans-serif;fill:#222} .title{font-size:16px;font-weight:bold} .label{font-weight:bold}"
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">',
-        f"<style>{style}</style>", f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>', *shapes, "</svg>", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+            f'width="{_WIDTH}" height="{height}">',
+            f"<style>{style}</style>",
+            f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
+            *shapes,
+            "</svg>",
+            "",
+        ]
+    )

@@ -43,8 +43,12 @@ def _check_token_ids(params: "Params") -> None:
     from pipeline.checks import require
 
     vocab_size = params.model.vocab_size
-    require(vocab_size == params.data.vocab_size, "model.vocab_size", vocab_size,
-            f"{params.data.vocab_size}, as data.vocab_size")  # fmt: skip
+    require(
+        vocab_size == params.data.vocab_size,
+        "model.vocab_size",
+        vocab_size,
+        f"{params.data.vocab_size}, as data.vocab_size",
+    )
     ids = {"train.document_bos_id": params.train.document_bos_id}
     for name, protocol in params.evaluate.protocols.items():
         ids[f"evaluate.protocols.{name}.bos_id"] = getattr(protocol, "bos_id", None)
@@ -59,11 +63,23 @@ def _check_statistics(params: "Params") -> None:
 
     calibrate, quantize = params.calibrate, params.quantize
     wanted = quantize.steps.kind == "rate" or quantize.visit_weights == "sensitivity"
-    require(calibrate.sensitivity_sequences > 0 or not wanted, "calibrate.sensitivity_sequences", 0,
-            "above 0: quantize.steps of kind `rate` and visit_weights `sensitivity` need it")  # fmt: skip
-    require(calibrate.provisional.target_share > 0 or quantize.target_share == 0,
-            "calibrate.provisional.target_share", 0, "above 0, which quantize.target_share above 0 needs")  # fmt: skip
+    require(
+        calibrate.sensitivity_sequences > 0 or not wanted,
+        "calibrate.sensitivity_sequences",
+        0,
+        "above 0: quantize.steps of kind `rate` and visit_weights `sensitivity` need it",
+    )
+    require(
+        calibrate.provisional.target_share > 0 or quantize.target_share == 0,
+        "calibrate.provisional.target_share",
+        0,
+        "above 0, which quantize.target_share above 0 needs",
+    )
     visits = max(Counter(visit.block for visit in build_schedule(params.model.schedule).visits).values())
     weights = quantize.visit_weights
-    require(isinstance(weights, str) or len(weights) >= visits, "quantize.visit_weights", weights,
-            f"{visits} numbers or more, the visits of a block")  # fmt: skip
+    require(
+        isinstance(weights, str) or len(weights) >= visits,
+        "quantize.visit_weights",
+        weights,
+        f"{visits} numbers or more, the visits of a block",
+    )

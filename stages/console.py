@@ -29,8 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _params_option(checked: bool) -> Callable:
-    return click.option("--params", "params_path", default="params.yaml", show_default=True,
-                        help="The configuration file to read.", callback=_sound if checked else None)  # fmt: skip
+    return click.option(
+        "--params",
+        "params_path",
+        default="params.yaml",
+        show_default=True,
+        help="The configuration file to read.",
+        callback=_sound if checked else None,
+    )
 
 
 def _sound(context: click.Context, parameter: click.Parameter, path: str) -> str:
@@ -50,8 +56,9 @@ seed_option = click.option("--seed", type=int, required=True, help="Training see
 class Stage:
     """One running stage: its walls, its provenance and its hold of its outputs from the start, its log, its summary."""
 
-    def __init__(self, name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int,
-                 note: str) -> None:  # fmt: skip
+    def __init__(
+        self, name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int, note: str
+    ) -> None:
         """Only one command at a time may make `outputs`: BusyError when another does.
 
         Raises OSError now when one could not be written at the end; rank 0 reads and writes files.
@@ -129,9 +136,14 @@ def _bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=None, rate="", note="")

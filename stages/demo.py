@@ -66,8 +66,10 @@ class Machine(NamedTuple):
 
     def line(self) -> str:
         """Return the machine in one line."""
-        return (f"machine: {self.cores} cores, matrix products {self.fp32_flops / 1e9:,.0f} GFLOP/s in fp32, "
-                f"{self.bf16_flops / 1e9:,.0f} in bf16; training in {self.precision}")  # fmt: skip
+        return (
+            f"machine: {self.cores} cores, matrix products {self.fp32_flops / 1e9:,.0f} GFLOP/s in fp32, "
+            f"{self.bf16_flops / 1e9:,.0f} in bf16; training in {self.precision}"
+        )
 
 
 def probe(params: "Params") -> Machine:
@@ -120,8 +122,10 @@ class Estimate:
     def seconds_left(self) -> float:
         """Return the seconds that the stages still to come will take."""
         pace = self.spent / self.expected
-        return sum(min(pace * seconds, self.train_seconds if _command(stage) == "train" else math.inf)
-                   for stage, seconds in self.left.items())  # fmt: skip
+        return sum(
+            min(pace * seconds, self.train_seconds if _command(stage) == "train" else math.inf)
+            for stage, seconds in self.left.items()
+        )
 
     def read(self, line: str, now: float) -> str | None:
         """Take a line that DVC printed at time `now`; return a new estimate where a stage is over."""

@@ -28,8 +28,14 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
 
     params = load_params(params_path, ["evaluate", "launch"])
     require(item in params.evaluate.protocols, "--item", item, f"one of {', '.join(params.evaluate.protocols)}")
-    run_on_ranks("evaluate", seed, params_path, params.launch,
-                 lambda ranks: _evaluate_rank(params, seed, item, ranks), ["--item", item])  # fmt: skip
+    run_on_ranks(
+        "evaluate",
+        seed,
+        params_path,
+        params.launch,
+        lambda ranks: _evaluate_rank(params, seed, item, ranks),
+        ["--item", item],
+    )
 
 
 def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
@@ -65,8 +71,12 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     )
     tokens_M = np.concatenate(shards)
     table, manifest = load_byte_table(path_of("byte_table")), read_manifest(path_of("manifest"))
-    require(getattr(protocol, "bos_id", manifest["bos_id"]) == manifest["bos_id"],
-            f"evaluate.protocols.{item}.bos_id", protocol, f"{manifest['bos_id']}, the tokenizer's")  # fmt: skip
+    require(
+        getattr(protocol, "bos_id", manifest["bos_id"]) == manifest["bos_id"],
+        f"evaluate.protocols.{item}.bos_id",
+        protocol,
+        f"{manifest['bos_id']}, the tokenizer's",
+    )
     loaded = stage.seconds
     with stage.progress(f"evaluate {item}", "targets") as progress, process_group(ranks, device):
         clock = ScoringClock(params.evaluate.limit_seconds if ranks.rank == 0 else None, loaded, progress)

@@ -14,13 +14,19 @@ from stages.console import Stage, params_option, seed_option
 @click.command("import")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--layout", help="Family of the program: crawler, crawler-pervisit or looped-unet.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True,
-              help="JSON of the program's constructor arguments, context_tokens optionally among them.")  # fmt: skip
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="JSON of the program's constructor arguments, context_tokens optionally among them.",
+)
 @seed_option
 @click.option("--drop-unread", is_flag=True, help="Leave out tensors that no forward pass reads.")
 @params_option
-def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, seed: int, drop_unread: bool,
-                      params_path: str) -> None:  # fmt: skip
+def import_checkpoint(
+    checkpoint: Path, layout: str | None, config_file: Path, seed: int, drop_unread: bool, params_path: str
+) -> None:
     """Place a community CHECKPOINT (.pt or .safetensors) where training would have, so that nothing has to train.
 
     Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, and commits the stage to DVC: `dvc repro`
@@ -37,9 +43,13 @@ def import_checkpoint(checkpoint: Path, layout: str | None, config_file: Path, s
     vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
     notes: list[str] = []
     community = read_community(checkpoint, layout, config_file, drop_unread, notes.append)
-    require(community.config.vocab_size == vocab_size, "checkpoint: vocab_size", community.config.vocab_size,
-            f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size, model.vocab_size and "
-            "data.tokenizer_model to the checkpoint's and run `dvc repro prepare`")  # fmt: skip
+    require(
+        community.config.vocab_size == vocab_size,
+        "checkpoint: vocab_size",
+        community.config.vocab_size,
+        f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size, model.vocab_size and "
+        "data.tokenizer_model to the checkpoint's and run `dvc repro prepare`",
+    )
     changes, params_text = _with_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"

@@ -48,15 +48,21 @@ def package(params_path: str) -> None:
         check_settings(run, params)
 
     submission = assemble(
-        path_of("package"), params.package, params.budget, code=code, human_code=source, runs=runs,
-        tokenizer=path_of("tokenizer"), headline=params.evaluate.items[-1],
+        path_of("package"),
+        params.package,
+        params.budget,
+        code=code,
+        human_code=source,
+        runs=runs,
+        tokenizer=path_of("tokenizer"),
+        headline=params.evaluate.items[-1],
         versions={name: version(name) for name in imported_packages(code)},
         digests={shard.path.name: shard.sha256 for shard in val_shards},
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=lambda folder: prove_runs(
             folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log
         ),
-    )  # fmt: skip
+    )
     stage.summary(
         f"package: {submission['val_bpb']:.4f} bpb, {submission['bytes_total']:,} bytes "
         f"({len(code):,} code, {len(unwrap(code).encode()):,} unwrapped), proven for seeds {list(params.seeds)}",

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def run_on_ranks(stage: str, seed: int, params_path: str, launch: "LaunchConfig", run: "Callable[[Ranks], None]",
-                 options: Sequence[str] = ()) -> None:  # fmt: skip
+def run_on_ranks(
+    stage: str,
+    seed: int,
+    params_path: str,
+    launch: "LaunchConfig",
+    run: "Callable[[Ranks], None]",
+    options: Sequence[str] = (),
+) -> None:
     """Call `run` on every rank: on this one alone, or in the torchrun group that this process is in or starts.
 
     A group runs the stage's own command again, `options` being what it got besides seed and parameters. An error on a

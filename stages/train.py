@@ -61,15 +61,29 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         stage.log(warning)
     listed = listed_shards(path_of("manifest"), "train")
     vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
-    require(params.model.vocab_size == vocab_size, "model.vocab_size", params.model.vocab_size,
-            f"{vocab_size}, the vocabulary of the prepared shards")  # fmt: skip
+    require(
+        params.model.vocab_size == vocab_size,
+        "model.vocab_size",
+        params.model.vocab_size,
+        f"{vocab_size}, the vocabulary of the prepared shards",
+    )
     shards = open_listed(listed, vocab_size, check_content=ranks.rank == 0)
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
         with stage.progress("train", "steps") as progress, snapshots or nullcontext():
-            model, result = train_from_shards(params.model, params.train, shards, seed, ranks, device,
-                                              lines.append, progress, params.launch.attention, snapshots)  # fmt: skip
+            model, result = train_from_shards(
+                params.model,
+                params.train,
+                shards,
+                seed,
+                ranks,
+                device,
+                lines.append,
+                progress,
+                params.launch.attention,
+                snapshots,
+            )
     except StoppedError as stop:
         stage.log(f"train: {stop}")
         sys.exit(stop.exit_code)
@@ -99,8 +113,9 @@ def _ending(result: "TrainReport", max_steps: int | None) -> str:
     return f"stopped by the clock after {result.steps}{f' of {max_steps}' if max_steps else ''} steps"
 
 
-def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.device", precision: str,
-                    stage: Stage, lines: list[str]) -> "Snapshots | None":  # fmt: skip
+def _open_snapshots(
+    params: "Params", seed: int, ranks: "Ranks", device: "torch.device", precision: str, stage: Stage, lines: list[str]
+) -> "Snapshots | None":
     """Return the snapshots of exactly this run: equal parameters, shards, processes, device, precision and torch."""
     from pipeline.artifacts import STATE
     from pipeline.training.snapshot import Snapshots
@@ -109,8 +124,12 @@ def _open_snapshots(params: "Params", seed: int, ranks: "Ranks", device: "torch.
         return None
     launch = {**params.launch.result_settings(), "num_processes": ranks.world_size, "device": device.type}
     identity = {
-        "seed": seed, "model": asdict(params.model), "train": asdict(params.train), "launch": launch,
+        "seed": seed,
+        "model": asdict(params.model),
+        "train": asdict(params.train),
+        "launch": launch,
         "manifest_sha256": next(iter(stage.provenance["inputs_sha256"].values()), None),
-        "precision": precision, "torch": version("torch"),
-    }  # fmt: skip
+        "precision": precision,
+        "torch": version("torch"),
+    }
     return Snapshots(STATE / f"train-{seed}", identity, params.launch.snapshot_seconds, ranks, device, lines, stage.log)

@@ -16,17 +16,29 @@ REPO = Path(__file__).resolve().parent.parent
 FILES = [REPO / "params.yaml", *sorted((REPO / "recipes").glob("*.yaml"))]
 
 _CLIP = {
-    "kind": "clip", "bits": dict.fromkeys(("attention", "mlp", "looped", "other", "embedding", "table"), 6),
-    "embedding_clip_ratio": 1.0, "table_clip_ratio": 1.0, "min_clip_std": 1.0, "max_clip_std": 20.0,
-}  # fmt: skip
+    "kind": "clip",
+    "bits": dict.fromkeys(("attention", "mlp", "looped", "other", "embedding", "table"), 6),
+    "embedding_clip_ratio": 1.0,
+    "table_clip_ratio": 1.0,
+    "min_clip_std": 1.0,
+    "max_clip_std": 20.0,
+}
 _UNSHIPPED: list[dict[str, Any]] = [
-    {"quantize.steps": _CLIP, "quantize.trellis_states": None, "train.average": {"kind": "swa", "every_steps": 10},
-     "package.baseline": {"name": "other", "val_losses": [1.5, 1.6]}},
-    {"train.quantization": {"kind": "noise", "from_frac": 0.5, "bits": 6, "clip_std": 12.0},
-     "model.looped_mlp.choke": {"shape": "flat", "dim": 4, "groups": 1}},
-    {"model.conditioners.step": {"kind": "contractive", "fraction": 0.5},
-     "model.conditioners.tap": {"dim": 4, "encoder_visits": [0], "per_loop": True}},
-]  # fmt: skip
+    {
+        "quantize.steps": _CLIP,
+        "quantize.trellis_states": None,
+        "train.average": {"kind": "swa", "every_steps": 10},
+        "package.baseline": {"name": "other", "val_losses": [1.5, 1.6]},
+    },
+    {
+        "train.quantization": {"kind": "noise", "from_frac": 0.5, "bits": 6, "clip_std": 12.0},
+        "model.looped_mlp.choke": {"shape": "flat", "dim": 4, "groups": 1},
+    },
+    {
+        "model.conditioners.step": {"kind": "contractive", "fraction": 0.5},
+        "model.conditioners.tap": {"dim": 4, "encoder_visits": [0], "per_loop": True},
+    },
+]
 """Changes of params.yaml, by dotted key, that bring in what no shipped file has."""
 
 

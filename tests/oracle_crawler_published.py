@@ -10,13 +10,34 @@ import torch
 from tests.published_parts import act, attention, block_shapes, capped, norm, raised, smeared
 
 DEFAULTS = {
-    "bigram_vocab_size": 0, "bigram_dim": 128, "xsa_last_n": 0, "rope_dims": 0, "ln_scale": False, "ve_enabled": False,
-    "ve_dim": 128, "ve_layers": "0", "mlp_act": "relu_sq", "mlp_leaky_slope": 0.5, "crawler_mlp_leaky_slope": 0.5,
-    "crawler_mlp_choke_dim": 0, "crawler_mlp_choke_shape": "flat", "crawler_mlp_choke_groups": 8,
-    "crawler_loop_smear": False, "crawler_tap_dim": 0, "crawler_tap_loop_specific": True, "crawler_tap_layers": "all",
-    "crawler_loop_rope_scales": (1, 1, 1), "inst_dim": 32, "anchor_dim": 0, "flat_weight_share": False,
-    "helix_enabled": False, "helix_dim": 32, "helix_stride": 1, "helix_cross_attn": False, "context_tokens": 1024,
-}  # fmt: skip
+    "bigram_vocab_size": 0,
+    "bigram_dim": 128,
+    "xsa_last_n": 0,
+    "rope_dims": 0,
+    "ln_scale": False,
+    "ve_enabled": False,
+    "ve_dim": 128,
+    "ve_layers": "0",
+    "mlp_act": "relu_sq",
+    "mlp_leaky_slope": 0.5,
+    "crawler_mlp_leaky_slope": 0.5,
+    "crawler_mlp_choke_dim": 0,
+    "crawler_mlp_choke_shape": "flat",
+    "crawler_mlp_choke_groups": 8,
+    "crawler_loop_smear": False,
+    "crawler_tap_dim": 0,
+    "crawler_tap_loop_specific": True,
+    "crawler_tap_layers": "all",
+    "crawler_loop_rope_scales": (1, 1, 1),
+    "inst_dim": 32,
+    "anchor_dim": 0,
+    "flat_weight_share": False,
+    "helix_enabled": False,
+    "helix_dim": 32,
+    "helix_stride": 1,
+    "helix_cross_attn": False,
+    "context_tokens": 1024,
+}
 
 
 def indices(listed):
@@ -61,8 +82,18 @@ class CrawlerOracle:
                 base, divisor = c["rope_base"], scales[loop]
         s = (layer + 1) ** -0.5 if c["ln_scale"] else 1.0
         x_in = w[f"{prefix}.resid_mix"][0] * x + w[f"{prefix}.resid_mix"][1] * self.x0
-        y = attention(w, f"{prefix}.attn", norm(x_in) * s, c["num_heads"], c["num_kv_heads"], base, rotated, divisor,
-                      added, exclusive)  # fmt: skip
+        y = attention(
+            w,
+            f"{prefix}.attn",
+            norm(x_in) * s,
+            c["num_heads"],
+            c["num_kv_heads"],
+            base,
+            rotated,
+            divisor,
+            added,
+            exclusive,
+        )
         x = x_in + w[f"{prefix}.attn_scale"] * y
         return x + w[f"{prefix}.mlp_scale"] * self.mlp(prefix, norm(x) * s, looped_index, loop)
 
@@ -157,8 +188,7 @@ class CrawlerOracle:
         return x + to_main, beside
 
     def asked(self, name, listener, speaker):
-        q, k, v = (self.w.linear(x, f"{name}_{part}") for part, x in
-                   (("q", listener), ("k", speaker), ("v", speaker)))  # fmt: skip
+        q, k, v = (self.w.linear(x, f"{name}_{part}") for part, x in (("q", listener), ("k", speaker), ("v", speaker)))
         future = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
         weights = torch.softmax((q @ k.T / q.size(1) ** 0.5).masked_fill(future, -torch.inf), -1)
         return self.w.linear(weights @ v, f"{name}_out")

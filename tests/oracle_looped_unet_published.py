@@ -28,8 +28,16 @@ def looped_unet_logits(config, weights, ids_T):
     def block(i, x):
         p, s = f"blocks.{i}", (i + 1) ** -0.5 if c["ln_scale"] else 1.0
         x_in = w[f"{p}.resid_mix"][0] * x + w[f"{p}.resid_mix"][1] * x0
-        y = attention(w, f"{p}.attn", norm(x_in) * s, c["num_heads"], c["num_kv_heads"], base, rotated,
-                      exclusive=i >= c["num_layers"] - c["xsa_last_n"])  # fmt: skip
+        y = attention(
+            w,
+            f"{p}.attn",
+            norm(x_in) * s,
+            c["num_heads"],
+            c["num_kv_heads"],
+            base,
+            rotated,
+            exclusive=i >= c["num_layers"] - c["xsa_last_n"],
+        )
         after = x_in + w[f"{p}.attn_scale"] * y
         parallel = 0 <= c["parallel_residual_start"] <= i
         h = act(w.linear(norm(x_in if parallel else after) * s, f"{p}.mlp.fc"), 0.5)

@@ -12,9 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DEFAULTS = {
-    "use_smear_gate": False, "bigram_buckets": 0, "bigram_dim": 128, "ve_enabled": False, "ve_dim": 128, "ve_last_n": 2,
+    "use_smear_gate": False,
+    "bigram_buckets": 0,
+    "bigram_dim": 128,
+    "ve_enabled": False,
+    "ve_dim": 128,
+    "ve_last_n": 2,
     "xsa_last_n": 7,
-}  # fmt: skip
+}
 
 
 def unit(x: Tensor) -> Tensor:

@@ -25,8 +25,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LIBRARIES = ("torch", "numpy", "sentencepiece", "safetensors.torch", "click", "ruamel.yaml", "brotli", "rich.progress",
-             "python_minifier", "torch.nn.attention.bias", "torch.distributed")  # fmt: skip
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "sentencepiece",
+    "safetensors.torch",
+    "click",
+    "ruamel.yaml",
+    "brotli",
+    "rich.progress",
+    "python_minifier",
+    "torch.nn.attention.bias",
+    "torch.distributed",
+)
 STAGES = ["-m", "stages.cli"]
 _SHIM = """#!/bin/sh
 exec {python} -IS {client} "$@"

@@ -105,8 +105,12 @@ def capped(z, cap):
 def block_shapes(prefix, dim, kv_dim, heads):
     """Return what every block of every family has but its MLP's way out and its controls."""
     return {
-        f"{prefix}.attn.c_q.weight": (dim, dim), f"{prefix}.attn.c_k.weight": (kv_dim, dim),
-        f"{prefix}.attn.c_v.weight": (kv_dim, dim), f"{prefix}.attn.proj.weight": (dim, dim),
-        f"{prefix}.attn.q_gain": (heads,), f"{prefix}.attn_scale": (dim,), f"{prefix}.mlp_scale": (dim,),
+        f"{prefix}.attn.c_q.weight": (dim, dim),
+        f"{prefix}.attn.c_k.weight": (kv_dim, dim),
+        f"{prefix}.attn.c_v.weight": (kv_dim, dim),
+        f"{prefix}.attn.proj.weight": (dim, dim),
+        f"{prefix}.attn.q_gain": (heads,),
+        f"{prefix}.attn_scale": (dim,),
+        f"{prefix}.mlp_scale": (dim,),
         f"{prefix}.resid_mix": (2, dim),
-    }  # fmt: skip
+    }

@@ -23,8 +23,16 @@ def shrunk_recipe(path: Path) -> Recipe:
     late = train["quantization"] or train["loop_stages"] or train["average"]  # begins late in a run
     steps = 16 if late else 4
     budget = {"max_steps": steps, "max_seconds": None, "reserve_seconds": 0.0}
-    small = {"batch_tokens": 4 * _CONTEXT_TOKENS, "warmup_steps": 1, "muon_momentum_warmup_steps": 2, "compile": False,
-             "log_every_steps": 1, "warmdown_steps": 3, "warmdown_frac": 0.9, "micro_batch_sequences": 2}  # fmt: skip
+    small = {
+        "batch_tokens": 4 * _CONTEXT_TOKENS,
+        "warmup_steps": 1,
+        "muon_momentum_warmup_steps": 2,
+        "compile": False,
+        "log_every_steps": 1,
+        "warmdown_steps": 3,
+        "warmdown_frac": 0.9,
+        "micro_batch_sequences": 2,
+    }
     train |= budget | {key: value for key, value in small.items() if train[key] is not None}
     calibrate = {"num_sequences": 6, "batch_sequences": 3, "sensitivity_sequences": 4}
     document["calibrate"] |= {key: value for key, value in calibrate.items() if document["calibrate"][key]}
@@ -61,9 +69,13 @@ def write_inputs(folder: Path, num_tokens: int = 3000) -> None:
     source = random.Random(5)
     lines = [" ".join(source.choices(words, k=30)) for _ in range(200)]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(folder / "tokenizer"), vocab_size=_PIECES, model_type="bpe",
-        byte_fallback=True, minloglevel=5,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=_PIECES,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=5,
+    )
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     tokens = np.array(processor.encode(" ".join(lines)), dtype=np.uint16)
     (folder / "data").mkdir()

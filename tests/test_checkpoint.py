@@ -22,10 +22,17 @@ from tests.networks import changed
 def config(repo: Path) -> ModelConfig:
     """Return the demo's model config at toy width."""
     model = load_params(repo / "params.yaml", ["model"]).model
-    return changed(model, {
-        "model_dim": 32, "embedding_dim": 32, "attention.num_heads": 2, "attention.num_kv_heads": 1, "rope.dims": 8,
-        "vocab_size": 64,
-    })  # fmt: skip
+    return changed(
+        model,
+        {
+            "model_dim": 32,
+            "embedding_dim": 32,
+            "attention.num_heads": 2,
+            "attention.num_kv_heads": 1,
+            "rope.dims": 8,
+            "vocab_size": 64,
+        },
+    )
 
 
 def test_a_checkpoint_comes_back_bit_for_bit_with_its_config(tmp_path: Path, config: ModelConfig):
@@ -57,10 +64,16 @@ def test_an_artifact_that_does_not_fit_its_config_is_an_artifact_error(tmp_path:
         load_artifact_model(tmp_path / "a")
 
 
-@pytest.mark.parametrize("damage", [
-    lambda weight: weight.fill_(float("nan")), lambda weight: weight.to(torch.int8),
-    lambda weight: torch.full_like(weight, 1e30), lambda weight: weight.to(torch.complex64), lambda weight: weight > 0,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda weight: weight.fill_(float("nan")),
+        lambda weight: weight.to(torch.int8),
+        lambda weight: torch.full_like(weight, 1e30),
+        lambda weight: weight.to(torch.complex64),
+        lambda weight: weight > 0,
+    ],
+)
 def test_a_tensor_that_is_no_finite_float_is_named(tmp_path: Path, config: ModelConfig, damage):
     state = build(config).state_dict()
     state["bigram.table.weight"] = damage(state["bigram.table.weight"])
@@ -70,10 +83,16 @@ def test_a_tensor_that_is_no_finite_float_is_named(tmp_path: Path, config: Model
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [
-    {"mlp.mult": 1e12}, {"conditioners.flow_dim": 10**13}, {"schedule.looped_blocks": 10**7},
-    {"bigram.buckets": 2**62}, {"unread": {"x": [2**40, 2**40]}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mlp.mult": 1e12},
+        {"conditioners.flow_dim": 10**13},
+        {"schedule.looped_blocks": 10**7},
+        {"bigram.buckets": 2**62},
+        {"unread": {"x": [2**40, 2**40]}},
+    ],
+)
 def test_sizes_are_compared_before_anything_is_built(tmp_path: Path, config: ModelConfig, changes: dict):
     state, large = build(config).state_dict(), dataclasses.asdict(config)
     for key, value in changes.items():

@@ -32,9 +32,14 @@ def toy(tmp_path: Path) -> Path:
 def test_the_closure_follows_all_imports_but_those_for_types(toy: Path):
     names = [path.relative_to(toy).as_posix() for path in import_closure("pipeline.a", toy)]
     assert names == [
-        "pipeline/__init__.py", "pipeline/a.py", "pipeline/b.py", "pipeline/e.py",
-        "pipeline/part/__init__.py", "pipeline/part/c.py", "pipeline/part/door.py",
-    ]  # fmt: skip
+        "pipeline/__init__.py",
+        "pipeline/a.py",
+        "pipeline/b.py",
+        "pipeline/e.py",
+        "pipeline/part/__init__.py",
+        "pipeline/part/c.py",
+        "pipeline/part/door.py",
+    ]
 
 
 def test_an_import_of_nothing_names_the_importer(toy: Path):

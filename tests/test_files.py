@@ -76,8 +76,9 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
             require_writable(tmp_path / name)
         return {name: len(list(tmp_path.glob(f".{name}.????????.partial"))) for name in left}
 
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], cwd=repo, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as writer:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], cwd=repo, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
         assert sweep() == left

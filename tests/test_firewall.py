@@ -131,17 +131,20 @@ def test_a_shard_written_after_the_walls_rose_is_sealed(checkout: Path, monkeypa
             walls.check("open", (path, "r", 0))
 
 
-@pytest.mark.parametrize("statement", [
-    "import socket; socket.create_connection(('192.0.2.1', 80), 0.1)",
-    "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
-    "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
-    "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
-    "import socket; socket.create_server(('0.0.0.0', 0))",
-    "import socket; socket.getaddrinfo('127.evil.example', 80)",
-    "import socket; socket.getaddrinfo(b'localhost.example', 80)",
-    "import socket; socket.gethostbyaddr('192.0.2.1')",
-    "import socket; socket.getnameinfo(('192.0.2.1', 80), 0)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import socket; socket.create_connection(('192.0.2.1', 80), 0.1)",
+        "import urllib.request; urllib.request.urlopen('http://example.invalid/')",
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
+        "import socket; socket.create_server(('0.0.0.0', 0))",
+        "import socket; socket.getaddrinfo('127.evil.example', 80)",
+        "import socket; socket.getaddrinfo(b'localhost.example', 80)",
+        "import socket; socket.gethostbyaddr('192.0.2.1')",
+        "import socket; socket.getnameinfo(('192.0.2.1', 80), 0)",
+    ],
+)
 def test_no_stage_but_prepare_leaves_this_machine(checkout: Path, statement: str) -> None:
     for stage in ("train", "evaluate", "package"):
         assert "expected no network" in attempt(checkout, stage, statement)
@@ -172,24 +175,33 @@ def test_a_listing_opens_nothing_that_another_one_seals(checkout: Path) -> None:
         assert "sealed" in attempt(checkout, "train", f"open('{name}')")
 
 
-@pytest.mark.parametrize("statement", [
-    "import platform; platform.architecture()",
-    "import subprocess; subprocess.run(['true', '-I/home/me/git'])",
-    "import subprocess; subprocess.run('true', shell=True)",
-    "import ctypes.util; ctypes.util.find_library('c')",
-    "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
-    "import os; os.posix_spawn('/bin/true', ['true'], {})",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import platform; platform.architecture()",
+        "import subprocess; subprocess.run(['true', '-I/home/me/git'])",
+        "import subprocess; subprocess.run('true', shell=True)",
+        "import ctypes.util; ctypes.util.find_library('c')",
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
+        "import os; os.posix_spawn('/bin/true', ['true'], {})",
+    ],
+)
 @pytest.mark.parametrize("stage", SEALED)
 def test_a_toolchain_may_start_what_it_needs(checkout: Path, stage: str, statement: str) -> None:
     """What Triton, inductor, ctypes and Python 3.13's subprocess do."""
     assert attempt(checkout, stage, statement) == "read"
 
 
-@pytest.mark.parametrize("words", [
-    ["git", "-c", "alias.x=!cat artifacts/data/v*l/*", "x"], ["git", "grep", "--no-index", "x"], ["git", "--version"],
-    ["/usr/bin/git", "log"], ["sh", "-c", "git grep --no-index x"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["git", "-c", "alias.x=!cat artifacts/data/v*l/*", "x"],
+        ["git", "grep", "--no-index", "x"],
+        ["git", "--version"],
+        ["/usr/bin/git", "log"],
+        ["sh", "-c", "git grep --no-index x"],
+    ],
+)
 def test_git_is_asked_for_the_commit_and_nothing_else(checkout: Path, words: list[str]) -> None:
     for stage in SEALED:
         assert "expected git asked for the commit only" in attempt(

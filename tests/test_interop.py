@@ -52,8 +52,9 @@ def test_logits_and_loss_equal_the_published_program(shared, tmp_path, name, dro
     config, weights, reference = read_fixture(shared, name)
     safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
     said = []
-    model = load_as_model(tmp_path / "weights.safetensors", FIXTURES[name], config, drop_unread=drop_unread,
-                          log=said.append)  # fmt: skip
+    model = load_as_model(
+        tmp_path / "weights.safetensors", FIXTURES[name], config, drop_unread=drop_unread, log=said.append
+    )
     ids_BT = reference["input_ids"]
     with torch.no_grad():
         logits_BTV = model(ids_BT)
@@ -88,11 +89,23 @@ PUBLISHED_TOTALS = {
 @pytest.mark.parametrize("total", PUBLISHED_TOTALS)
 def test_published_parameter_counts(total):
     """Unread value embeddings (layers 9 and 10) included."""
-    translation = LAYOUTS["crawler"](crawler_arguments(
-        vocab_size=1024, model_dim=512, num_heads=8, num_kv_heads=4, mlp_mult=3.0, crawler_mlp_mult=6.0,
-        bigram_vocab_size=2048, bigram_dim=128, ve_enabled=True, ve_dim=128, ve_layers="9,10", inst_dim=32,
-        **{"crawler_loops": 3, **PUBLISHED_TOTALS[total]},
-    ))  # fmt: skip
+    translation = LAYOUTS["crawler"](
+        crawler_arguments(
+            vocab_size=1024,
+            model_dim=512,
+            num_heads=8,
+            num_kv_heads=4,
+            mlp_mult=3.0,
+            crawler_mlp_mult=6.0,
+            bigram_vocab_size=2048,
+            bigram_dim=128,
+            ve_enabled=True,
+            ve_dim=128,
+            ve_layers="9,10",
+            inst_dim=32,
+            **{"crawler_loops": 3, **PUBLISHED_TOTALS[total]},
+        )
+    )
     shapes = {unread_name(name): shape for name, shape in translation.unread.items()}
     with torch.device("meta"):
         network = LoopedUNet(dataclasses.replace(translation.config, unread=shapes))
@@ -110,11 +123,25 @@ def test_the_evaluation_fixture_loads_from_a_pt_file(shared, tmp_path):
 
 def crawler_arguments(**changes):
     return {
-        "vocab_size": 24, "num_flat_layers": 2, "num_crawler_layers": 2, "crawler_loops": 2, "model_dim": 16,
-        "num_heads": 2, "num_kv_heads": 1, "mlp_mult": 2.0, "crawler_mlp_mult": 2.0, "tied_embed_init_std": 0.005,
-        "logit_softcap": 30.0, "rope_base": 10000.0, "qk_gain_init": 1.5, "bigram_vocab_size": 0, "bigram_dim": 8,
-        "rope_dims": 4, "ln_scale": True, **changes,
-    }  # fmt: skip
+        "vocab_size": 24,
+        "num_flat_layers": 2,
+        "num_crawler_layers": 2,
+        "crawler_loops": 2,
+        "model_dim": 16,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "mlp_mult": 2.0,
+        "crawler_mlp_mult": 2.0,
+        "tied_embed_init_std": 0.005,
+        "logit_softcap": 30.0,
+        "rope_base": 10000.0,
+        "qk_gain_init": 1.5,
+        "bigram_vocab_size": 0,
+        "bigram_dim": 8,
+        "rope_dims": 4,
+        "ln_scale": True,
+        **changes,
+    }
 
 
 def crawler_config(config):
@@ -229,8 +256,10 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 def weights():
     """Return the tensors of a small crawler under their published names."""
     translation = LAYOUTS["crawler"](crawler_arguments())
-    return {translation.published_name(name): tensor.clone() for name, tensor in
-            build(translation.config).state_dict().items()}  # fmt: skip
+    return {
+        translation.published_name(name): tensor.clone()
+        for name, tensor in build(translation.config).state_dict().items()
+    }
 
 
 def refusal_of(path, config=None):
@@ -289,11 +318,18 @@ def test_tensors_that_are_no_finite_floats_are_refused_by_name(tmp_path, weights
     assert says in line
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    ({3: torch.ones(2)}, "Tensor under 3"), ([torch.ones(2)], "got 'list'"), ({"model": {}}, "dict under 'model'"),
-    ({}, "number of tensors: got 0"), (torch.ones(2), "got 'Tensor'"), ({"x" * 10_000: 1}, "int under"),
-    ({f"{'x' * 10_000}{i}": torch.ones(1) for i in range(50)}, "and 47 more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({3: torch.ones(2)}, "Tensor under 3"),
+        ([torch.ones(2)], "got 'list'"),
+        ({"model": {}}, "dict under 'model'"),
+        ({}, "number of tensors: got 0"),
+        (torch.ones(2), "got 'Tensor'"),
+        ({"x" * 10_000: 1}, "int under"),
+        ({f"{'x' * 10_000}{i}": torch.ones(1) for i in range(50)}, "and 47 more"),
+    ],
+)
 def test_files_that_hold_something_else_say_what(tmp_path, content, says):
     torch.save(content, tmp_path / "weights.pt")
     assert says in refusal_of(tmp_path / "weights.pt")
@@ -323,12 +359,23 @@ def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path, weights):
     assert "unpacked size" in refusal_of(tmp_path / "weights.pt")
 
 
-@pytest.mark.parametrize("changes", [
-    {"num_crawler_layers": 10**15}, {"crawler_loops": 10**15}, {"mlp_mult": 1e12}, {"model_dim": 2**40},
-    {"inst_dim": 2**62}, {"bigram_vocab_size": 2**62}, {"xsa_last_n": 10**18}, {"num_flat_layers": 10**12},
-    {"crawler_mlp_choke_dim": 2**20, "crawler_mlp_choke_shape": "grouped", "crawler_mlp_choke_groups": 2**20},
-    {"vocab_size": 10**4000}, {"num_crawler_layers": 128, "crawler_loops": 128}, {"mlp_mult": 1e300},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_crawler_layers": 10**15},
+        {"crawler_loops": 10**15},
+        {"mlp_mult": 1e12},
+        {"model_dim": 2**40},
+        {"inst_dim": 2**62},
+        {"bigram_vocab_size": 2**62},
+        {"xsa_last_n": 10**18},
+        {"num_flat_layers": 10**12},
+        {"crawler_mlp_choke_dim": 2**20, "crawler_mlp_choke_shape": "grouped", "crawler_mlp_choke_groups": 2**20},
+        {"vocab_size": 10**4000},
+        {"num_crawler_layers": 128, "crawler_loops": 128},
+        {"mlp_mult": 1e300},
+    ],
+)
 def test_absurd_sizes_are_one_line_at_once(tmp_path, weights, changes):
     torch.save(weights, tmp_path / "weights.pt")
     started = time.monotonic()
@@ -338,8 +385,9 @@ def test_absurd_sizes_are_one_line_at_once(tmp_path, weights, changes):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["import_nonfinite/nan", "import_odd_tensors/intkey", "import_odd_tensors/int8",
-                                  "import_odd_tensors/empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["import_nonfinite/nan", "import_odd_tensors/intkey", "import_odd_tensors/int8", "import_odd_tensors/empty"]
+)
 def test_checkpoints_that_once_passed_are_refused(shared, name):
     path = shared / "hostile" / f"{name}.pt"
     assert "expected" in refusal_of(path, json.loads((path.parent / "c.json").read_text()))

@@ -26,16 +26,48 @@ from tests.published_parts import Weights, random_tensors
 from tests.test_interop import FIXTURES, read_fixture
 
 CRAWLER = {
-    "vocab_size": 40, "num_flat_layers": 4, "num_crawler_layers": 2, "crawler_loops": 3, "model_dim": 32,
-    "num_heads": 4, "num_kv_heads": 2, "mlp_mult": 2.0, "crawler_mlp_mult": 3.0, "tied_embed_init_std": 0.005,
-    "logit_softcap": 30.0, "rope_base": 10000.0, "qk_gain_init": 1.5, "bigram_vocab_size": 19, "bigram_dim": 8,
-    "xsa_last_n": 1, "rope_dims": 6, "ln_scale": True, "ve_enabled": True, "ve_dim": 6, "ve_layers": "1",
-    "mlp_act": "leaky_relu_sq", "mlp_leaky_slope": 0.5, "crawler_mlp_leaky_slope": 0.3,
-    "crawler_loop_rope_scales": [9, 1, 3], "inst_dim": 5,
-}  # fmt: skip
-OMITTABLE = ("bigram_vocab_size", "bigram_dim", "xsa_last_n", "rope_dims", "ln_scale", "ve_enabled", "ve_dim",
-             "ve_layers", "mlp_act", "mlp_leaky_slope", "crawler_mlp_leaky_slope", "crawler_loop_rope_scales",
-             "inst_dim")  # fmt: skip
+    "vocab_size": 40,
+    "num_flat_layers": 4,
+    "num_crawler_layers": 2,
+    "crawler_loops": 3,
+    "model_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_mult": 2.0,
+    "crawler_mlp_mult": 3.0,
+    "tied_embed_init_std": 0.005,
+    "logit_softcap": 30.0,
+    "rope_base": 10000.0,
+    "qk_gain_init": 1.5,
+    "bigram_vocab_size": 19,
+    "bigram_dim": 8,
+    "xsa_last_n": 1,
+    "rope_dims": 6,
+    "ln_scale": True,
+    "ve_enabled": True,
+    "ve_dim": 6,
+    "ve_layers": "1",
+    "mlp_act": "leaky_relu_sq",
+    "mlp_leaky_slope": 0.5,
+    "crawler_mlp_leaky_slope": 0.3,
+    "crawler_loop_rope_scales": [9, 1, 3],
+    "inst_dim": 5,
+}
+OMITTABLE = (
+    "bigram_vocab_size",
+    "bigram_dim",
+    "xsa_last_n",
+    "rope_dims",
+    "ln_scale",
+    "ve_enabled",
+    "ve_dim",
+    "ve_layers",
+    "mlp_act",
+    "mlp_leaky_slope",
+    "crawler_mlp_leaky_slope",
+    "crawler_loop_rope_scales",
+    "inst_dim",
+)
 LONG = {"context_tokens": 3000, "crawler_loop_rope_scales": [1, 1, 1]}
 HELIX = {"helix_enabled": True, "helix_dim": 7, "crawler_loops": 1, "crawler_loop_rope_scales": [9]}
 
@@ -47,13 +79,28 @@ def choke(shape, dim=8):
 CRAWLERS = {
     "as it is": {},
     "no two sizes coincide": {
-        "vocab_size": 41, "num_flat_layers": 11, "num_crawler_layers": 2, "crawler_loops": 4, "model_dim": 168,
-        "num_heads": 12, "num_kv_heads": 3, "bigram_vocab_size": 23, "bigram_dim": 10, "ve_dim": 7, "inst_dim": 13,
-        "anchor_dim": 15, "crawler_tap_dim": 17, "crawler_loop_rope_scales": [9, 1, 3, 1]},
+        "vocab_size": 41,
+        "num_flat_layers": 11,
+        "num_crawler_layers": 2,
+        "crawler_loops": 4,
+        "model_dim": 168,
+        "num_heads": 12,
+        "num_kv_heads": 3,
+        "bigram_vocab_size": 23,
+        "bigram_dim": 10,
+        "ve_dim": 7,
+        "inst_dim": 13,
+        "anchor_dim": 15,
+        "crawler_tap_dim": 17,
+        "crawler_loop_rope_scales": [9, 1, 3, 1],
+    },
     "only required arguments": None,
     **{f"choke {shape}": choke(shape) for shape in ("flat", "pyramid", "pyramid_res", "grouped", "residual")},
     "choke, default groups, relu": {
-        "crawler_mlp_choke_dim": 16, "crawler_mlp_choke_shape": "grouped", "mlp_act": "relu_sq"},
+        "crawler_mlp_choke_dim": 16,
+        "crawler_mlp_choke_shape": "grouped",
+        "mlp_act": "relu_sq",
+    },
     "choke, one pass": {**choke("grouped"), "crawler_loops": 1},
     "tap per loop, all": {"crawler_tap_dim": 3},
     "tap shared, all": {"crawler_tap_dim": 3, "crawler_tap_loop_specific": False},
@@ -80,8 +127,12 @@ CRAWLERS = {
     "flow of an only pass": {"crawler_loops": 1, "anchor_dim": 4},
     "anchor": {"anchor_dim": 4},
     "anchor, smear, positions, shared tap": {
-        "anchor_dim": 4, "crawler_loop_smear": True, "inst_dim": 0, "crawler_tap_dim": 3,
-        "crawler_tap_loop_specific": False},
+        "anchor_dim": 4,
+        "crawler_loop_smear": True,
+        "inst_dim": 0,
+        "crawler_tap_dim": 3,
+        "crawler_tap_loop_specific": False,
+    },
     "loop smear": {"crawler_loop_smear": True},
     "no value embedding": {"ve_enabled": False},
     "value embeddings in another order": {"ve_layers": "1,0"},
@@ -96,17 +147,40 @@ CRAWLERS = {
     "helix, attention": {**HELIX, "helix_cross_attn": True, "num_flat_layers": 5},
     "helix, both looped blocks read the first value embedding": {**HELIX, "ve_layers": "0"},
     "helix, everything else unread": {
-        **HELIX, "crawler_loops": 3, "crawler_loop_rope_scales": [9, 1, 3], "anchor_dim": 4, "crawler_tap_dim": 3,
-        "crawler_loop_smear": True, **choke("grouped")},
+        **HELIX,
+        "crawler_loops": 3,
+        "crawler_loop_rope_scales": [9, 1, 3],
+        "anchor_dim": 4,
+        "crawler_tap_dim": 3,
+        "crawler_loop_smear": True,
+        **choke("grouped"),
+    },
     "helix, shared flat blocks": {**HELIX, "flat_weight_share": True, "helix_stride": 3},
-}  # fmt: skip
+}
 
 UNET = {
-    "vocab_size": 40, "num_layers": 6, "xsa_last_n": 2, "model_dim": 32, "embedding_dim": 32, "num_heads": 4,
-    "num_kv_heads": 2, "mlp_mult": 2.0, "skip_gates_enabled": True, "tie_embeddings": True, "logit_softcap": 30.0,
-    "rope_base": 10000.0, "rope_dims": 6, "ln_scale": True, "qk_gain_init": 5.25, "tied_embed_init_std": 0.005,
-    "train_seq_len": 2048, "num_loops": 2, "loop_start": 2, "loop_end": 3, "parallel_residual_start": 4,
-}  # fmt: skip
+    "vocab_size": 40,
+    "num_layers": 6,
+    "xsa_last_n": 2,
+    "model_dim": 32,
+    "embedding_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_mult": 2.0,
+    "skip_gates_enabled": True,
+    "tie_embeddings": True,
+    "logit_softcap": 30.0,
+    "rope_base": 10000.0,
+    "rope_dims": 6,
+    "ln_scale": True,
+    "qk_gain_init": 5.25,
+    "tied_embed_init_std": 0.005,
+    "train_seq_len": 2048,
+    "num_loops": 2,
+    "loop_start": 2,
+    "loop_end": 3,
+    "parallel_residual_start": 4,
+}
 UNETS = {
     "as it is": {},
     "no two sizes coincide": {
@@ -140,11 +214,25 @@ UNETS = {
 }
 
 PERVISIT = {
-    "vocab_size": 40, "num_flat_blocks": 3, "num_crawler_blocks": 2, "crawler_loops": 2, "model_dim": 32,
-    "num_heads": 4, "num_kv_heads": 2, "mlp_mult": 2.0, "tied_embed_init_std": 0.005, "logit_softcap": 30.0,
-    "rope_base": 10000.0, "qk_gain_init": 1.5, "use_smear_gate": True, "bigram_buckets": 19, "bigram_dim": 8,
-    "ve_enabled": True, "ve_dim": 6, "ve_last_n": 2,
-}  # fmt: skip
+    "vocab_size": 40,
+    "num_flat_blocks": 3,
+    "num_crawler_blocks": 2,
+    "crawler_loops": 2,
+    "model_dim": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_mult": 2.0,
+    "tied_embed_init_std": 0.005,
+    "logit_softcap": 30.0,
+    "rope_base": 10000.0,
+    "qk_gain_init": 1.5,
+    "use_smear_gate": True,
+    "bigram_buckets": 19,
+    "bigram_dim": 8,
+    "ve_enabled": True,
+    "ve_dim": 6,
+    "ve_last_n": 2,
+}
 PERVISITS = {
     "as it is": {},
     "no two sizes coincide": {
@@ -205,9 +293,11 @@ LAYOUT = {
     "looped-unet": (UNET, looped_unet_shapes, looped_unet_logits),
     "crawler-pervisit": (PERVISIT, pervisit_shapes, pervisit_logits),
 }
-CASES = [(layout, name, changes) for layout, cases in
-         (("crawler", CRAWLERS), ("looped-unet", UNETS), ("crawler-pervisit", PERVISITS))
-         for name, changes in cases.items()]  # fmt: skip
+CASES = [
+    (layout, name, changes)
+    for layout, cases in (("crawler", CRAWLERS), ("looped-unet", UNETS), ("crawler-pervisit", PERVISITS))
+    for name, changes in cases.items()
+]
 
 
 def compare(folder, layout, config, seed=0, num_tokens=14, extra=()):
@@ -223,8 +313,9 @@ def compare(folder, layout, config, seed=0, num_tokens=14, extra=()):
     assert 1 < expected_BTV.std() < 25
     said = []
     for drop_unread in (False, True):
-        model_config, state = load_community(folder / "weights.safetensors", layout, config, drop_unread=drop_unread,
-                                             log=said.append)  # fmt: skip
+        model_config, state = load_community(
+            folder / "weights.safetensors", layout, config, drop_unread=drop_unread, log=said.append
+        )
         model = build(model_config)
         model.load_state_dict(state, strict=True)
         with torch.no_grad():
@@ -255,13 +346,40 @@ def test_equals_the_published_definitions(tmp_path, layout, name, changes):
     compare(tmp_path, layout, config)
 
 
-@pytest.mark.parametrize(("layout", "sizes"), [
-    ("crawler", {"num_flat_layers", "num_crawler_layers", "crawler_loops", "num_kv_heads", "bigram_vocab_size",
-                 "bigram_dim", "ve_dim", "inst_dim", "anchor_dim", "crawler_tap_dim"}),
-    ("looped-unet", {"num_layers", "num_loops", "num_kv_heads", "embedding_dim"}),
-    ("crawler-pervisit", {"num_flat_blocks", "num_crawler_blocks", "crawler_loops", "num_kv_heads", "bigram_buckets",
-                          "bigram_dim", "ve_dim", "ve_last_n"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layout", "sizes"),
+    [
+        (
+            "crawler",
+            {
+                "num_flat_layers",
+                "num_crawler_layers",
+                "crawler_loops",
+                "num_kv_heads",
+                "bigram_vocab_size",
+                "bigram_dim",
+                "ve_dim",
+                "inst_dim",
+                "anchor_dim",
+                "crawler_tap_dim",
+            },
+        ),
+        ("looped-unet", {"num_layers", "num_loops", "num_kv_heads", "embedding_dim"}),
+        (
+            "crawler-pervisit",
+            {
+                "num_flat_blocks",
+                "num_crawler_blocks",
+                "crawler_loops",
+                "num_kv_heads",
+                "bigram_buckets",
+                "bigram_dim",
+                "ve_dim",
+                "ve_last_n",
+            },
+        ),
+    ],
+)
 def test_each_layout_is_compared_where_no_two_sizes_coincide(layout, sizes):
     """A wrong count that happens to equal the right one goes unnoticed."""
     changes = next(changes for case, name, changes in CASES if (case, name) == (layout, "no two sizes coincide"))
@@ -274,15 +392,25 @@ def test_each_layout_is_compared_where_no_two_sizes_coincide(layout, sizes):
 
 def test_shared_flat_blocks_may_come_as_copies(tmp_path):
     config = {**CRAWLER, "flat_weight_share": True}
-    copies = [(name.replace(f"blocks.{a}", f"blocks.{b}"), name) for a, b in ((0, 3), (1, 2))
-              for name in crawler_shapes(config) if name.startswith(f"flat_blocks.{a}")]  # fmt: skip
+    copies = [
+        (name.replace(f"blocks.{a}", f"blocks.{b}"), name)
+        for a, b in ((0, 3), (1, 2))
+        for name in crawler_shapes(config)
+        if name.startswith(f"flat_blocks.{a}")
+    ]
     compare(tmp_path, "crawler", config, extra=copies)
 
 
-@pytest.mark.parametrize(("layout", "changes"), [
-    ("crawler", LONG), ("crawler", {"context_tokens": 3000}), ("looped-unet", {"context_tokens": 3000}),
-    ("looped-unet", {"train_seq_len": 1024, "context_tokens": 1200}), ("crawler-pervisit", {"context_tokens": 3000}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        ("crawler", LONG),
+        ("crawler", {"context_tokens": 3000}),
+        ("looped-unet", {"context_tokens": 3000}),
+        ("looped-unet", {"train_seq_len": 1024, "context_tokens": 1200}),
+        ("crawler-pervisit", {"context_tokens": 3000}),
+    ],
+)
 def test_more_tokens_than_the_published_length(tmp_path, layout, changes):
     compare(tmp_path, layout, {**LAYOUT[layout][0], **changes}, num_tokens=1100)
 
@@ -296,47 +424,82 @@ def test_a_looped_unet_without_context_never_raises_its_base(trained, context):
 def random_crawler(choose):
     unique, looped, loops = choose.randint(0, 7), choose.randint(1, 3), choose.randint(1, 4)
     shape = choose.choice(["", "flat", "pyramid", "pyramid_res", "grouped", "residual"])
-    taps = ["all", "deep", "shallow", ",".join(map(str, choose.sample(range(unique // 2), choose.randint(
-        1, unique // 2))))] if unique >= 2 else []  # fmt: skip
+    taps = (
+        [
+            "all",
+            "deep",
+            "shallow",
+            ",".join(map(str, choose.sample(range(unique // 2), choose.randint(1, unique // 2)))),
+        ]
+        if unique >= 2
+        else []
+    )
     return {
-        **CRAWLER, **(choke(shape) if shape else {}), **(HELIX if unique and choose.random() < 0.3 else {}),
-        "num_flat_layers": unique, "num_crawler_layers": looped, "crawler_loops": loops,
+        **CRAWLER,
+        **(choke(shape) if shape else {}),
+        **(HELIX if unique and choose.random() < 0.3 else {}),
+        "num_flat_layers": unique,
+        "num_crawler_layers": looped,
+        "crawler_loops": loops,
         "crawler_loop_rope_scales": choose.choice([[1] * loops, [choose.choice([1, 3, 9]) for _ in range(loops + 1)]]),
-        "xsa_last_n": choose.choice([0, 1, 2, 11]), "rope_dims": choose.choice([0, 2, 4, 8]),
-        "num_kv_heads": choose.choice([1, 2, 4]), "ln_scale": choose.random() < 0.5,
-        "mlp_act": choose.choice(["relu_sq", "leaky_relu_sq"]), "inst_dim": choose.choice([0, 5]),
-        "anchor_dim": choose.choice([0, 4]), "crawler_loop_smear": choose.random() < 0.5,
+        "xsa_last_n": choose.choice([0, 1, 2, 11]),
+        "rope_dims": choose.choice([0, 2, 4, 8]),
+        "num_kv_heads": choose.choice([1, 2, 4]),
+        "ln_scale": choose.random() < 0.5,
+        "mlp_act": choose.choice(["relu_sq", "leaky_relu_sq"]),
+        "inst_dim": choose.choice([0, 5]),
+        "anchor_dim": choose.choice([0, 4]),
+        "crawler_loop_smear": choose.random() < 0.5,
         "crawler_tap_dim": choose.choice([0, 3]) if taps else 0,
         "crawler_tap_layers": choose.choice(taps) if taps else "all",
-        "crawler_tap_loop_specific": choose.random() < 0.5, "flat_weight_share": choose.random() < 0.5,
-        "bigram_vocab_size": choose.choice([0, 2, 19]), "ve_enabled": choose.random() < 0.7,
-        "ve_layers": choose.choice(["0", "1,0", "2,5", "9,10"]), "context_tokens": choose.choice([64, 1024, 2048]),
-        "helix_stride": choose.randint(1, max(1, unique)), "helix_cross_attn": choose.random() < 0.5,
-    }  # fmt: skip
+        "crawler_tap_loop_specific": choose.random() < 0.5,
+        "flat_weight_share": choose.random() < 0.5,
+        "bigram_vocab_size": choose.choice([0, 2, 19]),
+        "ve_enabled": choose.random() < 0.7,
+        "ve_layers": choose.choice(["0", "1,0", "2,5", "9,10"]),
+        "context_tokens": choose.choice([64, 1024, 2048]),
+        "helix_stride": choose.randint(1, max(1, unique)),
+        "helix_cross_attn": choose.random() < 0.5,
+    }
 
 
 def random_looped_unet(choose):
     layers = choose.randint(1, 8)
     start = choose.randint(0, layers - 1)
     return {
-        **UNET, "num_layers": layers, "loop_start": start, "loop_end": choose.randint(start, layers - 1),
-        "num_loops": choose.randint(0, 3), "xsa_last_n": choose.choice([0, 2, 11]),
-        "embedding_dim": choose.choice([32, 20]), "num_kv_heads": choose.choice([1, 2, 4]),
-        "skip_gates_enabled": choose.random() < 0.5, "rope_dims": choose.choice([0, 2, 4, 8]),
-        "ln_scale": choose.random() < 0.5, "train_seq_len": choose.choice([16, 1024]),
-        "context_tokens": choose.choice([16, 1024, 2048]), "parallel_residual_start": choose.randint(-1, layers),
-    }  # fmt: skip
+        **UNET,
+        "num_layers": layers,
+        "loop_start": start,
+        "loop_end": choose.randint(start, layers - 1),
+        "num_loops": choose.randint(0, 3),
+        "xsa_last_n": choose.choice([0, 2, 11]),
+        "embedding_dim": choose.choice([32, 20]),
+        "num_kv_heads": choose.choice([1, 2, 4]),
+        "skip_gates_enabled": choose.random() < 0.5,
+        "rope_dims": choose.choice([0, 2, 4, 8]),
+        "ln_scale": choose.random() < 0.5,
+        "train_seq_len": choose.choice([16, 1024]),
+        "context_tokens": choose.choice([16, 1024, 2048]),
+        "parallel_residual_start": choose.randint(-1, layers),
+    }
 
 
 def random_pervisit(choose):
     unique, looped, loops = choose.randint(0, 8), choose.randint(1, 3), choose.randint(1, 4)
     config = {
-        **PERVISIT, "num_flat_blocks": unique, "num_crawler_blocks": looped, "crawler_loops": loops,
-        "model_dim": choose.choice([24, 32, 40]), "num_kv_heads": choose.choice([1, 2, 4]),
-        "use_smear_gate": choose.random() < 0.5, "bigram_buckets": choose.choice([0, 1, 19]),
-        "ve_enabled": choose.random() < 0.7, "ve_last_n": choose.randint(1, unique + looped * loops),
-        "xsa_last_n": choose.choice([0, 1, 4, 7, 11]), "context_tokens": choose.choice([64, 3000]),
-    }  # fmt: skip
+        **PERVISIT,
+        "num_flat_blocks": unique,
+        "num_crawler_blocks": looped,
+        "crawler_loops": loops,
+        "model_dim": choose.choice([24, 32, 40]),
+        "num_kv_heads": choose.choice([1, 2, 4]),
+        "use_smear_gate": choose.random() < 0.5,
+        "bigram_buckets": choose.choice([0, 1, 19]),
+        "ve_enabled": choose.random() < 0.7,
+        "ve_last_n": choose.randint(1, unique + looped * loops),
+        "xsa_last_n": choose.choice([0, 1, 4, 7, 11]),
+        "context_tokens": choose.choice([64, 3000]),
+    }
     if choose.random() < 0.3:
         del config["xsa_last_n"]
     return config
@@ -350,10 +513,10 @@ def test_random_configurations_equal_the_published_definitions(tmp_path, layout,
     compare(tmp_path, layout, draw(choose), seed=trial)
 
 
-@pytest.mark.parametrize(("table", "defaults"), [
-    (CRAWLER_ARGUMENTS, CRAWLER_DEFAULTS), (PERVISIT_ARGUMENTS, PERVISIT_DEFAULTS),
-    (LOOPED_UNET_ARGUMENTS, {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("table", "defaults"),
+    [(CRAWLER_ARGUMENTS, CRAWLER_DEFAULTS), (PERVISIT_ARGUMENTS, PERVISIT_DEFAULTS), (LOOPED_UNET_ARGUMENTS, {})],
+)
 def test_defaults_of_omitted_arguments_are_the_published_ones(table, defaults):
     common = {"context_tokens": 1024, "tie_embeddings": True, "tied_embed_init_std": 0.005, "embed_bottleneck": 0}
     assert {name: default for name, (_, default) in table.optional.items()} == {**common, **defaults}

@@ -30,8 +30,14 @@ COMMANDS = {
 def said_before_torch(code: str, repo: Path, **variables: str) -> str:
     """Return the policy in force when `code` first imports torch."""
     environment = {name: value for name, value in os.environ.items() if name not in WAITING}
-    done = subprocess.run([sys.executable, "-c", TELLING + code], cwd=repo, env={**environment, **variables},
-                          stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", TELLING + code],
+        cwd=repo,
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -53,9 +59,13 @@ def test_these_tests_wait_briefly():
 
 def test_the_benchmark_reports_both_ratios():
     seconds = {
-        "idle_default": [1.0, 1.0], "idle_ours": [1.0, 1.5], "idle_passive": [2.0, 2.0],
-        "busy_default": [8.0, 6.0], "busy_ours": [2.0, 2.0], "busy_passive": [1.0, 1.0],
-    }  # fmt: skip
+        "idle_default": [1.0, 1.0],
+        "idle_ours": [1.0, 1.5],
+        "idle_passive": [2.0, 2.0],
+        "busy_default": [8.0, 6.0],
+        "busy_ours": [2.0, 2.0],
+        "busy_passive": [1.0, 1.0],
+    }
     shown = summary(seconds)
     assert (shown["idle_ours_over_default"], shown["busy_default_over_ours"]) == (1.25, 3.5)
     assert (shown["idle_passive_over_default"], shown["busy_ours_step_seconds"]) == (2.0, 2.0)

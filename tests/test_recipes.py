@@ -18,9 +18,11 @@ REPO = Path(__file__).resolve().parent.parent
 RECIPES = REPO / "recipes"
 NAMES = recipe_names(RECIPES)
 PUBLISHED = {
-    "nightcrawler-7f3c": 29_415_508, "microcrawler-4f1c": 14_462_508, "bwx-9f1c": 26_270_292,
+    "nightcrawler-7f3c": 29_415_508,
+    "microcrawler-4f1c": 14_462_508,
+    "bwx-9f1c": 26_270_292,
     "ouroboros-9f1c": 26_253_908,
-}  # fmt: skip
+}
 
 
 def model_config(name: str) -> ModelConfig:
@@ -54,9 +56,17 @@ def reduced(name: str) -> ModelConfig:
 
 def test_there_is_a_recipe_for_every_published_system():
     assert set(NAMES) == {
-        *PUBLISHED, "helix", "frugendorff-6x2", "crawler-3f2c", "universal-4b7l", "sp8192-loop3", "frontier",
-        "single-h100", "demo", "tiny",
-    }  # fmt: skip
+        *PUBLISHED,
+        "helix",
+        "frugendorff-6x2",
+        "crawler-3f2c",
+        "universal-4b7l",
+        "sp8192-loop3",
+        "frontier",
+        "single-h100",
+        "demo",
+        "tiny",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,12 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.audit.behaviour import audit_behaviour
 from pipeline.audit.evaluator import Finding, Ledgers, judged
-from pipeline.audit.number_checks import (
-    check_implied_bytes,
-    check_provenance,
-    check_real_bytes,
-    check_real_ledgers,
-)
+from pipeline.audit.number_checks import check_implied_bytes, check_provenance, check_real_bytes, check_real_ledgers
 from pipeline.audit.processes import Event, ShippedError
 from pipeline.audit.record_checks import check_alarms, check_sizes_on_disk, check_timers
 from pipeline.audit.record_files import Evidence, RecordFolder

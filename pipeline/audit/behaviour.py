@@ -118,8 +118,10 @@ def ask_normalisation(basis: Basis) -> Question:
                 continue  # a dropped target is check T1's
             nats_V = np.array([each[item].spread(each[item].nats, len(base_M) - 1)[target] for each in answers])
             if not (np.isfinite(nats_V) & (nats_V >= -ROUNDING_NATS)).all():
-                return failed(f"{item}, short: the {len(streams)} nats of target {target} are not all those of "
-                              f"probabilities, but from {nats_V.min():g} to {nats_V.max():g}")  # fmt: skip
+                return failed(
+                    f"{item}, short: the {len(streams)} nats of target {target} are not all those of "
+                    f"probabilities, but from {nats_V.min():g} to {nats_V.max():g}"
+                )
             total = float(np.exp(-nats_V).sum())
             worst, sums = max(worst, abs(total - 1.0)), sums + 1
             if not abs(total - 1.0) <= SUM_TOLERANCE:
@@ -180,8 +182,10 @@ def ask_order(basis: Basis) -> Question:
                 differing = np.flatnonzero(first[:length] != second[:length])
                 if len(differing) and not np.isin(first[: differing[0]], moved).any():
                     row = differing[0]
-                    return failed(f"{item}, {stream.name}, {len(starts)} documents after {cut} instead of 8: row {row} "
-                                  f"scores target {second[row]} instead of {first[row]}")  # fmt: skip
+                    return failed(
+                        f"{item}, {stream.name}, {len(starts)} documents after {cut} instead of 8: row {row} "
+                        f"scores target {second[row]} instead of {first[row]}"
+                    )
         return passed(f"{len(tails)} other layouts of the documents after token {cut}: the same order before it")
 
     return Question(streams, judge)
@@ -201,17 +205,32 @@ def ask_repetition(basis: Basis, on_processes: Sequence[Ledgers], processes: str
         again, *cut_off = answers
         base, whole = basis.ledgers[MANY], dict.fromkeys(basis.items, np.arange(len(many) - 1))
         every = dict.fromkeys(basis.items, np.arange(len(short) - 1))
-        same = scores_agree([
-            Comparison("many documents, scored again", base, again, len(many) - 1, whole),
-            Comparison(f"many documents, {processes}", base, on_processes[0], len(many) - 1, whole),
-            Comparison(f"short, {processes}", basis.ledgers[SHORT], on_processes[1], len(short) - 1, every),
-        ], basis.tolerance, f"again, {processes}")  # fmt: skip
-        shapes = scores_agree([
-            Comparison(f"many documents, first {kept} tokens", base, ledgers, len(many) - 1, {
-                item: np.intersect1d(_first_group(base, item), _first_group(ledgers, item)) for item in basis.items
-            })
-            for kept, ledgers in zip(cuts, cut_off, strict=True)
-        ], SHAPE_TOLERANCE_NATS + basis.tolerance, "cut off")  # fmt: skip
+        same = scores_agree(
+            [
+                Comparison("many documents, scored again", base, again, len(many) - 1, whole),
+                Comparison(f"many documents, {processes}", base, on_processes[0], len(many) - 1, whole),
+                Comparison(f"short, {processes}", basis.ledgers[SHORT], on_processes[1], len(short) - 1, every),
+            ],
+            basis.tolerance,
+            f"again, {processes}",
+        )
+        shapes = scores_agree(
+            [
+                Comparison(
+                    f"many documents, first {kept} tokens",
+                    base,
+                    ledgers,
+                    len(many) - 1,
+                    {
+                        item: np.intersect1d(_first_group(base, item), _first_group(ledgers, item))
+                        for item in basis.items
+                    },
+                )
+                for kept, ledgers in zip(cuts, cut_off, strict=True)
+            ],
+            SHAPE_TOLERANCE_NATS + basis.tolerance,
+            "cut off",
+        )
         if same.verdict == "fail" or shapes.verdict == "fail":
             return same if same.verdict == "fail" else shapes
         return passed(f"{same.evidence}; {shapes.evidence}")
@@ -231,10 +250,15 @@ def ask_positions(basis: Basis) -> Question:
     def judge(answers: Sequence[Ledgers]) -> Finding:
         base = basis.ledgers[OVER_LONG]
         comparisons = [
-            Comparison(f"{stream.name}, another token {at}", base, ledgers, length - 1,
-                       dict.fromkeys(basis.items, np.arange(at - 1)))
+            Comparison(
+                f"{stream.name}, another token {at}",
+                base,
+                ledgers,
+                length - 1,
+                dict.fromkeys(basis.items, np.arange(at - 1)),
+            )
             for at, ledgers in zip(positions, answers, strict=True)
-        ]  # fmt: skip
+        ]
         for item in basis.items:
             own = [
                 base[item].spread(base[item].nats, length - 1)[at - 1]

@@ -19,13 +19,26 @@ from typing import Any
 
 FILE_EVENTS = ("open", "os.link", "os.symlink", "os.rename")
 NETWORK_EVENTS = (
-    "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname",
-    "socket.gethostbyaddr", "socket.getnameinfo",
-)  # fmt: skip
+    "socket.connect",
+    "socket.bind",
+    "socket.sendto",
+    "socket.sendmsg",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.gethostbyaddr",
+    "socket.getnameinfo",
+)
 CHILD_EVENTS = (
-    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
     "fork_exec",
-)  # fmt: skip
+)
 """`fork_exec` is no event of the interpreter: it is how both subprocess and multiprocessing start a program."""
 END = "end"
 """The last message of a process."""

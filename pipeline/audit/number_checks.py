@@ -78,8 +78,10 @@ def check_real_bytes(record: RecordFolder, evidence: Evidence | None, items: Pro
             inside = (ledger.targets >= 0) & (ledger.targets < len(expected_N))
             wrong = ledger.bytes_by_row[inside] != expected_N[ledger.targets[inside]]
             if wrong.any():
-                return failed(f"seed {seed}, {item}: {int(wrong.sum())} rows with other bytes than their targets stand "
-                              f"for, first target {ledger.targets[inside][wrong][0]}")  # fmt: skip
+                return failed(
+                    f"seed {seed}, {item}: {int(wrong.sum())} rows with other bytes than their targets stand "
+                    f"for, first target {ledger.targets[inside][wrong][0]}"
+                )
     return passed(f"real run: {counted['bytes']} bytes, target by target those of the val shards")
 
 
@@ -95,16 +97,24 @@ def check_provenance(
 
     `printed`: what the program printed for a stream when no ledger was asked for; `first`: its ledgers.
     """
-    faults = [fault for seed in record.seeds for fault in (
-        _digest_fault(record, seed),
-        _log_fault(record, seed, list(items)),
-        _ledger_fault(record, evidence, seed, items) if evidence else None,
-    )]  # fmt: skip
+    faults = [
+        fault
+        for seed in record.seeds
+        for fault in (
+            _digest_fault(record, seed),
+            _log_fault(record, seed, list(items)),
+            _ledger_fault(record, evidence, seed, items) if evidence else None,
+        )
+    ]
     faults += [_summary_fault(record), _program_fault(record, printed, first, tolerance)]
     found = next((fault for fault in faults if fault), None)
-    return failed(found) if found else passed(
-        "digests, scores and README are those of files, logs and ledgers; the program prints what its ledger holds"
-    )  # fmt: skip
+    return (
+        failed(found)
+        if found
+        else passed(
+            "digests, scores and README are those of files, logs and ledgers; the program prints what its ledger holds"
+        )
+    )
 
 
 def _digest_fault(record: RecordFolder, seed: int) -> str | None:
@@ -206,8 +216,9 @@ def _summary_fault(record: RecordFolder) -> str | None:
     if record.readme.count("**val_bpb ") != 1:
         return "README.md: states more than one val_bpb as its headline"
     listed = field(record.submission, "submission.json", "all_runs")
-    wanted = [{"seed": seed, **{key: record.of_seed(seed, key) for key in ("val_loss", "val_bpb")}}
-              for seed in record.seeds]  # fmt: skip
+    wanted = [
+        {"seed": seed, **{key: record.of_seed(seed, key) for key in ("val_loss", "val_bpb")}} for seed in record.seeds
+    ]
     return None if listed == wanted else "submission.json: all_runs are not the seeds' results"
 
 

@@ -63,15 +63,19 @@ class Outcome(NamedTuple):
 class _Rank:
     """One process and the threads that listen to it."""
 
-    def __init__(self, arguments: Sequence[str], limits: Mapping[str, int], place: Workplace,
-                 environment: Mapping[str, str]) -> None:  # fmt: skip
+    def __init__(
+        self, arguments: Sequence[str], limits: Mapping[str, int], place: Workplace, environment: Mapping[str, str]
+    ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             ours.shutdown(socket.SHUT_WR)
             self.process = place.start(
                 [sys.executable, "-I", "guard.py", str(theirs.fileno()), json.dumps(limits), *arguments],
-                env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+                env=dict(environment),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+            )
         assert self.process.stdout is not None
         self.lines: list[str] = []
         self.messages: dict[str, None] = {}
@@ -118,8 +122,14 @@ class _Rank:
         return events, self.last_message == json.dumps([END, []])
 
 
-def run_guarded(arguments: Sequence[str], place: Workplace, environment: Mapping[str, str], num_processes: int,
-                timeout_seconds: float, stopped: threading.Event) -> Outcome:  # fmt: skip
+def run_guarded(
+    arguments: Sequence[str],
+    place: Workplace,
+    environment: Mapping[str, str],
+    num_processes: int,
+    timeout_seconds: float,
+    stopped: threading.Event,
+) -> Outcome:
     """Run `guard.py` in `place` on so many ranks; ShippedError, one line, when it fails or takes too long.
 
     Also when `stopped` is set, by whoever no longer waits for an answer. The events that ranks told before a failure
@@ -133,8 +143,10 @@ def run_guarded(arguments: Sequence[str], place: Workplace, environment: Mapping
             ranks.append(_Rank(arguments, limits, place, {**environment, **variables}))
         while any(rank.process.poll() is None for rank in ranks):
             if time.monotonic() > deadline:
-                raise ShippedError(f"train_gpt.py --evaluate-only: still running after {timeout_seconds:g} s; "
-                                   "allow it more with --timeout-seconds")  # fmt: skip
+                raise ShippedError(
+                    f"train_gpt.py --evaluate-only: still running after {timeout_seconds:g} s; "
+                    "allow it more with --timeout-seconds"
+                )
             if stopped.is_set():
                 raise ShippedError("train_gpt.py --evaluate-only: stopped, for nobody waits for its answer")
             if any(rank.flooded for rank in ranks) or any(rank.process.poll() for rank in ranks):
@@ -180,8 +192,10 @@ def _require_success(ranks: Sequence[_Rank], statuses: Sequence[int | None]) -> 
     for rank, status in zip(ranks, statuses, strict=True):
         if status:
             last = next((line for line in reversed(rank.lines) if "rror" in line), (rank.lines or ["no output"])[-1])
-            raise ShippedError(f"train_gpt.py --evaluate-only: exit status {status}: {last[:200].strip()}; "
-                               "package the record again with this Fairway")  # fmt: skip
+            raise ShippedError(
+                f"train_gpt.py --evaluate-only: exit status {status}: {last[:200].strip()}; "
+                "package the record again with this Fairway"
+            )
 
 
 def _rank_variables(num_processes: int) -> list[dict[str, str]]:
@@ -191,7 +205,13 @@ def _rank_variables(num_processes: int) -> list[dict[str, str]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return [
-        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes),
-         "LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(num_processes),
+            "LOCAL_WORLD_SIZE": str(num_processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         for rank in range(num_processes)
-    ]  # fmt: skip
+    ]

@@ -41,8 +41,10 @@ def check_timers(record: RecordFolder, evidence: Evidence | None, items: Collect
         scoring, training = record.of_seed(seed, "eval_time_s"), record.of_seed(seed, "train_wallclock_ms") / 1000
         if fault := _timer_fault(record, evidence, items, seed):
             return failed(f"seed {seed}: {fault}")
-        timed = {"training": max([training, *(ms / 1000 for ms in record.numbers(seed, "train_time:"))]),
-                 "scoring": scoring}  # fmt: skip
+        timed = {
+            "training": max([training, *(ms / 1000 for ms in record.numbers(seed, "train_time:"))]),
+            "scoring": scoring,
+        }
         untimed += [f"seed {seed} {name}" for name, seconds in timed.items() if not seconds > 0]
         over += [f"seed {seed} {name} {seconds:.0f} s" for name, seconds in timed.items() if seconds > LIMIT_SECONDS]
     if over and "H100" in hardware:
@@ -96,6 +98,10 @@ def check_alarms(record: RecordFolder) -> Finding:
         alarms.append(
             "train_gpt.py is not what this Fairway builds from train_gpt_human.py: reading the latter shows little"
         )
-    return Finding("alarm", "; ".join(alarms)) if alarms else passed(
-        "bpb, quantization gap and spread are plausible; train_gpt_human.py is what train_gpt.py was built from"
-    )  # fmt: skip
+    return (
+        Finding("alarm", "; ".join(alarms))
+        if alarms
+        else passed(
+            "bpb, quantization gap and spread are plausible; train_gpt_human.py is what train_gpt.py was built from"
+        )
+    )

@@ -121,8 +121,12 @@ class RecordFolder:
         for line in self.logs[seed]:
             if line.startswith("sha256 "):
                 _, digest, name = (line + "  ").split(" ", 2)
-                require(found.setdefault(name.rstrip(), digest) == digest, f"train_seed{seed}.log",
-                        f"two digests of {one_line(name)}", "one")  # fmt: skip
+                require(
+                    found.setdefault(name.rstrip(), digest) == digest,
+                    f"train_seed{seed}.log",
+                    f"two digests of {one_line(name)}",
+                    "one",
+                )
         return found
 
     def scores(self, seed: int) -> list[Score]:
@@ -180,8 +184,12 @@ class RealLedger(NamedTuple):
     @property
     def score(self) -> Score:
         """Mean nats per row and bits per byte, recomputed; ValueError when there is nothing to divide by."""
-        require(len(self.targets) > 0 and self.bytes > 0, "ledger", f"{len(self.targets)} rows, {self.bytes} bytes",
-                "rows that stand for bytes")  # fmt: skip
+        require(
+            len(self.targets) > 0 and self.bytes > 0,
+            "ledger",
+            f"{len(self.targets)} rows, {self.bytes} bytes",
+            "rows that stand for bytes",
+        )
         return Score(f"{self.nats / len(self.targets):.8f}", f"{self.nats / (math.log(2) * self.bytes):.8f}")
 
 

@@ -46,8 +46,10 @@ def judge_exactly_once(basis: Basis) -> Finding:
                     return failed(f"{item}, {stream.name}: {len(targets)} targets scored {fault}, first {targets[0]}")
             if not rows.sound.all():
                 bad = rows.target[~rows.sound]
-                return failed(f"{item}, {stream.name}: {len(bad)} targets with nats that are negative or no finite "
-                              f"number, first {bad[0]}")  # fmt: skip
+                return failed(
+                    f"{item}, {stream.name}: {len(bad)} targets with nats that are negative or no finite "
+                    f"number, first {bad[0]}"
+                )
     total = sum(len(stream.tokens) - 1 for stream in basis.streams)
     return passed(f"{len(basis.streams)} streams, {total} targets, {len(basis.items)} items: every target exactly once")
 
@@ -64,12 +66,16 @@ def judge_bytes(basis: Basis) -> Finding:
             wrong = np.flatnonzero(has_row & ~(bytes_N == expected_N))
             if len(wrong):
                 first = wrong[0]
-                return failed(f"{item}, {stream.name}: {bytes_N[first]:g} bytes counted for target {first} (token "
-                              f"{stream.tokens[first + 1]} after {stream.tokens[first]}), which stands for "
-                              f"{expected_N[first]}")  # fmt: skip
+                return failed(
+                    f"{item}, {stream.name}: {bytes_N[first]:g} bytes counted for target {first} (token "
+                    f"{stream.tokens[first + 1]} after {stream.tokens[first]}), which stands for "
+                    f"{expected_N[first]}"
+                )
     documents = sum(len(stream.texts) for stream in basis.streams)
-    return passed(f"{documents} documents, {len(basis.items)} items: bytes equal the UTF-8 length of the text, BOS and "
-                  "what follows a boundary included")  # fmt: skip
+    return passed(
+        f"{documents} documents, {len(basis.items)} items: bytes equal the UTF-8 length of the text, BOS and "
+        "what follows a boundary included"
+    )
 
 
 def _text_fault(processor: sentencepiece.SentencePieceProcessor, stream: Stream, expected_N: np.ndarray) -> str | None:

@@ -50,8 +50,14 @@ class ShippedFiles(NamedTuple):
 class ShippedProgram:
     """Runs a record's program on streams; an `Evaluator` of `pipeline.audit.evaluator`."""
 
-    def __init__(self, files: ShippedFiles, environment: Mapping[str, str], timeout_seconds: float, log: Log,
-                 side_by_side: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self,
+        files: ShippedFiles,
+        environment: Mapping[str, str],
+        timeout_seconds: float,
+        log: Log,
+        side_by_side: int = 1,
+    ) -> None:
         """`environment`: all the variables its processes get besides a home and a folder for temporary files.
 
         `timeout_seconds`: how long one start of the program may take; `side_by_side`: how many one-process programs
@@ -119,9 +125,17 @@ class ShippedProgram:
         """Run the program under guard in its folder; return what it printed and keep what it touched."""
         files = self.files
         arguments = [
-            files.program.name, "--evaluate-only", files.artifact.name, "--seed", str(files.seed), "--data", "data",
-            "--tokenizer", files.tokenizer.name, *options,
-        ]  # fmt: skip
+            files.program.name,
+            "--evaluate-only",
+            files.artifact.name,
+            "--seed",
+            str(files.seed),
+            "--data",
+            "data",
+            "--tokenizer",
+            files.tokenizer.name,
+            *options,
+        ]
         folder = place.folder
         self.log(f"audit: train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
         environment = {"HOME": str(folder), "TMPDIR": str(folder), **self.environment}
@@ -136,8 +150,12 @@ class ShippedProgram:
         check_columns(path, arrays)
         lengths, num_rows = arrays["lengths"], len(arrays["target"])
         is_split = lengths.shape == (num_streams,) and lengths.dtype.kind in "iu" and (lengths <= num_rows).all()
-        require(bool(is_split and (lengths >= 0).all() and lengths.sum() == num_rows), f"{path.name}: lengths",
-                one_line(lengths), f"the rows of {num_streams} streams, {num_rows} in all")  # fmt: skip
+        require(
+            bool(is_split and (lengths >= 0).all() and lengths.sum() == num_rows),
+            f"{path.name}: lengths",
+            one_line(lengths),
+            f"the rows of {num_streams} streams, {num_rows} in all",
+        )
         self.protocols[path.stem] = _declared_protocol(path, str(arrays["protocol"]))
         bounds = np.cumsum(lengths)[:-1]
         kinds = {"nats": np.float64}
@@ -151,8 +169,12 @@ def _declared_protocol(path: Path, text: str) -> dict[str, Any]:
         protocol = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         protocol = None
-    require(isinstance(protocol, dict) and isinstance(protocol.get("kind"), str) and "context_tokens" in protocol,
-            f"{path.name}: protocol", one_line(text), "JSON with a kind and context_tokens")  # fmt: skip
+    require(
+        isinstance(protocol, dict) and isinstance(protocol.get("kind"), str) and "context_tokens" in protocol,
+        f"{path.name}: protocol",
+        one_line(text),
+        "JSON with a kind and context_tokens",
+    )
     for key, value in protocol.items():
         if key.endswith("_tokens") and (value is not None or key == "context_tokens"):
             is_count = type(value) is int and 1 <= value <= _LONGEST_DECLARED_TOKENS

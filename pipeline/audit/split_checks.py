@@ -55,8 +55,7 @@ def recurring_documents(val: Sequence[Path], train: Sequence[Path], bos_id: int)
     """Return how many val documents recur in the train shards, and how many are long enough to tell."""
     val_M = np.concatenate([open_shard(path, ANY_VOCABULARY, check_ids=False) for path in val])
     starts = np.append(np.flatnonzero(val_M == bos_id), len(val_M))
-    runs = [np.arange(first + 1, last - RUN_TOKENS + 1, RUN_TOKENS)
-            for first, last in itertools.pairwise(starts)]  # fmt: skip
+    runs = [np.arange(first + 1, last - RUN_TOKENS + 1, RUN_TOKENS) for first, last in itertools.pairwise(starts)]
     runs = [each for each in runs if len(each)]
     require(bool(runs), "val shards", "no document", f"documents of at least {RUN_TOKENS} tokens")
     wanted = run_digests(val_M)[np.concatenate(runs)]

@@ -83,8 +83,11 @@ class StreamMaker:
         is_edge = (self.processor.is_control, self.processor.is_unknown, self.processor.is_unused)
         edges = [token for token in range(self.vocab_size) if any(test(token) for test in is_edge)]
         spaced = [token for token in self.words.tolist() if self.processor.id_to_piece(token).startswith(SPACE_MARK)]
-        rows = [[edge, *self.random.choice(spaced or self.words, 2), self.random.choice(self.words)]
-                for edge in edges[:_MOST_EDGES] if edge != self.bos_id]  # fmt: skip
+        rows = [
+            [edge, *self.random.choice(spaced or self.words, 2), self.random.choice(self.words)]
+            for edge in edges[:_MOST_EDGES]
+            if edge != self.bos_id
+        ]
         return Stream(name, np.array([self.bos_id, *(int(token) for row in rows for token in row)]), ())
 
     def changed(self, stream: Stream, positions: np.ndarray) -> np.ndarray:

@@ -57,10 +57,14 @@ def check_noise(record: RecordFolder, evidence: Evidence | None, items: Collecti
     if evidence is None:
         return not_applicable(NO_RUN)
     fault = _run_fault(record, evidence, items)
-    return failed(fault) if fault else passed(
-        "artifact, bundle, checkpoint, shards and tokenizer form one chain of digests, made without val: noise in its "
-        "place would give the same"
-    )  # fmt: skip
+    return (
+        failed(fault)
+        if fault
+        else passed(
+            "artifact, bundle, checkpoint, shards and tokenizer form one chain of digests, made without val: noise in "
+            "its place would give the same"
+        )
+    )
 
 
 def event_fault(event: Event) -> str | None:
@@ -91,8 +95,10 @@ def _run_fault(record: RecordFolder, evidence: Evidence, items: Collection[str])
     for seed in record.seeds:
         for link in _chain(record, evidence, seed, items):
             if link.digest != evidence.digest(link.file):
-                return (f"seed {seed}: {link.stated_by} does not state the digest of {link.file.name} "
-                        f"({one_line(link.digest)[:12]} instead of {evidence.digest(link.file)[:12]})")  # fmt: skip
+                return (
+                    f"seed {seed}: {link.stated_by} does not state the digest of {link.file.name} "
+                    f"({one_line(link.digest)[:12]} instead of {evidence.digest(link.file)[:12]})"
+                )
         for name, sealed in _SEALED.items():
             for item in items if name == "scores" else ("",):
                 report = evidence.report(name, seed=seed, item=item)

@@ -41,8 +41,12 @@ _FREE_CODES = 1 << 24
 _CODES_PER_BYTE = 16
 _VECTOR_LIMITS = ((-(1 << 15), 1 << 15), (0, NUM_CLASSES))
 _PARAMETER_LIMITS = (
-    (0, MAX_MAGNITUDE_BITS + 1), *_VECTOR_LIMITS * 4, _VECTOR_LIMITS[0], *_VECTOR_LIMITS * 2, (1, 1 << 15),
-)  # fmt: skip
+    (0, MAX_MAGNITUDE_BITS + 1),
+    *_VECTOR_LIMITS * 4,
+    _VECTOR_LIMITS[0],
+    *_VECTOR_LIMITS * 2,
+    (1, 1 << 15),
+)
 """Of a quantized tensor: those of `IntegerWriter.add_matrix`, offset and class of its row and column levels, states."""
 _NUM_PARAMETERS = len(_PARAMETER_LIMITS)
 _STEPS_PER_LEVEL = 8
@@ -101,8 +105,12 @@ def encode_artifact(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: d
     words = [np.array(table, "<i2").view("<u2"), levels, *steps, *map(_to_words, plain), *writer.excess]
     planes = np.concatenate(words).view(np.uint8).reshape(-1, 2).T.tobytes()
     stream = writer.stream(num_lanes(_num_codes(layout)))
-    require(_num_codes(layout) <= _most_codes(stream), "artifact codes", _num_codes(layout),
-            f"at most {_most_codes(stream)}, which is what the reader accepts")  # fmt: skip
+    require(
+        _num_codes(layout) <= _most_codes(stream),
+        "artifact codes",
+        _num_codes(layout),
+        f"at most {_most_codes(stream)}, which is what the reader accepts",
+    )
     return join_sections({"header": header.encode(), "values": planes, "codes": stream})
 
 
@@ -160,8 +168,9 @@ def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
     for k, (name, _, _) in enumerate(quantized):
         step_R, step_C = steps[2 * k : 2 * k + 2]
         states, on_path_R = parameters[k][-1], on_paths[k]
-        tensors[name] = QuantizedTensor(codes[k], step_R, None if (step_C == 1).all() else step_C, states,
-                                        on_path_R if on_path_R.any() else None)  # fmt: skip
+        tensors[name] = QuantizedTensor(
+            codes[k], step_R, None if (step_C == 1).all() else step_C, states, on_path_R if on_path_R.any() else None
+        )
     for name, tensor in tensors.items():
         if not _is_sound(tensor):
             raise ArtifactError(f"tensor {name!r} has a step that is not positive or a value that is not finite")
@@ -183,17 +192,29 @@ def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
     require(main.size > 0 and main.ndim <= _MAX_AXES, name, main.shape, f"no empty axis and at most {_MAX_AXES} axes")
     if isinstance(tensor, QuantizedTensor):
         codes = tensor.codes
-        require(codes.dtype.name in _CODE_DTYPES and codes.ndim == 2 and max(codes.shape) <= _MAX_CODE_AXIS,
-                f"codes of {name}", f"{codes.dtype} {codes.shape}",
-                f"a two-axis int8 or int16 array, axes at most {_MAX_CODE_AXIS}")  # fmt: skip
-        require(tensor.states in (1, *TRELLIS_STATES), f"states of {name}", tensor.states,
-                f"1 or one of {TRELLIS_STATES}")  # fmt: skip
+        require(
+            codes.dtype.name in _CODE_DTYPES and codes.ndim == 2 and max(codes.shape) <= _MAX_CODE_AXIS,
+            f"codes of {name}",
+            f"{codes.dtype} {codes.shape}",
+            f"a two-axis int8 or int16 array, axes at most {_MAX_CODE_AXIS}",
+        )
+        require(
+            tensor.states in (1, *TRELLIS_STATES), f"states of {name}", tensor.states, f"1 or one of {TRELLIS_STATES}"
+        )
         on_path = tensor.on_path
-        require(on_path is None or (tensor.states > 1 and on_path.shape == codes.shape[:1]), f"on_path of {name}",
-                None if on_path is None else on_path.shape, "a trellis, and an entry for each row")  # fmt: skip
+        require(
+            on_path is None or (tensor.states > 1 and on_path.shape == codes.shape[:1]),
+            f"on_path of {name}",
+            None if on_path is None else on_path.shape,
+            "a trellis, and an entry for each row",
+        )
         for factor, size in zip(tensor.factors(), codes.shape, strict=True):
-            require(factor.dtype == np.float16 and factor.shape == (size,), f"step of {name}",
-                    f"{factor.dtype} {factor.shape}", f"float16 of shape ({size},)")  # fmt: skip
+            require(
+                factor.dtype == np.float16 and factor.shape == (size,),
+                f"step of {name}",
+                f"{factor.dtype} {factor.shape}",
+                f"float16 of shape ({size},)",
+            )
         require(_is_sound(tensor), f"step of {name}", "zero, negative or not finite", "positive finite steps")
     else:
         require(tensor.dtype.name in _PASSTHROUGH_DTYPES, name, str(tensor.dtype), "float16 or float32")

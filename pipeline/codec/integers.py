@@ -62,8 +62,13 @@ class IntegerWriter:
         beyond_N = np.abs(value_N) - limit_N
         self.excess.append(beyond_N[beyond_N >= 0].astype("<u2"))
 
-    def add_vector(self, place_N: np.ndarray, samples: int, least_N: np.ndarray | int = -_ANYWHERE,
-                   most_N: np.ndarray | int = _ANYWHERE) -> tuple[int, int, np.ndarray]:  # fmt: skip
+    def add_vector(
+        self,
+        place_N: np.ndarray,
+        samples: int,
+        least_N: np.ndarray | int = -_ANYWHERE,
+        most_N: np.ndarray | int = _ANYWHERE,
+    ) -> tuple[int, int, np.ndarray]:
         """Add integers of one class near `place_N`, inside the bounds; return their offset and class, and the integers.
 
         Each is the scale index of `samples` codes: one that is cheaper to state may cost them a little.
@@ -96,8 +101,12 @@ class IntegerWriter:
             on_path_R = np.zeros(len(code_RC), bool)
         union_RC = np.zeros_like(code_RC)
         union_RC[on_path_R] = unions(code_RC[on_path_R], states)
-        require(states == 1 or not ((code_RC ^ union_RC) & 1).any(), "codes", "a code of the wrong union",
-                f"paths of a trellis of {states} states")  # fmt: skip
+        require(
+            states == 1 or not ((code_RC ^ union_RC) & 1).any(),
+            "codes",
+            "a code of the wrong union",
+            f"paths of a trellis of {states} states",
+        )
         whole_RC = code_RC >> (states > 1)
         trials = []
         for load_R, profile_C in _profiles(whole_RC):
@@ -108,8 +117,14 @@ class IntegerWriter:
         self.excess += best.excess
         return parameters
 
-    def _add_rest(self, rest_RC: np.ndarray, union_RC: np.ndarray, on_path_R: np.ndarray, load_R: np.ndarray,
-                  profile_C: np.ndarray) -> tuple[int, ...]:  # fmt: skip
+    def _add_rest(
+        self,
+        rest_RC: np.ndarray,
+        union_RC: np.ndarray,
+        on_path_R: np.ndarray,
+        load_R: np.ndarray,
+        profile_C: np.ndarray,
+    ) -> tuple[int, ...]:
         num_rows, num_columns = rest_RC.shape
         *load_parameters, _ = self.add_vector(load_R, EXACT)
         *profile_parameters, _ = self.add_vector(profile_C, EXACT)
@@ -264,9 +279,11 @@ class _ScaleFit:
         """
         class_RC = np.rint(row_R[:, None] + column_C).astype(np.int32)
         below, here, above = (
-            self._bits.take(np.clip(class_RC + shift, 0, NUM_CLASSES - 1) * self._num_values + self._cell_RC)
-            .sum(axis, dtype=np.float64) for shift in (-reach, 0, reach)
-        )  # fmt: skip
+            self._bits.take(np.clip(class_RC + shift, 0, NUM_CLASSES - 1) * self._num_values + self._cell_RC).sum(
+                axis, dtype=np.float64
+            )
+            for shift in (-reach, 0, reach)
+        )
         bend = np.maximum(below - 2 * here + above, _LEAST_BEND)
         own, other = (row_R, column_C) if axis else (column_C, row_R)
         move = reach * np.clip((below - above) / (2 * bend), -_FIT_STRETCH, _FIT_STRETCH)

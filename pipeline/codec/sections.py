@@ -36,8 +36,12 @@ def join_sections(raw: Mapping[str, bytes]) -> bytes:
     entries, stored = [], []
     for name, limit in SECTION_LIMITS.items():
         content = raw[name]
-        require(len(content) <= limit, f"artifact section {name}", f"{len(content)} bytes",
-                f"at most {limit}, which is what the reader accepts")  # fmt: skip
+        require(
+            len(content) <= limit,
+            f"artifact section {name}",
+            f"{len(content)} bytes",
+            f"at most {limit}, which is what the reader accepts",
+        )
         stored.append(content if name == "codes" else brotli.compress(content, quality=11, lgwin=24))
         entries.append(_SECTION_ENTRY.pack(len(stored[-1]), len(content), _digest(stored[-1])))
     return b"".join([_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION), *entries, *stored])

@@ -65,8 +65,12 @@ class SequenceSampler:
         """
         require(step >= 0, "step", step, "0 or more")
         require(0 <= rank < world_size, "rank", rank, f"0 to {world_size - 1}")
-        require(batch_sequences >= 1 and batch_sequences % world_size == 0, "batch_sequences", batch_sequences,
-                f"a positive multiple of the number of processes ({world_size})")  # fmt: skip
+        require(
+            batch_sequences >= 1 and batch_sequences % world_size == 0,
+            "batch_sequences",
+            batch_sequences,
+            f"a positive multiple of the number of processes ({world_size})",
+        )
         share = batch_sequences // world_size
         if out_BT is None:
             out_BT = torch.empty((share, self.sequence_tokens + 1), dtype=torch.int64)
@@ -155,8 +159,12 @@ def calibration_sequences(shards: Sequence[np.ndarray], sequence_tokens: int, nu
     per_shard = [len(shard) // sequence_tokens for shard in shards]
     first_sequences = np.cumsum([0, *per_shard])
     available = int(first_sequences[-1])
-    demand(1 <= num_sequences <= available, "num_sequences", num_sequences,
-           f"1 to {available}, the sequences of {sequence_tokens} tokens in the training text")  # fmt: skip
+    demand(
+        1 <= num_sequences <= available,
+        "num_sequences",
+        num_sequences,
+        f"1 to {available}, the sequences of {sequence_tokens} tokens in the training text",
+    )
     # The middle of each of num_sequences equal parts.
     chosen = (2 * np.arange(num_sequences) + 1) * available // (2 * num_sequences)
     rows = []

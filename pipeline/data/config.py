@@ -59,19 +59,43 @@ class DataConfig:
         published = self.source == "fineweb"
         trains = self.tokenizer_model is None and not published
         require(1 <= self.vocab_size <= 65536, "vocab_size", self.vocab_size, "1 to 65536: shards hold 16-bit tokens")
-        require(self.vocab_size >= LEAST_TRAINED_PIECES or not trains, "vocab_size", self.vocab_size,
-                f"at least {LEAST_TRAINED_PIECES} to train a tokenizer: 256 bytes and 4 controls")  # fmt: skip
+        require(
+            self.vocab_size >= LEAST_TRAINED_PIECES or not trains,
+            "vocab_size",
+            self.vocab_size,
+            f"at least {LEAST_TRAINED_PIECES} to train a tokenizer: 256 bytes and 4 controls",
+        )
         require(self.shard_tokens >= 1024, "shard_tokens", self.shard_tokens, "at least 1024")
-        require(self.max_documents is None or self.max_documents >= 2, "max_documents", self.max_documents,
-                "null or at least 2")  # fmt: skip
-        require((self.source == "text") == bool(self.files), "files", self.files,
-                "paths or globs with source 'text', empty otherwise")  # fmt: skip
-        require(published == (self.fineweb is not None), "fineweb", self.fineweb,
-                "a mapping with source 'fineweb', null otherwise")  # fmt: skip
+        require(
+            self.max_documents is None or self.max_documents >= 2,
+            "max_documents",
+            self.max_documents,
+            "null or at least 2",
+        )
+        require(
+            (self.source == "text") == bool(self.files),
+            "files",
+            self.files,
+            "paths or globs with source 'text', empty otherwise",
+        )
+        require(
+            published == (self.fineweb is not None),
+            "fineweb",
+            self.fineweb,
+            "a mapping with source 'fineweb', null otherwise",
+        )
         if self.fineweb is not None:
             variant = self.fineweb.variant
             require(f"sp{self.vocab_size}" == variant, "vocab_size", self.vocab_size, f"{variant[2:]}, the variant's")
-            require(self.tokenizer_model is None, "tokenizer_model", self.tokenizer_model,
-                    "null: published shards bring their tokenizer")  # fmt: skip
-            require(self.max_documents is None, "max_documents", self.max_documents,
-                    "null: published shards are taken whole (fineweb.train_shards)")  # fmt: skip
+            require(
+                self.tokenizer_model is None,
+                "tokenizer_model",
+                self.tokenizer_model,
+                "null: published shards bring their tokenizer",
+            )
+            require(
+                self.max_documents is None,
+                "max_documents",
+                self.max_documents,
+                "null: published shards are taken whole (fineweb.train_shards)",
+            )

@@ -54,8 +54,12 @@ def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[st
     export = _read_export(hub, source)
     tokenizer = hub.fetch(export.tokenizer)
     processor = load_tokenizer(tokenizer.path)
-    require(processor.vocab_size() == config.vocab_size, "data.vocab_size", config.vocab_size,
-            f"{processor.vocab_size()}, the pieces of {export.tokenizer}")  # fmt: skip
+    require(
+        processor.vocab_size() == config.vocab_size,
+        "data.vocab_size",
+        config.vocab_size,
+        f"{processor.vocab_size()}, the pieces of {export.tokenizer}",
+    )
     write_bytes(root / "tokenizer.model", tokenizer.path.read_bytes())
     table = byte_table(processor)
     totals, paths = _fetch_shards(hub, export.shards, processor.bos_id(), table, progress)
@@ -84,14 +88,28 @@ def _read_export(hub: HubDataset, source: FineWebConfig) -> _Export:
             f"{manifest}: not the manifest of an export ({type(error).__name__}: {error}); correct data.fineweb.root "
             "or data.fineweb.repository"
         ) from error
-    require(wanted in datasets, "data.fineweb.variant", source.variant,
-            f"one that {hub.repository} publishes ({', '.join(datasets)})")  # fmt: skip
-    require(source.train_shards <= files["train"], "data.fineweb.train_shards", source.train_shards,
-            f"at most {files['train']}, the train shards of {wanted} in {hub.repository}")  # fmt: skip
+    require(
+        wanted in datasets,
+        "data.fineweb.variant",
+        source.variant,
+        f"one that {hub.repository} publishes ({', '.join(datasets)})",
+    )
+    require(
+        source.train_shards <= files["train"],
+        "data.fineweb.train_shards",
+        source.train_shards,
+        f"at most {files['train']}, the train shards of {wanted} in {hub.repository}",
+    )
     numbers = {"val": range(files["val"]), "train": range(source.train_shards)}
     folder = root / "datasets" / wanted
-    return _Export(model, [(split, str(folder / f"fineweb_{split}_{number:06d}.bin"))
-                           for split in ("val", "train") for number in numbers[split]])  # fmt: skip
+    return _Export(
+        model,
+        [
+            (split, str(folder / f"fineweb_{split}_{number:06d}.bin"))
+            for split in ("val", "train")
+            for number in numbers[split]
+        ],
+    )
 
 
 def _fetch_shards(

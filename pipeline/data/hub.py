@@ -102,9 +102,14 @@ class HubDataset:
 
         try:
             hf_hub_download(
-                self.repository, name, repo_type="dataset", revision=self.revision, endpoint=self.endpoint,
-                local_dir=self.folder, tqdm_class=NoBar,
-            )  # fmt: skip
+                self.repository,
+                name,
+                repo_type="dataset",
+                revision=self.revision,
+                endpoint=self.endpoint,
+                local_dir=self.folder,
+                tqdm_class=NoBar,
+            )
         except (OSError, ValueError, RuntimeError, HTTPError) as error:
             raise self._failure(name, error) from error
 

@@ -50,8 +50,10 @@ def listed_shards(path: Path, split: Literal["train", "val"]) -> list[ListedShar
     names, wanted = [each.name for each in found], [PurePosixPath(entry["file"]).name for entry in listed]
     if names != wanted:
         odd = min({*names} ^ {*wanted}, default="one lies there twice")
-        raise ShardError(f"{folder}: got {len(names)} shards, expected the {len(wanted)} that {path} lists "
-                         f"(first difference: {odd}); {_REMEDY}")  # fmt: skip
+        raise ShardError(
+            f"{folder}: got {len(names)} shards, expected the {len(wanted)} that {path} lists "
+            f"(first difference: {odd}); {_REMEDY}"
+        )
     return [ListedShard(each, entry["tokens"], entry["sha256"]) for each, entry in zip(found, listed, strict=True)]
 
 

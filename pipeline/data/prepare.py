@@ -177,8 +177,10 @@ def _write_corpus(
         done += len(batch)
         progress(min(done, documents), documents, f"{sum(writer.totals.tokens for writer in writers.values())} tokens")
     if done != documents:
-        raise ValueError(f"{config.source}: {documents} documents in the first pass, {done} in the second; "
-                         "leave the files alone while they are read and run again")  # fmt: skip
+        raise ValueError(
+            f"{config.source}: {documents} documents in the first pass, {done} in the second; "
+            "leave the files alone while they are read and run again"
+        )
     totals = {split: writer.finish() for split, writer in writers.items()}
     _require_both_splits({split: totals[split].documents for split in SPLITS}, config.val_frac)
     return write_manifest(root, {"source": config.source}, processor, table, totals)

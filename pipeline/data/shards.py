@@ -33,8 +33,12 @@ class ShardError(FairwayError):
 def write_shard(path: Path, tokens: np.ndarray) -> None:
     """Write 1-D integer `tokens` as one shard, atomically; ValueError when they are empty or exceed 16 bits."""
     require(tokens.ndim == 1 and tokens.size > 0, "tokens", tokens.shape, "a 1-D array of at least one token")
-    require(int(tokens.min()) >= 0 and int(tokens.max()) < 2**16, "tokens", (int(tokens.min()), int(tokens.max())),
-            "ids of 16 bits")  # fmt: skip
+    require(
+        int(tokens.min()) >= 0 and int(tokens.max()) < 2**16,
+        "tokens",
+        (int(tokens.min()), int(tokens.max())),
+        "ids of 16 bits",
+    )
     header = np.zeros(SHARD_HEADER_WORDS, "<i4")
     header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
     with atomic_path(path) as partial, open(partial, "wb") as file:

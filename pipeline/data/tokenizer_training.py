@@ -106,8 +106,10 @@ def _advice(error: Exception) -> str:
     """Return cause and remedy of a training that failed."""
     if numbers := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
         least = int(numbers[1]) + 1  # room for the space mark, which that number may lack
-        return (": bytes, controls and its frequent characters alone take more; "
-                f"set data.vocab_size and model.vocab_size to {least} or more")  # fmt: skip
+        return (
+            ": bytes, controls and its frequent characters alone take more; "
+            f"set data.vocab_size and model.vocab_size to {least} or more"
+        )
     cause = str(error).splitlines()[-1].rpartition("]")[2].strip()
     return f" ({cause or 'it holds no characters'}); add text"
 

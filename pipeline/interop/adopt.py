@@ -57,13 +57,17 @@ def read_community(checkpoint: Path, layout: str | None, config_file: Path, drop
     if is_wrapped and "train_sequence_tokens" in document:
         arguments.setdefault("context_tokens", document["train_sequence_tokens"])
     config, state = load_community(checkpoint, family, arguments, drop_unread=drop_unread, log=log)
-    return Community(config, state, {
-        "layout": family,
-        "file": checkpoint.name,
-        "checkpoint_sha256": sha256_of_file(checkpoint),
-        "config_sha256": sha256_of_file(config_file),
-        "unread": "dropped" if drop_unread else "kept",
-    })  # fmt: skip
+    return Community(
+        config,
+        state,
+        {
+            "layout": family,
+            "file": checkpoint.name,
+            "checkpoint_sha256": sha256_of_file(checkpoint),
+            "config_sha256": sha256_of_file(config_file),
+            "unread": "dropped" if drop_unread else "kept",
+        },
+    )
 
 
 def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, Any], log: Log) -> dict[str, Any]:
@@ -71,17 +75,33 @@ def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, A
     model = build(community.config)
     model.load_state_dict(community.state)
     loss, uniform = probe_loss(model, path_of("manifest")), math.log(community.config.vocab_size)
-    require(math.isfinite(loss), "checkpoint: loss on training tokens", loss,
-             f"a finite number: activations overflow; {largest_weights(model)} is largest")  # fmt: skip
+    require(
+        math.isfinite(loss),
+        "checkpoint: loss on training tokens",
+        loss,
+        f"a finite number: activations overflow; {largest_weights(model)} is largest",
+    )
     if loss > uniform:
-        log(f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
-            "not made with this checkpoint's tokenizer (data.tokenizer_model)")  # fmt: skip
+        log(
+            f"warning: {loss:.2f} nats per training token, a uniform guess has {uniform:.2f}: the shards were probably "
+            "not made with this checkpoint's tokenizer (data.tokenizer_model)"
+        )
     report = {
-        "seed": seed, "device": "none", "hardware": "none: imported checkpoint", "torch_version": torch.__version__,
-        "num_processes": 1, "model_params": sum(parameter.numel() for parameter in model.parameters()),
-        "precision": "none", "steps": 0, "ended_by": "none",
-        "seconds": 0.0, "step_avg_ms": 0.0, "tokens": 0, "final_train_loss": loss, "imported": community.origin,
-    }  # fmt: skip
+        "seed": seed,
+        "device": "none",
+        "hardware": "none: imported checkpoint",
+        "torch_version": torch.__version__,
+        "num_processes": 1,
+        "model_params": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": "none",
+        "steps": 0,
+        "ended_by": "none",
+        "seconds": 0.0,
+        "step_avg_ms": 0.0,
+        "tokens": 0,
+        "final_train_loss": loss,
+        "imported": community.origin,
+    }
     checkpoint = path_of("checkpoint", seed=seed)
     save_checkpoint(checkpoint, model, community.config, {"seed": seed, "imported": community.origin})
     lines = [

@@ -71,8 +71,12 @@ def complete_arguments(config: Mapping[str, Any], table: ArgumentTable) -> dict[
             most = _MOST_PARTS if _SIZE_WORDS.isdisjoint(name.split("_")) else _MOST_SIZE
             require(arguments[name] <= most, name, value, f"at most {most}")
     require(arguments["tie_embeddings"] is True, "tie_embeddings", False, "true: heads are tied")
-    require(arguments["embed_bottleneck"] == 0, "embed_bottleneck", arguments["embed_bottleneck"],
-            "0: the network has no embedding bottleneck")  # fmt: skip
+    require(
+        arguments["embed_bottleneck"] == 0,
+        "embed_bottleneck",
+        arguments["embed_bottleneck"],
+        "0: the network has no embedding bottleneck",
+    )
     return arguments
 
 
@@ -93,8 +97,12 @@ def listed_indices(layers: str | list[int] | tuple[int, ...], name: str) -> tupl
         require(all(re.fullmatch("[0-9]+", part) for part in parts), name, layers, 'indices such as "0,1", or a list')
         layers = [int(part) for part in parts]
     indices = parse_value(tuple[int, ...], layers, name)
-    require(len(set(indices)) == len(indices) and all(index >= 0 for index in indices), name, layers,
-            "indices of at least 0, each once")  # fmt: skip
+    require(
+        len(set(indices)) == len(indices) and all(index >= 0 for index in indices),
+        name,
+        layers,
+        "indices of at least 0, each once",
+    )
     return indices
 
 

@@ -47,8 +47,9 @@ def _say_nothing(line: str) -> None:
     """Take a log line and leave it."""
 
 
-def load_community(path: str | Path, layout: str, config: Mapping[str, Any], *, drop_unread: bool = False,
-                   log: Log = _say_nothing) -> tuple[ModelConfig, dict[str, Tensor]]:  # fmt: skip
+def load_community(
+    path: str | Path, layout: str, config: Mapping[str, Any], *, drop_unread: bool = False, log: Log = _say_nothing
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read a community checkpoint.
 
     Args:
@@ -94,8 +95,9 @@ def load_community(path: str | Path, layout: str, config: Mapping[str, Any], *, 
     return dataclasses.replace(translation.config, unread=kept), state
 
 
-def _wanted_tensors(translation: Translation, tensors: Mapping[str, Tensor],
-                    what: str) -> dict[str, tuple[str, torch.Size]]:  # fmt: skip
+def _wanted_tensors(
+    translation: Translation, tensors: Mapping[str, Tensor], what: str
+) -> dict[str, tuple[str, torch.Size]]:
     """Return our name and the shape of every published tensor that the checkpoint must hold."""
     network = network_shapes(translation.config, len(tensors), what)
     wanted = {translation.published_name(ours): (ours, shape) for ours, shape in network.items()}
@@ -148,6 +150,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     expected = "a state dict: tensors by name and nothing else"
     require(isinstance(loaded, dict), f"checkpoint: {path}", one_line(type(loaded).__name__), expected)
     for name, value in loaded.items():
-        require(isinstance(name, str) and isinstance(value, Tensor), f"checkpoint: {path}",
-                one_line(f"{type(value).__name__} under {name!r}", 80), expected)  # fmt: skip
+        require(
+            isinstance(name, str) and isinstance(value, Tensor),
+            f"checkpoint: {path}",
+            one_line(f"{type(value).__name__} under {name!r}", 80),
+            expected,
+        )
     return loaded

@@ -30,35 +30,73 @@ CRAWLER_RAISES_BASE_ABOVE_TOKENS = 1024
 CRAWLER_ARGUMENTS = ArgumentTable(
     layout="crawler",
     required={
-        "vocab_size": int, "num_flat_layers": int, "num_crawler_layers": int, "crawler_loops": int, "model_dim": int,
-        "num_heads": int, "num_kv_heads": int, "mlp_mult": float, "crawler_mlp_mult": float, "logit_softcap": float,
-        "rope_base": float, "qk_gain_init": float,
+        "vocab_size": int,
+        "num_flat_layers": int,
+        "num_crawler_layers": int,
+        "crawler_loops": int,
+        "model_dim": int,
+        "num_heads": int,
+        "num_kv_heads": int,
+        "mlp_mult": float,
+        "crawler_mlp_mult": float,
+        "logit_softcap": float,
+        "rope_base": float,
+        "qk_gain_init": float,
     },
     optional={
         **COMMON_OPTIONAL,
-        "bigram_vocab_size": (int, 0), "bigram_dim": (int, 128), "xsa_last_n": (int, 0), "rope_dims": (int, 0),
-        "ln_scale": (bool, False), "ve_enabled": (bool, False), "ve_dim": (int, 128), "ve_layers": (object, "0"),
-        "mlp_act": (str, "relu_sq"), "mlp_leaky_slope": (float, 0.5), "crawler_mlp_leaky_slope": (float, 0.5),
-        "crawler_mlp_choke_dim": (int, 0), "crawler_mlp_choke_shape": (str, "flat"),
-        "crawler_mlp_choke_groups": (int, 8), "crawler_loop_smear": (bool, False), "crawler_tap_dim": (int, 0),
-        "crawler_tap_loop_specific": (bool, True), "crawler_tap_layers": (object, "all"),
-        "crawler_loop_rope_scales": (tuple[float, ...], (1.0, 1.0, 1.0)), "inst_dim": (int, 32),
-        "anchor_dim": (int, 0), "flat_weight_share": (bool, False), "helix_enabled": (bool, False),
-        "helix_dim": (int, 32), "helix_stride": (int, 1), "helix_cross_attn": (bool, False),
+        "bigram_vocab_size": (int, 0),
+        "bigram_dim": (int, 128),
+        "xsa_last_n": (int, 0),
+        "rope_dims": (int, 0),
+        "ln_scale": (bool, False),
+        "ve_enabled": (bool, False),
+        "ve_dim": (int, 128),
+        "ve_layers": (object, "0"),
+        "mlp_act": (str, "relu_sq"),
+        "mlp_leaky_slope": (float, 0.5),
+        "crawler_mlp_leaky_slope": (float, 0.5),
+        "crawler_mlp_choke_dim": (int, 0),
+        "crawler_mlp_choke_shape": (str, "flat"),
+        "crawler_mlp_choke_groups": (int, 8),
+        "crawler_loop_smear": (bool, False),
+        "crawler_tap_dim": (int, 0),
+        "crawler_tap_loop_specific": (bool, True),
+        "crawler_tap_layers": (object, "all"),
+        "crawler_loop_rope_scales": (tuple[float, ...], (1.0, 1.0, 1.0)),
+        "inst_dim": (int, 32),
+        "anchor_dim": (int, 0),
+        "flat_weight_share": (bool, False),
+        "helix_enabled": (bool, False),
+        "helix_dim": (int, 32),
+        "helix_stride": (int, 1),
+        "helix_cross_attn": (bool, False),
     },
     fields={
         **COMMON_FIELDS,
-        "schedule.unique_blocks": "num_flat_layers", "schedule.looped_blocks": "num_crawler_layers",
-        "schedule.num_loops": "crawler_loops", "schedule.stride": "helix_stride", "schedule.bridge_dim": "helix_dim",
-        "looped_mlp.mult": "crawler_mlp_mult", "looped_mlp.choke.dim": "crawler_mlp_choke_dim",
-        "looped_mlp.choke.shape": "crawler_mlp_choke_shape", "looped_mlp.choke.groups": "crawler_mlp_choke_groups",
-        "mlp.slope": "mlp_leaky_slope", "looped_mlp.slope": "crawler_mlp_leaky_slope",
-        "rope.dims": "rope_dims", "rope.loop_scales": "crawler_loop_rope_scales", "bigram.buckets": "bigram_vocab_size",
-        "bigram.dim": "bigram_dim", "value_embedding.dim": "ve_dim", "value_embedding.readers": "ve_layers",
-        "conditioners.tap.encoder_visits": "crawler_tap_layers", "conditioners.tap.dim": "crawler_tap_dim",
-        "conditioners.flow_dim": "inst_dim", "conditioners.anchor_dim": "anchor_dim",
+        "schedule.unique_blocks": "num_flat_layers",
+        "schedule.looped_blocks": "num_crawler_layers",
+        "schedule.num_loops": "crawler_loops",
+        "schedule.stride": "helix_stride",
+        "schedule.bridge_dim": "helix_dim",
+        "looped_mlp.mult": "crawler_mlp_mult",
+        "looped_mlp.choke.dim": "crawler_mlp_choke_dim",
+        "looped_mlp.choke.shape": "crawler_mlp_choke_shape",
+        "looped_mlp.choke.groups": "crawler_mlp_choke_groups",
+        "mlp.slope": "mlp_leaky_slope",
+        "looped_mlp.slope": "crawler_mlp_leaky_slope",
+        "rope.dims": "rope_dims",
+        "rope.loop_scales": "crawler_loop_rope_scales",
+        "bigram.buckets": "bigram_vocab_size",
+        "bigram.dim": "bigram_dim",
+        "value_embedding.dim": "ve_dim",
+        "value_embedding.readers": "ve_layers",
+        "conditioners.tap.encoder_visits": "crawler_tap_layers",
+        "conditioners.tap.dim": "crawler_tap_dim",
+        "conditioners.flow_dim": "inst_dim",
+        "conditioners.anchor_dim": "anchor_dim",
     },
-)  # fmt: skip
+)
 
 CRAWLER_TENSORS = {
     r"token_embedding\.": "tok_emb.",
@@ -82,8 +120,12 @@ def translate_crawler(config: Mapping[str, Any]) -> Translation:
     """Translate the constructor arguments of a crawler program; ValueError names the argument that does not do."""
     arguments = complete_arguments(config, CRAWLER_ARGUMENTS)
     require(arguments["crawler_loops"] >= 1, "crawler_loops", arguments["crawler_loops"], "at least 1")
-    require(arguments["mlp_act"] in ("relu_sq", "leaky_relu_sq"), "mlp_act", arguments["mlp_act"],
-            "relu_sq or leaky_relu_sq")  # fmt: skip
+    require(
+        arguments["mlp_act"] in ("relu_sq", "leaky_relu_sq"),
+        "mlp_act",
+        arguments["mlp_act"],
+        "relu_sq or leaky_relu_sq",
+    )
     arguments["ve_layers"] = listed_indices(arguments["ve_layers"], "ve_layers")
     arguments["crawler_tap_layers"] = _tapped_layers(arguments)
     model_config = model_config_from(_crawler_fields(arguments), CRAWLER_ARGUMENTS)
@@ -129,27 +171,30 @@ def _crawler_fields(arguments: dict[str, Any]) -> dict[str, Any]:
             "base_tokens": CRAWLER_RAISES_BASE_ABOVE_TOKENS,
             "loop_scales": _crawler_battery(arguments, schedule),
         },
-        "mlp": {
-            "mult": arguments["mlp_mult"],
-            "slope": arguments["mlp_leaky_slope"] if leaky else 0.0,
-            "choke": None,
-        },
+        "mlp": {"mult": arguments["mlp_mult"], "slope": arguments["mlp_leaky_slope"] if leaky else 0.0, "choke": None},
         "looped_mlp": {
             "mult": arguments["crawler_mlp_mult"],
             "slope": arguments["crawler_mlp_leaky_slope"] if leaky else 0.0,
             "choke": choke if choke["dim"] else None,
-        } if looped else None,
+        }
+        if looped
+        else None,
         "parallel_blocks": [],
         "visit_controls": False,
         "skip_gates": False,
         "bigram": {
-            "buckets": arguments["bigram_vocab_size"], "dim": arguments["bigram_dim"], "hash": "xor", "scaled": True,
-        } if arguments["bigram_vocab_size"] else None,
+            "buckets": arguments["bigram_vocab_size"],
+            "dim": arguments["bigram_dim"],
+            "hash": "xor",
+            "scaled": True,
+        }
+        if arguments["bigram_vocab_size"]
+        else None,
         "smear": {"kind": "channel"},
         "value_embedding": _crawler_value_embedding(arguments, schedule),
         "conditioners": _crawler_conditioners(arguments, schedule),
         "embed_init_std": arguments["tied_embed_init_std"],
-    }  # fmt: skip
+    }
 
 
 def _crawler_schedule(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -163,9 +208,12 @@ def _crawler_schedule(arguments: dict[str, Any]) -> dict[str, Any]:
         return {"kind": "core", **blocks, "num_loops": arguments["crawler_loops"]}
     bridge = "attention" if arguments["helix_cross_attn"] else "linear"
     return {
-        "kind": "helix", **blocks, "stride": arguments["helix_stride"], "bridge": bridge,
+        "kind": "helix",
+        **blocks,
+        "stride": arguments["helix_stride"],
+        "bridge": bridge,
         "bridge_dim": arguments["helix_dim"],
-    }  # fmt: skip
+    }
 
 
 def _crawler_battery(arguments: dict[str, Any], schedule: dict[str, Any]) -> list[float] | None:
@@ -174,8 +222,12 @@ def _crawler_battery(arguments: dict[str, Any], schedule: dict[str, Any]) -> lis
     if all(scale == 1 for scale in scales) or not schedule["looped_blocks"]:
         return None
     passes = schedule.get("num_loops", 1)
-    require(len(scales) >= passes, "crawler_loop_rope_scales", scales,
-            f"one entry for each of the {passes} passes (or all 1)")  # fmt: skip
+    require(
+        len(scales) >= passes,
+        "crawler_loop_rope_scales",
+        scales,
+        f"one entry for each of the {passes} passes (or all 1)",
+    )
     return list(scales[:passes])
 
 

@@ -26,22 +26,38 @@ from pipeline.model.config import ModelConfig
 PERVISIT_ARGUMENTS = ArgumentTable(
     layout="crawler-pervisit",
     required={
-        "vocab_size": int, "num_flat_blocks": int, "num_crawler_blocks": int, "crawler_loops": int, "model_dim": int,
-        "num_heads": int, "num_kv_heads": int, "mlp_mult": float, "logit_softcap": float, "rope_base": float,
+        "vocab_size": int,
+        "num_flat_blocks": int,
+        "num_crawler_blocks": int,
+        "crawler_loops": int,
+        "model_dim": int,
+        "num_heads": int,
+        "num_kv_heads": int,
+        "mlp_mult": float,
+        "logit_softcap": float,
+        "rope_base": float,
         "qk_gain_init": float,
     },
     optional={
         **COMMON_OPTIONAL,
-        "use_smear_gate": (bool, False), "bigram_buckets": (int, 0), "bigram_dim": (int, 128),
-        "ve_enabled": (bool, False), "ve_dim": (int, 128), "ve_last_n": (int, 2), "xsa_last_n": (int, 7),
+        "use_smear_gate": (bool, False),
+        "bigram_buckets": (int, 0),
+        "bigram_dim": (int, 128),
+        "ve_enabled": (bool, False),
+        "ve_dim": (int, 128),
+        "ve_last_n": (int, 2),
+        "xsa_last_n": (int, 7),
     },
     fields={
         **COMMON_FIELDS,
-        "schedule.unique_blocks": "num_flat_blocks", "schedule.looped_blocks": "num_crawler_blocks",
-        "schedule.num_loops": "crawler_loops", "bigram.buckets": "bigram_buckets", "bigram.dim": "bigram_dim",
+        "schedule.unique_blocks": "num_flat_blocks",
+        "schedule.looped_blocks": "num_crawler_blocks",
+        "schedule.num_loops": "crawler_loops",
+        "bigram.buckets": "bigram_buckets",
+        "bigram.dim": "bigram_dim",
         "value_embedding.dim": "ve_dim",
     },
-)  # fmt: skip
+)
 
 PERVISIT_TENSORS = {
     r"token_embedding\.": "tok_emb.",
@@ -105,15 +121,20 @@ def _pervisit_fields(arguments: dict[str, Any]) -> dict[str, Any]:
         "visit_controls": True,
         "skip_gates": False,
         "bigram": {
-            "buckets": arguments["bigram_buckets"], "dim": arguments["bigram_dim"], "hash": "linear", "scaled": False,
-        } if arguments["bigram_buckets"] else None,
+            "buckets": arguments["bigram_buckets"],
+            "dim": arguments["bigram_dim"],
+            "hash": "linear",
+            "scaled": False,
+        }
+        if arguments["bigram_buckets"]
+        else None,
         "smear": {"kind": "channel"} if arguments["use_smear_gate"] else None,
-        "value_embedding": {
-            "dim": arguments["ve_dim"], "shared_scale": False, "read_by": "visits", "readers": readers,
-        } if readers else None,
+        "value_embedding": {"dim": arguments["ve_dim"], "shared_scale": False, "read_by": "visits", "readers": readers}
+        if readers
+        else None,
         "conditioners": {**conditioners_off(), "step": {"kind": "learned"} if looped else None},
         "embed_init_std": arguments["tied_embed_init_std"],
-    }  # fmt: skip
+    }
 
 
 def _num_visits(arguments: dict[str, Any]) -> int:

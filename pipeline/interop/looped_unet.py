@@ -24,19 +24,36 @@ LOOPED_UNET_SLOPE = 0.5
 LOOPED_UNET_ARGUMENTS = ArgumentTable(
     layout="looped-unet",
     required={
-        "vocab_size": int, "num_layers": int, "xsa_last_n": int, "model_dim": int, "embedding_dim": int,
-        "num_heads": int, "num_kv_heads": int, "mlp_mult": float, "skip_gates_enabled": bool, "logit_softcap": float,
-        "rope_base": float, "rope_dims": int, "ln_scale": bool, "qk_gain_init": float, "train_seq_len": int,
-        "num_loops": int, "loop_start": int, "loop_end": int, "parallel_residual_start": int,
+        "vocab_size": int,
+        "num_layers": int,
+        "xsa_last_n": int,
+        "model_dim": int,
+        "embedding_dim": int,
+        "num_heads": int,
+        "num_kv_heads": int,
+        "mlp_mult": float,
+        "skip_gates_enabled": bool,
+        "logit_softcap": float,
+        "rope_base": float,
+        "rope_dims": int,
+        "ln_scale": bool,
+        "qk_gain_init": float,
+        "train_seq_len": int,
+        "num_loops": int,
+        "loop_start": int,
+        "loop_end": int,
+        "parallel_residual_start": int,
     },
     optional=COMMON_OPTIONAL,
     fields={
         **COMMON_FIELDS,
-        "schedule.unique_blocks": "num_layers", "schedule.loop_start": "loop_start, loop_end",
-        "rope.base_tokens": "train_seq_len", "rope.dims": "rope_dims",
+        "schedule.unique_blocks": "num_layers",
+        "schedule.loop_start": "loop_start, loop_end",
+        "rope.base_tokens": "train_seq_len",
+        "rope.dims": "rope_dims",
     },
     may_be_negative=("parallel_residual_start",),
-)  # fmt: skip
+)
 
 LOOPED_UNET_TENSORS = {
     r"token_embedding\.": "tok_emb.",

@@ -80,8 +80,12 @@ class ModelConfig:
         self._check_conditioners()
         for name, shape in self.unread.items():
             require(re.fullmatch("[a-z0-9_]+", name) is not None, "unread", name, "names of a-z, 0-9 and _")
-            require(all(size >= 1 for size in shape) and math.prod(shape) < 2**31, f"unread.{name}", shape,
-                    "sizes of at least 1, fewer than 2^31 numbers")  # fmt: skip
+            require(
+                all(size >= 1 for size in shape) and math.prod(shape) < 2**31,
+                f"unread.{name}",
+                shape,
+                "sizes of at least 1, fewer than 2^31 numbers",
+            )
 
     @property
     def head_dim(self) -> int:
@@ -99,31 +103,54 @@ class ModelConfig:
         return self.looped_mlp if looped and self.looped_mlp is not None else self.mlp
 
     def _check_heads(self) -> None:
-        require(self.model_dim % self.attention.num_heads == 0, "model_dim", self.model_dim,
-                f"a multiple of attention.num_heads ({self.attention.num_heads})")  # fmt: skip
+        require(
+            self.model_dim % self.attention.num_heads == 0,
+            "model_dim",
+            self.model_dim,
+            f"a multiple of attention.num_heads ({self.attention.num_heads})",
+        )
         dims = self.rope.dims
         require(dims <= self.head_dim, "rope.dims", dims, f"at most the head width ({self.head_dim})")
-        require(dims > 0 or self.head_dim % 2 == 0, "rope.dims", dims,
-                f"an even number above 0: the head width ({self.head_dim}) is odd")  # fmt: skip
+        require(
+            dims > 0 or self.head_dim % 2 == 0,
+            "rope.dims",
+            dims,
+            f"an even number above 0: the head width ({self.head_dim}) is odd",
+        )
         scales, passes = self.rope.loop_scales, self.schedule.num_passes
-        require(scales is None or len(scales) == passes, "rope.loop_scales", scales,
-                f"null or one entry per pass through looped blocks ({passes})")  # fmt: skip
+        require(
+            scales is None or len(scales) == passes,
+            "rope.loop_scales",
+            scales,
+            f"null or one entry per pass through looped blocks ({passes})",
+        )
         gate = self.attention.gate
-        require(gate is None or gate.width <= self.model_dim, "attention.gate.width", gate and gate.width,
-                f"at most model_dim ({self.model_dim})")  # fmt: skip
+        require(
+            gate is None or gate.width <= self.model_dim,
+            "attention.gate.width",
+            gate and gate.width,
+            f"at most model_dim ({self.model_dim})",
+        )
 
     def _check_mlps(self) -> None:
         require(self.mlp.choke is None, "mlp.choke", self.mlp.choke, "null: only looped_mlp passes more than once")
         for name, mlp in (("mlp", self.mlp), ("looped_mlp", self.looped_mlp)):
             hidden = 1 if mlp is None else int(mlp.mult * self.model_dim)
-            require(hidden >= 1, f"{name}.mult", mlp and mlp.mult,
-                    f"a hidden width of at least 1 (times model_dim, {self.model_dim})")  # fmt: skip
+            require(
+                hidden >= 1,
+                f"{name}.mult",
+                mlp and mlp.mult,
+                f"a hidden width of at least 1 (times model_dim, {self.model_dim})",
+            )
             choke = None if mlp is None else mlp.choke
             groups = choke.groups if choke is not None and choke.shape == "grouped" else 1
-            require(hidden % groups == 0, f"{name}.choke.groups", groups,
-                    f"a divisor of the hidden width ({hidden})")  # fmt: skip
-        require(self.looped_mlp is None or self.schedule.looped_blocks > 0, "looped_mlp", self.looped_mlp,
-                "null: the schedule has no looped blocks")  # fmt: skip
+            require(hidden % groups == 0, f"{name}.choke.groups", groups, f"a divisor of the hidden width ({hidden})")
+        require(
+            self.looped_mlp is None or self.schedule.looped_blocks > 0,
+            "looped_mlp",
+            self.looped_mlp,
+            "null: the schedule has no looped blocks",
+        )
 
     def _check_blocks(self) -> None:
         for name, blocks in (
@@ -134,8 +161,12 @@ class ModelConfig:
             require(ok, name, blocks, f"physical block indices below {self.schedule.num_blocks}, each once")
         smear = self.smear
         if isinstance(smear, TokenSmear):
-            require(smear.width <= self.embedding_dim, "smear.width", smear.width,
-                    f"at most embedding_dim ({self.embedding_dim})")  # fmt: skip
+            require(
+                smear.width <= self.embedding_dim,
+                "smear.width",
+                smear.width,
+                f"at most embedding_dim ({self.embedding_dim})",
+            )
             require(
                 smear.bos_id < self.vocab_size, "smear.bos_id", smear.bos_id, f"below vocab_size ({self.vocab_size})"
             )
@@ -148,20 +179,32 @@ class ModelConfig:
         count = build_schedule(self.schedule).effective_depth if by_visit else self.schedule.looped_blocks
         if isinstance(self.schedule, HelixSchedule) and value.read_by == "looped_blocks":
             count = 1  # a helix reads the first looped block's addend in all of them
-        require(all(reader < count for reader in value.readers), "value_embedding.readers", value.readers,
-                f"indices below {count}")  # fmt: skip
+        require(
+            all(reader < count for reader in value.readers),
+            "value_embedding.readers",
+            value.readers,
+            f"indices below {count}",
+        )
 
     def _check_conditioners(self) -> None:
         conditioners, passes = self.conditioners, self.schedule.num_passes
         core = isinstance(self.schedule, CoreSchedule) and passes > 0
         for name in ("flow_dim", "positions", "anchor_dim"):
             value = getattr(conditioners, name)
-            require(not value or (core and passes >= 2), f"conditioners.{name}", value,
-                    "off: it tells the passes of a core apart, and this schedule has less than two")  # fmt: skip
+            require(
+                not value or (core and passes >= 2),
+                f"conditioners.{name}",
+                value,
+                "off: it tells the passes of a core apart, and this schedule has less than two",
+            )
         for name in ("tap", "smear", "step"):
             value = getattr(conditioners, name)
             require(not value or core, f"conditioners.{name}", value, "off: this schedule has no core")
         if conditioners.tap is not None and isinstance(self.schedule, CoreSchedule):
             taps, outputs = conditioners.tap.encoder_visits, len(self.schedule.order) // 2
-            require(len(taps) > 0 and all(0 <= tap < outputs for tap in taps), "conditioners.tap.encoder_visits", taps,
-                    f"one or more positions below {outputs}, the encoder's visits")  # fmt: skip
+            require(
+                len(taps) > 0 and all(0 <= tap < outputs for tap in taps),
+                "conditioners.tap.encoder_visits",
+                taps,
+                f"one or more positions below {outputs}, the encoder's visits",
+            )

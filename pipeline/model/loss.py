@@ -32,8 +32,9 @@ class _MeanNats(torch.autograd.Function):
     """The mean over all targets; both gradients are computed beside it and scaled in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, cap: float,
-                dtype: torch.dtype) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, cap: float, dtype: torch.dtype
+    ) -> Tensor:
         products_VD = weight_VD.to(dtype)
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         grad_VD = torch.zeros_like(weight_VD, dtype=wide)

@@ -162,8 +162,9 @@ class LoopedUNet(nn.Module):
         gate_D = torch.sigmoid(self.skip_gates[i])
         return skip_BTD + gate_D * (x_BTD - skip_BTD)
 
-    def _run_pass(self, visits: tuple[Visit, ...], x_BTD: Tensor, inputs: _ForwardInputs,
-                  core_pass: CorePass) -> Tensor:  # fmt: skip
+    def _run_pass(
+        self, visits: tuple[Visit, ...], x_BTD: Tensor, inputs: _ForwardInputs, core_pass: CorePass
+    ) -> Tensor:
         conditioners = [cast(PassConditioner, module) for module in self.conditioners.values()]
         for conditioner in conditioners:
             x_BTD = conditioner.before(x_BTD, core_pass)
@@ -179,8 +180,7 @@ class LoopedUNet(nn.Module):
             x_BTD = conditioner.after(x_BTD, core_pass)
         return x_BTD
 
-    def _run_beside(self, i: int, x_BTD: Tensor, loop_BTD: Tensor,
-                    inputs: _ForwardInputs) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _run_beside(self, i: int, x_BTD: Tensor, loop_BTD: Tensor, inputs: _ForwardInputs) -> tuple[Tensor, Tensor]:
         """Return both streams after whatever runs beside the i-th visit of encoder and decoder."""
         visits = self.schedule.beside[i] if self.schedule.beside else ()
         if not visits:
@@ -195,15 +195,18 @@ class LoopedUNet(nn.Module):
     def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         reader = self.readers.get(visit.slot)
         last = inputs.num_scored is not None and visit == self.schedule.visits[-1]
-        return self.blocks[visit.block](x_BTD, VisitInputs(
-            x0_BTD=inputs.x0_BTD,
-            rotation=inputs.rotations[self.rotary.row(visit)],
-            added_value=None if reader is None else inputs.added_values[reader],
-            loop=visit.loop,
-            controls=None if self.visit_controls is None else self.visit_controls.of(visit.slot),
-            num_scored=inputs.num_scored if last else None,
-            cache=inputs.cache,
-        ))  # fmt: skip
+        return self.blocks[visit.block](
+            x_BTD,
+            VisitInputs(
+                x0_BTD=inputs.x0_BTD,
+                rotation=inputs.rotations[self.rotary.row(visit)],
+                added_value=None if reader is None else inputs.added_values[reader],
+                loop=visit.loop,
+                controls=None if self.visit_controls is None else self.visit_controls.of(visit.slot),
+                num_scored=inputs.num_scored if last else None,
+                cache=inputs.cache,
+            ),
+        )
 
 
 def initialise(model: LoopedUNet, generator: torch.Generator) -> None:

@@ -54,8 +54,12 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ("num_heads", "num_kv_heads"))
-        require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads,
-                f"a divisor of num_heads ({self.num_heads})")  # fmt: skip
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            "num_kv_heads",
+            self.num_kv_heads,
+            f"a divisor of num_heads ({self.num_heads})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +84,7 @@ class RopeConfig:
         for name in ("frequency_dims", "base_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "null or at least 1")
-        require(all(scale > 0 for scale in self.loop_scales or ()), "loop_scales", self.loop_scales,
-                "numbers above 0")  # fmt: skip
+        require(all(scale > 0 for scale in self.loop_scales or ()), "loop_scales", self.loop_scales, "numbers above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,12 @@ class ChokeConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ("dim", "groups"))
-        require(self.shape != "grouped" or self.dim % self.groups == 0, "groups", self.groups,
-                f"a divisor of dim ({self.dim})")  # fmt: skip
+        require(
+            self.shape != "grouped" or self.dim % self.groups == 0,
+            "groups",
+            self.groups,
+            f"a divisor of dim ({self.dim})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +178,12 @@ class ValueEmbeddingConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ("dim",))
-        require(len(self.readers) > 0 and len(set(self.readers)) == len(self.readers) and min(self.readers) >= 0,
-                "readers", self.readers, "one or more indices, each once")  # fmt: skip
+        require(
+            len(self.readers) > 0 and len(set(self.readers)) == len(self.readers) and min(self.readers) >= 0,
+            "readers",
+            self.readers,
+            "one or more indices, each once",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,5 +241,9 @@ class ConditionersConfig:
         for name in ("flow_dim", "anchor_dim"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "null or at least 1")
-        require(not (self.flow_dim and self.positions), "positions", self.positions,
-                "false with flow_dim: passes have instructions or offsets, not both")  # fmt: skip
+        require(
+            not (self.flow_dim and self.positions),
+            "positions",
+            self.positions,
+            "false with flow_dim: passes have instructions or offsets, not both",
+        )

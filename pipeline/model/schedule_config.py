@@ -15,8 +15,12 @@ from pipeline.checks import require
 
 def _check_order(order: tuple[int, ...] | None, unique_blocks: int) -> None:
     if order is not None:
-        require(len(order) > 0 and set(order) == set(range(unique_blocks)), "unique_order", order,
-                f"indices of the {unique_blocks} unique blocks, each at least once")  # fmt: skip
+        require(
+            len(order) > 0 and set(order) == set(range(unique_blocks)),
+            "unique_order",
+            order,
+            f"indices of the {unique_blocks} unique blocks, each at least once",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,12 @@ class CoreSchedule:
     def __post_init__(self) -> None:
         for name, least in (("unique_blocks", 0), ("looped_blocks", 0), ("num_loops", 1)):
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
-        require(self.unique_blocks + self.looped_blocks >= 1, "unique_blocks", self.unique_blocks,
-                "at least 1 without looped_blocks: a network has a block")  # fmt: skip
+        require(
+            self.unique_blocks + self.looped_blocks >= 1,
+            "unique_blocks",
+            self.unique_blocks,
+            "at least 1 without looped_blocks: a network has a block",
+        )
         _check_order(self.unique_order, self.unique_blocks)
 
     @property
@@ -80,9 +88,12 @@ class FoldedSchedule:
         require(self.unique_blocks >= 1, "unique_blocks", self.unique_blocks, "at least 1")
         require(self.num_loops >= 1, "num_loops", self.num_loops, "at least 1")
         require(self.loop_end >= 0, "loop_end", self.loop_end, "0 or more")
-        require(0 <= self.loop_start <= self.loop_end < self.unique_blocks, "loop_start",
-                (self.loop_start, self.loop_end),
-                f"0 <= start <= end < unique_blocks ({self.unique_blocks})")  # fmt: skip
+        require(
+            0 <= self.loop_start <= self.loop_end < self.unique_blocks,
+            "loop_start",
+            (self.loop_start, self.loop_end),
+            f"0 <= start <= end < unique_blocks ({self.unique_blocks})",
+        )
 
     @property
     def num_blocks(self) -> int:
@@ -121,8 +132,12 @@ class HelixSchedule:
         for name in ("unique_blocks", "looped_blocks", "stride", "bridge_dim"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check_order(self.unique_order, self.unique_blocks)
-        require(self.stride <= len(self.order), "stride", self.stride,
-                f"at most {len(self.order)}, or the second stream never runs")  # fmt: skip
+        require(
+            self.stride <= len(self.order),
+            "stride",
+            self.stride,
+            f"at most {len(self.order)}, or the second stream never runs",
+        )
 
     @property
     def num_blocks(self) -> int:

@@ -86,7 +86,9 @@ def _core_notes(config: ModelConfig) -> list[str]:
         ("tap: every pass hears the encoder again", parts.tap is not None),
         ("smear: every pass is mixed with the one before", parts.smear),
         ("step: a pass moves the stream by a share of its change", parts.step is not None),
-        (f"battery: rotary frequencies of looped blocks divided by {', '.join(f'{s:g}' for s in scales or ())}",
-         scales is not None),
-    ]  # fmt: skip
+        (
+            f"battery: rotary frequencies of looped blocks divided by {', '.join(f'{s:g}' for s in scales or ())}",
+            scales is not None,
+        ),
+    ]
     return [text for text, present in notes if present]

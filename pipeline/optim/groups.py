@@ -46,8 +46,9 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
     return groups
 
 
-def build_adamw(groups: ParameterGroups, *, embed_lr: float, scalar_lr: float, betas: tuple[float, float],
-                weight_decay: float) -> torch.optim.AdamW:  # fmt: skip
+def build_adamw(
+    groups: ParameterGroups, *, embed_lr: float, scalar_lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
     """Return a fused AdamW over tables (decayed) and controls (not decayed)."""
     return torch.optim.AdamW(
         [

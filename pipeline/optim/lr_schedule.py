@@ -35,8 +35,15 @@ def budget_progress(step: int, elapsed_seconds: float, *, max_steps: int | None,
     return max(shares)
 
 
-def warmdown_left(step: int, elapsed_seconds: float, *, max_steps: int | None, max_seconds: float | None,
-                  warmdown_frac: float | None, warmdown_steps: int | None) -> float:  # fmt: skip
+def warmdown_left(
+    step: int,
+    elapsed_seconds: float,
+    *,
+    max_steps: int | None,
+    max_seconds: float | None,
+    warmdown_frac: float | None,
+    warmdown_steps: int | None,
+) -> float:
     """Return the share of the warm-down that is still ahead: 1 until it begins, 0 at the end of the budget.
 
     `step` counts from 0; `elapsed_seconds` is the clock at its start. Without a warm-down it is always 1.
@@ -70,8 +77,9 @@ def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> fl
     return start + (end - start) * share
 
 
-def active_loops_at(step: int, progress: float, *, stages: Sequence[tuple[float, int]],
-                    all_loops_every_steps: int | None) -> int | None:  # fmt: skip
+def active_loops_at(
+    step: int, progress: float, *, stages: Sequence[tuple[float, int]], all_loops_every_steps: int | None
+) -> int | None:
     """Return how many loops a step runs; None is all of them.
 
     `stages`: (share of progress from which it holds, loops), ascending; empty is all loops always.

@@ -45,8 +45,18 @@ class Muon(torch.optim.Optimizer):
     Raises ValueError for a parameter that is not a matrix.
     """
 
-    def __init__(self, params: Iterable[Any], *, lr: float, momentum: float, weight_decay: float, newton_schulz: str,
-                 newton_schulz_steps: int, normalize_rows: bool, dtype: torch.dtype) -> None:  # fmt: skip
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        newton_schulz: str,
+        newton_schulz_steps: int,
+        normalize_rows: bool,
+        dtype: torch.dtype,
+    ) -> None:
         """Store the settings of each group; state is one fp32 momentum buffer per matrix."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.quintics = newton_schulz_quintics(newton_schulz, newton_schulz_steps)

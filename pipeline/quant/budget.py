@@ -46,8 +46,9 @@ class KnobSearch(NamedTuple):
     """(knob, bytes) of every trial, in order."""
 
 
-def search_knob(encode: Callable[[float], bytes], guess: float, window: KnobWindow,
-                bytes_per_octave: float) -> KnobSearch:  # fmt: skip
+def search_knob(
+    encode: Callable[[float], bytes], guess: float, window: KnobWindow, bytes_per_octave: float
+) -> KnobSearch:
     """Search the knob whose encoded file lies in the window; `bytes_per_octave` is the expected saving per doubling.
 
     Stops early at min_knob when that file already fits, and at max_knob when it does not. Deterministic.

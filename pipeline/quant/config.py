@@ -48,8 +48,12 @@ class ClipSteps:
     def __post_init__(self) -> None:
         for name in ("embedding_clip_ratio", "table_clip_ratio", "min_clip_std"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        require(self.max_clip_std > self.min_clip_std, "max_clip_std", self.max_clip_std,
-                f"above min_clip_std ({self.min_clip_std})")  # fmt: skip
+        require(
+            self.max_clip_std > self.min_clip_std,
+            "max_clip_std",
+            self.max_clip_std,
+            f"above min_clip_std ({self.min_clip_std})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +113,24 @@ class CalibrateConfig:
         require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")
         require(self.batch_sequences >= 1, "batch_sequences", self.batch_sequences, "at least 1")
         require(self.sweeps >= 0, "sweeps", self.sweeps, "0 or more")
-        require(0 <= self.sensitivity_sequences <= self.num_sequences, "sensitivity_sequences",
-                self.sensitivity_sequences, f"0 to num_sequences ({self.num_sequences})")  # fmt: skip
-        require(self.sweeps == 0 or self.sensitivity_sequences > 0 or isinstance(self.provisional.steps, ClipSteps),
-                "sensitivity_sequences", 0, "above 0: provisional.steps of kind `rate` need it; or sweeps: 0, or "
-                "provisional.steps of kind `clip`")  # fmt: skip
-        require(self.sweeps > 0 or self.provisional.target_share == 0, "sweeps", 0,
-                "above 0, which provisional.target_share above 0 needs")  # fmt: skip
+        require(
+            0 <= self.sensitivity_sequences <= self.num_sequences,
+            "sensitivity_sequences",
+            self.sensitivity_sequences,
+            f"0 to num_sequences ({self.num_sequences})",
+        )
+        require(
+            self.sweeps == 0 or self.sensitivity_sequences > 0 or isinstance(self.provisional.steps, ClipSteps),
+            "sensitivity_sequences",
+            0,
+            "above 0: provisional.steps of kind `rate` need it; or sweeps: 0, or provisional.steps of kind `clip`",
+        )
+        require(
+            self.sweeps > 0 or self.provisional.target_share == 0,
+            "sweeps",
+            0,
+            "above 0, which provisional.target_share above 0 needs",
+        )
 
 
 TrellisStates = Literal[4, 8, 16, 32, 64]
@@ -144,10 +159,18 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         weights = self.visit_weights
-        require(isinstance(weights, str) or min(weights, default=0) > 0, "visit_weights", weights,
-                "tokens, sensitivity or positive numbers")  # fmt: skip
-        require(self.trellis_states is None or isinstance(self.steps, RateSteps), "trellis_states", self.trellis_states,
-                "null: steps of kind `clip` clip codes")  # fmt: skip
+        require(
+            isinstance(weights, str) or min(weights, default=0) > 0,
+            "visit_weights",
+            weights,
+            "tokens, sensitivity or positive numbers",
+        )
+        require(
+            self.trellis_states is None or isinstance(self.steps, RateSteps),
+            "trellis_states",
+            self.trellis_states,
+            "null: steps of kind `clip` clip codes",
+        )
         require(0 <= self.target_share <= 1, "target_share", self.target_share, "0 to 1")
         require(self.damp_frac > 0, "damp_frac", self.damp_frac, "above 0")
         require(self.block_columns >= 1, "block_columns", self.block_columns, "at least 1")
@@ -170,6 +193,10 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         require(self.limit_bytes >= 1, "limit_bytes", self.limit_bytes, "at least 1")
-        require(0 <= self.code_reserve_bytes < self.limit_bytes, "code_reserve_bytes", self.code_reserve_bytes,
-                f"0 or more and below limit_bytes ({self.limit_bytes})")  # fmt: skip
+        require(
+            0 <= self.code_reserve_bytes < self.limit_bytes,
+            "code_reserve_bytes",
+            self.code_reserve_bytes,
+            f"0 or more and below limit_bytes ({self.limit_bytes})",
+        )
         require(0 < self.tolerance_frac < 1, "tolerance_frac", self.tolerance_frac, "a share between 0 and 1")

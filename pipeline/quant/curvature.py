@@ -20,8 +20,9 @@ _UNSEEN_SHARE = 0.1
 """Mean curvature of a table's rows that every row has at least: text may look up rows that calibration did not."""
 
 
-def visit_pool(choice: str | tuple[float, ...], sensitivities: list[Tensor], visits: int,
-               owner: str) -> Sequence[float] | None:  # fmt: skip
+def visit_pool(
+    choice: str | tuple[float, ...], sensitivities: list[Tensor], visits: int, owner: str
+) -> Sequence[float] | None:
     """Return how much each visit of a site weighs, `choice` being `quantize.visit_weights`; None: all alike.
 
     `sensitivities`: (visits, R) of each matrix, for the choice `sensitivity`: their means count. ValueError naming the
@@ -39,8 +40,9 @@ def visit_pool(choice: str | tuple[float, ...], sensitivities: list[Tensor], vis
     return [float(weight) for weight in choice[:visits]]
 
 
-def lookup_curvature(name: str, bundle: Mapping[str, Tensor], factor: Factor | None,
-                      rule: ClipSteps | RateSteps) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+def lookup_curvature(
+    name: str, bundle: Mapping[str, Tensor], factor: Factor | None, rule: ClipSteps | RateSteps
+) -> tuple[Tensor | None, Tensor | None]:
     """Return tempered curvatures by row and step factors by column of a table, or of the embedding: it has a factor."""
     if isinstance(rule, ClipSteps):
         return None, None

@@ -88,8 +88,9 @@ def factorise(hessian_CC: Tensor, damp_frac: float, name: str = "matrix") -> Fac
     damped_CC.diagonal()[:num_dead] = 1
     lower_CC, failed = torch.linalg.cholesky_ex(damped_CC)
     if int(failed):
-        raise HessianError(f"{name}: the Hessian is not positive definite after damping; "
-                           "raise damp_frac or calibrate on more tokens")  # fmt: skip
+        raise HessianError(
+            f"{name}: the Hessian is not positive definite after damping; raise damp_frac or calibrate on more tokens"
+        )
     feedback_CC = lower_CC.mT.flip(0, 1)
     pivot_C = feedback_CC.diagonal().clone()
     variance_C = pivot_C.square()
@@ -101,8 +102,10 @@ def _check_dead_columns(hessian_CC: Tensor, dead_C: Tensor, name: str) -> None:
     """Refuse a zero diagonal beside non-zero products: no second moment looks like that."""
     products = hessian_CC[dead_C].square()
     if (products > _UNDERFLOW_SHARE * hessian_CC.diagonal().abs()).any():
-        raise HessianError(f"{name}: the Hessian has a zero diagonal beside non-zero products, so it is not positive "
-                           "definite; recollect it")  # fmt: skip
+        raise HessianError(
+            f"{name}: the Hessian has a zero diagonal beside non-zero products, so it is not positive "
+            "definite; recollect it"
+        )
 
 
 def solve(weight_RC: Tensor, factor: Factor, step: Tensor, max_code: int | None, block_columns: int) -> Tensor:
@@ -124,8 +127,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def solve_stack(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
-                block_columns: int, search: PathSearch | None = None) -> list[Tensor]:  # fmt: skip
+def solve_stack(
+    weights: Sequence[Tensor],
+    factors: Sequence[Factor],
+    steps: Sequence[Tensor],
+    max_code: int | None,
+    block_columns: int,
+    search: PathSearch | None = None,
+) -> list[Tensor]:
     """Return int32 codes (R, C) of matrices of one shape, solved together.
 
     Steps are all (R,) or all (R, C), positive, exactly as they will be stored; max_code None leaves codes unclipped.
@@ -139,8 +148,14 @@ def solve_stack(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Seq
         return _solve_checked(weights, factors, steps, max_code, block_columns, search)
 
 
-def _solve_checked(weights: Sequence[Tensor], factors: Sequence[Factor], steps: Sequence[Tensor], max_code: int | None,
-                   block_columns: int, search: PathSearch | None) -> list[Tensor]:  # fmt: skip
+def _solve_checked(
+    weights: Sequence[Tensor],
+    factors: Sequence[Factor],
+    steps: Sequence[Tensor],
+    max_code: int | None,
+    block_columns: int,
+    search: PathSearch | None,
+) -> list[Tensor]:
     # Errors begin as the weights, codes as the weights with what they pull.
     error_BCR = torch.stack([_in_order(weight, factor) for weight, factor in zip(weights, factors, strict=True)])
     for error_CR, factor in zip(error_BCR, factors, strict=True):
@@ -191,8 +206,14 @@ def _pull(code_BCR: Tensor, error_BCR: Tensor, factors: Sequence[Factor], source
         code_CR[until].addmm_(factor.feedback_CC[until, since], error_CR[since])
 
 
-def _solve_block(code_BKR: Tensor, error_BKR: Tensor, step_BKR: Tensor, feedback_BKK: Tensor,
-                 max_code: int | None, search: PathSearch | None) -> None:  # fmt: skip
+def _solve_block(
+    code_BKR: Tensor,
+    error_BKR: Tensor,
+    step_BKR: Tensor,
+    feedback_BKK: Tensor,
+    max_code: int | None,
+    search: PathSearch | None,
+) -> None:
     """Turn weights with what they pulled into codes, and weights into errors, column by column."""
     for j in range(code_BKR.shape[1]):
         code_BR = code_BKR[:, j].div_(step_BKR[:, j])
@@ -226,8 +247,14 @@ def proxy_loss(weight_RC: Tensor, codes_RC: Tensor, step: Tensor, hessian_CC: Te
     return float((error_RC.to(hessian_CC.dtype) @ hessian_CC).mul(error_RC).sum())
 
 
-def quantize_matrix(weight_RC: Tensor, hessian_CC: Tensor, step: Tensor, max_code: int | None,
-                    damp_frac: float = 0.01, block_columns: int = 128) -> Tensor:  # fmt: skip
+def quantize_matrix(
+    weight_RC: Tensor,
+    hessian_CC: Tensor,
+    step: Tensor,
+    max_code: int | None,
+    damp_frac: float = 0.01,
+    block_columns: int = 128,
+) -> Tensor:
     """Return GPTQ's int64 codes (R, C) in the original column order.
 
     hessian_CC is undamped, step (R,) or (R, C) as stored, max_code None clips nothing; a dead column gets code 0.
@@ -236,12 +263,22 @@ def quantize_matrix(weight_RC: Tensor, hessian_CC: Tensor, step: Tensor, max_cod
     return solve(weight_RC, factorise(hessian_CC, damp_frac), step, max_code, block_columns)
 
 
-def quantize_matrix_with_losses(weight_RC: Tensor, hessian_CC: Tensor, step: Tensor, max_code: int | None,
-                                damp_frac: float = 0.01, block_columns: int = 128,
-                                name: str = "matrix") -> Solution:  # fmt: skip
+def quantize_matrix_with_losses(
+    weight_RC: Tensor,
+    hessian_CC: Tensor,
+    step: Tensor,
+    max_code: int | None,
+    damp_frac: float = 0.01,
+    block_columns: int = 128,
+    name: str = "matrix",
+) -> Solution:
     """Like `quantize_matrix`, with the damping used and the proxy losses of these codes and of nearest rounding."""
     factor = factorise(hessian_CC, damp_frac, name)
     codes_RC = solve(weight_RC, factor, step, max_code, block_columns)
     nearest_RC = round_to_nearest(weight_RC, step, max_code)
-    return Solution(codes_RC, factor.damping, proxy_loss(weight_RC, codes_RC, step, hessian_CC),
-                    proxy_loss(weight_RC, nearest_RC, step, hessian_CC))  # fmt: skip
+    return Solution(
+        codes_RC,
+        factor.damping,
+        proxy_loss(weight_RC, codes_RC, step, hessian_CC),
+        proxy_loss(weight_RC, nearest_RC, step, hessian_CC),
+    )

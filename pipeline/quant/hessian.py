@@ -77,8 +77,13 @@ def find_input_sites(model: LoopedUNet, ids_NT: Tensor) -> list[InputSite]:
     return [InputSite(names[0], tuple(names), len(inputs)) for inputs, names in members.items()]
 
 
-def collect_moments(model: LoopedUNet, sites: list[InputSite], batches: Iterable[Tensor], ranks: Ranks,
-                    reference: LoopedUNet | None = None) -> dict[str, Tensor]:  # fmt: skip
+def collect_moments(
+    model: LoopedUNet,
+    sites: list[InputSite],
+    batches: Iterable[Tensor],
+    ranks: Ranks,
+    reference: LoopedUNet | None = None,
+) -> dict[str, Tensor]:
     """Return `moment/`, `tokens/` and, given a reference, `cross/` of batches of ids (B, T), by bundle key.
 
     Every rank gives its own batches and gets the same means over all of them, float32 on the CPU. Per batch products
@@ -86,8 +91,11 @@ def collect_moments(model: LoopedUNet, sites: list[InputSite], batches: Iterable
     of the reference on one batch are held besides.
     """
     device = model.token_embedding.weight.device
-    widths = {f"{site.owner}/{visit}": model.get_parameter(site.owner).shape[1]
-              for site in sites for visit in range(site.visits)}  # fmt: skip
+    widths = {
+        f"{site.owner}/{visit}": model.get_parameter(site.owner).shape[1]
+        for site in sites
+        for visit in range(site.visits)
+    }
     widths["head"] = model.token_embedding.embedding_dim
     # Every key from the start: a rank may have no batch. Nothing corrects the tied head's matrix, a table besides.
     keys = [f"moment/{at}" for at in widths]

@@ -27,8 +27,16 @@ def entropy_bits(codes: Tensor) -> float:
     return float(torch.special.entr(counts / counts.sum()).sum()) / math.log(2)
 
 
-def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step: Tensor, states: int,
-                max_code: int | None, hessian_CC: Tensor | None) -> dict:  # fmt: skip
+def layer_entry(
+    name: str,
+    role: str,
+    weight_RC: Tensor,
+    codes_RC: Tensor,
+    step: Tensor,
+    states: int,
+    max_code: int | None,
+    hessian_CC: Tensor | None,
+) -> dict:
     """Return one tensor's line of the report; the proxy losses are None without a Hessian.
 
     With `states` of a trellis above 1 steps are half ones: a code's union is known, and rounding takes whole steps.
@@ -36,10 +44,16 @@ def layer_entry(name: str, role: str, weight_RC: Tensor, codes_RC: Tensor, step:
     noise = float(quantization_error(weight_RC, codes_RC, step).square().sum())
     signal = float(weight_RC.double().square().sum())
     bits = entropy_bits(codes_RC) - (entropy_bits(codes_RC & 1) if states > 1 else 0.0)
-    entry = {"name": name, "role": role, "shape": list(weight_RC.shape), "bits_per_weight": bits,
-             "clipped_frac": 0.0 if max_code is None else float((codes_RC.abs() == max_code).double().mean()),
-             "sqnr_db": 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB,
-             "proxy_loss": None, "nearest_proxy_loss": None}  # fmt: skip
+    entry = {
+        "name": name,
+        "role": role,
+        "shape": list(weight_RC.shape),
+        "bits_per_weight": bits,
+        "clipped_frac": 0.0 if max_code is None else float((codes_RC.abs() == max_code).double().mean()),
+        "sqnr_db": 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB,
+        "proxy_loss": None,
+        "nearest_proxy_loss": None,
+    }
     if hessian_CC is not None:
         whole = 2 if states > 1 else 1
         nearest_RC = whole * round_to_nearest(weight_RC, whole * step, max_code)
@@ -53,7 +67,10 @@ def report_totals(layers: list[dict], passthrough_values: int) -> dict:
     """Return sums over the layers: weights, mean bits per weight, proxy losses, values kept in float16."""
     weights = [math.prod(layer["shape"]) for layer in layers]
     bits = sum(count * layer["bits_per_weight"] for count, layer in zip(weights, layers, strict=True))
-    return {"weights": sum(weights), "bits_per_weight": bits / max(sum(weights), 1),
-            "proxy_loss": sum(layer["proxy_loss"] or 0.0 for layer in layers),
-            "nearest_proxy_loss": sum(layer["nearest_proxy_loss"] or 0.0 for layer in layers),
-            "passthrough_values": passthrough_values}  # fmt: skip
+    return {
+        "weights": sum(weights),
+        "bits_per_weight": bits / max(sum(weights), 1),
+        "proxy_loss": sum(layer["proxy_loss"] or 0.0 for layer in layers),
+        "nearest_proxy_loss": sum(layer["nearest_proxy_loss"] or 0.0 for layer in layers),
+        "passthrough_values": passthrough_values,
+    }

@@ -37,8 +37,9 @@ from pipeline.ranks import Ranks, share_from_rank_zero
 _PROVISIONAL_BLOCK_COLUMNS = 128
 
 
-def calibrate(model: LoopedUNet, ids_NT: Tensor, config: CalibrateConfig, ranks: Ranks, device: torch.device,
-              progress: Progress) -> Bundle:  # fmt: skip
+def calibrate(
+    model: LoopedUNet, ids_NT: Tensor, config: CalibrateConfig, ranks: Ranks, device: torch.device, progress: Progress
+) -> Bundle:
     """Return the calibration bundle (keys: `pipeline.quant.moments`) of `model` on training ids (N, T) int64.
 
     The forward runs in float32 on `device`; the caller's model is unchanged. All ranks of a process group call this
@@ -66,13 +67,19 @@ def calibrate(model: LoopedUNet, ids_NT: Tensor, config: CalibrateConfig, ranks:
     return bundle
 
 
-def _provisional_model(original: LoopedUNet, bundle: Mapping[str, Tensor], config: ProvisionalConfig,
-                       target_share: float) -> LoopedUNet:  # fmt: skip
+def _provisional_model(
+    original: LoopedUNet, bundle: Mapping[str, Tensor], config: ProvisionalConfig, target_share: float
+) -> LoopedUNet:
     """Return the model that the artifact would hold at about the provisional rate."""
     settings = QuantizeConfig(
-        solver="gptq", trellis_states=None, steps=config.steps, visit_weights="tokens", target_share=target_share,
-        damp_frac=config.damp_frac, block_columns=_PROVISIONAL_BLOCK_COLUMNS,
-    )  # fmt: skip
+        solver="gptq",
+        trellis_states=None,
+        steps=config.steps,
+        visit_weights="tokens",
+        target_share=target_share,
+        damp_frac=config.damp_frac,
+        block_columns=_PROVISIONAL_BLOCK_COLUMNS,
+    )
     plan = plan_quantization(original, bundle, settings)
     knob = RateEstimate(plan).knob(config.bits_per_weight)
     return dequantized_model(quantize_plan(plan, knob), original.config)
@@ -81,13 +88,16 @@ def _provisional_model(original: LoopedUNet, bundle: Mapping[str, Tensor], confi
 class _Batches:
     """Batches of calibration ids, those of this rank, phase after phase, counted for `progress`."""
 
-    def __init__(self, ids_NT: Tensor, config: CalibrateConfig, ranks: Ranks, device: torch.device,
-                 progress: Progress) -> None:  # fmt: skip
+    def __init__(
+        self, ids_NT: Tensor, config: CalibrateConfig, ranks: Ranks, device: torch.device, progress: Progress
+    ) -> None:
         sampled_N = torch.arange(config.sensitivity_sequences) * len(ids_NT) // max(config.sensitivity_sequences, 1)
         # A backward pass keeps what a forward pass forgets.
         sampled = ids_NT[sampled_N].split(max(1, config.batch_sequences // 4)) if len(sampled_N) else ()
-        self._parts, self._sampled = (list(enumerate(parts))[ranks.rank :: ranks.world_size]
-                                      for parts in (ids_NT.split(config.batch_sequences), sampled))  # fmt: skip
+        self._parts, self._sampled = (
+            list(enumerate(parts))[ranks.rank :: ranks.world_size]
+            for parts in (ids_NT.split(config.batch_sequences), sampled)
+        )
         self._device, self._progress = device, progress
         self._done, self._total = 0, (1 + config.sweeps) * len(self._parts) + len(self._sampled)
 

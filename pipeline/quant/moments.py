@@ -39,16 +39,24 @@ def check_bundle(bundle: Mapping[str, Tensor]) -> None:
     for key, entry in bundle.items():
         kind, *names = key.split("/")
         where = f"calibration bundle: {one_line(key, 100)}"
-        require(entry.ndim == _AXES.get(kind) and (kind != "uses" or len(names) == 2), where,
-                one_line(f"{entry.dtype} {tuple(entry.shape)}"), f"what calibration writes; {_REMEDY}")  # fmt: skip
+        require(
+            entry.ndim == _AXES.get(kind) and (kind != "uses" or len(names) == 2),
+            where,
+            one_line(f"{entry.dtype} {tuple(entry.shape)}"),
+            f"what calibration writes; {_REMEDY}",
+        )
         if kind in _COUNTS:
             least, most = 0 if kind == "token_frequency" else 1, len(bundle) if kind == "uses" else math.inf
             is_sound = entry.dtype == torch.int64 and bool(((entry >= least) & (entry <= most)).all())
             require(is_sound, where, one_line(entry), f"whole numbers of at least {least}; {_REMEDY}")
         else:
             is_sound = entry.is_floating_point() and bool(torch.isfinite(entry.float()).all())
-            require(is_sound, where, "values that are not finite floats",
-                    f"finite ones: weights or inputs of that tensor are too large; {_REMEDY}")  # fmt: skip
+            require(
+                is_sound,
+                where,
+                "values that are not finite floats",
+                f"finite ones: weights or inputs of that tensor are too large; {_REMEDY}",
+            )
 
 
 def site_uses(sites: Sequence[InputSite]) -> Bundle:
@@ -69,10 +77,14 @@ def site_members(bundle: Mapping[str, Tensor]) -> dict[str, list[str]]:
 def row_sensitivity(bundle: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """Return the sensitivities (len(names), R) under `names`, float64; ValueError when they were not collected."""
     for name in names:
-        require(f"sensitivity/{name}" in bundle, "calibration bundle", f"no sensitivity of {name}",
-                "one, which steps of kind `rate` and visit_weights `sensitivity` need: set "
-                f"calibrate.sensitivity_sequences above 0 and "
-                f"{_REMEDY}")  # fmt: skip
+        require(
+            f"sensitivity/{name}" in bundle,
+            "calibration bundle",
+            f"no sensitivity of {name}",
+            "one, which steps of kind `rate` and visit_weights `sensitivity` need: set "
+            f"calibrate.sensitivity_sequences above 0 and "
+            f"{_REMEDY}",
+        )
     return torch.stack([bundle[f"sensitivity/{name}"].double() for name in names])
 
 
@@ -81,8 +93,9 @@ def visit_names(bundle: Mapping[str, Tensor], owner: str, matrix: str) -> list[s
     return [f"{matrix}/{visit}" for visit in range(int(bundle_entry(bundle, f"uses/{owner}/{owner}")))]
 
 
-def pooled_mean(bundle: Mapping[str, Tensor], kind: str, owner: str, width: int,
-                weights: Sequence[float] | None = None) -> Tensor:  # fmt: skip
+def pooled_mean(
+    bundle: Mapping[str, Tensor], kind: str, owner: str, width: int, weights: Sequence[float] | None = None
+) -> Tensor:
     """Return one float64 (width, width) mean of kind `moment` or `cross` over all activations of all visits of a site.
 
     An activation counts as much as its visit weighs; None weighs all alike. Raises ValueError naming what the bundle
@@ -100,8 +113,12 @@ def pooled_mean(bundle: Mapping[str, Tensor], kind: str, owner: str, width: int,
 def square_entry(bundle: Mapping[str, Tensor], key: str, width: int) -> Tensor:
     """Return a (width, width) entry as float64; ValueError when it is absent or of another shape."""
     entry_CC = bundle_entry(bundle, key)
-    require(entry_CC.shape == (width, width), f"calibration bundle: {key}", tuple(entry_CC.shape),
-            f"({width}, {width}); {_REMEDY}")  # fmt: skip
+    require(
+        entry_CC.shape == (width, width),
+        f"calibration bundle: {key}",
+        tuple(entry_CC.shape),
+        f"({width}, {width}); {_REMEDY}",
+    )
     return entry_CC.double()
 
 

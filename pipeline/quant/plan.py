@@ -78,8 +78,10 @@ def plan_quantization(model: LoopedUNet, bundle: Mapping[str, Tensor], config: Q
     roles = tensor_roles(model)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     max_codes = _max_codes(model, config.steps)
-    groups = [*_matrix_groups(roles, weights, bundle, config, max_codes),
-              *_lookup_groups(roles, weights, bundle, config, max_codes)]  # fmt: skip
+    groups = [
+        *_matrix_groups(roles, weights, bundle, config, max_codes),
+        *_lookup_groups(roles, weights, bundle, config, max_codes),
+    ]
     passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
     return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
 
@@ -90,16 +92,24 @@ def _max_codes(model: LoopedUNet, rule: ClipSteps | RateSteps) -> dict[str, int 
     return {name: max_code_of(bits[owner]) if bits else None for name, owner in code_owners(model).items()}
 
 
-def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
-                   config: QuantizeConfig, max_codes: Mapping[str, int | None]) -> Iterator[TensorGroup]:  # fmt: skip
+def _matrix_groups(
+    roles: Mapping[str, Role],
+    weights: Mapping[str, Tensor],
+    bundle: Mapping[str, Tensor],
+    config: QuantizeConfig,
+    max_codes: Mapping[str, int | None],
+) -> Iterator[TensorGroup]:
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(bundle).items():
         missing -= set(members)
         width = weights[owner].shape[-1] if owner in weights else 0
         for name in members:
-            require(roles.get(name) == "matrix" and weights[name].shape[1] == width, "calibration bundle",
-                    f"moments of {name} beside {owner}",
-                    "the matrices of this checkpoint: calibrate it again")  # fmt: skip
+            require(
+                roles.get(name) == "matrix" and weights[name].shape[1] == width,
+                "calibration bundle",
+                f"moments of {name} beside {owner}",
+                "the matrices of this checkpoint: calibrate it again",
+            )
         rows = columns = None
         sensitivities: list[Tensor] = []
         if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
@@ -118,15 +128,32 @@ def _matrix_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
         parts = dict(zip(members, weight_RC.split([len(weights[name]) for name in members]), strict=True))
         for max_code in dict.fromkeys(max_codes[name] for name in members):
             names = tuple(name for name in members if max_codes[name] == max_code)
-            yield TensorGroup(names, tuple(len(parts[name]) for name in names), "matrix",
-                              torch.cat([parts[name] for name in names]), hessian_CC, factor, rows, columns,
-                              max_code)  # fmt: skip
-    require(not missing, "calibration bundle", f"no moments of {', '.join(sorted(missing))}",
-            "moments of every matrix: calibrate this checkpoint again")  # fmt: skip
+            yield TensorGroup(
+                names,
+                tuple(len(parts[name]) for name in names),
+                "matrix",
+                torch.cat([parts[name] for name in names]),
+                hessian_CC,
+                factor,
+                rows,
+                columns,
+                max_code,
+            )
+    require(
+        not missing,
+        "calibration bundle",
+        f"no moments of {', '.join(sorted(missing))}",
+        "moments of every matrix: calibrate this checkpoint again",
+    )
 
 
-def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bundle: Mapping[str, Tensor],
-                   config: QuantizeConfig, max_codes: Mapping[str, int | None]) -> Iterator[TensorGroup]:  # fmt: skip
+def _lookup_groups(
+    roles: Mapping[str, Role],
+    weights: Mapping[str, Tensor],
+    bundle: Mapping[str, Tensor],
+    config: QuantizeConfig,
+    max_codes: Mapping[str, int | None],
+) -> Iterator[TensorGroup]:
     for name, role in roles.items():
         if role not in ("table", "embedding"):
             continue
@@ -136,15 +163,20 @@ def _lookup_groups(roles: Mapping[str, Role], weights: Mapping[str, Tensor], bun
             hessian_CC = square_entry(bundle, "moment/head", weight_RC.shape[1])
             factor = factorise(hessian_CC, config.damp_frac, name)
         rows, columns = lookup_curvature(name, bundle, factor, config.steps)
-        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns,
-                          max_codes[name])  # fmt: skip
+        yield TensorGroup(
+            (name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns, max_codes[name]
+        )
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
     require(tensor.is_floating_point(), f"tensor {name}", str(tensor.dtype), "a floating-point tensor")
     half = tensor.to(torch.float16)
-    require(bool(torch.isfinite(half).all()), f"tensor {name}", "a value that float16 cannot hold",
-            "finite values below 65504")  # fmt: skip
+    require(
+        bool(torch.isfinite(half).all()),
+        f"tensor {name}",
+        "a value that float16 cannot hold",
+        "finite values below 65504",
+    )
     return half.numpy()
 
 

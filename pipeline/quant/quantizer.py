@@ -76,8 +76,9 @@ def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
         yield from (groups[at : at + size] for at in range(0, len(groups), size))
 
 
-def _stack_codes(stack: list[TensorGroup], grids: list[Grid], on_path: list[Tensor],
-                 config: QuantizeConfig) -> list[Tensor]:  # fmt: skip
+def _stack_codes(
+    stack: list[TensorGroup], grids: list[Grid], on_path: list[Tensor], config: QuantizeConfig
+) -> list[Tensor]:
     weights, steps, max_code = [group.weight_RC for group in stack], [grid.step for grid in grids], stack[0].max_code
     factors = [group.factor for group in stack if group.factor is not None]
     search = None
@@ -98,8 +99,14 @@ def _rows_on_paths(group: TensorGroup, grid: Grid, states: int) -> Tensor:
     return place_RC.square().mean(1) >= _PATH_SPREAD**2
 
 
-def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig, budget: BudgetConfig,
-                  meta: dict, progress: Progress) -> tuple[bytes, dict]:  # fmt: skip
+def fit_to_budget(
+    model: LoopedUNet,
+    bundle: Mapping[str, Tensor],
+    config: QuantizeConfig,
+    budget: BudgetConfig,
+    meta: dict,
+    progress: Progress,
+) -> tuple[bytes, dict]:
     """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
 
     It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted and
@@ -142,9 +149,13 @@ def fit_to_budget(model: LoopedUNet, bundle: Mapping[str, Tensor], config: Quant
     report = {"knob": search.best.knob, **describe_quantization(plan, tensors, solve_seconds)}
     fitted = len(search.best.content)
     report["bytes"] = fitted
-    report["budget"] = {"budget_bytes": budget_bytes, "tolerance_bytes": tolerance_bytes,
-                        "unused_bytes": budget_bytes - fitted, "reached": fitted >= window.floor_bytes,
-                        "finest_fits": search.best.knob == window.min_knob}  # fmt: skip
+    report["budget"] = {
+        "budget_bytes": budget_bytes,
+        "tolerance_bytes": tolerance_bytes,
+        "unused_bytes": budget_bytes - fitted,
+        "reached": fitted >= window.floor_bytes,
+        "finest_fits": search.best.knob == window.min_knob,
+    }
     report["search"] = [{"knob": knob, "bytes": num_bytes} for knob, num_bytes in search.trace]
     clock.lap("report_seconds")
     report["phases"] = clock.seconds
@@ -187,9 +198,16 @@ def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors, seco
         for name, rows in _member_slices(group):
             stored = tensors[name]
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
-            entry = layer_entry(name, group.role, group.weight_RC[rows], torch.from_numpy(stored.codes),
-                                torch.from_numpy(stored.full_step()), stored.states, group.max_code,
-                                group.hessian_CC)  # fmt: skip
+            entry = layer_entry(
+                name,
+                group.role,
+                group.weight_RC[rows],
+                torch.from_numpy(stored.codes),
+                torch.from_numpy(stored.full_step()),
+                stored.states,
+                group.max_code,
+                group.hessian_CC,
+            )
             layers.append({**entry, "seconds": seconds[name]})
     passthrough_values = sum(array.size for array in plan.passthrough.values())
     return {"layers": layers, "totals": report_totals(layers, passthrough_values)}

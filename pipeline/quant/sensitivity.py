@@ -29,8 +29,9 @@ from pipeline.ranks import Ranks, sum_over_ranks
 _LABEL_SEED = 1
 
 
-def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: Iterable[tuple[int, Tensor]],
-                          ranks: Ranks) -> dict[str, Tensor]:  # fmt: skip
+def collect_sensitivities(
+    model: LoopedUNet, sites: list[InputSite], batches: Iterable[tuple[int, Tensor]], ranks: Ranks
+) -> dict[str, Tensor]:
     """Return the sensitivities of `model` on numbered batches of token ids (B, T), by bundle key, float32 on the CPU.
 
     One forward and one backward pass per batch; the model's weights and hooks are left as they were. Every rank gives
@@ -38,8 +39,12 @@ def collect_sensitivities(model: LoopedUNet, sites: list[InputSite], batches: It
     """
     device = model.token_embedding.weight.device
     tables = [name for name, module in model.named_modules() if type(module) is nn.Embedding]
-    rows = {f"{member}/{visit}": len(model.get_parameter(member))
-            for site in sites for member in site.members for visit in range(site.visits)}  # fmt: skip
+    rows = {
+        f"{member}/{visit}": len(model.get_parameter(member))
+        for site in sites
+        for member in site.members
+        for visit in range(site.visits)
+    }
     rows |= {f"{name}.weight": len(model.get_parameter(f"{name}.weight")) for name in tables}
     rows["head"] = model.token_embedding.num_embeddings
     # Every key from the start: a rank may have no batch, and what no loss depends on has no gradient.

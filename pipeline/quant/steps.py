@@ -46,8 +46,9 @@ def sdclip_step(weight_RC: Tensor, clip_std: float, max_code: int, name: str = "
     # One column has no spread; its size then sets the scale.
     spread_R = weight_RC.std(dim=1) if weight_RC.shape[1] > 1 else weight_RC.abs().flatten()
     step_R = (spread_R * clip_std / max_code).to(torch.float16).to(torch.float32)
-    require(bool(torch.isfinite(step_R).all()), f"step of {name}", "a value that float16 cannot hold",
-            "finite, modest rows")  # fmt: skip
+    require(
+        bool(torch.isfinite(step_R).all()), f"step of {name}", "a value that float16 cannot hold", "finite, modest rows"
+    )
     return step_R.clamp_(min=SMALLEST_STEP)
 
 

@@ -32,8 +32,13 @@ class PredictedLoss(NamedTuple):
     """Of independent errors as large as its weights, by the same formula, divided by their number."""
 
 
-def file_costs(model: LoopedUNet, bundle: Mapping[str, Tensor], tensors: ArtifactTensors, file_bytes: int,
-               layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:  # fmt: skip
+def file_costs(
+    model: LoopedUNet,
+    bundle: Mapping[str, Tensor],
+    tensors: ArtifactTensors,
+    file_bytes: int,
+    layers: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
     """Return a report's lines `layers` in the order of the file, each with its costs, and the costs of the rest.
 
     `model` is the float model. The bytes of all tensors and of what passes through add up to `file_bytes`. Losses are
@@ -41,16 +46,22 @@ def file_costs(model: LoopedUNet, bundle: Mapping[str, Tensor], tensors: Artifac
     """
     lines = {layer["name"]: layer for layer in layers}
     names = [name for name in tensors if name in lines]
-    *shares, passthrough = _file_shares([{name: tensors[name]} for name in names]
-                                        + [{name: tensors[name] for name in tensors if name not in lines}],
-                                        file_bytes)  # fmt: skip
+    *shares, passthrough = _file_shares(
+        [{name: tensors[name]} for name in names] + [{name: tensors[name] for name in tensors if name not in lines}],
+        file_bytes,
+    )
     losses: dict[str, PredictedLoss] = predicted_losses(model, bundle, tensors) if "sensitivity/head" in bundle else {}
     none = dict.fromkeys(PredictedLoss._fields)
-    costs = [{"coded_bytes": share, **(losses[name]._asdict() if losses else none)}
-             for name, share in zip(names, shares, strict=True)]  # fmt: skip
+    costs = [
+        {"coded_bytes": share, **(losses[name]._asdict() if losses else none)}
+        for name, share in zip(names, shares, strict=True)
+    ]
     total = sum(loss.predicted_nats for loss in losses.values()) if losses else None
-    return {"layers": [{**lines[name], **cost} for name, cost in zip(names, costs, strict=True)],
-            "passthrough_bytes": passthrough, "predicted_nats": total}  # fmt: skip
+    return {
+        "layers": [{**lines[name], **cost} for name, cost in zip(names, costs, strict=True)],
+        "passthrough_bytes": passthrough,
+        "predicted_nats": total,
+    }
 
 
 def _file_shares(parts: Sequence[ArtifactTensors], file_bytes: int) -> list[int]:
@@ -61,8 +72,9 @@ def _file_shares(parts: Sequence[ArtifactTensors], file_bytes: int) -> list[int]
     return [end - start for start, end in itertools.pairwise([0, *ends])]
 
 
-def predicted_losses(model: LoopedUNet, bundle: Mapping[str, Tensor],
-                     tensors: ArtifactTensors) -> dict[str, PredictedLoss]:  # fmt: skip
+def predicted_losses(
+    model: LoopedUNet, bundle: Mapping[str, Tensor], tensors: ArtifactTensors
+) -> dict[str, PredictedLoss]:
     """Return what the errors of every quantized tensor cost; raises ValueError naming what the bundle lacks."""
     roles, weights = tensor_roles(model), model.state_dict()
     owners = {member: owner for owner, members in site_members(bundle).items() for member in members}
@@ -80,8 +92,9 @@ def predicted_losses(model: LoopedUNet, bundle: Mapping[str, Tensor],
     return losses
 
 
-def _curvatures(name: str, role: Role, owner: str, width: int,
-                bundle: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+def _curvatures(
+    name: str, role: Role, owner: str, width: int, bundle: Mapping[str, Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield sensitivities (R,) float64 and input moments (C, C) float32 of all that reads a tensor, one by one."""
     if role == "matrix":
         for visit, row_R in enumerate(row_sensitivity(bundle, visit_names(bundle, owner, name))):

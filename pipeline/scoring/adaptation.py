@@ -46,9 +46,14 @@ class ChunkSGD(NoAdaptation):
     """Train on each scored chunk but the last with one SGD whose momentum lives for the whole run."""
 
     def __init__(
-        self, model: nn.Module, protocol: TTTProtocol, num_groups: int, dtype: torch.dtype, ranks: Ranks,
+        self,
+        model: nn.Module,
+        protocol: TTTProtocol,
+        num_groups: int,
+        dtype: torch.dtype,
+        ranks: Ranks,
         map_batches: Callable[..., Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Own `model`, which is mutated: blocks are frozen now, parameters move in `after`."""
         self.model = model
         self.protocol = protocol

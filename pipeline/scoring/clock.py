@@ -29,8 +29,13 @@ class TimeLimitError(FairwayError):
 class ScoringClock:
     """Times one scoring run; called as its progress."""
 
-    def __init__(self, limit_seconds: float | None, spent_seconds: float, progress: Progress,
-                 now: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+    def __init__(
+        self,
+        limit_seconds: float | None,
+        spent_seconds: float,
+        progress: Progress,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`limit_seconds`: for all of the run, None for no limit; `spent_seconds`: gone before the clock starts."""
         self.limit_seconds, self.progress, self.now = limit_seconds, progress, now
         self.started = now() - spent_seconds

@@ -48,8 +48,12 @@ class SlidingProtocol:
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
-        require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
-                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        require(
+            1 <= self.stride_tokens <= self.context_tokens,
+            "stride_tokens",
+            self.stride_tokens,
+            f"1 to context_tokens ({self.context_tokens})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +73,18 @@ class StreamProtocol:
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
-        require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
-                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
-        require(self.lane_tokens >= self.stride_tokens, "lane_tokens", self.lane_tokens,
-                f"at least stride_tokens ({self.stride_tokens})")  # fmt: skip
+        require(
+            1 <= self.stride_tokens <= self.context_tokens,
+            "stride_tokens",
+            self.stride_tokens,
+            f"1 to context_tokens ({self.context_tokens})",
+        )
+        require(
+            self.lane_tokens >= self.stride_tokens,
+            "lane_tokens",
+            self.lane_tokens,
+            f"at least stride_tokens ({self.stride_tokens})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +115,12 @@ class TTTProtocol:
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
-        require(1 <= self.stride_tokens <= self.context_tokens, "stride_tokens", self.stride_tokens,
-                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        require(
+            1 <= self.stride_tokens <= self.context_tokens,
+            "stride_tokens",
+            self.stride_tokens,
+            f"1 to context_tokens ({self.context_tokens})",
+        )
         for name in ("chunk_tokens", "batch_sequences"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("epochs", "freeze_blocks"):
@@ -112,9 +128,12 @@ class TTTProtocol:
         for name in ("learning_rate", "grad_clip"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        require(self.lane_tokens is None or self.stride_tokens <= self.lane_tokens <= self.chunk_tokens, "lane_tokens",
-                self.lane_tokens, f"null or stride_tokens to chunk_tokens ({self.stride_tokens} to "
-                f"{self.chunk_tokens})")  # fmt: skip
+        require(
+            self.lane_tokens is None or self.stride_tokens <= self.lane_tokens <= self.chunk_tokens,
+            "lane_tokens",
+            self.lane_tokens,
+            f"null or stride_tokens to chunk_tokens ({self.stride_tokens} to {self.chunk_tokens})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +164,12 @@ class LoraProtocol:
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
-        require(1 <= self.chunk_tokens <= self.context_tokens, "chunk_tokens", self.chunk_tokens,
-                f"1 to context_tokens ({self.context_tokens})")  # fmt: skip
+        require(
+            1 <= self.chunk_tokens <= self.context_tokens,
+            "chunk_tokens",
+            self.chunk_tokens,
+            f"1 to context_tokens ({self.context_tokens})",
+        )
         require(self.bos_id >= 0, "bos_id", self.bos_id, "a token id")
         for name in ("batch_documents", "rank"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -174,13 +197,18 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
-        require(self.limit_seconds is None or self.limit_seconds > 0, "limit_seconds", self.limit_seconds,
-                "null or above 0")  # fmt: skip
+        require(
+            self.limit_seconds is None or self.limit_seconds > 0, "limit_seconds", self.limit_seconds, "null or above 0"
+        )
         require("float" in self.protocols, "protocols", tuple(self.protocols), "an entry `float`")
         require("float" not in self.items, "items", self.items, "artifact items only: `float` always runs")
         for name in self.protocols:
-            require(re.fullmatch(r"[\w.-]+", name) is not None, "protocols", name,
-                    "names of letters, digits, _, . and -: files and stages are called by them")  # fmt: skip
+            require(
+                re.fullmatch(r"[\w.-]+", name) is not None,
+                "protocols",
+                name,
+                "names of letters, digits, _, . and -: files and stages are called by them",
+            )
         for item in self.items:
             require(item in self.protocols, "items", item, f"names among protocols ({', '.join(self.protocols)})")
         require(len(set(self.items)) == len(self.items), "items", self.items, "each name once")

@@ -96,9 +96,13 @@ def score(
 
 
 def adaptation_for(
-    model: nn.Module, protocol: Protocol, num_groups: int, dtype: torch.dtype, ranks: Ranks,
+    model: nn.Module,
+    protocol: Protocol,
+    num_groups: int,
+    dtype: torch.dtype,
+    ranks: Ranks,
     map_batches: Callable[..., Any],
-) -> NoAdaptation:  # fmt: skip
+) -> NoAdaptation:
     """Return the adaptation that `protocol` asks for, bound to `model`."""
     if isinstance(protocol, TTTProtocol):
         return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
@@ -107,9 +111,13 @@ def adaptation_for(
 
 
 def score_windows(
-    model: Any, tokens_M: Tensor, batch: list[Window], device: Any, dtype: torch.dtype,
+    model: Any,
+    tokens_M: Tensor,
+    batch: list[Window],
+    device: Any,
+    dtype: torch.dtype,
     head: Callable[[Tensor], Tensor] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return the float64 nats of the scored targets of a batch's windows, in order, from one forward pass.
 
     Shorter windows are padded on the right, where no causal model looks. `head` makes logits (B, T, V) of hidden states

@@ -58,8 +58,12 @@ class Ledger:
     def __post_init__(self) -> None:
         for name, dtype in LEDGER_COLUMNS.items():
             column = np.array(getattr(self, name), dtype=dtype)
-            require(column.shape == (self.num_targets,), f"ledger.{name}", column.shape,
-                    f"one row per target ({self.num_targets},)")  # fmt: skip
+            require(
+                column.shape == (self.num_targets,),
+                f"ledger.{name}",
+                column.shape,
+                f"one row per target ({self.num_targets},)",
+            )
             column.setflags(write=False)
             object.__setattr__(self, name, column)
         exactly_once = np.array_equal(np.sort(self.target), np.arange(self.num_targets))
@@ -91,8 +95,12 @@ class Ledger:
 def make_ledger(scores: Scores, bytes_N: np.ndarray, protocol: Protocol | Mapping[str, Any]) -> Ledger:
     """Return the ledger of a scoring run; bytes_N: bytes by target, as `count_bytes` gives them."""
     require(bytes_N.shape == scores.nats.shape, "bytes", bytes_N.shape, f"one per target {scores.nats.shape}")
-    require(len(bytes_N) == 0 or 0 <= bytes_N.min() <= bytes_N.max() < 2**15, "bytes",
-            (bytes_N.min(initial=0), bytes_N.max(initial=0)), "0 to 32767 per target")  # fmt: skip
+    require(
+        len(bytes_N) == 0 or 0 <= bytes_N.min() <= bytes_N.max() < 2**15,
+        "bytes",
+        (bytes_N.min(initial=0), bytes_N.max(initial=0)),
+        "0 to 32767 per target",
+    )
     order_N = scores.order
     return Ledger(
         target=order_N,

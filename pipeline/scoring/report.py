@@ -40,8 +40,10 @@ def score_report(item: str, ledger: Ledger, tokens_M: np.ndarray, manifest: Mapp
     """
     text_bytes = manifest["splits"]["val"]["bytes"]
     if ledger.total_bytes != text_bytes:
-        raise ValueError(f"val shards: got targets that stand for {ledger.total_bytes} bytes, expected the text's "
-                         f"{text_bytes} (manifest.json); run `dvc repro -f prepare`")  # fmt: skip
+        raise ValueError(
+            f"val shards: got targets that stand for {ledger.total_bytes} bytes, expected the text's "
+            f"{text_bytes} (manifest.json); run `dvc repro -f prepare`"
+        )
     return {
         "item": item,
         "weights": "float" if item == "float" else "artifact",

@@ -39,6 +39,7 @@ def score_item(
     bytes_N = count_bytes(tokens_M, table)
     require(bytes_N.sum() > 0, "validation text", int(bytes_N.sum()), "targets that stand for at least one byte")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    scores = score(model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress,
-                   ranks=ranks)  # fmt: skip
+    scores = score(
+        model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress, ranks=ranks
+    )
     return make_ledger(scores, bytes_N, protocol)

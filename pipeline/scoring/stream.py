@@ -27,9 +27,13 @@ from pipeline.scoring.windows import Window
 
 
 def score_lanes(
-    model: Any, tokens_M: Tensor, lanes: Sequence[Window], device: Any, dtype: torch.dtype,
+    model: Any,
+    tokens_M: Tensor,
+    lanes: Sequence[Window],
+    device: Any,
+    dtype: torch.dtype,
     protocol: StreamProtocol | TTTProtocol,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return the float64 nats of the scored targets, lane by lane, of lanes that are scored from one offset on.
 
     Shorter lanes are padded on the right, where no causal model looks.

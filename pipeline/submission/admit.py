@@ -13,32 +13,108 @@ from collections.abc import Iterator
 from pipeline.submission.program_names import Function, ProgramNames, called
 
 _NODES = (
-    ast.Module, ast.FunctionDef, ast.ClassDef, ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.While,
-    ast.If, ast.With, ast.withitem, ast.Raise, ast.Try, ast.ExceptHandler, ast.Assert, ast.Import, ast.ImportFrom,
-    ast.alias, ast.Nonlocal, ast.Expr, ast.Pass, ast.Break, ast.Continue, ast.arguments, ast.arg, ast.keyword,
-    ast.comprehension, ast.BoolOp, ast.NamedExpr, ast.BinOp, ast.UnaryOp, ast.Lambda, ast.IfExp, ast.Dict, ast.Set,
-    ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Yield, ast.YieldFrom, ast.Compare, ast.Call,
-    ast.FormattedValue, ast.JoinedStr, ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List,
-    ast.Tuple, ast.Slice, ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
-)  # fmt: skip
-_FUNCTION_DECORATORS = frozenset({
-    "property", "staticmethod", "functools.cached_property", "functools.lru_cache", "functools.cache",
-    "torch.no_grad", "torch.inference_mode", "contextlib.contextmanager",
-})  # fmt: skip
+    ast.Module,
+    ast.FunctionDef,
+    ast.ClassDef,
+    ast.Return,
+    ast.Assign,
+    ast.AugAssign,
+    ast.AnnAssign,
+    ast.For,
+    ast.While,
+    ast.If,
+    ast.With,
+    ast.withitem,
+    ast.Raise,
+    ast.Try,
+    ast.ExceptHandler,
+    ast.Assert,
+    ast.Import,
+    ast.ImportFrom,
+    ast.alias,
+    ast.Nonlocal,
+    ast.Expr,
+    ast.Pass,
+    ast.Break,
+    ast.Continue,
+    ast.arguments,
+    ast.arg,
+    ast.keyword,
+    ast.comprehension,
+    ast.BoolOp,
+    ast.NamedExpr,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Lambda,
+    ast.IfExp,
+    ast.Dict,
+    ast.Set,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.GeneratorExp,
+    ast.Yield,
+    ast.YieldFrom,
+    ast.Compare,
+    ast.Call,
+    ast.FormattedValue,
+    ast.JoinedStr,
+    ast.Constant,
+    ast.Attribute,
+    ast.Subscript,
+    ast.Starred,
+    ast.Name,
+    ast.List,
+    ast.Tuple,
+    ast.Slice,
+    ast.expr_context,
+    ast.operator,
+    ast.unaryop,
+    ast.boolop,
+    ast.cmpop,
+)
+_FUNCTION_DECORATORS = frozenset(
+    {
+        "property",
+        "staticmethod",
+        "functools.cached_property",
+        "functools.lru_cache",
+        "functools.cache",
+        "torch.no_grad",
+        "torch.inference_mode",
+        "contextlib.contextmanager",
+    }
+)
 """Decorators that hand every argument on as it is."""
 _DATACLASS_SETTINGS = frozenset({"frozen", "kw_only", "eq"})
 _SPECIAL_METHODS = frozenset({"__init__", "__post_init__", "__call__", "__enter__", "__exit__"})
 _SPECIAL_ATTRIBUTES = frozenset({"__init__", "__setitem__", "__name__"})
 _FORBIDDEN_ATTRIBUTES = frozenset({"_replace", "_asdict", "_fields", "_make", "_field_defaults"})
-_FORBIDDEN_NAMES = frozenset({
-    "vars", "locals", "globals", "eval", "exec", "compile", "setattr", "delattr", "__import__", "__class__",
-})  # fmt: skip
-_FORBIDDEN_IMPORTS = frozenset({
-    f"dataclasses.{name}" for name in ("field", "fields", "astuple", "make_dataclass", "KW_ONLY", "InitVar")
-} | {"copy.replace", "typing.ClassVar", "functools.wraps", "functools.singledispatch", "operator.attrgetter",
-     "operator.methodcaller"})  # fmt: skip
-_READ_WHOLE = ("dataclasses.replace", "dataclasses.asdict", "getattr", "hasattr", "isinstance", "copy.copy",
-               "copy.deepcopy", "object.__setattr__", "typing.cast")  # fmt: skip
+_FORBIDDEN_NAMES = frozenset(
+    {"vars", "locals", "globals", "eval", "exec", "compile", "setattr", "delattr", "__import__", "__class__"}
+)
+_FORBIDDEN_IMPORTS = frozenset(
+    {f"dataclasses.{name}" for name in ("field", "fields", "astuple", "make_dataclass", "KW_ONLY", "InitVar")}
+    | {
+        "copy.replace",
+        "typing.ClassVar",
+        "functools.wraps",
+        "functools.singledispatch",
+        "operator.attrgetter",
+        "operator.methodcaller",
+    }
+)
+_READ_WHOLE = (
+    "dataclasses.replace",
+    "dataclasses.asdict",
+    "getattr",
+    "hasattr",
+    "isinstance",
+    "copy.copy",
+    "copy.deepcopy",
+    "object.__setattr__",
+    "typing.cast",
+)
 _ONLY_CALLED = frozenset({"type", "super", *_READ_WHOLE})
 _PSEUDO_FIELDS = ("ClassVar", "InitVar", "KW_ONLY")
 

@@ -108,8 +108,10 @@ def _module_statements(path: Path, root: Path) -> Iterator[ast.stmt]:
             _check_imported_names(statement, where, root)
             continue
         if not isinstance(statement, ast.Import | ast.ImportFrom) and not defined_names(statement):
-            raise ValueError(f"{where}: `{ast.unparse(statement).splitlines()[0]}` would run on import; "
-                             "only imports, definitions and assignments to names can be bundled")  # fmt: skip
+            raise ValueError(
+                f"{where}: `{ast.unparse(statement).splitlines()[0]}` would run on import; "
+                "only imports, definitions and assignments to names can be bundled"
+            )
         yield statement
 
 
@@ -189,9 +191,7 @@ def _claim_names(owners: dict[str, str], statement: ast.stmt, shown: str) -> Non
 
 
 def _add_import(
-    imports: dict[str, tuple[str, str, ast.Import | ast.ImportFrom]],
-    statement: ast.Import | ast.ImportFrom,
-    shown: str,
+    imports: dict[str, tuple[str, str, ast.Import | ast.ImportFrom]], statement: ast.Import | ast.ImportFrom, shown: str
 ) -> None:
     """Record each imported name; `imports` maps a binding to (what it means, first file, import statement)."""
     for alias in statement.names:
@@ -221,5 +221,7 @@ def _merged_imports(imports: dict[str, tuple[str, str, ast.Import | ast.ImportFr
         else:
             members.setdefault(str(statement.module), {})[import_binding(statement.names[0])] = statement.names[0]
     merged: list[ast.stmt] = [plain[text] for text in sorted(plain)]
-    return merged + [ast.ImportFrom(module, [members[module][key] for key in sorted(members[module])], 0)
-                     for module in sorted(members)]  # fmt: skip
+    return merged + [
+        ast.ImportFrom(module, [members[module][key] for key in sorted(members[module])], 0)
+        for module in sorted(members)
+    ]

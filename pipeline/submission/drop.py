@@ -27,8 +27,12 @@ def drop_unread(tree: ast.Module, flow: Flow) -> ast.Module:
     effects = Effects(tree, flow.names, flow.known)
     _drop_parameters(tree, flow, effects)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    replaced = {keyword.arg for call in calls if flow.names.meaning(call.func) == "dataclasses.replace"
-                for keyword in call.keywords}  # fmt: skip
+    replaced = {
+        keyword.arg
+        for call in calls
+        if flow.names.meaning(call.func) == "dataclasses.replace"
+        for keyword in call.keywords
+    }
     runs_once = {node for statement in tree.body if isinstance(statement, ast.Expr) for node in ast.walk(statement)}
     readings, loose = Readings(tree, flow), names_used_as_values(tree)
     for info in flow.names.classes.values():
@@ -41,8 +45,13 @@ def drop_unread(tree: ast.Module, flow: Flow) -> ast.Module:
 
 def _drop_parameters(tree: ast.Module, flow: Flow, effects: Effects) -> None:
     for functions, calls, skipped in call_groups(tree, flow):
-        used = {item.id for function in functions for statement in function.body for item in ast.walk(statement)
-                if isinstance(item, ast.Name)}  # fmt: skip
+        used = {
+            item.id
+            for function in functions
+            for statement in function.body
+            for item in ast.walk(statement)
+            if isinstance(item, ast.Name)
+        }
         names = [item.arg for item in parameters(functions[0].args)][skipped:]
         for index, name in reversed(list(enumerate(names))):
             given = [argument(call, index, name) for call in calls]
@@ -65,8 +74,11 @@ def _drop_fields(info: ClassInfo, unread: list[str], calls: list[ast.Call], effe
         if name in unread and quiet and (alike or alone):
             for call in calls:
                 remove_argument(call, index, name)
-            kept = [item for item in info.node.body
-                    if not (isinstance(item, ast.AnnAssign) and last_name(item.target) == name)]  # fmt: skip
+            kept = [
+                item
+                for item in info.node.body
+                if not (isinstance(item, ast.AnnAssign) and last_name(item.target) == name)
+            ]
             info.node.body = kept or [ast.Pass()]
 
 

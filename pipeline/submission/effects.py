@@ -16,27 +16,101 @@ from collections.abc import Mapping
 from pipeline.submission.lattice import ANY, Const, Instance, Known
 from pipeline.submission.program_names import Function, ProgramNames, decorator_name, generates, is_property, last_name
 
-_QUIET_CALLS = frozenset({
-    "isinstance", "len", "int", "float", "bool", "range", "abs", "str", "id", "typing.cast", "pathlib.Path", "type",
-    "math.isfinite", "math.fsum", "math.prod", "math.log", "re.fullmatch", "hashlib.sha256", "torch.isfinite",
-    "numpy.issubdtype", "numpy.array_equal", "numpy.sort", "numpy.arange", "numpy.isfinite", "numpy.asarray",
-    "numpy.ones", "require",
-})  # fmt: skip
-_LOOPING_CALLS = frozenset({
-    "tuple", "list", "dict", "set", "min", "max", "sum", "sorted", "any", "all", "zip", "enumerate", "reversed",
-})  # fmt: skip
+_QUIET_CALLS = frozenset(
+    {
+        "isinstance",
+        "len",
+        "int",
+        "float",
+        "bool",
+        "range",
+        "abs",
+        "str",
+        "id",
+        "typing.cast",
+        "pathlib.Path",
+        "type",
+        "math.isfinite",
+        "math.fsum",
+        "math.prod",
+        "math.log",
+        "re.fullmatch",
+        "hashlib.sha256",
+        "torch.isfinite",
+        "numpy.issubdtype",
+        "numpy.array_equal",
+        "numpy.sort",
+        "numpy.arange",
+        "numpy.isfinite",
+        "numpy.asarray",
+        "numpy.ones",
+        "require",
+    }
+)
+_LOOPING_CALLS = frozenset(
+    {"tuple", "list", "dict", "set", "min", "max", "sum", "sorted", "any", "all", "zip", "enumerate", "reversed"}
+)
 """Quiet when what they loop over is made on the spot."""
-_QUIET_METHODS = frozenset({
-    "mean", "item", "numel", "format", "join", "index", "items", "keys", "values", "dim", "all", "any", "min",
-    "max", "sum", "is_floating_point", "parameters", "named_parameters", "modules", "named_modules", "state_dict",
-    "square", "diagonal", "abs", "double", "digest", "hexdigest",
-})  # fmt: skip
+_QUIET_METHODS = frozenset(
+    {
+        "mean",
+        "item",
+        "numel",
+        "format",
+        "join",
+        "index",
+        "items",
+        "keys",
+        "values",
+        "dim",
+        "all",
+        "any",
+        "min",
+        "max",
+        "sum",
+        "is_floating_point",
+        "parameters",
+        "named_parameters",
+        "modules",
+        "named_modules",
+        "state_dict",
+        "square",
+        "diagonal",
+        "abs",
+        "double",
+        "digest",
+        "hexdigest",
+    }
+)
 _QUIET_NODES = (
-    ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Tuple, ast.List,
-    ast.Subscript, ast.IfExp, ast.Slice, ast.Dict, ast.Set, ast.expr_context, ast.operator, ast.cmpop, ast.boolop,
-    ast.unaryop, ast.keyword, ast.JoinedStr, ast.FormattedValue, ast.GeneratorExp, ast.ListComp, ast.SetComp,
-    ast.DictComp, ast.comprehension,
-)  # fmt: skip
+    ast.Name,
+    ast.Attribute,
+    ast.Constant,
+    ast.Compare,
+    ast.BoolOp,
+    ast.UnaryOp,
+    ast.BinOp,
+    ast.Tuple,
+    ast.List,
+    ast.Subscript,
+    ast.IfExp,
+    ast.Slice,
+    ast.Dict,
+    ast.Set,
+    ast.expr_context,
+    ast.operator,
+    ast.cmpop,
+    ast.boolop,
+    ast.unaryop,
+    ast.keyword,
+    ast.JoinedStr,
+    ast.FormattedValue,
+    ast.GeneratorExp,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.comprehension,
+)
 _QUIET_DECORATORS = frozenset({"property", "cached_property", "staticmethod", "no_grad", "inference_mode", "lru_cache"})
 
 
@@ -49,8 +123,9 @@ class Effects:
         Without it, loops count as quiet: right for what only checks read, which uses up no iterator.
         """
         self.names, self.known, self.loops = names, known or {}, known is None
-        self.subscripts = not any(last_name(node) == "defaultdict" for node in ast.walk(tree)
-                                  if isinstance(node, ast.Name | ast.Attribute))  # fmt: skip
+        self.subscripts = not any(
+            last_name(node) == "defaultdict" for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)
+        )
         self.quiet: set[ast.AST] = set()
         methods = [method for info in names.classes.values() for method in info.methods.values()]
         functions = [*names.functions.values(), *methods]
@@ -132,8 +207,18 @@ class Effects:
             return True
         if isinstance(node, ast.Call):
             return last_name(node.func) in ("range", "items", "keys", "values", "sorted", "list", "tuple")
-        return isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict | ast.Constant | ast.GeneratorExp
-                          | ast.ListComp | ast.SetComp | ast.DictComp)  # fmt: skip
+        return isinstance(
+            node,
+            ast.Tuple
+            | ast.List
+            | ast.Set
+            | ast.Dict
+            | ast.Constant
+            | ast.GeneratorExp
+            | ast.ListComp
+            | ast.SetComp
+            | ast.DictComp,
+        )
 
     def _is_quiet_function(self, node: Function) -> bool:
         if any(decorator_name(item) not in _QUIET_DECORATORS for item in node.decorator_list):
@@ -147,8 +232,11 @@ class Effects:
             return self.loops and self.is_quiet(node.iter) and all(self._is_quiet_statement(item) for item in node.body)
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            local = all(isinstance(item, ast.Name | ast.Tuple | ast.expr_context)
-                        for target in targets for item in ast.walk(target))  # fmt: skip
+            local = all(
+                isinstance(item, ast.Name | ast.Tuple | ast.expr_context)
+                for target in targets
+                for item in ast.walk(target)
+            )
             return local and (node.value is None or self.is_quiet(node.value))
         if isinstance(node, ast.Return | ast.Expr):
             return node.value is None or self.is_quiet(node.value)

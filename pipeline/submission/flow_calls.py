@@ -35,9 +35,18 @@ _RETURN_SELF = ("eval", "to", "cpu", "train", "float", "double", "requires_grad_
 _REGISTER = ("register_buffer", "register_parameter", "register_module", "add_module")
 """Methods of torch modules that set the attribute which their first argument names."""
 _PURE: dict[str, Callable] = {
-    "len": len, "int": int, "float": float, "bool": bool, "min": min, "max": max, "sum": sum, "tuple": tuple,
-    "sorted": sorted, "abs": abs, "str": str,
-}  # fmt: skip
+    "len": len,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "min": min,
+    "max": max,
+    "sum": sum,
+    "tuple": tuple,
+    "sorted": sorted,
+    "abs": abs,
+    "str": str,
+}
 
 
 class Calls(Expressions):

@@ -178,8 +178,12 @@ class Expressions(Objects):
 
     def _comprehension(self, node: ast.expr, scope: Scope) -> Known:
         if node not in self._scopes:
-            names = {item.id for generator in node.generators for item in ast.walk(generator.target)  # type: ignore
-                     if isinstance(item, ast.Name)}  # fmt: skip
+            names = {
+                item.id
+                for generator in node.generators
+                for item in ast.walk(generator.target)  # type: ignore
+                if isinstance(item, ast.Name)
+            }
             self._scopes[node] = Scope(scope.node, scope, names, scope.class_name)
         inner = self._scopes[node]
         for index, generator in enumerate(node.generators):  # type: ignore[attr-defined]
@@ -226,8 +230,9 @@ def _compared(kind: ast.cmpop, left: Known, right: Known) -> Known:
                 results.add((first == second) == isinstance(kind, ast.Is))
         return join(*(constant(result) for result in results))
     if isinstance(kind, ast.In | ast.NotIn) and all(isinstance(atom, Items) and atom.keys for atom in right):
-        keys = frozenset({Items(tuple(constant(key) for key in atom.keys or ())) for atom in right
-                          if isinstance(atom, Items)})  # fmt: skip
+        keys = frozenset(
+            {Items(tuple(constant(key) for key in atom.keys or ())) for atom in right if isinstance(atom, Items)}
+        )
         return compute(OPERATORS[type(kind)], left, keys)
     return compute(OPERATORS[type(kind)], left, right)
 

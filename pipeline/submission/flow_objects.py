@@ -90,8 +90,9 @@ class Objects(ABC):
             self._scopes[node] = Scope(node, parent or self._module, names, class_name)
         return self._scopes[node]
 
-    def _enter(self, node: Scoped, given: Mapping[str, Known], class_name: str | None = None,
-               parent: Scope | None = None) -> Known:  # fmt: skip
+    def _enter(
+        self, node: Scoped, given: Mapping[str, Known], class_name: str | None = None, parent: Scope | None = None
+    ) -> Known:
         """Let arguments reach a function; a parameter that is not given takes its default. Return what it returns."""
         scope = self._scope(node, parent, class_name)
         default_of = defaults(node.args)
@@ -126,8 +127,9 @@ class Objects(ABC):
             self._grow(self._returns, node, constant(None))
         self._running.discard(node)
 
-    def _enter_freely(self, node: Scoped, class_name: str | None = None, self_value: Known | None = None,
-                      parent: Scope | None = None) -> None:  # fmt: skip
+    def _enter_freely(
+        self, node: Scoped, class_name: str | None = None, self_value: Known | None = None, parent: Scope | None = None
+    ) -> None:
         """Let foreign code call a function: every argument could be anything its annotation allows."""
         given = {item.arg: ANY for item in parameters(node.args)}
         if self_value is not None and (first := parameters(node.args)):

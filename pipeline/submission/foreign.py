@@ -17,10 +17,17 @@ from typing import Any, NamedTuple
 
 PROTOCOL_METHODS = frozenset(
     name
-    for kind in (io.IOBase, io.RawIOBase, io.TextIOBase, abc.MutableMapping, abc.MutableSequence, abc.MutableSet,
-                 abc.Generator)
+    for kind in (
+        io.IOBase,
+        io.RawIOBase,
+        io.TextIOBase,
+        abc.MutableMapping,
+        abc.MutableSequence,
+        abc.MutableSet,
+        abc.Generator,
+    )
     for name in dir(kind)
-)  # fmt: skip
+)
 """Methods that foreign code calls on whatever it is given."""
 
 

@@ -34,9 +34,12 @@ def by_position(tree: ast.Module, flow: Flow) -> ast.Module:
     for info in flow.names.classes.values():
         _order_fields(constructions.get(info.name, []), info.name, flow, effects)
     written = _written_names(tree)
-    open_methods = {method for info in flow.names.classes.values() for name, method in info.methods.items()
-                    if flow.names.is_open(info.name, name) and name not in ("forward", "backward")
-                    and not name.startswith("__")}  # fmt: skip
+    open_methods = {
+        method
+        for info in flow.names.classes.values()
+        for name, method in info.methods.items()
+        if flow.names.is_open(info.name, name) and name not in ("forward", "backward") and not name.startswith("__")
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.Lambda) and node not in open_methods:
             arguments = node.args
@@ -51,10 +54,19 @@ def _written_names(tree: ast.Module) -> set[str]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     found = {str(keyword.arg) for call in calls for keyword in call.keywords}
     if any(keyword.arg is None for call in calls for keyword in call.keywords):
-        found |= {word for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-                  for word in re.findall(r"\w+", node.value)}  # fmt: skip
-        found |= {item.target.id for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for item in node.body
-                  if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)}  # fmt: skip
+        found |= {
+            word
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            for word in re.findall(r"\w+", node.value)
+        }
+        found |= {
+            item.target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+            for item in node.body
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        }
     return found
 
 

@@ -121,8 +121,9 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
 
 def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> LoopedUNet:
     shards = open_shards(shard_paths(arguments.data, "train"), recipe.model.vocab_size, check_ids=ranks.rank == 0)
-    return train_from_shards(recipe.model, recipe.train, shards, recipe.seed, ranks, device, say, silent,
-                             recipe.attention)[0]  # fmt: skip
+    return train_from_shards(
+        recipe.model, recipe.train, shards, recipe.seed, ranks, device, say, silent, recipe.attention
+    )[0]
 
 
 class ScoringInputs(NamedTuple):
@@ -139,8 +140,12 @@ def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs
     val_paths = shard_paths(arguments.data, "val")
     tokens_M = np.concatenate(open_shards(val_paths, recipe.model.vocab_size))
     processor = load_tokenizer(tokenizer)
-    demand(processor.vocab_size() == recipe.model.vocab_size, f"{tokenizer}: vocabulary", processor.vocab_size(),
-           f"{recipe.model.vocab_size}, the model's")  # fmt: skip
+    demand(
+        processor.vocab_size() == recipe.model.vocab_size,
+        f"{tokenizer}: vocabulary",
+        processor.vocab_size(),
+        f"{recipe.model.vocab_size}, the model's",
+    )
     return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor))
 
 
@@ -175,8 +180,9 @@ def _score_artifact(
         protocol = recipe.evaluate.protocols[item]
         ledgers = []
         for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
-            ledger = score_item(model, stream_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent,
-                                ranks)  # fmt: skip
+            ledger = score_item(
+                model, stream_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent, ranks
+            )
             tell(score_line(asdict(protocol), ledger.val_loss, ledger.val_bpb))
             ledgers.append(ledger)
         if folder is not None and ranks.rank == 0:

@@ -60,8 +60,10 @@ class ProgramNames:
         }
         self.imports = {
             alias.asname or alias.name.partition(".")[0]: _meaning_of_import(node, alias)
-            for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
-        }  # fmt: skip
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
         """What each imported name means, as a dotted path."""
         self.local_names = local_names(tree)
         self._inherited: dict[str, frozenset[str]] = {}
@@ -213,8 +215,13 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
 def defaults(arguments: ast.arguments) -> dict[str, ast.expr]:
     """Return the default expression of each parameter that has one."""
     positional = [*arguments.posonlyargs, *arguments.args]
-    found = dict(zip([item.arg for item in positional[len(positional) - len(arguments.defaults) :]],
-                     arguments.defaults, strict=True))  # fmt: skip
+    found = dict(
+        zip(
+            [item.arg for item in positional[len(positional) - len(arguments.defaults) :]],
+            arguments.defaults,
+            strict=True,
+        )
+    )
     for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         if default is not None:
             found[item.arg] = default
@@ -228,9 +235,13 @@ def local_names(tree: ast.Module) -> set[str]:
     for statement in tree.body:
         if isinstance(statement, Function | ast.ClassDef):
             fields = {node.target for node in getattr(statement, "body", []) if isinstance(node, ast.AnnAssign)}
-            found |= {node.id for node in ast.walk(statement)
-                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-                      and not (isinstance(statement, ast.ClassDef) and node in fields)}  # fmt: skip
+            found |= {
+                node.id
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Name)
+                and isinstance(node.ctx, ast.Store)
+                and not (isinstance(statement, ast.ClassDef) and node in fields)
+            }
             inner = (node for node in ast.walk(statement) if isinstance(node, Function) and node is not statement)
             methods = statement.body if isinstance(statement, ast.ClassDef) else []
             found |= {node.name for node in inner if node not in methods}

@@ -58,11 +58,18 @@ def _title_section(submission: Mapping[str, Any]) -> str:
 
 def _score_section(submission: Mapping[str, Any], scores: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
     rows = [
-        (str(seed), item, score["weights"], f"{score['val_loss']:.8f}", f"{score['val_bpb']:.8f}",
-         f"{score['targets']:,}", f"{score['bytes']:,}")
+        (
+            str(seed),
+            item,
+            score["weights"],
+            f"{score['val_loss']:.8f}",
+            f"{score['val_bpb']:.8f}",
+            f"{score['targets']:,}",
+            f"{score['bytes']:,}",
+        )
         for seed, items in scores.items()
         for item, score in items.items()
-    ]  # fmt: skip
+    ]
     table = _table(("seed", "item", "weights", "val_loss", "val_bpb", "targets", "bytes"), rows)
     return f"## Scores\n\nThe record's score is `{submission['compliance']['headline_item']}`.\n\n{table}"
 
@@ -81,9 +88,13 @@ def _statistics_sections(submission: Mapping[str, Any]) -> list[str]:
     gain = statistics.fmean(baseline["val_losses"]) - submission["val_loss"]
     rows = [
         ("0", f"{submission['t_statistic']:.4f}", f"{p:.3g}", _seeds_hint(losses, baseline["val_losses"], 0.0)),
-        (f"{RECORD_MARGIN_NATS:g}", "-", f"{submission['p_value_0005nats']:.3g}",
-         _seeds_hint(losses, baseline["val_losses"], RECORD_MARGIN_NATS)),
-    ]  # fmt: skip
+        (
+            f"{RECORD_MARGIN_NATS:g}",
+            "-",
+            f"{submission['p_value_0005nats']:.3g}",
+            _seeds_hint(losses, baseline["val_losses"], RECORD_MARGIN_NATS),
+        ),
+    ]
     header = ("gain above, nats", "t", "p", f"seeds that show it at p < {RECORD_LEVEL:g}, mean and spread unchanged")
     return [
         f"{title}.\n\nGain {gain:.8f} nats per target; one-sided Welch tests with {submission['welch_df']:.2f} degrees "
@@ -112,12 +123,26 @@ def _size_section(submission: Mapping[str, Any], file_bytes: Mapping[str, int], 
 
 def _timing_section(submission: Mapping[str, Any], imports: Mapping[int, Mapping[str, Any]]) -> str:
     rows = [
-        (seed, result["precision"], f"{result['steps']:,}", result["ended_by"], f"{result['step_avg_ms']:.2f}",
-         f"{result['train_wallclock_ms'] / 1000:.1f}", f"{result['eval_time_s']:.1f}")
+        (
+            seed,
+            result["precision"],
+            f"{result['steps']:,}",
+            result["ended_by"],
+            f"{result['step_avg_ms']:.2f}",
+            f"{result['train_wallclock_ms'] / 1000:.1f}",
+            f"{result['eval_time_s']:.1f}",
+        )
         for seed, result in submission["seed_results"].items()
-    ]  # fmt: skip
-    header = ("seed", "precision", "steps", "ended by", "ms per step", "training, s",
-              "scoring all items of the artifact, s")  # fmt: skip
+    ]
+    header = (
+        "seed",
+        "precision",
+        "steps",
+        "ended by",
+        "ms per step",
+        "training, s",
+        "scoring all items of the artifact, s",
+    )
     notes = "".join(
         f"\n\nSeed {seed} was not trained by this program: its weights are `{origin['file']}` (layout "
         f"{origin['layout']}, sha256 {origin['checkpoint_sha256']})."

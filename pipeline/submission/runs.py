@@ -94,12 +94,25 @@ def prove_runs(
         digests = [line for line in log_text.splitlines() if line.startswith("sha256 ")]
         expected = digests + artifact_score_lines(list(run.scores.values()))
         kernels = {name: value for name, value in environment.items() if name != "PATH"}
-        proof = {"lines": expected, "seed": run.seed, "environment": kernels, "python": sys.version,
-                 "requirements": (folder / "requirements.txt").read_text("utf-8")}  # fmt: skip
+        proof = {
+            "lines": expected,
+            "seed": run.seed,
+            "environment": kernels,
+            "python": sys.version,
+            "requirements": (folder / "requirements.txt").read_text("utf-8"),
+        }
         receipt = STATE / "proofs" / f"{params_digest(proof)}.json"
         if receipt.exists():
             log(f"package: seed {run.seed} was proven before: {receipt}")
             continue
-        prove(folder, data_dir, tokenizer, artifact_name(runs, run.seed), expected, seed=run.seed,
-              environment=environment, log=log)  # fmt: skip
+        prove(
+            folder,
+            data_dir,
+            tokenizer,
+            artifact_name(runs, run.seed),
+            expected,
+            seed=run.seed,
+            environment=environment,
+            log=log,
+        )
         write_json(receipt, proof)

@@ -27,8 +27,9 @@ class Scope:
 def assigned(node: ast.AST) -> set[str]:
     """Return the variables that a function's own body or a module binds; those of comprehensions are their own."""
     found, outer = set(), set()
-    own = {id(item) for child in own_nodes(node) if isinstance(child, ast.comprehension)
-           for item in ast.walk(child.target)}  # fmt: skip
+    own = {
+        id(item) for child in own_nodes(node) if isinstance(child, ast.comprehension) for item in ast.walk(child.target)
+    }
     for child in own_nodes(node):
         if id(child) in own:
             continue

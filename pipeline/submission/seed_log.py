@@ -74,8 +74,10 @@ def implied_bytes(line: ScoreLine, targets: int) -> tuple[float, float]:
 
 def _exact_scores(text: str) -> list[ScoreLine]:
     """Return the final scores in their order; where lines of full precision (`_exact`) exist, these alone."""
-    lines = [ScoreLine(found["name"], stated_number(found["loss"]), stated_number(found["bpb"]))
-             for found in _SCORE.finditer(text)]  # fmt: skip
+    lines = [
+        ScoreLine(found["name"], stated_number(found["loss"]), stated_number(found["bpb"]))
+        for found in _SCORE.finditer(text)
+    ]
     return [line for line in lines if line.name.endswith("_exact")] or lines
 
 

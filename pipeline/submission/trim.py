@@ -36,8 +36,11 @@ class _Checks:
             if isinstance(node, ast.FunctionDef):
                 by_name.setdefault(node.name, []).append(node)
         shared = names.local_names | {"__init__"}
-        while added := {name for name, nodes in by_name.items() if name not in self.names | shared
-                        and all(self._only_checks(node) for node in nodes)}:  # fmt: skip
+        while added := {
+            name
+            for name, nodes in by_name.items()
+            if name not in self.names | shared and all(self._only_checks(node) for node in nodes)
+        }:
             self.names |= added
 
     def _only_checks(self, node: ast.FunctionDef) -> bool:

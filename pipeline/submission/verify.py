@@ -171,8 +171,10 @@ def _total_size(record: Record) -> Iterator[Claim]:
 def _digests(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
         for name, digest in log.digests.items():
-            path = next((path for path in (record.folder / name, record.folder / "tokenizers" / name)
-                         if os.path.isfile(path)), None)  # fmt: skip
+            path = next(
+                (path for path in (record.folder / name, record.folder / "tokenizers" / name) if os.path.isfile(path)),
+                None,
+            )
             if path is not None:
                 ok = sha256_of_file(path) == digest
                 yield (name if ok else f"{name}: not the file whose digest {log.name} states"), ok
@@ -279,9 +281,12 @@ def _start(program: Path, environment: Mapping[str, str]) -> Claim:
         (place.folder / "train_gpt.py").write_bytes(program.read_bytes())
         home = {"HOME": str(place.folder), "TMPDIR": str(place.folder)}
         with place.start(
-            [sys.executable, "-I", "train_gpt.py", "--help"], env={**home, **environment},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace",
-        ) as process:  # fmt: skip
+            [sys.executable, "-I", "train_gpt.py", "--help"],
+            env={**home, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            errors="replace",
+        ) as process:
             try:
                 _, said = process.communicate(timeout=START_SECONDS)
             except subprocess.TimeoutExpired:

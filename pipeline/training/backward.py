@@ -24,8 +24,9 @@ class DeviceMemoryError(FairwayError):
     """A forward or backward pass does not fit into the GPU's memory."""
 
 
-def build_backward(model: nn.Module, device: torch.device, *, bf16: bool, compiled: bool,
-                   micro_batch_sequences: int | None) -> Backward:  # fmt: skip
+def build_backward(
+    model: nn.Module, device: torch.device, *, bf16: bool, compiled: bool, micro_batch_sequences: int | None
+) -> Backward:
     """Return the function that runs a rank's share of a batch forward and backward, micro batch by micro batch.
 
     `model` maps ids (B, T) and targets (B, T) to their mean nats. Raises DeviceMemoryError when a pass does not fit.
@@ -47,15 +48,22 @@ def build_backward(model: nn.Module, device: torch.device, *, bf16: bool, compil
                 loss.backward()
                 total_loss += loss.detach()
         except torch.OutOfMemoryError:
-            raise DeviceMemoryError(f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory: lower "
-                                    "train.micro_batch_sequences or raise launch.num_processes") from None  # fmt: skip
+            raise DeviceMemoryError(
+                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory: lower "
+                "train.micro_batch_sequences or raise launch.num_processes"
+            ) from None
         return total_loss
 
     return backward
 
 
-def warm_up(model: LoopedUNet, backward: Backward, shape_BT: tuple[int, int], device: torch.device,
-            average_gradients: Callable[[Tensor], object]) -> None:  # fmt: skip
+def warm_up(
+    model: LoopedUNet,
+    backward: Backward,
+    shape_BT: tuple[int, int],
+    device: torch.device,
+    average_gradients: Callable[[Tensor], object],
+) -> None:
     """Compile, and open the connections between ranks, before the clock starts; weights stay as they are.
 
     The tokens are random ids in the shape of a batch: nothing of the corpus is learned or measured, and lookups spread

@@ -160,27 +160,52 @@ class TrainConfig:
         return None if self.max_seconds is None else self.max_seconds - self.reserve_seconds
 
     def __post_init__(self) -> None:
-        require(self.max_steps is not None or self.max_seconds is not None, "max_steps", self.max_steps,
-                "a number here or in max_seconds: a run needs a budget")  # fmt: skip
+        require(
+            self.max_steps is not None or self.max_seconds is not None,
+            "max_steps",
+            self.max_steps,
+            "a number here or in max_seconds: a run needs a budget",
+        )
         require(self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "null or at least 1")
         require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", self.max_seconds, "null or above 0")
-        require(self.reserve_seconds == 0 or self.max_seconds is not None, "reserve_seconds",
-                self.reserve_seconds, "0 without max_seconds")  # fmt: skip
-        require(self.max_seconds is None or 0 <= self.reserve_seconds < self.max_seconds, "reserve_seconds",
-                self.reserve_seconds, f"0 or more and below max_seconds ({self.max_seconds})")  # fmt: skip
-        require(self.micro_batch_sequences is None or self.micro_batch_sequences >= 1, "micro_batch_sequences",
-                self.micro_batch_sequences, "null or at least 1")  # fmt: skip
+        require(
+            self.reserve_seconds == 0 or self.max_seconds is not None,
+            "reserve_seconds",
+            self.reserve_seconds,
+            "0 without max_seconds",
+        )
+        require(
+            self.max_seconds is None or 0 <= self.reserve_seconds < self.max_seconds,
+            "reserve_seconds",
+            self.reserve_seconds,
+            f"0 or more and below max_seconds ({self.max_seconds})",
+        )
+        require(
+            self.micro_batch_sequences is None or self.micro_batch_sequences >= 1,
+            "micro_batch_sequences",
+            self.micro_batch_sequences,
+            "null or at least 1",
+        )
         for name in ("batch_tokens", "newton_schulz_steps", "log_every_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("matrix_lr", "embed_lr", "scalar_lr"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("warmup_steps", "muon_momentum_warmup_steps", "weight_decay", "weight_decay_end_frac",
-                     "grad_clip"):  # fmt: skip
+        for name in (
+            "warmup_steps",
+            "muon_momentum_warmup_steps",
+            "weight_decay",
+            "weight_decay_end_frac",
+            "grad_clip",
+        ):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("muon_momentum", "muon_momentum_start", "adam_beta1", "adam_beta2", "min_lr_frac"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        require(self.document_bos_id is None or self.document_bos_id >= 0, "document_bos_id", self.document_bos_id,
-                "null or a token id")  # fmt: skip
+        require(
+            self.document_bos_id is None or self.document_bos_id >= 0,
+            "document_bos_id",
+            self.document_bos_id,
+            "null or a token id",
+        )
         self._check_warmdown()
         self._check_loop_stages()
         if self.quantization is not None:
@@ -196,30 +221,54 @@ class TrainConfig:
         require(steps is None or steps >= 2, "warmdown_steps", steps, "null or at least 2, or it would never fire")
         if frac is None and steps is None:
             require(self.min_lr_frac == 0, "min_lr_frac", self.min_lr_frac, "0 without a warm-down")
-            require(self.weight_decay_end_frac == 1, "weight_decay_end_frac", self.weight_decay_end_frac,
-                    "1 without a warm-down to follow")  # fmt: skip
-            require(not isinstance(self.average, SwaConfig), "average.kind", "swa",
-                    "ema or null without a warm-down to average over")  # fmt: skip
+            require(
+                self.weight_decay_end_frac == 1,
+                "weight_decay_end_frac",
+                self.weight_decay_end_frac,
+                "1 without a warm-down to follow",
+            )
+            require(
+                not isinstance(self.average, SwaConfig),
+                "average.kind",
+                "swa",
+                "ema or null without a warm-down to average over",
+            )
         elif max_steps is not None:
             length = steps if frac is None else frac * max_steps
             assert length is not None, "one of them is set"
             require(length > 1, "warmdown_frac", frac, f"above 1 / max_steps (1 / {max_steps}), or it would never fire")
-            require(length <= max_steps, "warmdown_steps", steps,
-                    f"at most max_steps ({max_steps}), or the learning rate never peaks")  # fmt: skip
+            require(
+                length <= max_steps,
+                "warmdown_steps",
+                steps,
+                f"at most max_steps ({max_steps}), or the learning rate never peaks",
+            )
             if isinstance(self.average, SwaConfig):
-                require(2 * self.average.every_steps < length, "average.every_steps", self.average.every_steps,
-                        f"below half of the warm-down's {length:.0f} steps")  # fmt: skip
+                require(
+                    2 * self.average.every_steps < length,
+                    "average.every_steps",
+                    self.average.every_steps,
+                    f"below half of the warm-down's {length:.0f} steps",
+                )
 
     def _check_loop_stages(self) -> None:
         every, stages = self.all_loops_every_steps, self.loop_stages or ()
-        require(every is None or 2 <= every <= (self.max_steps or every), "all_loops_every_steps", every,
-                "null, or at least 2 and at most max_steps")  # fmt: skip
+        require(
+            every is None or 2 <= every <= (self.max_steps or every),
+            "all_loops_every_steps",
+            every,
+            "null, or at least 2 and at most max_steps",
+        )
         require(self.loop_stages is None or len(stages) > 0, "loop_stages", [], "null or at least one stage")
         for i, stage in enumerate(stages):
             where, last = f"loop_stages[{i}].from_frac", stages[i - 1].from_frac
             require(stage.loops >= 1, f"loop_stages[{i}].loops", stage.loops, "at least 1")
-            require(stage.from_frac > last if i else stage.from_frac == 0, where, stage.from_frac,
-                    f"above the stage before ({last})" if i else "0: the first stage begins the run")  # fmt: skip
+            require(
+                stage.from_frac > last if i else stage.from_frac == 0,
+                where,
+                stage.from_frac,
+                f"above the stage before ({last})" if i else "0: the first stage begins the run",
+            )
             self._check_reached(where, stage.from_frac)
 
     def _check_reached(self, field: str, from_frac: float) -> None:

@@ -53,8 +53,10 @@ class Journal:
         tokens = step * self.config.batch_tokens
         self.curve.append({"step": step, "loss": loss, "lr_scale": lr_scale, "seconds": seconds, "tokens": tokens})
         milliseconds = 1000 * seconds
-        self.say(f"step:{step}/{expected_steps} train_loss:{loss:.4f} train_time:{milliseconds:.0f}ms "
-                 f"step_avg:{milliseconds / step:.2f}ms")  # fmt: skip
+        self.say(
+            f"step:{step}/{expected_steps} train_loss:{loss:.4f} train_time:{milliseconds:.0f}ms "
+            f"step_avg:{milliseconds / step:.2f}ms"
+        )
 
     def advance(self, step: int, expected_steps: int) -> None:
         """Move the progress on."""
@@ -67,9 +69,19 @@ class Journal:
         step = int(last["step"])
         by_clock = max_steps is None or step < max_steps
         if by_clock:
-            self.say(f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
-                     f"step:{step}/{max_steps or expected_steps}")  # fmt: skip
+            self.say(
+                f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
+                f"step:{step}/{max_steps or expected_steps}"
+            )
         if regime:
             self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
-        return TrainReport(self.config.precision, step, "clock" if by_clock else "steps", last["seconds"],
-                           int(last["tokens"]), last["loss"], self.curve, regime)  # fmt: skip
+        return TrainReport(
+            self.config.precision,
+            step,
+            "clock" if by_clock else "steps",
+            last["seconds"],
+            int(last["tokens"]),
+            last["loss"],
+            self.curve,
+            regime,
+        )

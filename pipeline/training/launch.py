@@ -54,9 +54,13 @@ def launched_ranks() -> Ranks:
         text = os.environ.get(name, unset)
         require(text.isdecimal(), name, text, "a whole number, as torchrun sets it")
     ranks = current_ranks()
-    require(ranks.world_size == 1 or dist.is_torchelastic_launched(), "WORLD_SIZE", ranks.world_size,
-            "1 or no such variable in a process that torchrun did not start: unset it and set launch.num_processes, or "
-            "start with torchrun")  # fmt: skip
+    require(
+        ranks.world_size == 1 or dist.is_torchelastic_launched(),
+        "WORLD_SIZE",
+        ranks.world_size,
+        "1 or no such variable in a process that torchrun did not start: unset it and set launch.num_processes, or "
+        "start with torchrun",
+    )
     return ranks if ranks.world_size > 1 else ALONE
 
 
@@ -130,8 +134,16 @@ def torchrun(module: str, argv: list[str], num_processes: int) -> None:
     logging.disable(logging.CRITICAL)  # what torchrun says of a dead rank, the error below says in one line
     try:
         with _threads_per_rank(num_processes):
-            run_torchrun(["--standalone", f"--nproc-per-node={num_processes}", "--local-ranks-filter=0",
-                          "--module", module, *argv])  # fmt: skip
+            run_torchrun(
+                [
+                    "--standalone",
+                    f"--nproc-per-node={num_processes}",
+                    "--local-ranks-filter=0",
+                    "--module",
+                    module,
+                    *argv,
+                ]
+            )
     except SignalException as error:
         raise StoppedError(f"{module}: stopped by {error.sigval.name}", error.sigval) from None
     except ChildFailedError as error:

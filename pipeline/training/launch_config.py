@@ -21,10 +21,18 @@ class LaunchConfig:
     """Seconds of training between snapshots; null is never: a run that stops starts afresh."""
 
     def __post_init__(self) -> None:
-        require(self.num_processes == "auto" or self.num_processes >= 1, "num_processes", self.num_processes,
-                "auto or at least 1")  # fmt: skip
-        require(self.snapshot_seconds is None or self.snapshot_seconds > 0, "snapshot_seconds", self.snapshot_seconds,
-                "null or above 0")  # fmt: skip
+        require(
+            self.num_processes == "auto" or self.num_processes >= 1,
+            "num_processes",
+            self.num_processes,
+            "auto or at least 1",
+        )
+        require(
+            self.snapshot_seconds is None or self.snapshot_seconds > 0,
+            "snapshot_seconds",
+            self.snapshot_seconds,
+            "null or above 0",
+        )
 
     def result_settings(self) -> dict[str, object]:
         """Return the settings that a trained checkpoint depends on."""

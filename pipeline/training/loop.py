@@ -100,8 +100,13 @@ def train(
     share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
     regime = Regime(model, config, sampler.seed)
     optimizer_step = OptimizerStep(model, config, ranks)
-    backward = build_backward(model, device, bf16=config.precision == BF16, compiled=config.compile,
-                              micro_batch_sequences=config.micro_batch_sequences)  # fmt: skip
+    backward = build_backward(
+        model,
+        device,
+        bf16=config.precision == BF16,
+        compiled=config.compile,
+        micro_batch_sequences=config.micro_batch_sequences,
+    )
     shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
     for loops in regime.loop_counts() if config.compile else ():
         regime.set_loops(loops)
@@ -159,5 +164,7 @@ def _set_schedule(optimizers: list[torch.optim.Optimizer], settings: StepSetting
 def _require_unbroken(broken_at: int) -> None:
     """Raise DivergenceError when a step, counted from 1, had a loss or gradient norm that is not a number."""
     if broken_at:
-        raise DivergenceError(f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
-                              "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip")  # fmt: skip
+        raise DivergenceError(
+            f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
+            "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip"
+        )

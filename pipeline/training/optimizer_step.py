@@ -34,9 +34,14 @@ class OptimizerStep:
         self.ranks, self.grad_clip = ranks, config.grad_clip
         self.matrices, self.others = groups.matrices, [*groups.tables, *groups.controls]
         self.optimizers: list[torch.optim.Optimizer] = [
-            build_adamw(groups, embed_lr=config.embed_lr, scalar_lr=config.scalar_lr,
-                        betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay)
-        ]  # fmt: skip
+            build_adamw(
+                groups,
+                embed_lr=config.embed_lr,
+                scalar_lr=config.scalar_lr,
+                betas=(config.adam_beta1, config.adam_beta2),
+                weight_decay=config.weight_decay,
+            )
+        ]
         if groups.matrices:
             self.optimizers.append(_build_muon(groups.matrices, config, ranks))
         for optimizer in self.optimizers:
@@ -79,10 +84,14 @@ class OptimizerStep:
 def _build_muon(matrices: list[nn.Parameter], config: TrainConfig, ranks: Ranks) -> Muon:
     """Return Muon, sharded when there are several ranks."""
     settings: dict[str, Any] = {
-        "lr": config.matrix_lr, "momentum": config.muon_momentum_start, "weight_decay": config.weight_decay,
-        "newton_schulz": config.newton_schulz, "newton_schulz_steps": config.newton_schulz_steps,
-        "normalize_rows": config.normalize_rows, "dtype": DTYPES[config.precision],
-    }  # fmt: skip
+        "lr": config.matrix_lr,
+        "momentum": config.muon_momentum_start,
+        "weight_decay": config.weight_decay,
+        "newton_schulz": config.newton_schulz,
+        "newton_schulz_steps": config.newton_schulz_steps,
+        "normalize_rows": config.normalize_rows,
+        "dtype": DTYPES[config.precision],
+    }
     if ranks.world_size == 1:
         return Muon(matrices, **settings)
     return ShardedMuon(matrices, rank=ranks.rank, world_size=ranks.world_size, **settings)

@@ -53,5 +53,7 @@ def precision_warning(name: str, device: torch.device) -> str | None:
     """Return one line where bf16 was asked for by name and would be emulated; None elsewhere."""
     if name != BF16 or has_native_bf16(device):
         return None
-    return (f"warning: train.precision: got bf16, which this {device.type} emulates, many times slower than fp32; "
-            "auto takes what is fast here")  # fmt: skip
+    return (
+        f"warning: train.precision: got bf16, which this {device.type} emulates, many times slower than fp32; "
+        "auto takes what is fast here"
+    )

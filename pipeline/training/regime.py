@@ -49,8 +49,14 @@ class StepSettings(NamedTuple):
 def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
     """Return the settings of a step, counted from 0, that starts `seconds` into training."""
     progress = budget_progress(step, seconds, max_steps=config.max_steps, max_seconds=config.train_seconds)
-    left = warmdown_left(step, seconds, max_steps=config.max_steps, max_seconds=config.train_seconds,
-                         warmdown_frac=config.warmdown_frac, warmdown_steps=config.warmdown_steps)  # fmt: skip
+    left = warmdown_left(
+        step,
+        seconds,
+        max_steps=config.max_steps,
+        max_seconds=config.train_seconds,
+        warmdown_frac=config.warmdown_frac,
+        warmdown_steps=config.warmdown_steps,
+    )
     average, quantization = config.average, config.quantization
     if isinstance(average, EmaConfig):
         is_averaged = progress >= average.from_frac
@@ -58,28 +64,45 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
         is_averaged = average is not None and left < 1 and (step + 1) % average.every_steps == 0
     return StepSettings(
         lr_scale(step, left, warmup_steps=config.warmup_steps, min_lr_frac=config.min_lr_frac),
-        momentum_at(step, start=config.muon_momentum_start, end=config.muon_momentum,
-                    warmup_steps=config.muon_momentum_warmup_steps),
+        momentum_at(
+            step,
+            start=config.muon_momentum_start,
+            end=config.muon_momentum,
+            warmup_steps=config.muon_momentum_warmup_steps,
+        ),
         decay_scale(left, end_frac=config.weight_decay_end_frac),
-        active_loops_at(step, progress, stages=[(stage.from_frac, stage.loops) for stage in config.loop_stages or ()],
-                        all_loops_every_steps=config.all_loops_every_steps),
+        active_loops_at(
+            step,
+            progress,
+            stages=[(stage.from_frac, stage.loops) for stage in config.loop_stages or ()],
+            all_loops_every_steps=config.all_loops_every_steps,
+        ),
         is_averaged,
         quantization is not None and progress >= quantization.from_frac,
-    )  # fmt: skip
+    )
 
 
 def check_loops(config: TrainConfig, schedule: ScheduleConfig) -> None:
     """Raise ValueError when `config` switches loops that the network does not have, or never reaches all of them."""
     num_loops = getattr(schedule, "num_loops", 1) if build_schedule(schedule).looped else 1
     if config.all_loops_every_steps is not None:
-        require(num_loops > 1, "train.all_loops_every_steps", config.all_loops_every_steps,
-                "null: the network has no loops to switch")  # fmt: skip
+        require(
+            num_loops > 1,
+            "train.all_loops_every_steps",
+            config.all_loops_every_steps,
+            "null: the network has no loops to switch",
+        )
     for i, stage in enumerate(config.loop_stages or ()):
-        require(stage.loops <= num_loops, f"train.loop_stages[{i}].loops", stage.loops,
-                f"at most the network's {num_loops}")  # fmt: skip
+        require(
+            stage.loops <= num_loops, f"train.loop_stages[{i}].loops", stage.loops, f"at most the network's {num_loops}"
+        )
     if config.loop_stages:
-        require(config.loop_stages[-1].loops == num_loops, "train.loop_stages[-1].loops", config.loop_stages[-1].loops,
-                f"{num_loops}: what is never trained is scored all the same")  # fmt: skip
+        require(
+            config.loop_stages[-1].loops == num_loops,
+            "train.loop_stages[-1].loops",
+            config.loop_stages[-1].loops,
+            f"{num_loops}: what is never trained is scored all the same",
+        )
 
 
 class Regime:
@@ -109,8 +132,9 @@ class Regime:
             cast(LoopedUNet, self.model).set_active_loops(loops)
             self.loops = loops
 
-    def backward_of(self, settings: StepSettings, step: int,
-                    backward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:  # fmt: skip
+    def backward_of(
+        self, settings: StepSettings, step: int, backward: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
         """Set the loops of a step and return its backward pass: `backward`, at perturbed weights where they are due."""
         self.set_loops(settings.active_loops)
         self.quantized_steps += settings.is_quantized

@@ -55,8 +55,9 @@ def train_from_shards(
         log(f"attention: {kernel}")
     model = build(model_config, seed).to(device)
     with process_group(ranks, device), attention_kernel(kernel):
-        report = train(model, settings, sampler, model_config.context_tokens, ranks, device, log, progress,
-                       snapshots=snapshots)  # fmt: skip
+        report = train(
+            model, settings, sampler, model_config.context_tokens, ranks, device, log, progress, snapshots=snapshots
+        )
     return model, report
 
 

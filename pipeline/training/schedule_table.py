@@ -28,8 +28,12 @@ def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: 
     Raises ValueError when a clock budget comes without it, or when the network has not the loops of the schedule.
     """
     check_loops(config, schedule)
-    require(step_seconds is not None or config.train_seconds is None, "--step-ms", None,
-            "the milliseconds of a step: train.max_seconds ends this run")  # fmt: skip
+    require(
+        step_seconds is not None or config.train_seconds is None,
+        "--step-ms",
+        None,
+        "the milliseconds of a step: train.max_seconds ends this run",
+    )
     require(step_seconds is None or step_seconds > 0, "--step-ms", step_seconds, "above 0")
     rows = [_HEADER, *(_row(config, step, step_seconds) for step in _shown_steps(config, step_seconds))]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -58,8 +62,14 @@ def _shown_steps(config: TrainConfig, step_seconds: float | None) -> Iterator[in
 def _phase(config: TrainConfig, step: int, settings: StepSettings) -> tuple:
     """Return what is the same for all steps between two of which something begins."""
     is_warm, is_falling = step + 1 >= config.warmup_steps, settings.lr_scale < 1
-    return (is_warm, is_warm and is_falling, settings.momentum == config.muon_momentum, settings.active_loops,
-            settings.is_averaged, settings.is_quantized)  # fmt: skip
+    return (
+        is_warm,
+        is_warm and is_falling,
+        settings.momentum == config.muon_momentum,
+        settings.active_loops,
+        settings.is_averaged,
+        settings.is_quantized,
+    )
 
 
 def _row(config: TrainConfig, step: int, step_seconds: float | None) -> tuple[str, ...]:
@@ -69,5 +79,13 @@ def _row(config: TrainConfig, step: int, step_seconds: float | None) -> tuple[st
     loops = "all" if settings.active_loops is None else str(settings.active_loops)
     seconds = "-" if step_seconds is None else f"{step * step_seconds:.1f}"
     decay = config.weight_decay * settings.decay_scale
-    return (str(step), seconds, f"{settings.lr_scale:.4f}", f"{settings.momentum:.4f}", f"{decay:.4f}", loops, average,
-            quantization)  # fmt: skip
+    return (
+        str(step),
+        seconds,
+        f"{settings.lr_scale:.4f}",
+        f"{settings.momentum:.4f}",
+        f"{decay:.4f}",
+        loops,
+        average,
+        quantization,
+    )

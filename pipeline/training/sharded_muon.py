@@ -98,8 +98,11 @@ class ShardedMuon(Muon):
         gathering = [self._gather_directions(stack) for stack in self._stacks]
         for stack, (all_PRC, work) in zip(self._stacks, gathering, strict=True):
             work.wait()
-            self._move([stack.weights[place] for place in stack.active], [all_PRC[place] for place in stack.active],
-                       stack.group)  # fmt: skip
+            self._move(
+                [stack.weights[place] for place in stack.active],
+                [all_PRC[place] for place in stack.active],
+                stack.group,
+            )
         self._stacks.clear()
 
     def _gather_directions(self, stack: _Stack) -> tuple[Tensor, dist.Work]:

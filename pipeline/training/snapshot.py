@@ -41,8 +41,15 @@ from pipeline.training.launch import StoppedError
 
 Curve = list[dict[str, float]]
 _MANIFEST = "snapshot.json"
-_MANIFEST_TYPES = {"step": int, "seconds": float, "curve": list, "lines": list, "sha256": list, "identity": dict,
-                   "resumed_at_steps": list}  # fmt: skip
+_MANIFEST_TYPES = {
+    "step": int,
+    "seconds": float,
+    "curve": list,
+    "lines": list,
+    "sha256": list,
+    "identity": dict,
+    "resumed_at_steps": list,
+}
 
 
 class Snapshots:
@@ -52,8 +59,16 @@ class Snapshots:
     tells the person at the keyboard what became of the snapshot that was found.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], every_seconds: float, ranks: Ranks,
-                 device: torch.device, lines: list[str], log: Log) -> None:  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        every_seconds: float,
+        ranks: Ranks,
+        device: torch.device,
+        lines: list[str],
+        log: Log,
+    ) -> None:
         self.folder, self.every_seconds, self.ranks, self.device = folder, every_seconds, ranks, device
         self.identity = dict(_flat_values(json.loads(json.dumps(identity)), ""))
         self.lines, self.log = lines, log
@@ -121,8 +136,15 @@ class Snapshots:
         problem = next(filter(None, _from_all_ranks(_write(self._file(step), buffer.getvalue()), self.ranks)), "")
         digests = _from_all_ranks(hashlib.sha256(buffer.getvalue()).hexdigest(), self.ranks)
         if self.ranks.rank == 0 and not problem:
-            manifest = {"step": step, "seconds": seconds, "curve": curve, "lines": self.lines, "sha256": digests,
-                        "identity": self.identity, "resumed_at_steps": self.resumed_at_steps}  # fmt: skip
+            manifest = {
+                "step": step,
+                "seconds": seconds,
+                "curve": curve,
+                "lines": self.lines,
+                "sha256": digests,
+                "identity": self.identity,
+                "resumed_at_steps": self.resumed_at_steps,
+            }
             problem = _write(self.folder / _MANIFEST, json.dumps(manifest).encode())
         problem = _from_rank_zero(problem, self.ranks)  # none sweeps before the manifest is written
         if problem:
@@ -133,8 +155,11 @@ class Snapshots:
         self._saved_at_seconds = seconds
         if self._agreed:
             there = "the last snapshot" if problem else "there"
-            raise StoppedError(f"stopped by {signal.Signals(self._agreed).name} after step {step}; to "
-                               f"continue from {there}, run the same command again", self._agreed)  # fmt: skip
+            raise StoppedError(
+                f"stopped by {signal.Signals(self._agreed).name} after step {step}; to "
+                f"continue from {there}, run the same command again",
+                self._agreed,
+            )
 
     def discard(self) -> None:
         """Remove all snapshots, when the run's results are safe; only rank 0 removes."""
@@ -209,8 +234,10 @@ class Snapshots:
                     share_from_rank_zero([*part.parameters(), *part.buffers()], self.ranks)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:100]  # torch lists every key
-            raise ValueError(f"{self.folder}: the snapshot of step {step} was written by another version of the "
-                             f"program ({reason}); delete that folder to start afresh") from None  # fmt: skip
+            raise ValueError(
+                f"{self.folder}: the snapshot of step {step} was written by another version of the "
+                f"program ({reason}); delete that folder to start afresh"
+            ) from None
         torch.set_rng_state(state["generators"]["cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)

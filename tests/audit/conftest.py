@@ -14,6 +14,6 @@ def small_processor(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.S
     words = " ".join(f"{first}{second}" for first in "abcdefgh" for second in "ijklmnop")
     prefix = tmp_path_factory.mktemp("tokenizer") / "small"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([words] * 20), model_prefix=str(prefix), vocab_size=64, model_type="bpe", minloglevel=5,
-    )  # fmt: skip
+        sentence_iterator=iter([words] * 20), model_prefix=str(prefix), vocab_size=64, model_type="bpe", minloglevel=5
+    )
     return load_tokenizer(Path(f"{prefix}.model"))

@@ -62,9 +62,11 @@ def recipe_protocols() -> dict[str, dict]:
             scaled = {
                 key: max(least.get(key, 4), value * TOY_CONTEXT // context)
                 if key.endswith("_tokens") and value
-                else min(value, most[key]) if key in most else value
+                else min(value, most[key])
+                if key in most
+                else value
                 for key, value in fields.items()
-            }  # fmt: skip
+            }
             found[" ".join(f"{key}={value}" for key, value in scaled.items())] = scaled
     return found
 

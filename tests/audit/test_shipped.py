@@ -43,8 +43,7 @@ def shipped(tmp_path: Path):
     def build(statement: str = "", timeout_seconds: float = 60, side_by_side: int = 1) -> ShippedProgram:
         (tmp_path / "train_gpt.py").write_text(PROGRAM.replace("EXTRA", statement))
         files = ShippedFiles(tmp_path / "train_gpt.py", tmp_path / "model.fwy", tmp_path / "toy.model", 7)
-        return ShippedProgram(files, {"PATH": os.environ["PATH"]}, timeout_seconds, lambda line: None,
-                              side_by_side)  # fmt: skip
+        return ShippedProgram(files, {"PATH": os.environ["PATH"]}, timeout_seconds, lambda line: None, side_by_side)
 
     return build
 
@@ -96,16 +95,19 @@ def test_what_the_program_touches_is_seen(shipped) -> None:
     assert not program.silenced
 
 
-@pytest.mark.parametrize("statement", [
-    "import subprocess; subprocess.run(['true'])",
-    "import multiprocessing; multiprocessing.get_context('spawn').Process(target=print).start()",
-    "import multiprocessing; multiprocessing.get_context('fork').Process(target=print).start()",
-    "os.system('true')",
-    "os.waitpid(os.posix_spawn(__import__('shutil').which('true'), ['true'], {}), 0)",
-    "os.link('data/train_000000.bin', 'x')",
-    "os.open('train_000000.bin', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))",
-    "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import subprocess; subprocess.run(['true'])",
+        "import multiprocessing; multiprocessing.get_context('spawn').Process(target=print).start()",
+        "import multiprocessing; multiprocessing.get_context('fork').Process(target=print).start()",
+        "os.system('true')",
+        "os.waitpid(os.posix_spawn(__import__('shutil').which('true'), ['true'], {}), 0)",
+        "os.link('data/train_000000.bin', 'x')",
+        "os.open('train_000000.bin', os.O_RDONLY, dir_fd=os.open('data', os.O_RDONLY))",
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
+    ],
+)
 def test_what_no_scoring_needs_is_a_fault(shipped, statement: str) -> None:
     program = shipped(statement)
     program.printed(STREAMS[0])
@@ -122,10 +124,9 @@ def test_an_honest_program_has_no_fault(shipped) -> None:
     assert not [event for event in program.events if event_fault(event)]
 
 
-@pytest.mark.parametrize("statement", [
-    "os._exit(0)",
-    "[os.dup2(os.open(os.devnull, os.O_WRONLY), each) for each in range(3, 200)]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement", ["os._exit(0)", "[os.dup2(os.open(os.devnull, os.O_WRONLY), each) for each in range(3, 200)]"]
+)
 def test_a_program_that_stops_telling_is_known(shipped, statement: str) -> None:
     program = shipped(statement)
     program.printed(STREAMS[0])
@@ -175,8 +176,10 @@ def test_a_program_that_prints_without_end_is_stopped(shipped) -> None:
 
 
 def test_the_program_gets_the_limits_of_an_audit(shipped) -> None:
-    program = shipped("import resource as r; print('LIMITS', [r.getrlimit(getattr(r, name)) for name in "
-                      "('RLIMIT_CPU', 'RLIMIT_CORE', 'RLIMIT_FSIZE')])")  # fmt: skip
+    program = shipped(
+        "import resource as r; print('LIMITS', [r.getrlimit(getattr(r, name)) for name in "
+        "('RLIMIT_CPU', 'RLIMIT_CORE', 'RLIMIT_FSIZE')])"
+    )
     seconds = 60 * os.cpu_count()
     allowed = [(most, most) for most in (seconds, 0, processes.LARGEST_FILE_BYTES)]
     assert f"LIMITS {allowed}" in program.printed(STREAMS[0])

@@ -155,18 +155,32 @@ def test_the_forger_can_also_forge_a_sound_file():
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"FWYA", b"FWYA\x09" + bytes(64), b"PK\x03\x04" + bytes(100),
-        forge(b"not json"), forge(b"[" * 100_000), forge([]), forge({"meta": 1, "tensors": []}),
-        forge({"meta": {}, "tensors": [["w", "float16"]]}), forge(b"9" * 10_000),
-        forge(one("object", [1])), forge(one("float16", [-1])), forge(one("float16", [0, 10**12])),
-        forge(one("float16", [True])), forge(one("float16", [1] * 9)), forge(one("int8", [4]), planes(*_STEP), _LANE),
+        b"",
+        b"FWYA",
+        b"FWYA\x09" + bytes(64),
+        b"PK\x03\x04" + bytes(100),
+        forge(b"not json"),
+        forge(b"[" * 100_000),
+        forge([]),
+        forge({"meta": 1, "tensors": []}),
+        forge({"meta": {}, "tensors": [["w", "float16"]]}),
+        forge(b"9" * 10_000),
+        forge(one("object", [1])),
+        forge(one("float16", [-1])),
+        forge(one("float16", [0, 10**12])),
+        forge(one("float16", [True])),
+        forge(one("float16", [1] * 9)),
+        forge(one("int8", [4]), planes(*_STEP), _LANE),
         forge({"meta": {}, "tensors": [["w", "float16", [1]]] * 2}, planes(0, _ONE, _ONE), _LANE),
         forge({"meta": {}, "tensors": [[str(k), "float16", []] for k in range(2000)]}, planes(0, *[0] * 2000), _LANE),
         # too many codes
-        forge(one("int8", [10**9, 10**9]), planes(*_STEP), _LANE), forge(one("int8", [1 << 21, 1]), b"", _LANE),
+        forge(one("int8", [10**9, 10**9]), planes(*_STEP), _LANE),
+        forge(one("int8", [1 << 21, 1]), b"", _LANE),
         # values: half a word, too short, excesses of nothing, infinity
-        forge(one("float16", [2]), planes(0, _ONE)[:-1], _LANE), forge(one("float16", [2]), planes(0, _ONE), _LANE),
-        forge(one("float16", [1]), planes(0, _ONE, 7), _LANE), forge(one("float16", [1]), planes(0, 0x7C00), _LANE),
+        forge(one("float16", [2]), planes(0, _ONE)[:-1], _LANE),
+        forge(one("float16", [2]), planes(0, _ONE), _LANE),
+        forge(one("float16", [1]), planes(0, _ONE, 7), _LANE),
+        forge(one("float16", [1]), planes(0, 0x7C00), _LANE),
         forge(one("float16", [1 << 26] * 8), planes(0, 0), _LANE),
         # steps: zero, negative, a level that is not there
         forge(one("int8", [1, 1]), planes(0, *_ZEROS, 0, _ONE), _LANE),
@@ -182,10 +196,11 @@ def test_the_forger_can_also_forge_a_sound_file():
         forge(one("int8", [1, 1]), planes(0, *_ZEROS[:-1], 2, _ONE, _ONE), _LANE),
         forge(one("int8", [1, 1]), planes(0, *_ZEROS[:-1], 0, _ONE, _ONE), _LANE),
         # codes: no states, a state below the range, words of nothing
-        forge(one("int8", [1, 1]), planes(*_STEP)), forge(one("int8", [1, 1]), planes(*_STEP), bytes(4)),
+        forge(one("int8", [1, 1]), planes(*_STEP)),
+        forge(one("int8", [1, 1]), planes(*_STEP), bytes(4)),
         forge(one("int8", [1, 1]), planes(*_STEP), _LANE + bytes(2)),
     ],
-)  # fmt: skip
+)
 def test_hostile_files_are_refused(content):
     with pytest.raises(ArtifactError):
         decode_artifact(content)
@@ -289,14 +304,15 @@ def test_steps_on_few_levels_cost_few_bits():
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (np.zeros(3, np.float64), "float16 or float32"), (np.full(2, np.inf, np.float16), "finite"),
+        (np.zeros(3, np.float64), "float16 or float32"),
+        (np.full(2, np.inf, np.float16), "finite"),
         (np.zeros((0, 3), np.float16), "empty"),
         (QuantizedTensor(np.zeros((2, 2), np.int32), np.ones(2, np.float16)), "int8 or int16"),
         (QuantizedTensor(np.zeros((2, 2), np.int8), np.ones(3, np.float16)), "shape"),
         (QuantizedTensor(np.zeros((2, 2), np.int8), np.zeros(2, np.float16)), "positive"),
         (QuantizedTensor(np.zeros((1, (1 << 20) + 1), np.int8), np.ones(1, np.float16)), "axes at most"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_back_is_not_written(tensor, message):
     with pytest.raises(ValueError, match=message):
         encode_artifact({"w": tensor}, {})

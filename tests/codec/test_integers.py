@@ -54,14 +54,24 @@ def spiked(shape, dtype=np.int8):
 @pytest.mark.parametrize(
     "codes_RC",
     [
-        np.zeros((3, 5), np.int8), np.full((300, 4), -128, np.int8), np.full((4, 300), 32767, np.int16),
-        np.arange(-128, 128, dtype=np.int8)[:, None], np.arange(-128, 128, dtype=np.int8)[None],
-        np.arange(-(1 << 15), 1 << 15, 7, dtype=np.int16)[None], spiked((1, 1)), spiked((700, 500)),
-        spiked((700, 500), np.int16), np.eye(99, dtype=np.int8), np.outer([1, 0, 40], [-2, 0, 9]).astype(np.int16),
-        np.tile(np.int8([[1], [-1], [0]]), (1, 1000)), spiked((1, 1 << 19)), spiked((1 << 19, 1)),
-        np.tile(np.arange(-128, 128, dtype=np.int8), (300, 1)), np.tile(np.int16([30000] + [-250] * 700), (99, 1)),
+        np.zeros((3, 5), np.int8),
+        np.full((300, 4), -128, np.int8),
+        np.full((4, 300), 32767, np.int16),
+        np.arange(-128, 128, dtype=np.int8)[:, None],
+        np.arange(-128, 128, dtype=np.int8)[None],
+        np.arange(-(1 << 15), 1 << 15, 7, dtype=np.int16)[None],
+        spiked((1, 1)),
+        spiked((700, 500)),
+        spiked((700, 500), np.int16),
+        np.eye(99, dtype=np.int8),
+        np.outer([1, 0, 40], [-2, 0, 9]).astype(np.int16),
+        np.tile(np.int8([[1], [-1], [0]]), (1, 1000)),
+        spiked((1, 1 << 19)),
+        spiked((1 << 19, 1)),
+        np.tile(np.arange(-128, 128, dtype=np.int8), (300, 1)),
+        np.tile(np.int16([30000] + [-250] * 700), (99, 1)),
     ],
-)  # fmt: skip
+)
 def test_extreme_matrices_round_trip(codes_RC):
     round_trip([codes_RC])
 

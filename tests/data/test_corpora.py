@@ -18,8 +18,16 @@ TEXTS = ["first text\nwith two lines", "second \u00e9\u4e2d\U0001f600", "third\u
 
 
 def text_config(*files, max_documents=None):
-    return DataConfig(source="text", files=tuple(map(str, files)), val_frac=0.1, max_documents=max_documents,
-                      vocab_size=512, tokenizer_model=None, shard_tokens=4096, fineweb=None)  # fmt: skip
+    return DataConfig(
+        source="text",
+        files=tuple(map(str, files)),
+        val_frac=0.1,
+        max_documents=max_documents,
+        vocab_size=512,
+        tokenizer_model=None,
+        shard_tokens=4096,
+        fineweb=None,
+    )
 
 
 def read(*files, max_documents=None):

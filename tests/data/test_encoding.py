@@ -13,10 +13,21 @@ from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.encoding import batch_documents, encode_documents, normalised_text
 from pipeline.data.tokenizer import load_tokenizer
 
-NASTY = ["  two  spaces\tand\ttabs \n\nlines\r\n ", "\x00\x01\x7f control", "\ufb01\u00bd A\u030a \u3000wide",
-         "\U0001f468\u200d\U0001f469\u200d\U0001f467 family", "\u2581literal \u2581\u2581 marks",
-         "<s> <unk> </s> <0x41>", "\u0627\u0644\u0633 \u4e2d\u6587", "\ufffd", " ", "\u200b", "\u2585block",
-         "1234567890 ", "x" * 5000]  # fmt: skip
+NASTY = [
+    "  two  spaces\tand\ttabs \n\nlines\r\n ",
+    "\x00\x01\x7f control",
+    "\ufb01\u00bd A\u030a \u3000wide",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 family",
+    "\u2581literal \u2581\u2581 marks",
+    "<s> <unk> </s> <0x41>",
+    "\u0627\u0644\u0633 \u4e2d\u6587",
+    "\ufffd",
+    " ",
+    "\u200b",
+    "\u2585block",
+    "1234567890 ",
+    "x" * 5000,
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +89,13 @@ def published_model(**settings) -> bytes:
     model = io.BytesIO()
     texts = [f"hello two spaces {number} \u4e2d" for number in range(60)]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, vocab_size=330, hard_vocab_limit=False, minloglevel=2,
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=330,
+        hard_vocab_limit=False,
+        minloglevel=2,
         **{"byte_fallback": True, "normalization_rule_name": "identity", **settings},
-    )  # fmt: skip
+    )
     return model.getvalue()
 
 

@@ -41,8 +41,10 @@ def export_documents(folder: Path, model: bytes, documents: list[str], shard_tok
     """Publish documents in the challenge's layout; the first 30 are val."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     table = byte_table(processor)
-    splits = {"val": encode_documents(processor, table, documents[:30]),
-              "train": encode_documents(processor, table, documents[30:])}  # fmt: skip
+    splits = {
+        "val": encode_documents(processor, table, documents[:30]),
+        "train": encode_documents(processor, table, documents[30:]),
+    }
     files = {"datasets/tokenizers/fineweb_1024_bpe.model": model}
     num_shards = {}
     for split, batch in splits.items():
@@ -53,10 +55,15 @@ def export_documents(folder: Path, model: bytes, documents: list[str], shard_tok
             write_shard(path, batch.tokens_M[start : start + shard_tokens])
             files[shard_name(split, number)] = path.read_bytes()
     manifest = {
-        "datasets": [{"name": "fineweb10B_sp1024", "tokenizer_name": "sp_bpe_1024",
-                      "stats": {f"files_{split}": number for split, number in num_shards.items()}}],
+        "datasets": [
+            {
+                "name": "fineweb10B_sp1024",
+                "tokenizer_name": "sp_bpe_1024",
+                "stats": {f"files_{split}": number for split, number in num_shards.items()},
+            }
+        ],
         "tokenizers": [{"name": "sp_bpe_1024", "model_path": "tokenizers/fineweb_1024_bpe.model"}],
-    }  # fmt: skip
+    }
     files["datasets/manifest.json"] = json.dumps(manifest).encode()
     return Export(files, splits, num_shards)
 
@@ -81,10 +88,25 @@ def hub(export):
 @pytest.fixture
 def config(hub, tmp_path) -> DataConfig:
     """Return a configuration of the stand-in: two train shards, kept in `tmp_path`/kept."""
-    fineweb = FineWebConfig(variant="sp1024", train_shards=2, repository=REPOSITORY, revision="main", root="datasets",
-                            endpoint=hub.endpoint, folder=str(tmp_path / "kept"))  # fmt: skip
-    return DataConfig(source="fineweb", files=(), val_frac=0.1, max_documents=None, vocab_size=1024,
-                      tokenizer_model=None, shard_tokens=4096, fineweb=fineweb)  # fmt: skip
+    fineweb = FineWebConfig(
+        variant="sp1024",
+        train_shards=2,
+        repository=REPOSITORY,
+        revision="main",
+        root="datasets",
+        endpoint=hub.endpoint,
+        folder=str(tmp_path / "kept"),
+    )
+    return DataConfig(
+        source="fineweb",
+        files=(),
+        val_frac=0.1,
+        max_documents=None,
+        vocab_size=1024,
+        tokenizer_model=None,
+        shard_tokens=4096,
+        fineweb=fineweb,
+    )
 
 
 def changed(config: DataConfig, **fineweb: object) -> DataConfig:
@@ -134,8 +156,13 @@ def test_counts_do_not_depend_on_how_much_is_counted_at_once(tmp_path, config, m
 def test_outs_hold_no_shard(tmp_path, config):
     run(config, tmp_path / "data")
     names = {str(path.relative_to(tmp_path / "data")) for path in (tmp_path / "data").rglob("*") if path.is_file()}
-    assert names == {"tokenizer.model", "byte_table.npz", "manifest.json", "train/train_shards.txt",
-                     "val/val_shards.txt"}  # fmt: skip
+    assert names == {
+        "tokenizer.model",
+        "byte_table.npz",
+        "manifest.json",
+        "train/train_shards.txt",
+        "val/val_shards.txt",
+    }
 
 
 def test_a_second_run_downloads_nothing_and_gives_the_same_bytes(tmp_path, config, hub):

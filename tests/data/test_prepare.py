@@ -26,8 +26,16 @@ def corpus(tmp_path, toy_documents):
     path = tmp_path / "corpus.jsonl"
     texts = [*toy_documents, toy_documents[0], " \u200b "]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return DataConfig(source="text", files=(str(path),), val_frac=0.2, max_documents=None, vocab_size=512,
-                      tokenizer_model=None, shard_tokens=4096, fineweb=None)  # fmt: skip
+    return DataConfig(
+        source="text",
+        files=(str(path),),
+        val_frac=0.2,
+        max_documents=None,
+        vocab_size=512,
+        tokenizer_model=None,
+        shard_tokens=4096,
+        fineweb=None,
+    )
 
 
 def tree(folder):

@@ -18,9 +18,15 @@ def test_tokenizer_without_its_own_space_mark_is_refused(tmp_path):
     """Text without a single space gives a model in which the mark would fall apart into byte pieces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["abcabcab", "bcbcabca"] * 20), model_writer=model, model_type="bpe", vocab_size=268,
-        byte_fallback=True, add_dummy_prefix=False, hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(["abcabcab", "bcbcabca"] * 20),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=268,
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     path = tmp_path / "spaceless.model"
     path.write_bytes(model.getvalue())
     with pytest.raises(ValueError, match=r"spaceless\.model: the space mark U\+2581 is not a piece of its own"):

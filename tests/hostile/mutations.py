@@ -10,8 +10,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ODD_VALUES = (None, True, -1, 0, 1, 2**31, 2**63, -(2**63), 10**30, 10**400, 1e300, -0.5, float("nan"), float("inf"),
-              "", "a" * 9, [], {}, [0] * 9, {"kind": "core"}, [[[[]]]])  # fmt: skip
+ODD_VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    -(2**63),
+    10**30,
+    10**400,
+    1e300,
+    -0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "a" * 9,
+    [],
+    {},
+    [0] * 9,
+    {"kind": "core"},
+    [[[[]]]],
+)
 
 
 def damaged_bytes(content: bytes, choose: random.Random) -> bytes:
@@ -44,11 +65,19 @@ def damaged_value(value: object, choose: random.Random) -> object:
 def damaged_tensor(tensor: torch.Tensor, choose: random.Random) -> torch.Tensor:
     """Return a tensor of another dtype, shape or value."""
     ways: tuple[Callable[[], torch.Tensor], ...] = (
-        lambda: tensor.to(torch.int8), lambda: tensor > 0, lambda: tensor.to(torch.complex64), lambda: tensor.double(),
-        lambda: tensor.bfloat16(), lambda: tensor[None].clone(), lambda: tensor.flatten()[:1].clone(),
-        lambda: torch.zeros_like(tensor), lambda: torch.full(tensor.shape, choose.choice((float("nan"), 1e30, -1e9))),
-        lambda: tensor.to(torch.float8_e4m3fn), lambda: tensor.reshape(-1, 1).clone(), lambda: torch.zeros(0),
-    )  # fmt: skip
+        lambda: tensor.to(torch.int8),
+        lambda: tensor > 0,
+        lambda: tensor.to(torch.complex64),
+        lambda: tensor.double(),
+        lambda: tensor.bfloat16(),
+        lambda: tensor[None].clone(),
+        lambda: tensor.flatten()[:1].clone(),
+        lambda: torch.zeros_like(tensor),
+        lambda: torch.full(tensor.shape, choose.choice((float("nan"), 1e30, -1e9))),
+        lambda: tensor.to(torch.float8_e4m3fn),
+        lambda: tensor.reshape(-1, 1).clone(),
+        lambda: torch.zeros(0),
+    )
     return choose.choice(ways)()
 
 

@@ -14,9 +14,14 @@ from tests.hostile.mutations import damaged_bytes, damaged_tensor, damaged_value
 
 MOMENT = torch.eye(6)
 BUNDLE = {
-    "moment/a/0": MOMENT, "moment/a/1": MOMENT * 2, "cross/a/0": MOMENT + 1, "tokens/a": torch.tensor(64),
-    "uses/a/b": torch.tensor(2), "token_frequency": torch.arange(9), "sensitivity/head": torch.linspace(0, 1, 9),
-}  # fmt: skip
+    "moment/a/0": MOMENT,
+    "moment/a/1": MOMENT * 2,
+    "cross/a/0": MOMENT + 1,
+    "tokens/a": torch.tensor(64),
+    "uses/a/b": torch.tensor(2),
+    "token_frequency": torch.arange(9),
+    "sensitivity/head": torch.linspace(0, 1, 9),
+}
 META = {"checkpoint_sha256": "0" * 64, "calibrate": {"num_sequences": 8}}
 
 

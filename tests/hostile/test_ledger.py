@@ -13,8 +13,14 @@ from pipeline.scoring.ledger import LEDGER_COLUMNS, Ledger, load_ledger, save_le
 from tests.hostile.mutations import damage_a_member, damaged_bytes, damaged_value, reads_or_refuses
 
 ROWS = 50
-LEDGER = Ledger(target=np.arange(ROWS)[::-1], nats=np.linspace(0, 9, ROWS), bytes=np.ones(ROWS), group=np.zeros(ROWS),
-                num_targets=ROWS, protocol={"kind": "sliding", "context_tokens": 4, "stride_tokens": 2})  # fmt: skip
+LEDGER = Ledger(
+    target=np.arange(ROWS)[::-1],
+    nats=np.linspace(0, 9, ROWS),
+    bytes=np.ones(ROWS),
+    group=np.zeros(ROWS),
+    num_targets=ROWS,
+    protocol={"kind": "sliding", "context_tokens": 4, "stride_tokens": 2},
+)
 
 
 def attempt(folder, choose):

@@ -98,8 +98,11 @@ def test_no_key_may_have_such_a_name(name: str, place: str, tmp_path: Path):
 
 
 TEXTS = {
-    "alias bomb": ("data: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"b{i}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)), "aliases (*) followed"),
+    "alias bomb": (
+        "data: &a [x,x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"b{i}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)),
+        "aliases (*) followed",
+    ),
     "a list inside itself": ("data: &a [*a]", "aliases (*) followed"),
     "a merge with itself": ("data: &a {<<: *a}", "aliases (*) followed"),
     "2,000 brackets": ("[" * 2000, "nested too deeply"),
@@ -121,7 +124,7 @@ TEXTS = {
     "a list": ("- 1", "got [1] (list), expected a mapping of sections"),
     "a long key": ("a" * 1000 + ": 1", "unknown key in"),
     "many keys": ("".join(f"k{i}: 1\n" for i in range(9000)), "k0: unknown key in"),
-}  # fmt: skip
+}
 """What a file holds, and what of the line says so."""
 
 
@@ -160,8 +163,12 @@ def test_lists_and_messages_stay_short(tmp_path: Path):
 
 
 def test_aliases_are_read_as_they_always_were(tmp_path: Path):
-    text = FILES[0].read_text().replace("float:   {kind", "float: &same {kind").replace(
-        "blocks:  {kind: blocks, context_tokens: 256}", "blocks: *same")  # fmt: skip
+    text = (
+        FILES[0]
+        .read_text()
+        .replace("float:   {kind", "float: &same {kind")
+        .replace("blocks:  {kind: blocks, context_tokens: 256}", "blocks: *same")
+    )
     assert "&same" in text
     assert "*same" in text
     (tmp_path / "params.yaml").write_text("\ufeff" + text)
@@ -180,11 +187,55 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 255, 256, 65536, 65537, 2**31 - 1, 2**31, 2**63, 10**26, 10**400, -(2**63), 0.0,
-    -0.0, 0.5, 1e-300, 1e300, math.inf, -math.inf, math.nan, "", "x", "444", "null", "size", "x" * 3000, "\u2581",
-    "\0", "\ud800", [], [[]], [None], [0, 0], [-1], list(range(300)), [[[[1]]]], {}, {"kind": "blocks"}, {"size": 1},
-    {"": 1}, {"kind": None}, {"kind": []},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    255,
+    256,
+    65536,
+    65537,
+    2**31 - 1,
+    2**31,
+    2**63,
+    10**26,
+    10**400,
+    -(2**63),
+    0.0,
+    -0.0,
+    0.5,
+    1e-300,
+    1e300,
+    math.inf,
+    -math.inf,
+    math.nan,
+    "",
+    "x",
+    "444",
+    "null",
+    "size",
+    "x" * 3000,
+    "\u2581",
+    "\0",
+    "\ud800",
+    [],
+    [[]],
+    [None],
+    [0, 0],
+    [-1],
+    list(range(300)),
+    [[[[1]]]],
+    {},
+    {"kind": "blocks"},
+    {"size": 1},
+    {"": 1},
+    {"kind": None},
+    {"kind": []},
+]
 
 
 def mutated(choose: Any) -> dict[str, Any]:

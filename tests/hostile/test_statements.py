@@ -14,10 +14,16 @@ from tests.hostile.mutations import damaged_bytes, damaged_value
 
 RESULTS = {"val_loss": 1.919, "val_bpb": 1.13678, "eval_bytes": 151_080_362, "artifact_sha256": "0" * 64}
 SUBMISSION = {
-    "val_loss": 1.919, "val_bpb": 1.13678, "val_bpb_std": 0.001, "bytes_total": 15_000_100, "bytes_code": 100,
-    "seeds": [444, 300], "seed_results": {"444": RESULTS, "300": RESULTS},
-    "comparison_baseline": {"name": "a", "val_losses": [1.92, 1.93]}, "p_value": 0.01,
-}  # fmt: skip
+    "val_loss": 1.919,
+    "val_bpb": 1.13678,
+    "val_bpb_std": 0.001,
+    "bytes_total": 15_000_100,
+    "bytes_code": 100,
+    "seeds": [444, 300],
+    "seed_results": {"444": RESULTS, "300": RESULTS},
+    "comparison_baseline": {"name": "a", "val_losses": [1.92, 1.93]},
+    "p_value": 0.01,
+}
 LOG = """val_loader:shards pattern=/data/fineweb_val_*.bin tokens:62021632
 sha256 0000 model.fwy
 step:4000/4000 val_loss:1.9465 val_bpb:1.1528
@@ -30,8 +36,13 @@ final_int6_sliding_window_exact val_loss:1.91900000 val_bpb:1.13678000
 
 def attempt(folder, choose):
     """Damage one statement of a record and verify it."""
-    files = {"submission.json": json.dumps(SUBMISSION), "train_seed444.log": LOG, "train_seed300.log": LOG,
-             "README.md": "# val_bpb 1.1368\n", "train_gpt.py": "print(1)\n"}  # fmt: skip
+    files = {
+        "submission.json": json.dumps(SUBMISSION),
+        "train_seed444.log": LOG,
+        "train_seed300.log": LOG,
+        "README.md": "# val_bpb 1.1368\n",
+        "train_gpt.py": "print(1)\n",
+    }
     name = choose.choice(("submission.json", "train_seed444.log", "README.md"))
     for each, text in files.items():
         (folder / each).write_text(text)

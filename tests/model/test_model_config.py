@@ -9,9 +9,21 @@ from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, changed, choked
 
 POSITIVE = ("mlp.mult", "rope.base", "logit_softcap", "embed_init_std")
 FINITE = ("mlp.slope", "attention.qk_gain")
-AT_LEAST_ONE = ("vocab_size", "context_tokens", "model_dim", "embedding_dim", "attention.num_heads",
-                "attention.num_kv_heads", "schedule.num_loops", "rope.base_tokens", "rope.frequency_dims",
-                "value_embedding.dim", "bigram.dim", "bigram.buckets", "conditioners.flow_dim")  # fmt: skip
+AT_LEAST_ONE = (
+    "vocab_size",
+    "context_tokens",
+    "model_dim",
+    "embedding_dim",
+    "attention.num_heads",
+    "attention.num_kv_heads",
+    "schedule.num_loops",
+    "rope.base_tokens",
+    "rope.frequency_dims",
+    "value_embedding.dim",
+    "bigram.dim",
+    "bigram.buckets",
+    "conditioners.flow_dim",
+)
 NOT_NEGATIVE = ("schedule.unique_blocks", "schedule.looped_blocks", "rope.dims")
 TAP = {"dim": 3, "encoder_visits": [0], "per_loop": True}
 ONE_PASS = {"schedule.num_loops": 1, "rope.loop_scales": None, "conditioners": NO_CONDITIONERS}
@@ -52,17 +64,21 @@ BAD = [
     ("schedule.loop_start", folded(2, loop_start=4)),
     ("schedule.stride", helix("linear", 6)),
     ("looped_mlp", {**folded(2), "looped_mlp": {"mult": 2.0, "slope": 0.0, "choke": None}}),
-    *((f"conditioners.{name}", {**ONE_PASS, f"conditioners.{name}": on}) for name, on in
-      (("flow_dim", 4), ("positions", True), ("anchor_dim", 4))),
-    *((f"conditioners.{name}", {**folded(2), "conditioners": {**NO_CONDITIONERS, name: on}}) for name, on in
-      (("flow_dim", 4), ("smear", True), ("tap", TAP), ("step", {"kind": "learned"}))),
+    *(
+        (f"conditioners.{name}", {**ONE_PASS, f"conditioners.{name}": on})
+        for name, on in (("flow_dim", 4), ("positions", True), ("anchor_dim", 4))
+    ),
+    *(
+        (f"conditioners.{name}", {**folded(2), "conditioners": {**NO_CONDITIONERS, name: on}})
+        for name, on in (("flow_dim", 4), ("smear", True), ("tap", TAP), ("step", {"kind": "learned"}))
+    ),
     ("conditioners.positions", {"conditioners.positions": True}),
     ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": [2]}}),
     ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": []}}),
     ("conditioners.step.fraction", {"conditioners.step": {"kind": "contractive", "fraction": 0.0}}),
     ("unread", {"unread": {"a.b": [1]}}),
     ("unread.a", {"unread": {"a": [0]}}),
-]  # fmt: skip
+]
 
 FINE = [
     {"bigram": None},

@@ -44,27 +44,51 @@ def random_core(choose):
     unique, looped, loops = choose.randint(0, 6), choose.randint(1, 3), choose.randint(1, 4)
     several, encoders = loops >= 2, unique // 2
     blocks = range(unique + looped)
-    tap = {"dim": 3, "encoder_visits": choose.sample(range(encoders), choose.randint(1, encoders)),
-           "per_loop": choose.random() < 0.5} if encoders else None  # fmt: skip
+    tap = (
+        {
+            "dim": 3,
+            "encoder_visits": choose.sample(range(encoders), choose.randint(1, encoders)),
+            "per_loop": choose.random() < 0.5,
+        }
+        if encoders
+        else None
+    )
     instruct = choose.choice(["flow", "positions", None]) if several else None
-    return changed(TINY, {
-        "schedule.unique_blocks": unique, "schedule.looped_blocks": looped, "schedule.num_loops": loops,
-        "rope.loop_scales": choose.choice([None, [choose.choice([1.0, 3.0, 9.0]) for _ in range(loops)]]),
-        "attention.exclusive_blocks": choose.sample(blocks, choose.randint(0, len(blocks))),
-        "parallel_blocks": choose.sample(blocks, choose.randint(0, 2) if len(blocks) > 2 else 0),
-        "ln_scale": choose.random() < 0.5, "visit_controls": choose.random() < 0.3,
-        "skip_gates": choose.random() < 0.3, "attention.num_kv_heads": choose.choice([1, 2, 4]),
-        "rope.dims": choose.choice([0, 2, 4, 8]), "rope.base_tokens": choose.choice([16, 1024]),
-        "looped_mlp.choke": choose.choice([None, *({"shape": shape, "dim": 6, "groups": 3} for shape in
-                                                   ("flat", "pyramid", "pyramid_res", "grouped", "residual"))]),
-        "value_embedding.readers": choose.sample(range(looped), choose.randint(1, looped)),
-        "conditioners": {
-            "flow_dim": 5 if instruct == "flow" else None, "positions": instruct == "positions",
-            "anchor_dim": choose.choice([None, 4]) if several else None, "tap": choose.choice([None, tap]),
-            "smear": choose.random() < 0.5,
-            "step": choose.choice([None, {"kind": "learned"}, {"kind": "contractive", "fraction": 0.7}]),
+    return changed(
+        TINY,
+        {
+            "schedule.unique_blocks": unique,
+            "schedule.looped_blocks": looped,
+            "schedule.num_loops": loops,
+            "rope.loop_scales": choose.choice([None, [choose.choice([1.0, 3.0, 9.0]) for _ in range(loops)]]),
+            "attention.exclusive_blocks": choose.sample(blocks, choose.randint(0, len(blocks))),
+            "parallel_blocks": choose.sample(blocks, choose.randint(0, 2) if len(blocks) > 2 else 0),
+            "ln_scale": choose.random() < 0.5,
+            "visit_controls": choose.random() < 0.3,
+            "skip_gates": choose.random() < 0.3,
+            "attention.num_kv_heads": choose.choice([1, 2, 4]),
+            "rope.dims": choose.choice([0, 2, 4, 8]),
+            "rope.base_tokens": choose.choice([16, 1024]),
+            "looped_mlp.choke": choose.choice(
+                [
+                    None,
+                    *(
+                        {"shape": shape, "dim": 6, "groups": 3}
+                        for shape in ("flat", "pyramid", "pyramid_res", "grouped", "residual")
+                    ),
+                ]
+            ),
+            "value_embedding.readers": choose.sample(range(looped), choose.randint(1, looped)),
+            "conditioners": {
+                "flow_dim": 5 if instruct == "flow" else None,
+                "positions": instruct == "positions",
+                "anchor_dim": choose.choice([None, 4]) if several else None,
+                "tap": choose.choice([None, tap]),
+                "smear": choose.random() < 0.5,
+                "step": choose.choice([None, {"kind": "learned"}, {"kind": "contractive", "fraction": 0.7}]),
+            },
         },
-    })  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("trial", range(12))

@@ -18,14 +18,29 @@ def test_the_crawler_counts_as_the_formula(core, widths, tables, mult, looped_mu
     (unique, looped, loops), (groups, per_group, head), (vocab, table_dim, flow) = core, widths, tables
     heads, buckets = groups * per_group, 11
     dim, kv = heads * head, groups * head
-    config = changed(TINY, {
-        "vocab_size": vocab, "model_dim": dim, "embedding_dim": dim, "rope.dims": 2, "rope.loop_scales": None,
-        "schedule.unique_blocks": unique, "schedule.looped_blocks": looped, "schedule.num_loops": loops,
-        "attention.num_heads": heads, "attention.num_kv_heads": groups, "attention.exclusive_blocks": [],
-        "mlp.mult": mult, "looped_mlp.mult": looped_mult, "bigram.buckets": buckets, "bigram.dim": table_dim,
-        "value_embedding.dim": table_dim, "value_embedding.readers": [0],
-        "conditioners.flow_dim": flow if loops > 1 else None,
-    })  # fmt: skip
+    config = changed(
+        TINY,
+        {
+            "vocab_size": vocab,
+            "model_dim": dim,
+            "embedding_dim": dim,
+            "rope.dims": 2,
+            "rope.loop_scales": None,
+            "schedule.unique_blocks": unique,
+            "schedule.looped_blocks": looped,
+            "schedule.num_loops": loops,
+            "attention.num_heads": heads,
+            "attention.num_kv_heads": groups,
+            "attention.exclusive_blocks": [],
+            "mlp.mult": mult,
+            "looped_mlp.mult": looped_mult,
+            "bigram.buckets": buckets,
+            "bigram.dim": table_dim,
+            "value_embedding.dim": table_dim,
+            "value_embedding.readers": [0],
+            "conditioners.flow_dim": flow if loops > 1 else None,
+        },
+    )
     attention = 2 * dim * dim + 2 * dim * kv + heads
     controls = 4 * dim  # two mixes, two branch scales
     blocks = sum(attention + 2 * m * dim * dim + controls for m in unique * [mult] + looped * [looped_mult])
@@ -43,13 +58,32 @@ def test_the_crawler_counts_as_the_formula(core, widths, tables, mult, looped_mu
 @given(st.integers(2, 8), st.integers(1, 4), st.integers(1, 5))
 def test_a_folded_stack_counts_its_blocks_once_and_its_skips_by_visits(blocks, loops, mult):
     start, end = 1, max(1, blocks - 2)
-    config = changed(TINY, {
-        "schedule": {"kind": "folded", "unique_blocks": blocks, "loop_start": start, "loop_end": end,
-                     "num_loops": loops},
-        "model_dim": 16, "embedding_dim": 16, "attention.num_heads": 2, "attention.num_kv_heads": 1, "rope.dims": 2,
-        "attention.exclusive_blocks": [], "mlp.mult": mult, "looped_mlp": None, "bigram": None, "smear": None,
-        "value_embedding": None, "conditioners.flow_dim": None, "rope.loop_scales": None, "skip_gates": True,
-    })  # fmt: skip
+    config = changed(
+        TINY,
+        {
+            "schedule": {
+                "kind": "folded",
+                "unique_blocks": blocks,
+                "loop_start": start,
+                "loop_end": end,
+                "num_loops": loops,
+            },
+            "model_dim": 16,
+            "embedding_dim": 16,
+            "attention.num_heads": 2,
+            "attention.num_kv_heads": 1,
+            "rope.dims": 2,
+            "attention.exclusive_blocks": [],
+            "mlp.mult": mult,
+            "looped_mlp": None,
+            "bigram": None,
+            "smear": None,
+            "value_embedding": None,
+            "conditioners.flow_dim": None,
+            "rope.loop_scales": None,
+            "skip_gates": True,
+        },
+    )
     visits = blocks + (loops - 1) * (end - start + 1)
     with torch.device("meta"):
         network = LoopedUNet(config)

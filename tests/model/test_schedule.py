@@ -88,10 +88,17 @@ def test_inactive_loops_drop_visits_and_keep_every_other_slot(counts):
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 9))
 def test_a_helix_fires_after_every_stride_th_visit(unique, looped, stride):
     stride = min(stride, unique)
-    schedule = build_schedule(HelixSchedule(
-        kind="helix", unique_blocks=unique, unique_order=None, looped_blocks=looped, stride=stride,
-        bridge="linear", bridge_dim=4,
-    ))  # fmt: skip
+    schedule = build_schedule(
+        HelixSchedule(
+            kind="helix",
+            unique_blocks=unique,
+            unique_order=None,
+            looped_blocks=looped,
+            stride=stride,
+            bridge="linear",
+            bridge_dim=4,
+        )
+    )
     expected = []
     for i in range(unique):
         expected += [i, *(range(unique, unique + looped) if (i + 1) % stride == 0 else ())]

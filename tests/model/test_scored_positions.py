@@ -18,12 +18,23 @@ from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, architecture, c
 ENDS_IN_THE_CORE = {"schedule.unique_blocks": 0, "attention.exclusive_blocks": [1], "parallel_blocks": [1]}
 LAST_VISITS = {
     **{name: architecture(name) for name in ARCHITECTURES},
-    "core only, smear, contractive step": changed(TINY, {**ENDS_IN_THE_CORE, "conditioners": {
-        **NO_CONDITIONERS, "flow_dim": 4, "anchor_dim": 5, "smear": True,
-        "step": {"kind": "contractive", "fraction": 0.4}}}),
-    "core only, learned step": changed(TINY, {**ENDS_IN_THE_CORE, "conditioners": {
-        **NO_CONDITIONERS, "positions": True, "step": {"kind": "learned"}}}),
-}  # fmt: skip
+    "core only, smear, contractive step": changed(
+        TINY,
+        {
+            **ENDS_IN_THE_CORE,
+            "conditioners": {
+                **NO_CONDITIONERS,
+                "flow_dim": 4,
+                "anchor_dim": 5,
+                "smear": True,
+                "step": {"kind": "contractive", "fraction": 0.4},
+            },
+        },
+    ),
+    "core only, learned step": changed(
+        TINY, {**ENDS_IN_THE_CORE, "conditioners": {**NO_CONDITIONERS, "positions": True, "step": {"kind": "learned"}}}
+    ),
+}
 
 
 def random_ids(config, *shape):

@@ -17,10 +17,14 @@ SMALLER = {"model_dim": 64, "embedding_dim": 64, "vocab_size": 96, "context_toke
 
 def models():
     """Return the benchmark's models, small."""
-    recipes = {name: load_params(ROOT / "recipes" / f"{name}.yaml", ["model"]).model
-               for name in ("nightcrawler-7f3c", "sp8192-loop3")}  # fmt: skip
-    return {"cpu": cpu_model(64, 96, 24), **{name: changed(config, {**SMALLER, "rope.dims": 4, "unread": {}})
-                                             for name, config in recipes.items()}}  # fmt: skip
+    recipes = {
+        name: load_params(ROOT / "recipes" / f"{name}.yaml", ["model"]).model
+        for name in ("nightcrawler-7f3c", "sp8192-loop3")
+    }
+    return {
+        "cpu": cpu_model(64, 96, 24),
+        **{name: changed(config, {**SMALLER, "rope.dims": 4, "unread": {}}) for name, config in recipes.items()},
+    }
 
 
 @pytest.mark.parametrize("name", ["cpu", "nightcrawler-7f3c", "sp8192-loop3"])
@@ -55,8 +59,16 @@ def test_both_muons_turn_a_gradient_into_the_same_step():
     gradient = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     for weight in weights:
         weight.grad = gradient.clone()
-    Muon([weights[0]], lr=1.0, momentum=0.9, weight_decay=0.0, newton_schulz="classic", newton_schulz_steps=5,
-         normalize_rows=False, dtype=torch.bfloat16).step()  # fmt: skip
+    Muon(
+        [weights[0]],
+        lr=1.0,
+        momentum=0.9,
+        weight_decay=0.0,
+        newton_schulz="classic",
+        newton_schulz_steps=5,
+        normalize_rows=False,
+        dtype=torch.bfloat16,
+    ).step()
     PlainMuon([weights[1]], lr=1.0, momentum=0.9, weight_decay=0.0).step()
     assert (weights[0] - weights[1]).norm() < 0.05 * weights[0].norm()
 

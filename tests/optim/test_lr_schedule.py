@@ -21,8 +21,9 @@ CLOCK = STEPS | {"max_steps": None, "max_seconds": 50.0}
 COUNTED = {"warmdown_frac": None, "warmdown_steps": 40}
 
 
-def scale_at(step: int, seconds: float, budget: dict[str, Any], warmup_steps: int = 10,
-             min_lr_frac: float = 0.0) -> float:  # fmt: skip
+def scale_at(
+    step: int, seconds: float, budget: dict[str, Any], warmup_steps: int = 10, min_lr_frac: float = 0.0
+) -> float:
     """Return the learning rate scale of a step."""
     return lr_scale(step, warmdown_left(step, seconds, **budget), warmup_steps=warmup_steps, min_lr_frac=min_lr_frac)
 
@@ -95,10 +96,16 @@ def test_a_decay_follows_the_warm_down() -> None:
     assert decay_scale(0.3, end_frac=1.0) == 1.0, "constant"
 
 
-@given(max_steps=st.integers(1, 5000), warmup_steps=st.integers(0, 300), warmdown_frac=st.floats(1e-3, 1),
-       min_lr_frac=st.floats(0, 1), counted=st.booleans())  # fmt: skip
-def test_no_step_is_wasted(max_steps: int, warmup_steps: int, warmdown_frac: float, min_lr_frac: float,
-                           counted: bool) -> None:  # fmt: skip
+@given(
+    max_steps=st.integers(1, 5000),
+    warmup_steps=st.integers(0, 300),
+    warmdown_frac=st.floats(1e-3, 1),
+    min_lr_frac=st.floats(0, 1),
+    counted=st.booleans(),
+)
+def test_no_step_is_wasted(
+    max_steps: int, warmup_steps: int, warmdown_frac: float, min_lr_frac: float, counted: bool
+) -> None:
     """Every step of a run trains, the last one included, and the last is the smallest of the warm-down."""
     length = {"warmdown_frac": None, "warmdown_steps": math.ceil(warmdown_frac * max_steps)} if counted else {}
     budget = STEPS | {"max_steps": max_steps, "warmdown_frac": warmdown_frac} | length

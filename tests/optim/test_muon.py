@@ -17,8 +17,15 @@ def matrices_with_gradients(steps: int) -> tuple[list[torch.Tensor], list[list[t
 
 
 def muon(weights: list[torch.Tensor], **changes: Any) -> Muon:
-    settings = {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "newton_schulz": "classic", "newton_schulz_steps": 5,
-                "normalize_rows": False, "dtype": torch.bfloat16}  # fmt: skip
+    settings = {
+        "lr": 1.0,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "newton_schulz": "classic",
+        "newton_schulz_steps": 5,
+        "normalize_rows": False,
+        "dtype": torch.bfloat16,
+    }
     return Muon(weights, **settings | changes)
 
 
@@ -36,8 +43,9 @@ def test_agrees_with_torch_muon(momentum: float) -> None:
     lr = 0.05
     ours, theirs = [w.clone() for w in initial], [w.clone() for w in initial]
     run(muon(ours, lr=lr, momentum=momentum, weight_decay=0.1), ours, gradients)
-    reference = torch.optim.Muon(theirs, lr=lr, momentum=momentum, weight_decay=0.1, nesterov=True, ns_steps=5,
-                                 adjust_lr_fn="original")  # fmt: skip
+    reference = torch.optim.Muon(
+        theirs, lr=lr, momentum=momentum, weight_decay=0.1, nesterov=True, ns_steps=5, adjust_lr_fn="original"
+    )
     run(reference, theirs, gradients)
     for start, got, expected in zip(initial, ours, theirs, strict=True):
         # Five iterations amplify bf16's 2^-9.
@@ -81,8 +89,11 @@ def test_normalised_rows_make_the_scale_of_an_output_feature_irrelevant(shape: t
     """
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(6))
     moved = {}
-    for name, factor in (("plain", torch.ones(1)), ("rows", 2.0 ** torch.arange(shape[0])[:, None]),
-                         ("columns", 2.0 ** torch.arange(shape[1]))):  # fmt: skip
+    for name, factor in (
+        ("plain", torch.ones(1)),
+        ("rows", 2.0 ** torch.arange(shape[0])[:, None]),
+        ("columns", 2.0 ** torch.arange(shape[1])),
+    ):
         moved[name] = torch.zeros(shape)
         run(muon([moved[name]], momentum=0.0, normalize_rows=True), [moved[name]], [[gradient * factor]])
     assert torch.equal(moved["rows"], moved["plain"])

@@ -26,9 +26,12 @@ def calibrate_toy(ranks: Ranks) -> tuple[LoopedUNet, dict[str, torch.Tensor]]:
     model = roused(MODEL, 3)
     ids_NT = torch.randint(0, 40, (9, 16), generator=torch.Generator().manual_seed(4))
     config = CalibrateConfig(
-        num_sequences=9, batch_sequences=2, sensitivity_sequences=3, sweeps=2,
+        num_sequences=9,
+        batch_sequences=2,
+        sensitivity_sequences=3,
+        sweeps=2,
         provisional=ProvisionalConfig(bits_per_weight=3.0, steps=STEPS, target_share=0.5, damp_frac=0.01),
-    )  # fmt: skip
+    )
     return model, calibrate(model, ids_NT, config, ranks, torch.device("cpu"), silent)
 
 

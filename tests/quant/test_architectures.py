@@ -17,10 +17,18 @@ from tests.networks import ARCHITECTURES, architecture, randomised
 
 STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
 PROVISIONAL = ProvisionalConfig(bits_per_weight=8.0, steps=STEPS, target_share=0.5, damp_frac=0.01)
-CALIBRATE = CalibrateConfig(num_sequences=8, batch_sequences=8, sensitivity_sequences=4, sweeps=1,
-                            provisional=PROVISIONAL)  # fmt: skip
-QUANTIZE = QuantizeConfig(solver="gptq", steps=STEPS, visit_weights="tokens", target_share=0.5, damp_frac=0.01,
-                          block_columns=16, trellis_states=None)  # fmt: skip
+CALIBRATE = CalibrateConfig(
+    num_sequences=8, batch_sequences=8, sensitivity_sequences=4, sweeps=1, provisional=PROVISIONAL
+)
+QUANTIZE = QuantizeConfig(
+    solver="gptq",
+    steps=STEPS,
+    visit_weights="tokens",
+    target_share=0.5,
+    damp_frac=0.01,
+    block_columns=16,
+    trellis_states=None,
+)
 BUDGET = BudgetConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_frac=0.01)
 
 

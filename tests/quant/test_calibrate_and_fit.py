@@ -39,15 +39,39 @@ from pipeline.ranks import Ranks
 from stages.byte_map import draw_byte_map
 from tests.networks import TINY, changed, roused
 
-MODEL = changed(TINY, {
-    "vocab_size": 64, "context_tokens": 24, "schedule.unique_blocks": 2, "schedule.looped_blocks": 1,
-    "attention.exclusive_blocks": [2], "rope.dims": 4, "rope.loop_scales": [2.0, 1.0, 1.0], "looped_mlp.slope": 0.5,
-    "bigram.buckets": 50, "value_embedding.readers": [0], "embed_init_std": 0.05,
-})  # fmt: skip
-CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
-                 embedding_clip_ratio=1.55, table_clip_ratio=1.55, min_clip_std=2.0, max_clip_std=60.0)  # fmt: skip
-QUANTIZE = QuantizeConfig(solver="gptq", steps=CLIP, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
-                          block_columns=16, trellis_states=None)  # fmt: skip
+MODEL = changed(
+    TINY,
+    {
+        "vocab_size": 64,
+        "context_tokens": 24,
+        "schedule.unique_blocks": 2,
+        "schedule.looped_blocks": 1,
+        "attention.exclusive_blocks": [2],
+        "rope.dims": 4,
+        "rope.loop_scales": [2.0, 1.0, 1.0],
+        "looped_mlp.slope": 0.5,
+        "bigram.buckets": 50,
+        "value_embedding.readers": [0],
+        "embed_init_std": 0.05,
+    },
+)
+CLIP = ClipSteps(
+    kind="clip",
+    bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
+    embedding_clip_ratio=1.55,
+    table_clip_ratio=1.55,
+    min_clip_std=2.0,
+    max_clip_std=60.0,
+)
+QUANTIZE = QuantizeConfig(
+    solver="gptq",
+    steps=CLIP,
+    visit_weights="tokens",
+    target_share=0.0,
+    damp_frac=0.01,
+    block_columns=16,
+    trellis_states=None,
+)
 RATE_STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
 RATE = replace(QUANTIZE, steps=RATE_STEPS)
 CPU = torch.device("cpu")
@@ -57,8 +81,13 @@ LOOPED_DOWN = "blocks.2.mlp.down.weight"
 
 def settings(sweeps, target_share=0.0, steps=RATE_STEPS, sensitivity_sequences=4):
     provisional = ProvisionalConfig(bits_per_weight=2.5, steps=steps, target_share=target_share, damp_frac=0.01)
-    return CalibrateConfig(num_sequences=8, batch_sequences=3, sensitivity_sequences=sensitivity_sequences,
-                           sweeps=sweeps, provisional=provisional)  # fmt: skip
+    return CalibrateConfig(
+        num_sequences=8,
+        batch_sequences=3,
+        sensitivity_sequences=sensitivity_sequences,
+        sweeps=sweeps,
+        provisional=provisional,
+    )
 
 
 def calibrated(model, ids_NT, config):
@@ -94,12 +123,14 @@ def test_float_moments_are_those_of_each_visit(model, ids_NT):
     x = inputs_by_visit(model, model.blocks[0].mlp.down, ids_NT)
     assert len(x) == 1
     x_NC = x[0].reshape(-1, x[0].shape[-1]).double()
-    torch.testing.assert_close(bundle["moment/blocks.0.mlp.down.weight/0"].double(), x_NC.T @ x_NC / len(x_NC),
-                               rtol=1e-4, atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        bundle["moment/blocks.0.mlp.down.weight/0"].double(), x_NC.T @ x_NC / len(x_NC), rtol=1e-4, atol=1e-6
+    )
     assert int(bundle["tokens/blocks.0.mlp.down.weight/0"]) == ids_NT.numel()
     hidden_ND = model.hidden(ids_NT).detach().reshape(-1, 32).double()
-    torch.testing.assert_close(bundle["moment/head"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND),
-                               rtol=1e-4, atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        bundle["moment/head"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND), rtol=1e-4, atol=1e-6
+    )
     assert torch.equal(bundle["token_frequency"], torch.bincount(ids_NT.flatten(), minlength=64))
 
 
@@ -176,23 +207,30 @@ def group_of(model, bundle, config, name=LOOPED_DOWN):
 
 @pytest.mark.parametrize("choice", ["tokens", "sensitivity", (0.5, 1.0, 4.0, 9.0)])
 def test_visits_are_pooled_as_chosen(model, bundle, choice):
-    weights = {"tokens": [1.0] * 3, "sensitivity": [float(bundle[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean())
-                                                    for visit in range(3)]}.get(choice, [0.5, 1.0, 4.0])  # fmt: skip
-    pooled = {kind: sum(weight * bundle[f"{kind}/{LOOPED_DOWN}/{visit}"].double()
-                        for visit, weight in enumerate(weights)) / sum(weights)
-              for kind in ("moment", "cross")}  # fmt: skip
+    weights = {
+        "tokens": [1.0] * 3,
+        "sensitivity": [float(bundle[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean()) for visit in range(3)],
+    }.get(choice, [0.5, 1.0, 4.0])
+    pooled = {
+        kind: sum(weight * bundle[f"{kind}/{LOOPED_DOWN}/{visit}"].double() for visit, weight in enumerate(weights))
+        / sum(weights)
+        for kind in ("moment", "cross")
+    }
     group = group_of(model, bundle, replace(QUANTIZE, visit_weights=choice))
     torch.testing.assert_close(group.hessian_CC, pooled["moment"])
     group = group_of(model, bundle, replace(QUANTIZE, visit_weights=choice, target_share=1.0))
-    expected_RC = sequential_target(model.get_parameter(LOOPED_DOWN).detach(), pooled["cross"], pooled["moment"],
-                                    group.factor.damping, 1.0)  # fmt: skip
+    expected_RC = sequential_target(
+        model.get_parameter(LOOPED_DOWN).detach(), pooled["cross"], pooled["moment"], group.factor.damping, 1.0
+    )
     torch.testing.assert_close(group.weight_RC, expected_RC)
     assert group.factor.damping == pytest.approx(0.01 * float(pooled["moment"].diagonal().mean()))
 
 
 def test_the_choices_of_pooling_differ_and_too_few_numbers_are_refused(model, bundle):
-    means = [group_of(model, bundle, replace(QUANTIZE, visit_weights=choice)).hessian_CC
-             for choice in ("tokens", "sensitivity", (1.0, 2.0, 4.0))]  # fmt: skip
+    means = [
+        group_of(model, bundle, replace(QUANTIZE, visit_weights=choice)).hessian_CC
+        for choice in ("tokens", "sensitivity", (1.0, 2.0, 4.0))
+    ]
     assert all((one - other).norm() > 1e-3 * one.norm() for one, other in itertools.pairwise(means))
     with pytest.raises(ValueError, match=r"^quantize\.visit_weights: got '2 numbers', expected 3, the visits of "):
         plan_quantization(model, bundle, replace(QUANTIZE, visit_weights=(1.0, 2.0)))
@@ -205,8 +243,9 @@ def test_sequential_targets_take_back_what_came_before(model, ids_NT):
     floats, swept = (calibrated(model, ids_NT, settings(sweeps, 0.5 * sweeps)) for sweeps in (0, 1))
     plan = plan_quantization(model, floats, RATE)
     network = dequantized_model(quantize_plan(plan, RateEstimate(plan).knob(2.5)), MODEL)
-    y, x = (torch.cat(inputs_by_visit(n, n.blocks[2].mlp.down, ids_NT)).flatten(0, 1).double()
-            for n in (model, network))  # fmt: skip
+    y, x = (
+        torch.cat(inputs_by_visit(n, n.blocks[2].mlp.down, ids_NT)).flatten(0, 1).double() for n in (model, network)
+    )
     wanted = y @ model.get_parameter(LOOPED_DOWN).detach().double().T
     lost = {}
     for share in (0.0, 1.0):
@@ -304,8 +343,12 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
 def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model, ids_NT, bundle):
     """At equal bytes, on the text whose labels the model itself gives: the divergence from the float model."""
     budget, divergence = budget_config(16_000), {}
-    configs = {"rate": RATE, "clip": QUANTIZE, "nearest": replace(RATE, solver="nearest"),
-               "trellis": replace(RATE, trellis_states=8)}  # fmt: skip
+    configs = {
+        "rate": RATE,
+        "clip": QUANTIZE,
+        "nearest": replace(RATE, solver="nearest"),
+        "trellis": replace(RATE, trellis_states=8),
+    }
     for name, config in configs.items():
         content, report = fit_to_budget(model, bundle, config, budget, {}, silent)
         assert report["budget"]["reached"]
@@ -322,8 +365,9 @@ def test_small_rows_stay_off_the_paths(model, bundle):
     group = max((group for group in plan.groups if group.role == "matrix"), key=lambda group: len(group.weight_RC))
     weight_RC = group.weight_RC.clone()
     weight_RC[::2] *= 0.01
-    tensors = quantize_plan(plan._replace(groups=(group._replace(weight_RC=weight_RC),), passthrough={},
-                                          order=group.names), knob=0.004)  # fmt: skip
+    tensors = quantize_plan(
+        plan._replace(groups=(group._replace(weight_RC=weight_RC),), passthrough={}, order=group.names), knob=0.004
+    )
     on_path_R = np.concatenate([tensors[name].on_path for name in group.names])
     codes_RC = np.concatenate([tensors[name].codes for name in group.names])
     assert not on_path_R[::2].any()
@@ -365,8 +409,13 @@ def test_a_budget_between_two_file_sizes_takes_the_one_below(model, bundle):
 
 def damaged_bundles(bundle):
     """Yield (bundle, what its error starts with): entries that are missing or of another shape."""
-    for key in ("moment/head", f"moment/{LOOPED_DOWN}/0", f"moment/{LOOPED_DOWN}/2", f"tokens/{LOOPED_DOWN}/1",
-                f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"):  # fmt: skip
+    for key in (
+        "moment/head",
+        f"moment/{LOOPED_DOWN}/0",
+        f"moment/{LOOPED_DOWN}/2",
+        f"tokens/{LOOPED_DOWN}/1",
+        f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}",
+    ):
         missing = f"no {key} in it" if not key.startswith("uses") else f"got 'no moments of {LOOPED_DOWN}'"
         yield {name: tensor for name, tensor in bundle.items() if name != key}, missing
         if key.startswith("moment"):
@@ -427,8 +476,11 @@ def test_more_bits_than_a_code_holds_have_a_knob(model, bundle):
     assert 0 < rate.knob(1e6) == rate.knob(1e5) < rate.knob(20)
 
 
-@pytest.mark.parametrize("config", [RATE, replace(RATE, trellis_states=8), replace(RATE, solver="nearest"), QUANTIZE],
-                         ids=["rate", "trellis", "nearest", "clip"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [RATE, replace(RATE, trellis_states=8), replace(RATE, solver="nearest"), QUANTIZE],
+    ids=["rate", "trellis", "nearest", "clip"],
+)
 @pytest.mark.parametrize("zero", ["", "token_embedding", "bigram.table", "blocks.1.mlp", "attention.query"])
 def test_zero_matrices_take_no_bits(ids_NT, config, zero):
     """Without bigrams, or with nothing at all, nothing feeds the blocks and the head either."""
@@ -463,13 +515,21 @@ def test_codes_beyond_16_bits_are_one_line(ids_NT):
         fit_to_budget(model, statistics, RATE, budget_config(60_000), {}, silent)
 
 
-@pytest.mark.parametrize(("key", "entry"), [
-    ("moment/head", torch.full((32, 32), float("nan"))), ("moment/head", torch.eye(32).long()),
-    ("moment/head", torch.ones(3)), (f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}", torch.tensor(10**15)),
-    (f"uses/{LOOPED_DOWN}", torch.tensor(3)), (f"tokens/{LOOPED_DOWN}/0", torch.tensor(0)),
-    (f"tokens/{LOOPED_DOWN}/0", torch.tensor(1.5)), (f"sensitivity/{LOOPED_DOWN}/0", torch.full((32,), float("inf"))),
-    ("token_frequency", torch.full((64,), -1)), ("x" * 10_000, torch.ones(1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "entry"),
+    [
+        ("moment/head", torch.full((32, 32), float("nan"))),
+        ("moment/head", torch.eye(32).long()),
+        ("moment/head", torch.ones(3)),
+        (f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}", torch.tensor(10**15)),
+        (f"uses/{LOOPED_DOWN}", torch.tensor(3)),
+        (f"tokens/{LOOPED_DOWN}/0", torch.tensor(0)),
+        (f"tokens/{LOOPED_DOWN}/0", torch.tensor(1.5)),
+        (f"sensitivity/{LOOPED_DOWN}/0", torch.full((32,), float("inf"))),
+        ("token_frequency", torch.full((64,), -1)),
+        ("x" * 10_000, torch.ones(1)),
+    ],
+)
 def test_an_entry_that_calibration_never_writes_is_named(bundle, key, entry):
     check_bundle(bundle)
     with pytest.raises(ValueError, match=f"^calibration bundle: {key[:100]}") as caught:

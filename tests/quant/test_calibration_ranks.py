@@ -12,8 +12,15 @@ from pipeline.ranks import Ranks
 from pipeline.training.launch import torchrun
 from tests.quant.calibrate_run import STEPS, calibrate_toy
 
-CONFIG = QuantizeConfig(solver="gptq", steps=STEPS, visit_weights="sensitivity", target_share=1.0, damp_frac=0.01,
-                        block_columns=16, trellis_states=None)  # fmt: skip
+CONFIG = QuantizeConfig(
+    solver="gptq",
+    steps=STEPS,
+    visit_weights="sensitivity",
+    target_share=1.0,
+    damp_frac=0.01,
+    block_columns=16,
+    trellis_states=None,
+)
 
 
 @pytest.mark.parametrize("num_processes", [2, pytest.param(4, marks=pytest.mark.slow)])

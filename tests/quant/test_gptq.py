@@ -182,10 +182,14 @@ def test_dead_columns_get_code_zero_and_do_not_enter_the_damping():
 
 @pytest.mark.parametrize(
     "hessian_CC",
-    [-torch.eye(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
-     torch.diag(torch.tensor([2.0, 0.0, -1.0])),
-     torch.full((2, 2), float("nan"))],
-)  # fmt: skip
+    [
+        -torch.eye(2),
+        torch.tensor([[1.0, 2.0], [2.0, 1.0]]),
+        torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
+        torch.diag(torch.tensor([2.0, 0.0, -1.0])),
+        torch.full((2, 2), float("nan")),
+    ],
+)
 def test_indefinite_hessian_is_refused_by_name(hessian_CC):
     with pytest.raises(HessianError, match=r"^blocks\.3\.mlp\.down: "):
         quantize_matrix_with_losses(torch.ones(1, 2), hessian_CC, torch.ones(1), 7, name="blocks.3.mlp.down")

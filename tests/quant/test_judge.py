@@ -22,8 +22,9 @@ def test_losses_are_those_of_protocol_blocks(targets):
     judge = Judge(model, stream)
     for net, nats_D in ((model, judge.float_D), (other, judge(other).nats_D)):
         protocol = BlocksProtocol(kind="blocks", context_tokens=CONTEXT)
-        scores = score(net, stream.tokens_M, protocol, device="cpu", dtype=torch.float32, batch_tokens=4 * CONTEXT,
-                       progress=silent)  # fmt: skip
+        scores = score(
+            net, stream.tokens_M, protocol, device="cpu", dtype=torch.float32, batch_tokens=4 * CONTEXT, progress=silent
+        )
         assert nats_D == pytest.approx(np.bincount(stream.document_N, scores.nats), rel=1e-5)
     assert len(stream.bytes_N) == min(targets, 268)
 

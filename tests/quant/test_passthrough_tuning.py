@@ -11,9 +11,18 @@ from pipeline.quant.gptq import round_to_nearest
 from pipeline.quant.roles import tensor_roles
 from tests.networks import TINY, changed, roused
 
-MODEL = changed(TINY, {"context_tokens": 24, "schedule.unique_blocks": 2, "schedule.looped_blocks": 1,
-                       "attention.exclusive_blocks": [2], "value_embedding.readers": [0], "rope.dims": 4,
-                       "rope.loop_scales": [2.0, 1.0, 1.0]})  # fmt: skip
+MODEL = changed(
+    TINY,
+    {
+        "context_tokens": 24,
+        "schedule.unique_blocks": 2,
+        "schedule.looped_blocks": 1,
+        "attention.exclusive_blocks": [2],
+        "value_embedding.readers": [0],
+        "rope.dims": 4,
+        "rope.loop_scales": [2.0, 1.0, 1.0],
+    },
+)
 SETTINGS = TuneSettings(num_steps=30, learning_rate=0.01, batch_sequences=3)
 
 

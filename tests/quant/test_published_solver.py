@@ -21,8 +21,9 @@ def test_real_layers_reach_the_published_losses(shared):
             nearest_RC = round_to_nearest(weight_RC, step_R.half(), 31)
             nearest = proxy_loss(weight_RC, nearest_RC, step_R.half(), hessian_CC)
             assert nearest == pytest.approx(stored["rtn_at_that_scale"], rel=1e-6), name
-            solved = proxy_loss(weight_RC, published_solve(weight_RC, hessian_CC, step_R, 31), step_R.half(),
-                                hessian_CC)  # fmt: skip
+            solved = proxy_loss(
+                weight_RC, published_solve(weight_RC, hessian_CC, step_R, 31), step_R.half(), hessian_CC
+            )
             # Two layers agree to 1e-9; in one a tie goes the other way and the raw inverse spreads it: 3e-4.
             assert solved == pytest.approx(stored["raw_inverse_ascending"], rel=1e-3), name
 

@@ -21,11 +21,21 @@ from tests.networks import TINY, changed, roused
 from tests.quant.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
-MODEL = changed(TINY, {
-    "vocab_size": VOCABULARY, "context_tokens": CONTEXT, "schedule.unique_blocks": 2, "schedule.looped_blocks": 1,
-    "attention.exclusive_blocks": [2], "rope.dims": 4, "rope.loop_scales": [2.0, 1.0, 1.0], "bigram.buckets": 50,
-    "value_embedding.readers": [0], "embed_init_std": 0.05,
-})  # fmt: skip
+MODEL = changed(
+    TINY,
+    {
+        "vocab_size": VOCABULARY,
+        "context_tokens": CONTEXT,
+        "schedule.unique_blocks": 2,
+        "schedule.looped_blocks": 1,
+        "attention.exclusive_blocks": [2],
+        "rope.dims": 4,
+        "rope.loop_scales": [2.0, 1.0, 1.0],
+        "bigram.buckets": 50,
+        "value_embedding.readers": [0],
+        "embed_init_std": 0.05,
+    },
+)
 
 
 def exact_curve(gap_of, sizes, documents=5, seeds=2):
@@ -59,8 +69,7 @@ def test_resamples_are_paired_and_the_first_is_the_sample():
     bytes_D = np.full(7, 1000.0)
     nats_D = generator.random(7) * 50
     sizes_SP = np.array([[1000, 2000]])
-    low, high = (make_curve(sizes_SP, scale * np.array([[nats_D, nats_D]]), bytes_D, counts_BD)
-                 for scale in (1.0, 3.0))  # fmt: skip
+    low, high = (make_curve(sizes_SP, scale * np.array([[nats_D, nats_D]]), bytes_D, counts_BD) for scale in (1.0, 3.0))
     gaps, tripled = gap_at(low, 1500), gap_at(high, 1500)
     assert gaps[0] == pytest.approx(nats_D.sum() / 7000 / math.log(2) * 1000)
     assert gaps.std() > 0
@@ -76,8 +85,10 @@ def test_a_spread_of_one_is_worth_what_the_literature_says():
 
 
 def test_measured_gain_of_an_axis_is_the_distance_of_two_curves():
-    curves = {"Gt": exact_curve(lambda size: 100 * 2 ** (-size / 1000), [4000, 1000, 2000]),
-              "Gr": exact_curve(lambda size: 100 * 2 ** (-(size + 500) / 1000), [4000, 1000, 2000])}  # fmt: skip
+    curves = {
+        "Gt": exact_curve(lambda size: 100 * 2 ** (-size / 1000), [4000, 1000, 2000]),
+        "Gr": exact_curve(lambda size: 100 * 2 ** (-(size + 500) / 1000), [4000, 1000, 2000]),
+    }
     axes = {"row g_r": Axis(1.0, 0.36, 0.4)}
     (line,) = axis_gains(axes, curves, 4000, gap_at(curves["Gt"], 2000))
     assert (line["axis"], line["without"], line["with"], line["expected_bits"]) == ("row g_r", "Gt", "Gr", 0.4)
@@ -139,8 +150,11 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
     assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
     assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "lookup g_v", "tensor s_l*sigma_l^2"}
     assert [(comparison["quantity"], comparison["reference"]) for comparison in measured["comparisons"]] == [
-        ("gap", "C at 12.85"), ("gap", "C at 16"), ("divergence", "C at 12.85"), ("divergence", "C at 16"),
-    ]  # fmt: skip
+        ("gap", "C at 12.85"),
+        ("gap", "C at 16"),
+        ("divergence", "C at 12.85"),
+        ("divergence", "C at 16"),
+    ]
     for seed in range(2):
         assert rows["C", seed, 12.85]["bits_above_bound"] is None
         assert 0 < rows["Gf", seed, 0.01]["divergence_mbpb"] < rows["Gf", seed, 0.02]["divergence_mbpb"]
@@ -175,8 +189,10 @@ def test_plot_is_small(bench, tmp_path):
 
     points = [
         Point(arm, seed, knob, int(2e6 / knob), "", *[1.0] * 4, knob * (1 + 0.1 * seed), knob, *[1.0] * 4, [], [])
-        for arm in "ABCDEFGH" for seed in (0, 1) for knob in (1.0, 1.5, 2.0)
-    ]  # fmt: skip
+        for arm in "ABCDEFGH"
+        for seed in (0, 1)
+        for knob in (1.0, 1.5, 2.0)
+    ]
     plot_points(tmp_path / "rates.png", points, dict.fromkeys("ABCDEFGH", "as it is"))
     assert 5_000 < (tmp_path / "rates.png").stat().st_size < 100_000
     assert compare(bench, []) == []

@@ -8,19 +8,43 @@ from benchmarks.results import RESULTS
 
 def test_every_figure_of_the_page_comes_from_the_points():
     interval = {"value": 4.0, "low": 3.5, "high": 4.25}
-    points = [{"arm": arm, "knob": knob, "file_bytes": 1000 * draw + knob, "bits_per_weight": 2.0, "gap_mbpb": draw,
-               "divergence_mbpb": 2 * draw, "bits_above_bound": 0.1 * draw if arm == "H8" else None,
-               "code_bits_above_bound": 0.05 * draw,
-               "calibrate_seconds": 9.0, "quantize_seconds": 1.0 + draw, "encode_seconds": 0.5}
-              for arm in ("C", "H8") for knob in (8.0, 4.0) for draw in (1, 2)]  # fmt: skip
-    comparison = {"quantity": "gap", "reference": "C at 8", "file_bytes": 1508.0, "mbpb": 1.5,
-                  "arms": {"C": {"mbpb": interval, "bytes_at_level": interval},
-                           "H8": {"mbpb": None, "bytes_at_level": interval}}}  # fmt: skip
-    page = result_page("Title", "the command", {
-        "float_bpb": 2.125, "targets": 1234, "documents": 7, "points": points,
-        "comparisons": [comparison, {**comparison, "quantity": "divergence", "reference": "C at 4"}],
-        "arms": {"C": {"title": "baseline"}, "H8": {"title": "ours"}},
-    })  # fmt: skip
+    points = [
+        {
+            "arm": arm,
+            "knob": knob,
+            "file_bytes": 1000 * draw + knob,
+            "bits_per_weight": 2.0,
+            "gap_mbpb": draw,
+            "divergence_mbpb": 2 * draw,
+            "bits_above_bound": 0.1 * draw if arm == "H8" else None,
+            "code_bits_above_bound": 0.05 * draw,
+            "calibrate_seconds": 9.0,
+            "quantize_seconds": 1.0 + draw,
+            "encode_seconds": 0.5,
+        }
+        for arm in ("C", "H8")
+        for knob in (8.0, 4.0)
+        for draw in (1, 2)
+    ]
+    comparison = {
+        "quantity": "gap",
+        "reference": "C at 8",
+        "file_bytes": 1508.0,
+        "mbpb": 1.5,
+        "arms": {"C": {"mbpb": interval, "bytes_at_level": interval}, "H8": {"mbpb": None, "bytes_at_level": interval}},
+    }
+    page = result_page(
+        "Title",
+        "the command",
+        {
+            "float_bpb": 2.125,
+            "targets": 1234,
+            "documents": 7,
+            "points": points,
+            "comparisons": [comparison, {**comparison, "quantity": "divergence", "reference": "C at 4"}],
+            "arms": {"C": {"title": "baseline"}, "H8": {"title": "ours"}},
+        },
+    )
     assert "| C | baseline | 8: 1,508, 2.00, 1.50, 3.00 | 4: 1,504, 2.00, 1.50, 3.00 |" in page
     assert page.count("| H8 | no overlap | 4 [4, 4] |") == 2
     assert "| arm | divergence at the 1,508 bytes of C at 4 | bytes at the divergence of C at 4 |" in page
@@ -31,8 +55,10 @@ def test_every_figure_of_the_page_comes_from_the_points():
 
 
 def test_pages_in_the_docs_are_those_of_the_results(repo):
-    for name, page in (("quantization", "quantization_tables"),
-                       ("quantization_looped_unet", "quantization_looped_unet_tables")):  # fmt: skip
+    for name, page in (
+        ("quantization", "quantization_tables"),
+        ("quantization_looped_unet", "quantization_looped_unet_tables"),
+    ):
         result, path = RESULTS / f"{name}.json", repo / "docs" / f"{page}.md"
         if not path.is_file():  # that family has not been recorded
             continue

@@ -17,8 +17,15 @@ from pipeline.quant.gptq import factorise, solve
 from tests.networks import TINY
 
 RATE = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
-QUANTIZE = QuantizeConfig(solver="gptq", steps=RATE, visit_weights="tokens", target_share=0.5, damp_frac=0.01,
-                          block_columns=16, trellis_states=None)  # fmt: skip
+QUANTIZE = QuantizeConfig(
+    solver="gptq",
+    steps=RATE,
+    visit_weights="tokens",
+    target_share=0.5,
+    damp_frac=0.01,
+    block_columns=16,
+    trellis_states=None,
+)
 
 
 def test_the_plain_solver_finds_our_codes():

@@ -39,8 +39,9 @@ def test_the_bound_of_correlated_inputs_is_that_of_their_innovations(repo, state
     spread_R = torch.exp(0.5 * torch.randn(512, 1, generator=generator))
     weight_RC = torch.randn(512, 48, generator=generator) * spread_R
     curvature_R = torch.full((512,), 1e-8)
-    group = TensorGroup(("w",), (512,), "matrix", weight_RC, hessian_CC.double(), factorise(hessian_CC, 0.01),
-                        curvature_R, None, None)  # fmt: skip
+    group = TensorGroup(
+        ("w",), (512,), "matrix", weight_RC, hessian_CC.double(), factorise(hessian_CC, 0.01), curvature_R, None, None
+    )
     config = load_params(repo / "params.yaml", ["quantize"]).quantize
     plan = QuantizationPlan((group,), {}, ("w",), dataclasses.replace(config, trellis_states=states))
     tensors = quantize_plan(plan, 1e-5)

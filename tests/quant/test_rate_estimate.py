@@ -9,8 +9,14 @@ from pipeline.quant.plan import QuantizationPlan, TensorGroup
 from pipeline.quant.quantizer import quantize_plan
 from pipeline.quant.rate_estimate import RateEstimate
 
-CLIP = ClipSteps(kind="clip", bits=CodeBits(attention=8, mlp=8, looped=8, other=8, embedding=8, table=8),
-                 embedding_clip_ratio=1.0, table_clip_ratio=1.0, min_clip_std=2.0, max_clip_std=600.0)  # fmt: skip
+CLIP = ClipSteps(
+    kind="clip",
+    bits=CodeBits(attention=8, mlp=8, looped=8, other=8, embedding=8, table=8),
+    embedding_clip_ratio=1.0,
+    table_clip_ratio=1.0,
+    min_clip_std=2.0,
+    max_clip_std=600.0,
+)
 RATE = RateSteps(kind="rate", row_exponent=1.0, column_exponent=1.0, lookup_exponent=1.0)
 
 
@@ -22,8 +28,15 @@ def gaussian_plan(rule, curvature=1.0):
     group = TensorGroup(
         ("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C, 127 if rule is CLIP else None
     )
-    config = QuantizeConfig(solver="gptq", steps=rule, visit_weights="tokens", target_share=0.0, damp_frac=0.01,
-                            block_columns=8, trellis_states=None)  # fmt: skip
+    config = QuantizeConfig(
+        solver="gptq",
+        steps=rule,
+        visit_weights="tokens",
+        target_share=0.0,
+        damp_frac=0.01,
+        block_columns=8,
+        trellis_states=None,
+    )
     return QuantizationPlan((group,), {}, ("a",), config)
 
 

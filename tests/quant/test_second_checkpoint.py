@@ -22,13 +22,18 @@ SHARED_PARAMETERS = 4_069_143
 def tiny_recipe(tmp_path):
     """Return the recipe as a file, its network and its run made tiny."""
     changes = {
-        "max_steps: 600": "max_steps: 4", "batch_tokens: 4096": "batch_tokens: 64",
+        "max_steps: 600": "max_steps: 4",
+        "batch_tokens: 4096": "batch_tokens: 64",
         "\n  warmup_steps: 10\n": "\n  warmup_steps: 0\n",
-        "micro_batch_sequences: 4": "micro_batch_sequences: null", "compile: true": "compile: false",
-        "model_dim: 256": "model_dim: 32", "embedding_dim: 256": "embedding_dim: 32", "rope_dims: 16": "rope_dims: 4",
-        "vocab_size: 1024": "vocab_size: 64", "train_sequence_tokens: 512": "train_sequence_tokens: 16",
+        "micro_batch_sequences: 4": "micro_batch_sequences: null",
+        "compile: true": "compile: false",
+        "model_dim: 256": "model_dim: 32",
+        "embedding_dim: 256": "embedding_dim: 32",
+        "rope_dims: 16": "rope_dims: 4",
+        "vocab_size: 1024": "vocab_size: 64",
+        "train_sequence_tokens: 512": "train_sequence_tokens: 16",
         "train_seq_len: 512": "train_seq_len: 16",
-    }  # fmt: skip
+    }
     text = RECIPE.read_text()
     for old, new in changes.items():
         assert text.count(old) == 1, old
@@ -52,10 +57,12 @@ def test_the_recipe_is_a_looped_unet_of_the_shared_checkpoints_size():
 
 def test_a_recipe_is_read_strictly(tiny_recipe):
     text = tiny_recipe.read_text()
-    for old, new, said in (("matrix_lr:", "matrix_rate:", "train.matrix_rate: unknown key"),
-                           ("num_layers:", "layers:", "layers: got 6, expected no such argument"),
-                           ("seed: 444", "seed: 444\nseeds: [1]", "expected the keys"),
-                           ("layout: looped-unet", "layout: looped", "layout: got 'looped'")):  # fmt: skip
+    for old, new, said in (
+        ("matrix_lr:", "matrix_rate:", "train.matrix_rate: unknown key"),
+        ("num_layers:", "layers:", "layers: got 6, expected no such argument"),
+        ("seed: 444", "seed: 444\nseeds: [1]", "expected the keys"),
+        ("layout: looped-unet", "layout: looped", "layout: got 'looped'"),
+    ):
         tiny_recipe.write_text(text.replace(old, new))
         with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
             load_recipe(tiny_recipe)

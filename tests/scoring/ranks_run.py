@@ -21,10 +21,18 @@ RULES = {**PROTOCOLS, "ttt": {**PROTOCOLS["ttt"], "chunk_tokens": 120, "batch_se
 def score_all(ranks: Ranks) -> dict[str, Scores]:
     """Return the scores of the toy stream under every protocol."""
     return {
-        name: score(tiny_network(), random_documents(LENGTHS), parse_protocol(protocol), device="cpu",
-                    dtype=torch.float32, batch_tokens=64, progress=silent, ranks=ranks)
+        name: score(
+            tiny_network(),
+            random_documents(LENGTHS),
+            parse_protocol(protocol),
+            device="cpu",
+            dtype=torch.float32,
+            batch_tokens=64,
+            progress=silent,
+            ranks=ranks,
+        )
         for name, protocol in RULES.items()
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

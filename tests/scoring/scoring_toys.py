@@ -10,33 +10,69 @@ from pipeline.model.network import LoopedUNet, build
 from tests.networks import TINY, changed
 
 TTT: dict[str, Any] = {
-    "kind": "ttt", "context_tokens": 16, "stride_tokens": 6, "chunk_tokens": 40, "epochs": 2, "learning_rate": 0.3,
-    "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 2, "freeze_blocks": 1, "lane_tokens": None,
-}  # fmt: skip
+    "kind": "ttt",
+    "context_tokens": 16,
+    "stride_tokens": 6,
+    "chunk_tokens": 40,
+    "epochs": 2,
+    "learning_rate": 0.3,
+    "momentum": 0.9,
+    "grad_clip": 1.0,
+    "batch_sequences": 2,
+    "freeze_blocks": 1,
+    "lane_tokens": None,
+}
 BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
 DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16}
 SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6}
 STREAM: dict[str, Any] = {**SLIDING, "kind": "stream", "lane_tokens": 40}
 
 LORA: dict[str, Any] = {
-    "kind": "lora-ttt", "documents": True, "bos_id": 1, "context_tokens": 16, "chunk_tokens": 6, "batch_documents": 3,
-    "rank": 2, "learning_rate": 0.02, "beta1": 0.5, "beta2": 0.9, "eps": 1e-4,
-}  # fmt: skip
+    "kind": "lora-ttt",
+    "documents": True,
+    "bos_id": 1,
+    "context_tokens": 16,
+    "chunk_tokens": 6,
+    "batch_documents": 3,
+    "rank": 2,
+    "learning_rate": 0.02,
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "eps": 1e-4,
+}
 PROTOCOLS = {
-    "blocks": BLOCKS, "documents": DOCUMENTS, "sliding": SLIDING, "stream": STREAM, "ttt": TTT,
-    "ttt in lanes": {**TTT, "lane_tokens": 20}, "lora-ttt": LORA,
-}  # fmt: skip
+    "blocks": BLOCKS,
+    "documents": DOCUMENTS,
+    "sliding": SLIDING,
+    "stream": STREAM,
+    "ttt": TTT,
+    "ttt in lanes": {**TTT, "lane_tokens": 20},
+    "lora-ttt": LORA,
+}
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
 def tiny_network(vocab_size: int = 64) -> LoopedUNet:
     """Return a looped network whose every tensor is random: a fresh one would not even look at its context."""
-    model = build(changed(TINY, {
-        "vocab_size": vocab_size, "schedule.unique_blocks": 3, "schedule.num_loops": 2,
-        "attention.exclusive_blocks": [4], "rope.dims": 4, "rope.base_tokens": 24, "rope.loop_scales": [9.0, 1.0],
-        "looped_mlp.mult": 2.0, "looped_mlp.slope": 0.5, "bigram.buckets": 32, "value_embedding.readers": [0],
-        "embed_init_std": 0.005,
-    }))  # fmt: skip
+    model = build(
+        changed(
+            TINY,
+            {
+                "vocab_size": vocab_size,
+                "schedule.unique_blocks": 3,
+                "schedule.num_loops": 2,
+                "attention.exclusive_blocks": [4],
+                "rope.dims": 4,
+                "rope.base_tokens": 24,
+                "rope.loop_scales": [9.0, 1.0],
+                "looped_mlp.mult": 2.0,
+                "looped_mlp.slope": 0.5,
+                "bigram.buckets": 32,
+                "value_embedding.readers": [0],
+                "embed_init_std": 0.005,
+            },
+        )
+    )
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

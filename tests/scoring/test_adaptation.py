@@ -38,13 +38,23 @@ def test_the_oracle_network_is_the_published_one(shared: Path) -> None:
 def test_published_ttt_nats_are_reproduced(shared: Path) -> None:
     model, tensors, metadata = published(shared / "fixtures" / "ttt_crawler_3f2c_x2.safetensors")
     rule = json.loads(metadata["ttt"])
-    nats = score_tokens(model, tensors["val_tokens"], {
-        "kind": "ttt", "context_tokens": rule["seq_len"], "stride_tokens": rule["stride"],
-        "chunk_tokens": rule["chunk_tokens"], "epochs": rule["epochs"], "learning_rate": rule["lr"],
-        "momentum": rule["momentum"], "grad_clip": rule["grad_clip"], "batch_sequences": rule["batch_seqs"],
-        "freeze_blocks": rule["freeze_blocks"],
-        "lane_tokens": None,
-    })  # fmt: skip
+    nats = score_tokens(
+        model,
+        tensors["val_tokens"],
+        {
+            "kind": "ttt",
+            "context_tokens": rule["seq_len"],
+            "stride_tokens": rule["stride"],
+            "chunk_tokens": rule["chunk_tokens"],
+            "epochs": rule["epochs"],
+            "learning_rate": rule["lr"],
+            "momentum": rule["momentum"],
+            "grad_clip": rule["grad_clip"],
+            "batch_sequences": rule["batch_seqs"],
+            "freeze_blocks": rule["freeze_blocks"],
+            "lane_tokens": None,
+        },
+    )
     # Published tolerance 1e-3; measured 2e-6, so a tighter one is what would notice a change of rule.
     np.testing.assert_allclose(nats, tensors["token_nll"].numpy(), rtol=0, atol=1e-4)
     first_chunk = slice(0, rule["chunk_tokens"])
@@ -78,8 +88,10 @@ def slow_ttt(model, tokens: torch.Tensor, rule: dict) -> np.ndarray:
         for _ in range(rule["epochs"]):
             for first in range(0, count, rule["batch_sequences"]):
                 starts = [begin + i * length for i in range(first, min(first + rule["batch_sequences"], count))]
-                loss = sum(F.cross_entropy(model(tokens[None, s : s + length])[0], tokens[s + 1 : s + length + 1])
-                           for s in starts) / len(starts)  # fmt: skip
+                loss = sum(
+                    F.cross_entropy(model(tokens[None, s : s + length])[0], tokens[s + 1 : s + length + 1])
+                    for s in starts
+                ) / len(starts)
                 found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
                 grads = {n: g for n, g in zip(named, found, strict=True) if g is not None}
                 norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in grads.values()))

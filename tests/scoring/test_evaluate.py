@@ -28,8 +28,9 @@ from tests.scoring.scoring_toys import (
 
 
 def run(model, tokens, protocol, batch_tokens=64, dtype=torch.float32):
-    return score(model, tokens, parse_protocol(protocol), device="cpu", dtype=dtype, batch_tokens=batch_tokens,
-                 progress=silent)  # fmt: skip
+    return score(
+        model, tokens, parse_protocol(protocol), device="cpu", dtype=dtype, batch_tokens=batch_tokens, progress=silent
+    )
 
 
 def one_target_at_a_time(model, tokens, context: int, stride: int) -> np.ndarray:
@@ -100,9 +101,15 @@ def test_scores_name_the_chunk_of_every_target() -> None:
 def test_progress_comes_after_scoring_and_after_learning() -> None:
     """A clock that hears of batches alone would not see the training of the chunk before."""
     reports: list[tuple[int, str]] = []
-    score(tiny_network(), random_tokens(100), parse_protocol({**TTT, "context_tokens": 40, "stride_tokens": 40}),
-          device="cpu", dtype=torch.float32, batch_tokens=40,
-          progress=lambda done, total, note: reports.append((done, note.split()[-1])))  # fmt: skip
+    score(
+        tiny_network(),
+        random_tokens(100),
+        parse_protocol({**TTT, "context_tokens": 40, "stride_tokens": 40}),
+        device="cpu",
+        dtype=torch.float32,
+        batch_tokens=40,
+        progress=lambda done, total, note: reports.append((done, note.split()[-1])),
+    )
     assert reports == [(40, "target"), (40, "learnt"), (80, "target"), (80, "learnt"), (99, "target")]
 
 
@@ -168,8 +175,15 @@ def test_a_score_that_is_not_finite_stops_the_run_at_once() -> None:
         return torch.full((*ids.shape, 64), 0.0 if torch.equal(ids[0], tokens[:16]) else float("nan"))
 
     with pytest.raises(ValueError, match="got nan at target 16,"):
-        score(breaks_down, tokens, parse_protocol(BLOCKS), device="cpu", dtype=torch.float32,
-              batch_tokens=16, progress=lambda done, total, note: steps.append(done))  # fmt: skip
+        score(
+            breaks_down,
+            tokens,
+            parse_protocol(BLOCKS),
+            device="cpu",
+            dtype=torch.float32,
+            batch_tokens=16,
+            progress=lambda done, total, note: steps.append(done),
+        )
     assert steps == [16]  # the threads may be ahead of the batch that breaks down, the scores are not
 
 

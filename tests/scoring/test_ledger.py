@@ -31,8 +31,14 @@ def test_rows_are_in_scoring_order() -> None:
 
 def test_totals_do_not_depend_on_the_order() -> None:
     ledger = example()
-    backwards = Ledger(target=ledger.target[::-1], nats=ledger.nats[::-1], bytes=ledger.bytes[::-1],
-                       group=ledger.group[::-1], num_targets=5, protocol=ledger.protocol)  # fmt: skip
+    backwards = Ledger(
+        target=ledger.target[::-1],
+        nats=ledger.nats[::-1],
+        bytes=ledger.bytes[::-1],
+        group=ledger.group[::-1],
+        num_targets=5,
+        protocol=ledger.protocol,
+    )
     assert ledger.total_nats == backwards.total_nats == math.fsum([0.1, 0.2, 0.3, 0.4, 1e16])
     assert ledger.total_bytes == 15
     assert ledger.val_loss == ledger.total_nats / 5
@@ -62,8 +68,14 @@ def test_a_file_gives_back_the_ledger_and_has_no_clock_in_it(tmp_path: Path, mon
 def test_targets_scored_twice_or_never_are_refused(target: list[int]) -> None:
     rows = len(target)
     with pytest.raises(ValueError, match=r"ledger\.target"):
-        Ledger(target=np.array(target), nats=np.ones(rows), bytes=np.ones(rows), group=np.zeros(rows), num_targets=3,
-               protocol={})  # fmt: skip
+        Ledger(
+            target=np.array(target),
+            nats=np.ones(rows),
+            bytes=np.ones(rows),
+            group=np.zeros(rows),
+            num_targets=3,
+            protocol={},
+        )
 
 
 def test_bytes_that_do_not_fit_the_scores_are_refused() -> None:
@@ -96,10 +108,13 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
 
 
 DAMAGES = {
-    "target": np.array([0.0, 1, 2, 3, 4]), "nats": np.full(5, np.nan), "bytes": np.array(["a"] * 5),
-    "group": np.zeros((5, 1), np.int32), "meta": np.frombuffer(b'{"num_targets": 5.0, "protocol": {}}', np.uint8),
+    "target": np.array([0.0, 1, 2, 3, 4]),
+    "nats": np.full(5, np.nan),
+    "bytes": np.array(["a"] * 5),
+    "group": np.zeros((5, 1), np.int32),
+    "meta": np.frombuffer(b'{"num_targets": 5.0, "protocol": {}}', np.uint8),
     "no meta": None,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGES)

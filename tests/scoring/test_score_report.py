@@ -20,9 +20,14 @@ TEXTS = ["a tale of two words", "", "x", "\u00e9t\u00e9 and more words, words, w
 def processor(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePieceProcessor:
     prefix = tmp_path_factory.mktemp("tokenizer") / "toy"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 20), model_prefix=str(prefix), vocab_size=290, model_type="bpe",
-        byte_fallback=True, minloglevel=5, hard_vocab_limit=False,
-    )  # fmt: skip
+        sentence_iterator=iter(TEXTS * 20),
+        model_prefix=str(prefix),
+        vocab_size=290,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=5,
+        hard_vocab_limit=False,
+    )
     return sentencepiece.SentencePieceProcessor(model_file=str(Path(f"{prefix}.model")))
 
 

@@ -23,8 +23,9 @@ from tests.scoring.scoring_toys import SLIDING, STREAM, TTT, in_context, random_
 def streams(draw: st.DrawFn) -> StreamProtocol:
     context = draw(st.integers(1, 40))
     stride = draw(st.integers(1, context))
-    return StreamProtocol(kind="stream", context_tokens=context, stride_tokens=stride,
-                          lane_tokens=draw(st.integers(stride, 150)))  # fmt: skip
+    return StreamProtocol(
+        kind="stream", context_tokens=context, stride_tokens=stride, lane_tokens=draw(st.integers(stride, 150))
+    )
 
 
 @given(st.integers(0, 400), streams(), st.integers(1, 200))
@@ -54,8 +55,9 @@ def test_no_lane_depends_on_what_follows(num_targets: int, more: int, protocol: 
 
 @given(st.integers(1, 400), streams(), st.integers(0, 100))
 def test_lanes_of_a_chunk_are_scored_before_it_is_learnt(num_targets: int, lanes: StreamProtocol, more: int) -> None:
-    protocol = TTTProtocol(**{**TTT, **dataclasses.asdict(lanes), "kind": "ttt",
-                                  "chunk_tokens": lanes.lane_tokens + more})  # fmt: skip
+    protocol = TTTProtocol(
+        **{**TTT, **dataclasses.asdict(lanes), "kind": "ttt", "chunk_tokens": lanes.lane_tokens + more}
+    )
     learnt_up_to, scored = 0, []
     for group in plan([num_targets], protocol):
         assert all(lane.first_scored >= learnt_up_to for lane in group.windows)
@@ -95,8 +97,13 @@ def test_chunks_of_lanes_that_learn_nothing_are_a_stream() -> None:
 
 def shallow(num_visits: int) -> LoopedUNet:
     """Return a network of few visits whose embedding does not look back."""
-    return roused(changed(architecture("unique only"), {
-        "schedule.unique_blocks": num_visits, "bigram": None, "smear": None, "vocab_size": 64}), 3)  # fmt: skip
+    return roused(
+        changed(
+            architecture("unique only"),
+            {"schedule.unique_blocks": num_visits, "bigram": None, "smear": None, "vocab_size": 64},
+        ),
+        3,
+    )
 
 
 def test_with_a_single_attention_the_window_is_all_that_counts() -> None:

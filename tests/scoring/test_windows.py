@@ -21,27 +21,52 @@ DOCUMENTS = st.lists(st.one_of(st.integers(0, 2), st.integers(0, 130)), max_size
 
 
 def ttt(context: int, stride: int, chunk: int) -> TTTProtocol:
-    return TTTProtocol(kind="ttt", context_tokens=context, stride_tokens=stride, chunk_tokens=chunk, epochs=1,
-                       learning_rate=0.1, momentum=0.9, grad_clip=1.0, batch_sequences=2, freeze_blocks=0,
-                       lane_tokens=None)  # fmt: skip
+    return TTTProtocol(
+        kind="ttt",
+        context_tokens=context,
+        stride_tokens=stride,
+        chunk_tokens=chunk,
+        epochs=1,
+        learning_rate=0.1,
+        momentum=0.9,
+        grad_clip=1.0,
+        batch_sequences=2,
+        freeze_blocks=0,
+        lane_tokens=None,
+    )
 
 
 def lora(context: int, chunk: int, batch_documents: int) -> LoraProtocol:
-    return LoraProtocol(kind="lora-ttt", documents=True, bos_id=1, context_tokens=context, chunk_tokens=chunk, rank=2,
-                        batch_documents=batch_documents, learning_rate=0.1, beta1=0.0, beta2=0.9, eps=1e-8)  # fmt: skip
+    return LoraProtocol(
+        kind="lora-ttt",
+        documents=True,
+        bos_id=1,
+        context_tokens=context,
+        chunk_tokens=chunk,
+        rank=2,
+        batch_documents=batch_documents,
+        learning_rate=0.1,
+        beta1=0.0,
+        beta2=0.9,
+        eps=1e-8,
+    )
 
 
 @st.composite
 def protocols(draw: st.DrawFn) -> Protocol:
     context = draw(st.integers(1, 40))
     stride = draw(st.integers(1, context))
-    return draw(st.sampled_from([
-        BlocksProtocol(kind="blocks", context_tokens=context),
-        DocumentBlocksProtocol(kind="blocks", documents=True, bos_id=1, context_tokens=context),
-        SlidingProtocol(kind="sliding", context_tokens=context, stride_tokens=stride),
-        ttt(context, stride, draw(st.integers(1, 60))),
-        lora(context, stride, draw(st.integers(1, 4))),
-    ]))  # fmt: skip
+    return draw(
+        st.sampled_from(
+            [
+                BlocksProtocol(kind="blocks", context_tokens=context),
+                DocumentBlocksProtocol(kind="blocks", documents=True, bos_id=1, context_tokens=context),
+                SlidingProtocol(kind="sliding", context_tokens=context, stride_tokens=stride),
+                ttt(context, stride, draw(st.integers(1, 60))),
+                lora(context, stride, draw(st.integers(1, 4))),
+            ]
+        )
+    )
 
 
 def is_aware(protocol: Protocol) -> bool:

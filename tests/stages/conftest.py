@@ -17,14 +17,18 @@ TINY = {
     "seeds": [1],
     "data": {"source": "text", "files": ["corpus/*.jsonl"], "val_frac": 0.1, "vocab_size": 320, "shard_tokens": 20000},
     "model": {
-        "vocab_size": 320, "context_tokens": 32, "model_dim": 32, "embedding_dim": 32,
+        "vocab_size": 320,
+        "context_tokens": 32,
+        "model_dim": 32,
+        "embedding_dim": 32,
         "schedule": {"unique_blocks": 2, "num_loops": 2},
         "attention": {"num_heads": 2, "num_kv_heads": 1, "exclusive_blocks": [2]},
-        "rope": {"dims": 8, "loop_scales": [2.0, 1.0]}, "conditioners": {"flow_dim": 8},
-        "bigram": {"buckets": 64, "dim": 16}, "value_embedding": {"dim": 16},
+        "rope": {"dims": 8, "loop_scales": [2.0, 1.0]},
+        "conditioners": {"flow_dim": 8},
+        "bigram": {"buckets": 64, "dim": 16},
+        "value_embedding": {"dim": 16},
     },
-    "train": {"max_steps": 6, "batch_tokens": 512, "warmup_steps": 2, "log_every_steps": 2,
-              "loop_stages": None},
+    "train": {"max_steps": 6, "batch_tokens": 512, "warmup_steps": 2, "log_every_steps": 2, "loop_stages": None},
     "launch": {"device": "cpu"},
     "calibrate": {"num_sequences": 32, "batch_sequences": 16, "sweeps": 1, "sensitivity_sequences": 8},
     "budget": {"limit_bytes": 350000, "code_reserve_bytes": 320000, "tolerance_frac": 0.0008},
@@ -36,13 +40,21 @@ TINY = {
             "blocks": {"kind": "blocks", "context_tokens": 32},
             "sliding": {"kind": "sliding", "context_tokens": 32, "stride_tokens": 16},
             "ttt": {
-                "kind": "ttt", "context_tokens": 32, "stride_tokens": 16, "chunk_tokens": 512, "epochs": 1,
-                "learning_rate": 0.01, "momentum": 0.9, "grad_clip": 1.0, "batch_sequences": 8, "freeze_blocks": 1,
+                "kind": "ttt",
+                "context_tokens": 32,
+                "stride_tokens": 16,
+                "chunk_tokens": 512,
+                "epochs": 1,
+                "learning_rate": 0.01,
+                "momentum": 0.9,
+                "grad_clip": 1.0,
+                "batch_sequences": 8,
+                "freeze_blocks": 1,
                 "lane_tokens": None,
             },
-        }
+        },
     },
-}  # fmt: skip
+}
 
 
 def write_corpus(path: Path, documents: int) -> None:
@@ -119,8 +131,12 @@ def make_project(root: Path, programs: str) -> Project:
     """Copy the checkout to `root`, with a tiny corpus and tiny parameters, as a git repository of its own."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=REPO, capture_output=True, text=True, check=True).stdout.split():
-        if name.startswith((".dvc/", "pipeline/", "stages/")) or name in ("dvc.yaml", "params.yaml", ".dvcignore",
-                                                                        ".gitignore"):  # fmt: skip
+        if name.startswith((".dvc/", "pipeline/", "stages/")) or name in (
+            "dvc.yaml",
+            "params.yaml",
+            ".dvcignore",
+            ".gitignore",
+        ):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPO / name, root / name)
     write_corpus(root / "corpus" / "documents.jsonl", 300)

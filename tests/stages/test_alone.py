@@ -36,8 +36,10 @@ def test_an_output_is_held_until_its_process_ends_or_is_killed(tmp_path: Path) -
     holder = multiprocessing.get_context("spawn").Process(target=_hold, args=(output, held))
     holder.start()
     assert held.wait(60)
-    with pytest.raises(BusyError, match=r"manifest\.json: another command is making it; run again when"), \
-            held_alone(output):  # fmt: skip
+    with (
+        pytest.raises(BusyError, match=r"manifest\.json: another command is making it; run again when"),
+        held_alone(output),
+    ):
         pass
     with held_alone(output.with_name("other.json")):
         pass
@@ -91,8 +93,12 @@ def test_several_prepare_at_once_leave_one_corpus(tmp_path: Path, programs: str)
     environment = {**os.environ, "PATH": programs}
     command = ["python", "-m", "stages.cli", "prepare"]
     for _ in range(3):
-        runs = [subprocess.Popen(command, cwd=project.root, env=environment, stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.PIPE, text=True) for _ in range(3)]  # fmt: skip
+        runs = [
+            subprocess.Popen(
+                command, cwd=project.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            for _ in range(3)
+        ]
         messages = [run.communicate()[1] for run in runs]
         assert any(run.returncode == 0 for run in runs), messages
         for run, message in zip(runs, messages, strict=True):

@@ -49,8 +49,10 @@ def test_the_record_states_its_audit_and_nothing_else_is_new(finished) -> None:
     assert {**after, "audit": before["audit"]} == before
     check_submission(after)
     changed = {"README.md", "submission.json", "audit.json"}
-    rest = [{path.relative_to(folder): path.read_bytes() for path in files_below(folder) if path.name not in changed}
-            for folder in (package, record)]  # fmt: skip
+    rest = [
+        {path.relative_to(folder): path.read_bytes() for path in files_below(folder) if path.name not in changed}
+        for folder in (package, record)
+    ]
     assert rest[0] == rest[1]
     assert len(rest[0]) == len(list(files_below(record))) - 3
 
@@ -235,15 +237,24 @@ DOCTORED = {
     "a train shard that the manifest does not know": (_append("data/train/train_000000.bin"), {*CHAIN, "T10"}),
     "another manifest": (lambda root: edit_json(root / "data/manifest.json", lambda each: each.update(x=1)), CHAIN),
     "a bundle that calibrate did not write": (
-        _report("calibrate/report", lambda report: report.update(outputs_sha256={})), CHAIN,
+        _report("calibrate/report", lambda report: report.update(outputs_sha256={})),
+        CHAIN,
     ),
     "a checkpoint that train did not write": (
-        _report("train/report", lambda report: report["outputs_sha256"].update(dict.fromkeys(
-            report["outputs_sha256"], "0" * 64))), CHAIN,
+        _report(
+            "train/report",
+            lambda report: report["outputs_sha256"].update(dict.fromkeys(report["outputs_sha256"], "0" * 64)),
+        ),
+        CHAIN,
     ),
     "scores of another artifact": (
-        _report("evaluate/scores-ttt", lambda report: report["provenance"]["inputs_sha256"].update(
-            {"artifacts/seeds/1/quantize/model.fwy": "0" * 64})), CHAIN,
+        _report(
+            "evaluate/scores-ttt",
+            lambda report: report["provenance"]["inputs_sha256"].update(
+                {"artifacts/seeds/1/quantize/model.fwy": "0" * 64}
+            ),
+        ),
+        CHAIN,
     ),
     "val text among the train shards": (_train_on_val, {*CHAIN, "T10"}),
     "another val shard": (_append("data/val/val_000000.bin"), {"T4", "T10"}),
@@ -262,9 +273,10 @@ DOCTORED = {
     "a typed training time": (_result(train_wallclock_ms=1000 * 60 * 9), {"T14"}),
     "no timer of scoring": (_log(lambda lines: lines.remove(next(x for x in lines if "eval_time" in x))), {"T14"}),
     "no timer of training": (
-        _log(lambda lines: lines.__setitem__(slice(None), [x for x in lines if "train_time" not in x])), {"T14"},
+        _log(lambda lines: lines.__setitem__(slice(None), [x for x in lines if "train_time" not in x])),
+        {"T14"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DOCTORED)
@@ -278,10 +290,18 @@ def test_each_doctored_record_fails_exactly_its_checks(copied: Path, name: str) 
 
 BROKEN = [b"", b"\0" * 40, b"[1]", b"{", b'{"splits": 1}', b"[" * 10**6, b'{"a": NaN}', "\u00e9".encode("latin-1")]
 FOREIGN = [
-    "data/manifest.json", "seeds/1/train/report.json", "seeds/1/calibrate/report.json", "seeds/1/quantize/report.json",
-    "seeds/1/evaluate/scores-ttt.json", "seeds/1/evaluate/ledger-ttt.npz", "data/val/val_000000.bin",
-    "data/train/train_000000.bin", "submission/submission.json", "submission/README.md", "submission/train_seed1.log",
-]  # fmt: skip
+    "data/manifest.json",
+    "seeds/1/train/report.json",
+    "seeds/1/calibrate/report.json",
+    "seeds/1/quantize/report.json",
+    "seeds/1/evaluate/scores-ttt.json",
+    "seeds/1/evaluate/ledger-ttt.npz",
+    "data/val/val_000000.bin",
+    "data/train/train_000000.bin",
+    "submission/submission.json",
+    "submission/README.md",
+    "submission/train_seed1.log",
+]
 
 
 def outcome(doctored: Doctored) -> set[str]:
@@ -320,11 +340,17 @@ def test_a_tokenizer_that_is_none_ends_in_one_line(copied: Path) -> None:
         audit_record(copied / "submission", machine, None, lambda line: None)
 
 
-@pytest.mark.parametrize(("options", "told"), [
-    (["--timeout-seconds", "1"], "still running after 1 s"),
-    pytest.param(["--device", "cuda"], "no usable GPU", marks=pytest.mark.skipif(
-        torch.cuda.is_available(), reason="needs a machine without a GPU")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--timeout-seconds", "1"], "still running after 1 s"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no usable GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU"),
+        ),
+    ],
+)
 def test_the_command_ends_in_one_line(finished, options: list[str], told: str) -> None:
     done = finished.run("fairway", "audit", *options, "--output", "elsewhere", check=False)
     assert done.returncode == 1
@@ -378,11 +404,17 @@ def test_a_program_that_reads_train_reaches_out_or_starts_another_fails(copied: 
 
 def test_what_an_honest_program_does_is_allowed(copied: Path) -> None:
     assert not Doctored(
-        copied, event("open", "data/val_000000.bin"), event("open", 5), event("socket.connect", "s", ["127.0.0.1", 80]),
-        event("socket.connect", "s", ["::1", 80, 0, 0]), event("socket.connect", "s", "/tmp/socket"),
-        event("socket.getaddrinfo", "localhost", 80), event("socket.getaddrinfo", None, 80),
-        event("socket.sendmsg", "s", None), event("os.rename", "a", "b", -1, -1),
-    ).failing()  # fmt: skip
+        copied,
+        event("open", "data/val_000000.bin"),
+        event("open", 5),
+        event("socket.connect", "s", ["127.0.0.1", 80]),
+        event("socket.connect", "s", ["::1", 80, 0, 0]),
+        event("socket.connect", "s", "/tmp/socket"),
+        event("socket.getaddrinfo", "localhost", 80),
+        event("socket.getaddrinfo", None, 80),
+        event("socket.sendmsg", "s", None),
+        event("os.rename", "a", "b", -1, -1),
+    ).failing()
 
 
 def test_a_program_that_stops_telling_fails(copied: Path) -> None:
@@ -390,10 +422,12 @@ def test_a_program_that_stops_telling_fails(copied: Path) -> None:
 
 
 def test_a_program_with_another_configuration_or_other_scores_fails(copied: Path) -> None:
-    for change in (lambda seen: seen.printed.pop(0), lambda seen: seen.printed.append(seen.printed[-1]),
-                   lambda seen: seen.ledgers.update(ttt=seen.ledgers["ttt"]._replace(nats=np.zeros(2))),
-                   lambda seen: seen.ledgers.update(ttt=seen.ledgers["ttt"]._replace(bytes=np.ones(2))),
-                   ):  # fmt: skip
+    for change in (
+        lambda seen: seen.printed.pop(0),
+        lambda seen: seen.printed.append(seen.printed[-1]),
+        lambda seen: seen.ledgers.update(ttt=seen.ledgers["ttt"]._replace(nats=np.zeros(2))),
+        lambda seen: seen.ledgers.update(ttt=seen.ledgers["ttt"]._replace(bytes=np.ones(2))),
+    ):
         doctored = Doctored(copied)
         change(doctored.seen)
         assert doctored.failing() == {"T11"}
@@ -415,10 +449,13 @@ def test_weights_that_nobody_trained_are_not_in_time(copied: Path) -> None:
     assert Doctored(copied).findings(evidence=False)["T14"].verdict == "not applicable"
 
 
-@pytest.mark.parametrize("change", [
-    lambda fields: fields["seed_results"]["1"].update(val_bpb=0.9),
-    lambda fields: fields["seed_results"]["1"].update(quantized_val_bpb=1.0, pre_quant_val_bpb=1.1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields["seed_results"]["1"].update(val_bpb=0.9),
+        lambda fields: fields["seed_results"]["1"].update(quantized_val_bpb=1.0, pre_quant_val_bpb=1.1),
+    ],
+)
 def test_what_is_too_good_raises_an_alarm(copied: Path, change: Callable[[dict], None]) -> None:
     edit_json(copied / "submission/submission.json", change)
     assert check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
@@ -461,10 +498,16 @@ def test_without_the_runs_files_nothing_is_claimed_of_them(copied: Path) -> None
     assert "stages: not at hand" in findings["T8"].evidence
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: path.symlink_to("/etc/hostname"), lambda path: path.symlink_to("/etc"),
-    lambda path: path.symlink_to("README.md"), os.mkfifo,
-], ids=["file outside", "folder outside", "file inside", "pipe"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.symlink_to("/etc/hostname"),
+        lambda path: path.symlink_to("/etc"),
+        lambda path: path.symlink_to("README.md"),
+        os.mkfifo,
+    ],
+    ids=["file outside", "folder outside", "file inside", "pipe"],
+)
 @pytest.mark.parametrize("name", ["notes.txt", "tokenizers/notes"])
 def test_links_and_special_files_in_a_record_are_refused_everywhere(copied: Path, make, name: str) -> None:
     folder, report = copied / "submission", {"folder_digest": folder_digest(copied / "submission"), "checks": []}

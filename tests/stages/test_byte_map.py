@@ -6,21 +6,36 @@ import pytest
 
 from stages.byte_map import draw_byte_map
 
-NAMES = ["token_embedding.weight", "blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight", "blocks.1.mlp.up.weight",
-         "odd <&> name"]  # fmt: skip
+NAMES = [
+    "token_embedding.weight",
+    "blocks.0.mlp.up.weight",
+    "blocks.0.mlp.down.weight",
+    "blocks.1.mlp.up.weight",
+    "odd <&> name",
+]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def made_report(**changes):
     """Return the part of a report of the quantize stage that is drawn."""
     layers = [
-        {"name": name, "shape": [8, 100 + 10 * number], "coded_bytes": 1000 * number + 7,
-         "predicted_nats": 0.001 * number, "sensitivity_nats": 10.0**-number if number else 0.0}
+        {
+            "name": name,
+            "shape": [8, 100 + 10 * number],
+            "coded_bytes": 1000 * number + 7,
+            "predicted_nats": 0.001 * number,
+            "sensitivity_nats": 10.0**-number if number else 0.0,
+        }
         for number, name in enumerate(NAMES)
-    ]  # fmt: skip
+    ]
     total = sum(layer["coded_bytes"] for layer in layers) + 300
-    return {"layers": [{**layer, **changes} for layer in layers], "passthrough_bytes": 300, "artifact_bytes": total,
-            "predicted_nats": changes.get("predicted_nats", 0.01), "totals": {"weights": 4800}}  # fmt: skip
+    return {
+        "layers": [{**layer, **changes} for layer in layers],
+        "passthrough_bytes": 300,
+        "artifact_bytes": total,
+        "predicted_nats": changes.get("predicted_nats", 0.01),
+        "totals": {"weights": 4800},
+    }
 
 
 def bars(svg: str, kind: str) -> dict[str, tuple[float, str]]:

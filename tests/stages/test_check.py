@@ -10,10 +10,16 @@ from tests.configurations import FILES, REPO, changed, documents
 from tests.stages.test_cli import fairway
 
 READERS = {
-    "check": [], "prepare": [], "train": ["--seed", "444"], "calibrate": ["--seed", "444"],
-    "quantize": ["--seed", "444"], "evaluate": ["--seed", "444", "--item", "blocks"], "package": [], "report": [],
+    "check": [],
+    "prepare": [],
+    "train": ["--seed", "444"],
+    "calibrate": ["--seed", "444"],
+    "quantize": ["--seed", "444"],
+    "evaluate": ["--seed", "444", "--item", "blocks"],
+    "package": [],
+    "report": [],
     "import": ["weights.pt", "--config", "weights.json", "--seed", "444"],
-}  # fmt: skip
+}
 """Command that reads a configuration -> what else it has to be told."""
 BAD = [
     ("budget.tolerance_frac", "close", "budget.tolerance_frac: got 'close' (str), expected a number"),
@@ -22,14 +28,17 @@ BAD = [
     ("evaluate.items", ["blocks", "foo"], "evaluate.items: got 'foo', expected names among protocols"),
     ("model.vocab_size", 512, "model.vocab_size: got 512, expected 1024, as data.vocab_size"),
     ("train.document_bos_id", 1024, "train.document_bos_id: got 1024, expected a token id below model.vocab_size"),
-    ("evaluate.protocols.blocks", {"kind": "blocks", "documents": True, "bos_id": 1024, "context_tokens": 8},
-     "evaluate.protocols.blocks.bos_id: got 1024, expected a token id below"),
+    (
+        "evaluate.protocols.blocks",
+        {"kind": "blocks", "documents": True, "bos_id": 1024, "context_tokens": 8},
+        "evaluate.protocols.blocks.bos_id: got 1024, expected a token id below",
+    ),
     ("calibrate.sensitivity_sequences", 0, "calibrate.sensitivity_sequences: got 0, expected above 0: quantize.steps"),
     ("quantize.target_share", 0.5, "calibrate.provisional.target_share: got 0, expected above 0, which quantize"),
     ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got (1.0, 2.0), expected 3 numbers or more"),
     ("evaluate.protocols.size", {"kind": "blocks", "context_tokens": 8}, "evaluate.protocols.size: got a key"),
     ("evaluate.protocols.a b", {"kind": "blocks", "context_tokens": 8}, "evaluate.protocols: got 'a b', expected"),
-]  # fmt: skip
+]
 
 
 def edited(folder: Path, key: str, value: object) -> str:
@@ -83,15 +92,29 @@ def test_recipes_may_replace_a_file_that_is_wrong(tmp_path: Path):
     ("variables", "message"),
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE: got 2, expected 1 or no such variable in a process that torchrun did not"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
-         "WORLD_SIZE: got 2, expected 1 or no such variable"),
-        ({"WORLD_SIZE": ""}, "WORLD_SIZE: got '', expected a whole number, as torchrun sets it"),
-        ({"WORLD_SIZE": "2", "RANK": "first", "TORCHELASTIC_RUN_ID": "run"}, "RANK: got 'first', expected a whole"),
-        ({"RANK": "3"}, "artifacts/data/manifest.json: no such file"),
-        ]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (
+                    {
+                        "WORLD_SIZE": "2",
+                        "RANK": "0",
+                        "LOCAL_RANK": "0",
+                        "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": "29511",
+                    },
+                    "WORLD_SIZE: got 2, expected 1 or no such variable",
+                ),
+                ({"WORLD_SIZE": ""}, "WORLD_SIZE: got '', expected a whole number, as torchrun sets it"),
+                (
+                    {"WORLD_SIZE": "2", "RANK": "first", "TORCHELASTIC_RUN_ID": "run"},
+                    "RANK: got 'first', expected a whole",
+                ),
+                ({"RANK": "3"}, "artifacts/data/manifest.json: no such file"),
+            ]
+        ),
     ],
-)  # fmt: skip
+)
 def test_variables_of_schedulers_are_refused_by_name(variables, message, tmp_path: Path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -18,9 +18,17 @@ def params(repo: Path):
 
 def test_stages_are_those_of_the_pipeline_in_its_order(params):
     assert stages_of(params) == [
-        "prepare", "train@444", "calibrate@444", "quantize@444", "evaluate-float@444", "evaluate@444-blocks",
-        "evaluate@444-sliding", "evaluate@444-ttt", "package", "audit",
-    ]  # fmt: skip
+        "prepare",
+        "train@444",
+        "calibrate@444",
+        "quantize@444",
+        "evaluate-float@444",
+        "evaluate@444-blocks",
+        "evaluate@444-sliding",
+        "evaluate@444-ttt",
+        "package",
+        "audit",
+    ]
 
 
 def test_a_slower_machine_takes_longer_but_trains_no_longer_than_its_clock(params):
@@ -47,8 +55,11 @@ def test_the_probe_is_short_and_says_what_training_will_do(params):
     assert 0 < PROBE_SECONDS <= 0.1
     assert machine.fp32_flops > 0
     assert machine.bf16_flops > 0
-    assert re.fullmatch(r"machine: \d+ cores, matrix products [\d,]+ GFLOP/s in fp32, [\d,]+ in bf16; "
-                        r"training in (bf16|fp32)", machine.line())  # fmt: skip
+    assert re.fullmatch(
+        r"machine: \d+ cores, matrix products [\d,]+ GFLOP/s in fp32, [\d,]+ in bf16; "
+        r"training in (bf16|fp32)",
+        machine.line(),
+    )
 
 
 def test_the_command_runs_nothing_that_is_up_to_date(project):

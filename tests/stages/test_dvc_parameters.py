@@ -96,20 +96,31 @@ def changed(key: str) -> dict[str, Any]:
     path, _, last = key.rpartition(".")
     place = at(tree, path)
     value = place[last]
-    place[last] = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value * 0.5 + 1,
-                   str: lambda: value + "x", list: lambda: [*value, 1]}.get(type(value), lambda: 1)()  # fmt: skip
+    place[last] = {
+        bool: lambda: not value,
+        int: lambda: value + 1,
+        float: lambda: value * 0.5 + 1,
+        str: lambda: value + "x",
+        list: lambda: [*value, 1],
+    }.get(type(value), lambda: 1)()
     return tree
 
 
 def expected(key: str) -> set[str]:
     """Return the stages that a parameter belongs to, and all that come after them."""
     all_stages = stages()
-    ran = {name for name, stage in all_stages.items()
-           if any(f"{key}.".startswith(f"{param}.") for param in stage.get("params", []))}  # fmt: skip
+    ran = {
+        name
+        for name, stage in all_stages.items()
+        if any(f"{key}.".startswith(f"{param}.") for param in stage.get("params", []))
+    }
     while True:
         outs = [out for name in ran for out in all_stages[name]["outs"]]
-        more = {name for name, stage in all_stages.items()
-                if any(out == dep or out.startswith(f"{dep}/") for dep in stage["deps"] for out in outs)}  # fmt: skip
+        more = {
+            name
+            for name, stage in all_stages.items()
+            if any(out == dep or out.startswith(f"{dep}/") for dep in stage["deps"] for out in outs)
+        }
         if more <= ran:
             return ran
         ran |= more
@@ -149,9 +160,9 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
         yield Course(root)
 
 
-@pytest.mark.parametrize("part", [
-    "budget.limit_bytes", *(pytest.param(name, marks=pytest.mark.slow) for name in PARAMS if name != "seeds")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "part", ["budget.limit_bytes", *(pytest.param(name, marks=pytest.mark.slow) for name in PARAMS if name != "seeds")]
+)
 def test_each_parameter_of_a_part_alone_reruns_its_stages_once_and_has_its_own_outputs(
     course: Course, part: str
 ) -> None:

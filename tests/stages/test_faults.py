@@ -21,10 +21,14 @@ from pipeline.artifacts import ROOT, outputs_of
 from tests.stages.conftest import HOSTILE, Project
 
 STAGES = {
-    "prepare": [], "train": ["--seed", "1"], "calibrate": ["--seed", "1"], "quantize": ["--seed", "1"],
-    "evaluate": ["--seed", "1", "--item", "ttt"], "package": [],
+    "prepare": [],
+    "train": ["--seed", "1"],
+    "calibrate": ["--seed", "1"],
+    "quantize": ["--seed", "1"],
+    "evaluate": ["--seed", "1", "--item", "ttt"],
+    "package": [],
     "audit": ["artifacts/package", "--evidence", "artifacts", "--record", "artifacts/submission"],
-}  # fmt: skip
+}
 """Command -> arguments, as in dvc.yaml."""
 QUICK = ["train"]
 ALL = [*QUICK, *(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES if stage not in QUICK)]
@@ -38,12 +42,23 @@ class Started:
         self.temporary = project.root / "temporary"
         self.temporary.mkdir(exist_ok=True)
         command = shlex.join([sys.executable, "-m", "stages.cli", stage, *STAGES[stage]])
-        environment = {**os.environ, **HOSTILE, "PATH": project.programs, "TMPDIR": str(self.temporary),
-                       "TORCHINDUCTOR_CACHE_DIR": str(self.temporary)}  # fmt: skip
+        environment = {
+            **os.environ,
+            **HOSTILE,
+            "PATH": project.programs,
+            "TMPDIR": str(self.temporary),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.temporary),
+        }
         self.process = subprocess.Popen(
-            f"{before} {command}", shell=True, cwd=project.root, env=environment, text=True, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            f"{before} {command}",
+            shell=True,
+            cwd=project.root,
+            env=environment,
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
 
     def end(self) -> tuple[int, list[str]]:
         """Wait; return the exit code and the lines on stderr but those that tell how far it is."""
@@ -98,8 +113,9 @@ def _wait_until_signals_are_obeyed(process: subprocess.Popen) -> None:
 @linux
 @pytest.mark.parametrize("stage", ALL)
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_at_any_moment_is_an_exit_code_and_no_traceback(project: Project, stage: str, number: int,
-                                                                expected: int) -> None:  # fmt: skip
+def test_a_signal_at_any_moment_is_an_exit_code_and_no_traceback(
+    project: Project, stage: str, number: int, expected: int
+) -> None:
     """The first comes while modules are loaded. One after the work, while Python ends, has its own effect."""
     moments = random.Random(number)
     for seconds in (0.0, *(moments.uniform(0, 2) for _ in range(3))):

@@ -40,8 +40,13 @@ def test_every_model_is_made_and_scored(course) -> None:
     project, _ = course
     ran = project.repro("evaluate@1-blocks", "evaluate-float@1")
     assert {name.split("@")[0] for name in ran} == {
-        "prepare", "train", "calibrate", "quantize", "evaluate", "evaluate-float"
-    }  # fmt: skip
+        "prepare",
+        "train",
+        "calibrate",
+        "quantize",
+        "evaluate",
+        "evaluate-float",
+    }
     assert len((project.root / ROOT / "data/train/train_shards.txt").read_text().split()) == 80
 
 

@@ -11,11 +11,27 @@ from pipeline.interop.crawler import translate_crawler
 from pipeline.model.network import build
 
 ARGUMENTS = {
-    "vocab_size": 320, "num_flat_layers": 3, "num_crawler_layers": 1, "crawler_loops": 2, "model_dim": 32,
-    "num_heads": 2, "num_kv_heads": 1, "mlp_mult": 2.0, "crawler_mlp_mult": 3.0, "logit_softcap": 30.0,
-    "rope_base": 10000.0, "qk_gain_init": 1.5, "rope_dims": 8, "ve_enabled": True, "ve_dim": 8, "ve_layers": "9",
-    "crawler_loop_rope_scales": [2, 1], "inst_dim": 4, "bigram_vocab_size": 64, "bigram_dim": 8,
-}  # fmt: skip
+    "vocab_size": 320,
+    "num_flat_layers": 3,
+    "num_crawler_layers": 1,
+    "crawler_loops": 2,
+    "model_dim": 32,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "mlp_mult": 2.0,
+    "crawler_mlp_mult": 3.0,
+    "logit_softcap": 30.0,
+    "rope_base": 10000.0,
+    "qk_gain_init": 1.5,
+    "rope_dims": 8,
+    "ve_enabled": True,
+    "ve_dim": 8,
+    "ve_layers": "9",
+    "crawler_loop_rope_scales": [2, 1],
+    "inst_dim": 4,
+    "bigram_vocab_size": 64,
+    "bigram_dim": 8,
+}
 IMPORT = ("fairway", "import", "weights.safetensors", "--config", "weights.json", "--seed", "1")
 
 

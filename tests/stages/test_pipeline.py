@@ -249,10 +249,16 @@ def test_the_evaluate_stage_writes_one_ledger_on_one_and_two_processes(project, 
 def test_documents_and_adapters_are_scored_by_stage_and_record_alike(project, tmp_path: Path):
     documents = {"documents": True, "bos_id": 1, "context_tokens": 32}
     rule = {"chunk_tokens": 16, "batch_documents": 4, "rank": 2, "learning_rate": 0.001, "beta1": 0.0, "beta2": 0.999}
-    project.edit(evaluate={"items": ["blocks", "documents", "lora"], "protocols": {
-        **_protocols(project), "documents": {"kind": "blocks", **documents},
-        "lora": {"kind": "lora-ttt", **documents, **rule, "eps": 1e-8},
-    }})  # fmt: skip
+    project.edit(
+        evaluate={
+            "items": ["blocks", "documents", "lora"],
+            "protocols": {
+                **_protocols(project),
+                "documents": {"kind": "blocks", **documents},
+                "lora": {"kind": "lora-ttt", **documents, **rule, "eps": 1e-8},
+            },
+        }
+    )
     assert set(project.repro("package")) == {"evaluate@1-documents", "evaluate@1-lora", "package"}
     log = (project.root / ARTIFACTS / "package/train_seed1.log").read_text()
     assert all(f"final_{name}_exact val_loss" in log for name in ("int6_roundtrip", "int6_documents", "ttt_lora"))

@@ -31,8 +31,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(python: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([python, "-m", "stages.cli", *arguments], cwd=folder, env={**os.environ, "TOLD": "yes"},
-                          input="asked", capture_output=True, text=True, check=False)  # fmt: skip
+    return subprocess.run(
+        [python, "-m", "stages.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "TOLD": "yes"},
+        input="asked",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["0"], ["3"], ["raise"]])
@@ -52,6 +59,10 @@ def test_a_killed_stage_is_no_success(programs: str, folder: Path):
 
 def test_everything_else_is_the_real_python(programs: str, folder: Path):
     python = str(shutil.which("python", path=programs))
-    shown = subprocess.run([python, "-c", "import sys; print(sys.executable, 'torch' in sys.modules)"],
-                           capture_output=True, text=True, check=True).stdout  # fmt: skip
+    shown = subprocess.run(
+        [python, "-c", "import sys; print(sys.executable, 'torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert shown.split() == [sys.executable, "False"]

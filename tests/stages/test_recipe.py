@@ -16,8 +16,9 @@ def recipe(repo: Path, tmp_path: Path):
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         located = arguments if arguments[0] in ("list", "show") else (*arguments, "--params", str(params))
         command = [sys.executable, "-m", "stages.cli", "recipe", *located]
-        done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=60, check=False,
-                              stdin=subprocess.DEVNULL)  # fmt: skip
+        done = subprocess.run(
+            command, cwd=repo, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+        )
         assert done.returncode == code, done.stderr
         return done
 

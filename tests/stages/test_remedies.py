@@ -36,10 +36,14 @@ LOSSES: dict[str, tuple[Path, list[str]]] = {
 FAST = {("data/train", "missing"), ("hessians", "damaged")}
 
 
-@pytest.mark.parametrize(("name", "act"), [
-    pytest.param(name, act, marks=() if (name, act) in FAST else pytest.mark.slow)
-    for name in LOSSES for act in ("missing", "damaged")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        pytest.param(name, act, marks=() if (name, act) in FAST else pytest.mark.slow)
+        for name in LOSSES
+        for act in ("missing", "damaged")
+    ],
+)
 def test_what_was_lost_comes_back_by_the_command_that_the_message_names(project, name: str, act: str) -> None:
     path, command = project.root / LOSSES[name][0], LOSSES[name][1]
     before = folder_digest(project.root / ROOT)

@@ -111,8 +111,12 @@ def test_bundle_prints_what_the_package_prints(toy):
     root = toy()
     package = subprocess.run(
         [sys.executable, "-c", 'from pipeline.program import main; main(2.5, "toy")'],
-        cwd=root, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(root)},
-    )  # fmt: skip
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(root)},
+    )
     assert run_text(bundle("pipeline.program", root, TAIL)) == package.stdout != ""
 
 
@@ -142,9 +146,13 @@ def test_imports_of_several_modules_are_merged_once(toy):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pipeline__shapes__square": "def root():\n    pass\nPAIR_A = Square = 1\n"
-          "from pipeline.shapes.base import Shape\n"},
-         ["root", "pipeline/shapes/base.py", "pipeline/shapes/square.py"]),
+        (
+            {
+                "pipeline__shapes__square": "def root():\n    pass\nPAIR_A = Square = 1\n"
+                "from pipeline.shapes.base import Shape\n"
+            },
+            ["root", "pipeline/shapes/base.py", "pipeline/shapes/square.py"],
+        ),
         ({"pipeline__program": "from pipeline.shapes.base import root as r\n"}, ["program.py:1", "alias"]),
         ({"pipeline__program": "from .shapes.base import root\n"}, ["program.py:1", "relative"]),
         ({"pipeline__program": "from pipeline.shapes.base import *\n"}, ["program.py:1", "star"]),
@@ -156,15 +164,19 @@ def test_imports_of_several_modules_are_merged_once(toy):
         ({"pipeline__program": "print('hello')\n"}, ["program.py:1", "on import"]),
         ({"pipeline__program": "def main():\n    return vars()\n"}, ["program.py:2", "vars"]),
         ({"pipeline__program": "def sum():\n    pass\n"}, ["program.py", "sum", "builtin"]),
-        ({"pipeline__program": "from pipeline.shapes.base import root\nimport numpy as math\n"},
-         ["math", "numpy", "pipeline/shapes/base.py", "pipeline/program.py"]),
-        ({"pipeline__program": "from pipeline.shapes.base import root\nmath = 2\n"},
-         ["math", "pipeline/shapes/base.py", "pipeline/program.py"]),
+        (
+            {"pipeline__program": "from pipeline.shapes.base import root\nimport numpy as math\n"},
+            ["math", "numpy", "pipeline/shapes/base.py", "pipeline/program.py"],
+        ),
+        (
+            {"pipeline__program": "from pipeline.shapes.base import root\nmath = 2\n"},
+            ["math", "pipeline/shapes/base.py", "pipeline/program.py"],
+        ),
         ({"pipeline__program": "def main(side, label):\n    return undefined_thing\n"}, ["undefined_thing"]),
         ({"pipeline__program": "from pipeline.shapes.gone import x\n"}, ["program.py", "pipeline.shapes.gone"]),
         ({"pipeline__shapes__base": "from pipeline.shapes.square import Square\n"}, ["circular"]),
     ],
-)  # fmt: skip
+)
 def test_refusals_name_the_file_and_the_reason(toy, changes, words):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are checked one by one
         bundle("pipeline.program", toy(**changes), TAIL)
@@ -251,8 +263,10 @@ def assert_every_python_writes_the_same(version: str, repo: Path, module: str, r
     asked = {"module": module, "root": str(root), "tail": tail, "seen": seen}
     done = subprocess.run(
         [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(Path(python_minifier.__file__).parent.parent)],
-        input=json.dumps(asked).encode(), capture_output=True, check=False,
-    )  # fmt: skip
+        input=json.dumps(asked).encode(),
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode() == expected
 

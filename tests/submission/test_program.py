@@ -47,9 +47,13 @@ def test_the_minified_program_computes_the_digest_of_the_library(recipe, repo, c
 def tokenizer_file(folder: Path, recipe: Recipe, pieces: int) -> Path:
     words = " ".join(f"{first}{second}" for first in "abcdefgh" for second in "ijklmnop")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([words] * 20), model_prefix=str(folder / "toy"), vocab_size=pieces,
-        model_type="bpe", byte_fallback=True, minloglevel=5,
-    )  # fmt: skip
+        sentence_iterator=iter([words] * 20),
+        model_prefix=str(folder / "toy"),
+        vocab_size=pieces,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=5,
+    )
     return folder / "toy.model"
 
 
@@ -75,8 +79,13 @@ def test_bad_inputs_end_in_one_line_before_training(fault, recipe, tmp_path, mon
     with pytest.raises(SystemExit) as caught:
         main(recipe, "digest")
     message = str(caught.value.code)
-    words = {"no val shard": "no val shards", "damaged val shard": "truncated", "no tokenizer": "no such tokenizer",
-             "other vocabulary": "got 290, expected 300", "artifact": "absent.fwy"}  # fmt: skip
+    words = {
+        "no val shard": "no val shards",
+        "damaged val shard": "truncated",
+        "no tokenizer": "no such tokenizer",
+        "other vocabulary": "got 290, expected 300",
+        "artifact": "absent.fwy",
+    }
     assert message.startswith("train_gpt.py: error: ")
     assert "\n" not in message
     assert words[fault] in message
@@ -105,12 +114,14 @@ def reports(params: Params) -> SeedRun:
 
     protocols = params.evaluate.protocols
     return SeedRun(
-        seed=3, artifact=Path("model.fwy"), log="",
+        seed=3,
+        artifact=Path("model.fwy"),
+        log="",
         train=made_with(model=params.model, train=params.train, launch=params.launch.result_settings()),
         calibrate=made_with(calibrate=params.calibrate, device=params.launch.device),
         quantize=made_with(quantize=params.quantize, budget=params.budget),
         scores={item: made_with(protocol=protocols[item]) for item in ("float", "ttt")},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

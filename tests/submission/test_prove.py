@@ -53,9 +53,16 @@ def record(tmp_path: Path):
         (tmp_path / "folder" / "model.fwy").write_text(content)
         streamed: list[str] = []
         prove(
-            tmp_path / "folder", tmp_path / "data", tmp_path / "toy.model", "model.fwy", expected,
-            seed=5, timeout_seconds=timeout_seconds, environment={"THREADS": "2", **extra}, log=streamed.append,
-        )  # fmt: skip
+            tmp_path / "folder",
+            tmp_path / "data",
+            tmp_path / "toy.model",
+            "model.fwy",
+            expected,
+            seed=5,
+            timeout_seconds=timeout_seconds,
+            environment={"THREADS": "2", **extra},
+            log=streamed.append,
+        )
         return streamed
 
     return run

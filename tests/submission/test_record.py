@@ -21,9 +21,15 @@ from pipeline.submission.record import SeedRun, assemble, imported_packages, req
 from pipeline.submission.schema import check_submission
 
 CONFIG = PackageConfig(
-    name="Toy record", author="A. Author", github_id="author", blurb="A toy.", date="2030-01-02", track="toy",
-    readable=False, baseline=None,
-)  # fmt: skip
+    name="Toy record",
+    author="A. Author",
+    github_id="author",
+    blurb="A toy.",
+    date="2030-01-02",
+    track="toy",
+    readable=False,
+    baseline=None,
+)
 BUDGET = BudgetConfig(limit_bytes=5_000, code_reserve_bytes=1_000, tolerance_frac=0.01)
 SOURCE = "import os\nimport numpy as np\nfrom torch import nn\nprint(np, nn, os)\n"
 CODE = SOURCE.encode()
@@ -32,9 +38,17 @@ VERSIONS = {"torch": "2.13.0+cpu", "numpy": "2.0.1", "brotli": "1.2.0"}
 
 def score(kind: str, weights: str, loss: float, **settings: int) -> dict:
     return {
-        "item": kind, "protocol": {"kind": kind, "context_tokens": 8, **settings}, "weights": weights, "val_loss": loss,
-        "val_bpb": loss / 2, "nats": loss * 99, "bytes": 250, "targets": 99, "tokens": 100, "seconds": {"total": 1.25},
-    }  # fmt: skip
+        "item": kind,
+        "protocol": {"kind": kind, "context_tokens": 8, **settings},
+        "weights": weights,
+        "val_loss": loss,
+        "val_bpb": loss / 2,
+        "nats": loss * 99,
+        "bytes": 250,
+        "targets": 99,
+        "tokens": 100,
+        "seconds": {"total": 1.25},
+    }
 
 
 def make_run(home: Path, seed: int, model_bytes: int = 2_000) -> SeedRun:
@@ -46,9 +60,18 @@ def make_run(home: Path, seed: int, model_bytes: int = 2_000) -> SeedRun:
         seed=seed,
         artifact=artifact,
         train={
-            "seed": seed, "device": "cpu", "hardware": "2 CPU cores", "torch_version": "2.13.0", "num_processes": 2,
-            "model_params": 10, "precision": "bf16", "steps": 4, "ended_by": "steps",
-            "seconds": 2.5, "step_avg_ms": 625.0, "tokens": 32,
+            "seed": seed,
+            "device": "cpu",
+            "hardware": "2 CPU cores",
+            "torch_version": "2.13.0",
+            "num_processes": 2,
+            "model_params": 10,
+            "precision": "bf16",
+            "steps": 4,
+            "ended_by": "steps",
+            "seconds": 2.5,
+            "step_avg_ms": 625.0,
+            "tokens": 32,
             "final_train_loss": 3.0,
             "imported": None,
         },
@@ -60,7 +83,7 @@ def make_run(home: Path, seed: int, model_bytes: int = 2_000) -> SeedRun:
             "ttt": score("ttt", "artifact", loss, stride_tokens=4),
         },
         log="step:4/4 train_loss:3.0000\n",
-    )  # fmt: skip
+    )
 
 
 def build(home: Path, seeds: tuple[int, ...] = (7, 8), **changes) -> tuple[Path, dict]:
@@ -68,10 +91,18 @@ def build(home: Path, seeds: tuple[int, ...] = (7, 8), **changes) -> tuple[Path,
     runs = [make_run(home / "inputs", seed) for seed in seeds]
     tokenizer.write_bytes(b"pieces")
     arguments = {
-        "config": CONFIG, "budget": BUDGET, "code": CODE, "human_code": SOURCE, "runs": runs, "tokenizer": tokenizer,
-        "headline": "ttt", "versions": VERSIONS, "digests": {"val_0.bin": "aa"},
-        "config_digests": {seed: f"00{seed}" for seed in range(10)}, "prove": lambda folder: None,
-    }  # fmt: skip
+        "config": CONFIG,
+        "budget": BUDGET,
+        "code": CODE,
+        "human_code": SOURCE,
+        "runs": runs,
+        "tokenizer": tokenizer,
+        "headline": "ttt",
+        "versions": VERSIONS,
+        "digests": {"val_0.bin": "aa"},
+        "config_digests": {seed: f"00{seed}" for seed in range(10)},
+        "prove": lambda folder: None,
+    }
     folder = home / "out" / "submission"
     return folder, assemble(folder, **{**arguments, **changes})
 
@@ -80,9 +111,17 @@ def test_folder_holds_the_files_and_numbers_of_the_reports(tmp_path):
     folder, submission = build(tmp_path)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert names == [
-        "README.md", "model_seed7.fwy", "model_seed8.fwy", "requirements.txt", "submission.json",
-        "tokenizers/toy.model", "train_gpt.py", "train_gpt_human.py", "train_seed7.log", "train_seed8.log",
-    ]  # fmt: skip
+        "README.md",
+        "model_seed7.fwy",
+        "model_seed8.fwy",
+        "requirements.txt",
+        "submission.json",
+        "tokenizers/toy.model",
+        "train_gpt.py",
+        "train_gpt_human.py",
+        "train_seed7.log",
+        "train_seed8.log",
+    ]
     assert json.loads((folder / "submission.json").read_text()) == submission
     assert submission["val_loss"] == statistics.fmean([3.007, 3.008])
     assert submission["val_loss_std"] == pytest.approx(0.001 / 2**0.5)

@@ -150,8 +150,20 @@ def test_a_specialised_program_prints_what_the_program_prints():
 
 def test_what_cannot_run_or_is_not_read_is_gone():
     small = specialise(PROGRAM)
-    for gone in ("front", "spokes", "total_spokes", "unread_value", "require", "stay_silent", "progress_note",
-                 "limit_value", "spokes_message", "guard_message", "assert_message", "ArtifactError"):  # fmt: skip
+    for gone in (
+        "front",
+        "spokes",
+        "total_spokes",
+        "unread_value",
+        "require",
+        "stay_silent",
+        "progress_note",
+        "limit_value",
+        "spokes_message",
+        "guard_message",
+        "assert_message",
+        "ArtifactError",
+    ):
         assert not re.search(rf"\b{gone}\b", small), gone
     assert "demand_message" in small
     assert specialise(small) == specialise(PROGRAM)

@@ -73,14 +73,23 @@ def test_a_sound_published_folder_passes_as_far_as_it_goes(published):
     verdicts = {check.name: check.verdict for check in verify_folder(published, {})}
 
     assert verdicts == {
-        "code size": "ok", "artifact size": "not stated", "total size": "ok", "digests": "not stated", "scores": "ok",
-        "means": "ok", "statistics": "not stated", "implied bytes": "ok", "README": "ok", "program": "ok",
-    }  # fmt: skip
+        "code size": "ok",
+        "artifact size": "not stated",
+        "total size": "ok",
+        "digests": "not stated",
+        "scores": "ok",
+        "means": "ok",
+        "statistics": "not stated",
+        "implied bytes": "ok",
+        "README": "ok",
+        "program": "ok",
+    }
 
 
 def test_a_score_that_is_not_its_logs_fails(published):
-    write_submission(published, seed_results={"444": {"val_loss": 1.9171557, "val_bpb": 1.13541288}}, val_bpb=1.1354,
-                     val_loss=1.9172)  # fmt: skip
+    write_submission(
+        published, seed_results={"444": {"val_loss": 1.9171557, "val_bpb": 1.13541288}}, val_bpb=1.1354, val_loss=1.9172
+    )
     replace_line(published, "README.md", "1.1377", "1.1354")
 
     assert failures(published) == {
@@ -91,28 +100,60 @@ def test_a_score_that_is_not_its_logs_fails(published):
 @pytest.mark.parametrize(
     ("break_it", "check", "evidence"),
     [
-        (lambda folder: (folder / "train_gpt.py").write_text(SCRIPT + "#\n"), "code size",
-         "57 bytes on disk, train_seed300.log states 55"),
-        (lambda folder: replace_line(folder, "train_seed444.log", "Total submission size int6+brotli: 15000055",
-                                     "Total submission size int6+brotli: 15000054"), "total size",
-         "seed 444: code + artifact 15,000,055, its log's total 15,000,054"),
-        (lambda folder: write_submission(folder, bytes_total=15_000_000), "total size",
-         "largest: logs 15,000,055, submission.json 15,000,000"),
-        (lambda folder: write_submission(folder, val_loss=1.9208), "means",
-         "mean val_loss: 1.9208 stated, 1.92094255 by the seeds"),
+        (
+            lambda folder: (folder / "train_gpt.py").write_text(SCRIPT + "#\n"),
+            "code size",
+            "57 bytes on disk, train_seed300.log states 55",
+        ),
+        (
+            lambda folder: replace_line(
+                folder,
+                "train_seed444.log",
+                "Total submission size int6+brotli: 15000055",
+                "Total submission size int6+brotli: 15000054",
+            ),
+            "total size",
+            "seed 444: code + artifact 15,000,055, its log's total 15,000,054",
+        ),
+        (
+            lambda folder: write_submission(folder, bytes_total=15_000_000),
+            "total size",
+            "largest: logs 15,000,055, submission.json 15,000,000",
+        ),
+        (
+            lambda folder: write_submission(folder, val_loss=1.9208),
+            "means",
+            "mean val_loss: 1.9208 stated, 1.92094255 by the seeds",
+        ),
         (lambda folder: write_submission(folder, val_bpb_std=0.0012), None, None),
-        (lambda folder: write_submission(folder, val_bpb_std=0.0009), "means",
-         "std of val_bpb: 0.0009 stated, 0.00123689 by the seeds"),
-        (lambda folder: (folder / "README.md").write_text("better than 1.2\n"), "README",
-         "README.md nowhere states val_bpb 1.1377 of submission.json"),
-        (lambda folder: replace_line(folder, "train_seed300.log", "val_loss:1.92242000 val_bpb:1.13853000",
-                                     "val_loss:1.92242000 val_bpb:1.13853000\nfinal_ttt_exact val_loss:1.92242000 "
-                                     "val_bpb:1.03853000"), "implied bytes", None),
-        (lambda folder: (folder / "train_gpt.py").write_text("exit('no') #ArgumentParser".ljust(54) + "\n"),
-         "program", "train_gpt.py --help: no"),
+        (
+            lambda folder: write_submission(folder, val_bpb_std=0.0009),
+            "means",
+            "std of val_bpb: 0.0009 stated, 0.00123689 by the seeds",
+        ),
+        (
+            lambda folder: (folder / "README.md").write_text("better than 1.2\n"),
+            "README",
+            "README.md nowhere states val_bpb 1.1377 of submission.json",
+        ),
+        (
+            lambda folder: replace_line(
+                folder,
+                "train_seed300.log",
+                "val_loss:1.92242000 val_bpb:1.13853000",
+                "val_loss:1.92242000 val_bpb:1.13853000\nfinal_ttt_exact val_loss:1.92242000 val_bpb:1.03853000",
+            ),
+            "implied bytes",
+            None,
+        ),
+        (
+            lambda folder: (folder / "train_gpt.py").write_text("exit('no') #ArgumentParser".ljust(54) + "\n"),
+            "program",
+            "train_gpt.py --help: no",
+        ),
         (lambda folder: (folder / "train_gpt.py").write_text("def f(:\n" + "#" * 46 + "\n"), "program", None),
     ],
-)  # fmt: skip
+)
 def test_each_disagreement_is_named_by_its_check(published, break_it, check, evidence):
     break_it(published)
     found = failures(published)
@@ -172,8 +213,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["444", "val_loss", "x"]), inner),
     max_leaves=6,
 )
-KEYS = ["seeds", "seed_results", "val_loss", "val_bpb", "val_bpb_std", "bytes_total", "bytes_code", "p_value",
-        "comparison_baseline"]  # fmt: skip
+KEYS = [
+    "seeds",
+    "seed_results",
+    "val_loss",
+    "val_bpb",
+    "val_bpb_std",
+    "bytes_total",
+    "bytes_code",
+    "p_value",
+    "comparison_baseline",
+]
 
 
 @settings(deadline=None, max_examples=150)

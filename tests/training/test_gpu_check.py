@@ -10,8 +10,11 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["parity", "attention", pytest.param("training", marks=pytest.mark.slow)])
 def test_the_checks_pass_on_a_cpu(name):
-    check = {"parity": lambda: gpu_check.check_parity(CPU), "attention": lambda: gpu_check.check_attention(CPU),
-             "training": lambda: gpu_check.check_training(CPU, "small")}[name]  # fmt: skip
+    check = {
+        "parity": lambda: gpu_check.check_parity(CPU),
+        "attention": lambda: gpu_check.check_attention(CPU),
+        "training": lambda: gpu_check.check_training(CPU, "small"),
+    }[name]
     assert check()["passed"]
 
 

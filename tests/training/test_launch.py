@@ -82,8 +82,9 @@ def test_a_world_of_one_has_no_group() -> None:
 
 
 @pytest.mark.parametrize(("chosen", "threads"), [(None, "3"), ("2", "2")])
-def test_ranks_share_the_cores_unless_the_user_chose(chosen: str | None, threads: str, repo: Path, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_ranks_share_the_cores_unless_the_user_chose(
+    chosen: str | None, threads: str, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine said to have six cores; torchrun alone would give each of two ranks one thread."""
     monkeypatch.chdir(repo)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

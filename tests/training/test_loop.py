@@ -53,8 +53,10 @@ def test_log_lines() -> None:
     lines: list[str] = []
     model, _ = train_tiny(train_config(max_steps=7), log=lines.append)
     assert lines[0] == f"model_params:{sum(p.numel() for p in model.parameters())}"
-    rows = [re.fullmatch(r"step:(\d+)/7 train_loss:\d+\.\d{4} train_time:\d+ms step_avg:\d+\.\d\dms", line)
-            for line in lines[1:]]  # fmt: skip
+    rows = [
+        re.fullmatch(r"step:(\d+)/7 train_loss:\d+\.\d{4} train_time:\d+ms step_avg:\d+\.\d\dms", line)
+        for line in lines[1:]
+    ]
     assert all(rows)
     assert [int(row[1]) for row in rows if row] == [1, 5, 7], "the first, every fifth, the last"
 
@@ -80,15 +82,18 @@ def test_a_clock_that_never_leads_changes_no_bit() -> None:
 def test_a_clock_that_led_for_a_while_is_counted() -> None:
     """Thirty slow readings, then fast ones: the steps end the run, and yet another machine would differ."""
     readings = itertools.chain(range(0, 30, 3), itertools.repeat(30.0))
-    _, report = train_tiny(train_config(max_steps=40, max_seconds=60.0, warmdown_frac=0.8, log_every_steps=100),
-                           clock=lambda: float(next(readings)))  # fmt: skip
+    _, report = train_tiny(
+        train_config(max_steps=40, max_seconds=60.0, warmdown_frac=0.8, log_every_steps=100),
+        clock=lambda: float(next(readings)),
+    )
     assert report.ended_by == "steps"
     assert 0 < report.regime["clock_led_steps"] < 40
 
 
 def test_warm_down_reaches_its_end_on_a_clock_budget() -> None:
-    _, report = train_tiny(train_config(max_steps=None, max_seconds=50.0, log_every_steps=1, warmdown_frac=0.4),
-                           clock=ticking_clock(0.5))  # fmt: skip
+    _, report = train_tiny(
+        train_config(max_steps=None, max_seconds=50.0, log_every_steps=1, warmdown_frac=0.4), clock=ticking_clock(0.5)
+    )
     scales = [row["lr_scale"] for row in report.curve]
     assert max(scales) == 1.0
     assert scales[-1] == pytest.approx(1.0 / (0.4 * 50)), "the last step starts one second before the end"

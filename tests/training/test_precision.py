@@ -58,8 +58,14 @@ def decision(**variables: str) -> list:
         "print(json.dumps([resolve_precision('auto', cpu), precision_warning('bf16', cpu)]))"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ORDINARY}
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2], check=True,
-                          env={**environment, **variables}, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[2],
+        check=True,
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -97,8 +103,10 @@ def test_forward_pass_and_muon_multiply_in_the_named_precision(precision: str, d
 
     config, model = train_config(precision=precision), Probe()
     step = OptimizerStep(model, config, ALONE)
-    step.take(build_backward(model, CPU, bf16=precision == BF16, compiled=False, micro_batch_sequences=None),
-              torch.arange(20).view(4, 5))  # fmt: skip
+    step.take(
+        build_backward(model, CPU, bf16=precision == BF16, compiled=False, micro_batch_sequences=None),
+        torch.arange(20).view(4, 5),
+    )
     muon = step.optimizers[-1]
     assert isinstance(muon, Muon)
     assert seen == [dtype]

@@ -195,9 +195,16 @@ def markov_text() -> np.ndarray:
 def trained(config: FakeQuantConfig | NoiseConfig | None, seed: int) -> nn.Module:
     """Return a small network, its core looped four times, after 150 steps on the Markov text."""
     model = build(LOOPED_FOUR_TIMES, seed)
-    train(model, train_config(max_steps=150, matrix_lr=0.02, quantization=config, log_every_steps=150),
-          SequenceSampler([markov_text()], SEQUENCE_TOKENS, seed), SEQUENCE_TOKENS, ALONE, torch.device("cpu"),
-          lambda line: None, silent)  # fmt: skip
+    train(
+        model,
+        train_config(max_steps=150, matrix_lr=0.02, quantization=config, log_every_steps=150),
+        SequenceSampler([markov_text()], SEQUENCE_TOKENS, seed),
+        SEQUENCE_TOKENS,
+        ALONE,
+        torch.device("cpu"),
+        lambda line: None,
+        silent,
+    )
     return model
 
 

@@ -11,9 +11,14 @@ from tests.training.tiny_run import MODEL, train_config, train_tiny
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.05), ("bf16", 0.1)])
-def test_two_ranks_train_the_weights_of_one(precision: str, tolerance: float, repo: Path, tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch,
-                                            capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_two_ranks_train_the_weights_of_one(
+    precision: str,
+    tolerance: float,
+    repo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Rank 1 builds another model on purpose: training starts from rank 0's weights and ends equal on both.
 
     The tolerance is the distance between the end weights over the distance moved. In fp32 sums differ in the last bit

@@ -20,10 +20,16 @@ FAKE_QUANT = FakeQuantConfig(
 )
 NOISE = NoiseConfig(kind="noise", from_frac=0.5, bits=6, clip_std=12.85)
 EVERYTHING = {
-    "max_steps": 40, "warmup_steps": 4, "warmdown_frac": 0.5, "min_lr_frac": 0.1, "weight_decay_end_frac": 0.5,
-    "muon_momentum_warmup_steps": 10, "loop_stages": STAGES, "quantization": FAKE_QUANT,
+    "max_steps": 40,
+    "warmup_steps": 4,
+    "warmdown_frac": 0.5,
+    "min_lr_frac": 0.1,
+    "weight_decay_end_frac": 0.5,
+    "muon_momentum_warmup_steps": 10,
+    "loop_stages": STAGES,
+    "quantization": FAKE_QUANT,
     "average": SwaConfig(kind="swa", every_steps=5),
-}  # fmt: skip
+}
 
 
 def test_all_settings_of_a_step_budget_at_its_corners() -> None:
@@ -76,8 +82,10 @@ def test_the_reserve_ends_training_early() -> None:
 def test_rates_and_decays_follow_the_settings() -> None:
     """Each group keeps its own peaks; a second call starts from them, not from what the first left."""
     weights = [nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
-    groups = [{"params": [weights[0]], "lr": 0.5, "peak_lr": 0.5, "peak_decay": 0.1},
-              {"params": [weights[1]], "lr": 0.2, "peak_lr": 0.2, "peak_decay": 0.0}]  # fmt: skip
+    groups = [
+        {"params": [weights[0]], "lr": 0.5, "peak_lr": 0.5, "peak_decay": 0.1},
+        {"params": [weights[1]], "lr": 0.2, "peak_lr": 0.2, "peak_decay": 0.0},
+    ]
     optimizer = torch.optim.SGD(groups)
     config = train_config(**EVERYTHING)
     for step, rate, decay in [(30, 0.55, 0.75), (39, 0.145, 0.525), (10, 1.0, 1.0)]:
@@ -185,9 +193,11 @@ def test_a_regime_goes_on_from_its_state() -> None:
                 for parameter in regime.model.parameters():
                     parameter.mul_(0.9)
             regime.after_step(settings)
-    assert whole.finish() == first.finish() == {
-        "average": "ema", "averaged_weights": 8, "quantization": "noise", "quantized_steps": 4,
-    }  # fmt: skip
+    assert (
+        whole.finish()
+        == first.finish()
+        == {"average": "ema", "averaged_weights": 8, "quantization": "noise", "quantized_steps": 4}
+    )
     for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, two)
 

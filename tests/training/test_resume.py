@@ -134,8 +134,9 @@ def test_stopped_then_killed_it_ends_like_an_untouched_run(prepared: Project, ro
     code, said = first.end()
     stopped_at = first.step()
     assert code == exit_code
-    assert said.splitlines()[-1] == (f"train: stopped by {asked.name} after step {stopped_at}; to continue from there, "
-                                     "run the same command again")  # fmt: skip
+    assert said.splitlines()[-1] == (
+        f"train: stopped by {asked.name} after step {stopped_at}; to continue from there, run the same command again"
+    )
     assert "Traceback" not in said
     Training(root).wait_for_snapshots(1).kill()
     code, said = Training(root).end()

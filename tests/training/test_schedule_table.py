@@ -13,12 +13,20 @@ from tests.networks import TINY
 from tests.training.tiny_run import MODEL, train_config
 
 CONFIG = train_config(
-    max_steps=None, max_seconds=110.0, reserve_seconds=10.0, warmup_steps=4, warmdown_frac=None, warmdown_steps=20,
-    min_lr_frac=0.1, weight_decay=0.08, weight_decay_end_frac=0.5, muon_momentum_warmup_steps=10,
+    max_steps=None,
+    max_seconds=110.0,
+    reserve_seconds=10.0,
+    warmup_steps=4,
+    warmdown_frac=None,
+    warmdown_steps=20,
+    min_lr_frac=0.1,
+    weight_decay=0.08,
+    weight_decay_end_frac=0.5,
+    muon_momentum_warmup_steps=10,
     loop_stages=(LoopStage(from_frac=0.0, loops=1), LoopStage(from_frac=0.35, loops=2)),
     average=EmaConfig(kind="ema", decay=0.99, from_frac=0.25),
     quantization=NoiseConfig(kind="noise", from_frac=0.95, bits=6, clip_std=12.0),
-)  # fmt: skip
+)
 
 TABLE = """
 step  seconds  lr scale  momentum  weight decay  loops  averaged  quantization

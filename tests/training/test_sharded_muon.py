@@ -34,8 +34,10 @@ def alone(num_ranks: int, grad_clip: float) -> dict[str, Any]:
 def distance_over_moved(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
     """Return the largest distance of a parameter to the expected one, over the distance that one moved."""
     start = Uneven().state_dict()
-    return max(float((weights[name] - end).norm() / (end - start[name]).norm().clamp(min=1e-9))
-               for name, end in expected.items())  # fmt: skip
+    return max(
+        float((weights[name] - end).norm() / (end - start[name]).norm().clamp(min=1e-9))
+        for name, end in expected.items()
+    )
 
 
 def test_ranks_hold_identical_weights(ranked: list[dict[str, Any]]) -> None:

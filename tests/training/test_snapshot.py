@@ -25,14 +25,16 @@ CPU = torch.device("cpu")
 class Run:
     """One run of the tiny model with snapshots in a folder; `said` is what the person at the keyboard reads."""
 
-    def __init__(self, folder: Path, every_seconds: float = 1e-9, kind: type[Snapshots] = Snapshots,
-                 **identity: Any) -> None:  # fmt: skip
+    def __init__(
+        self, folder: Path, every_seconds: float = 1e-9, kind: type[Snapshots] = Snapshots, **identity: Any
+    ) -> None:
         self.lines: list[str] = []
         self.said: list[str] = []
         self.snapshots = kind(folder, {"seed": 0, **identity}, every_seconds, ALONE, CPU, self.lines, self.said.append)
 
-    def train(self, config: TrainConfig, stop_after: int | None = None, model: nn.Module | None = None,
-              **arguments: Any) -> tuple[nn.Module, TrainReport]:  # fmt: skip
+    def train(
+        self, config: TrainConfig, stop_after: int | None = None, model: nn.Module | None = None, **arguments: Any
+    ) -> tuple[nn.Module, TrainReport]:
         """Train; with `stop_after` this process gets a real SIGTERM while that step is running."""
 
         def progress(step: int, _total: int, _note: str) -> None:
@@ -40,8 +42,9 @@ class Run:
                 signal.raise_signal(signal.SIGTERM)
 
         with self.snapshots:
-            return train_tiny(config, model, log=self.lines.append, snapshots=self.snapshots,
-                              **{"progress": progress, **arguments})  # fmt: skip
+            return train_tiny(
+                config, model, log=self.lines.append, snapshots=self.snapshots, **{"progress": progress, **arguments}
+            )
 
 
 def stopped(folder: Path, config: TrainConfig, step: int, **arguments: Any) -> Run:
@@ -135,8 +138,9 @@ def test_a_snapshot_of_another_run_is_ignored_and_says_why(tmp_path: Path) -> No
     stopped(tmp_path, train_config(), 5)
     other = Run(tmp_path, train={"matrix_lr": 0.01, "betas": (0.9, 0.95)})
     assert_equal_runs(train_tiny(train_config()), other.train(train_config()))
-    assert other.said == ["snapshot of step 5 ignored: train.matrix_lr was None, is 0.01, "
-                          "train.betas was None, is [0.9, 0.95]"]  # fmt: skip
+    assert other.said == [
+        "snapshot of step 5 ignored: train.matrix_lr was None, is 0.01, train.betas was None, is [0.9, 0.95]"
+    ]
     assert other.snapshots.resumed_at_steps == []
 
 
@@ -248,8 +252,9 @@ def test_a_full_disk_costs_a_snapshot_and_no_step(tmp_path: Path, monkeypatch: p
             run.train(train_config(), stop_after=8)
     assert run.said[1:] == [
         f"warning: no snapshot after step {step}: [Errno 28] No space left on device: "
-        f"'{tmp_path}/step-{step}.rank-0.pt'" for step in (6, 7, 8)
-    ]  # fmt: skip
+        f"'{tmp_path}/step-{step}.rank-0.pt'"
+        for step in (6, 7, 8)
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshot.json", "step-5.rank-0.pt"]
     assert_equal_runs(train_tiny(train_config()), Run(tmp_path).train(train_config()))
 

@@ -53,8 +53,11 @@ COUNTED = {"warmdown_frac": None, "warmdown_steps": 5}
         ({"average": ema(1.0)}, "average.from_frac: got 1.0, expected a share of the budget at which a step starts"),
         ({"quantization": noise(1.0)}, "quantization.from_frac: got 1.0, expected a share of the budget"),
         (CLOCK | {"quantization": noise(1.0)}, "quantization.from_frac: got 1.0, expected a share of the budget"),
-        ({"quantization": noise(0.95)}, "quantization.from_frac: got 0.95, expected a share of the budget at which a "
-                                        "step starts: below 1, at most 0.9167"),
+        (
+            {"quantization": noise(0.95)},
+            "quantization.from_frac: got 0.95, expected a share of the budget at which a "
+            "step starts: below 1, at most 0.9167",
+        ),
         ({"quantization": noise(-0.1)}, "quantization.from_frac: got -0.1"),
         ({"all_loops_every_steps": 1}, "all_loops_every_steps: got 1, expected null, or at least 2"),
         ({"all_loops_every_steps": 13}, "all_loops_every_steps: got 13, expected null, or at least 2 and at most max_"),
@@ -64,7 +67,7 @@ COUNTED = {"warmdown_frac": None, "warmdown_steps": 5}
         ({"loop_stages": stages((0.0, 1), (0.99, 2))}, "loop_stages[1].from_frac: got 0.99, expected a share of the"),
         ({"loop_stages": stages((0.0, 0))}, "loop_stages[0].loops: got 0, expected at least 1"),
     ],
-)  # fmt: skip
+)
 def test_what_could_never_take_effect_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         train_config(**changes)
@@ -75,13 +78,19 @@ def test_what_could_never_take_effect_is_refused(changes: dict[str, Any], messag
     "changes",
     [
         CLOCK | {"reserve_seconds": 59.0},
-        {"warmdown_frac": 0.084}, {"warmdown_frac": 1.0}, COUNTED | {"warmdown_steps": 12},
-        COUNTED | CLOCK | {"warmdown_steps": 2}, COUNTED | CLOCK | {"average": SWA},
-        {"average": SwaConfig(kind="swa", every_steps=2)}, NO_WARMDOWN | {"average": ema(0.0)},
-        {"quantization": noise(11 / 12)}, {"loop_stages": stages((0.0, 1), (11 / 12, 2))},
-        {"all_loops_every_steps": 12}, CLOCK | {"all_loops_every_steps": 5000},
+        {"warmdown_frac": 0.084},
+        {"warmdown_frac": 1.0},
+        COUNTED | {"warmdown_steps": 12},
+        COUNTED | CLOCK | {"warmdown_steps": 2},
+        COUNTED | CLOCK | {"average": SWA},
+        {"average": SwaConfig(kind="swa", every_steps=2)},
+        NO_WARMDOWN | {"average": ema(0.0)},
+        {"quantization": noise(11 / 12)},
+        {"loop_stages": stages((0.0, 1), (11 / 12, 2))},
+        {"all_loops_every_steps": 12},
+        CLOCK | {"all_loops_every_steps": 5000},
     ],
-)  # fmt: skip
+)
 def test_what_takes_effect_at_the_very_last_is_accepted(changes: dict[str, Any]) -> None:
     train_config(**changes)
 

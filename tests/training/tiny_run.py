@@ -30,28 +30,61 @@ SEQUENCE_TOKENS = 16
 PERIOD = 11
 ALONE = Ranks(0, 0, 1)
 
-MODEL = changed(TINY, {
-    "vocab_size": VOCAB_SIZE, "context_tokens": SEQUENCE_TOKENS, "model_dim": 16, "embedding_dim": 16,
-    "attention": {"num_heads": 2, "num_kv_heads": 1, "qk_gain": 1.5, "exclusive_blocks": [2], "gate": None},
-    "schedule": {"kind": "core", "unique_blocks": 2, "unique_order": None, "looped_blocks": 1, "num_loops": 2},
-    "rope.dims": 4, "rope.loop_scales": [9.0, 1.0], "looped_mlp.mult": 2.0, "looped_mlp.slope": 0.5,
-    "bigram.buckets": 16, "value_embedding.readers": [0], "embed_init_std": 0.005,
-})  # fmt: skip
+MODEL = changed(
+    TINY,
+    {
+        "vocab_size": VOCAB_SIZE,
+        "context_tokens": SEQUENCE_TOKENS,
+        "model_dim": 16,
+        "embedding_dim": 16,
+        "attention": {"num_heads": 2, "num_kv_heads": 1, "qk_gain": 1.5, "exclusive_blocks": [2], "gate": None},
+        "schedule": {"kind": "core", "unique_blocks": 2, "unique_order": None, "looped_blocks": 1, "num_loops": 2},
+        "rope.dims": 4,
+        "rope.loop_scales": [9.0, 1.0],
+        "looped_mlp.mult": 2.0,
+        "looped_mlp.slope": 0.5,
+        "bigram.buckets": 16,
+        "value_embedding.readers": [0],
+        "embed_init_std": 0.005,
+    },
+)
 
 
 def train_config(**changes: Any) -> TrainConfig:
     """Return a short run's configuration with some values changed."""
     values: dict[str, Any] = {
-        "max_steps": 12, "max_seconds": None, "reserve_seconds": 0.0, "batch_tokens": 8 * SEQUENCE_TOKENS,
-        "micro_batch_sequences": None, "warmup_steps": 2, "warmdown_frac": 0.5, "warmdown_steps": None,
+        "max_steps": 12,
+        "max_seconds": None,
+        "reserve_seconds": 0.0,
+        "batch_tokens": 8 * SEQUENCE_TOKENS,
+        "micro_batch_sequences": None,
+        "warmup_steps": 2,
+        "warmdown_frac": 0.5,
+        "warmdown_steps": None,
         "min_lr_frac": 0.0,
-        "matrix_lr": 0.03, "embed_lr": 0.035, "scalar_lr": 0.025,
-        "muon_momentum": 0.95, "muon_momentum_start": 0.85, "muon_momentum_warmup_steps": 10,
-        "newton_schulz_steps": 5, "newton_schulz": "classic", "normalize_rows": False,
-        "adam_beta1": 0.9, "adam_beta2": 0.95, "weight_decay": 0.04, "weight_decay_end_frac": 1.0, "grad_clip": 0.3,
-        "loop_stages": None, "all_loops_every_steps": None, "average": None, "quantization": None,
-        "document_bos_id": None, "precision": "fp32", "compile": False, "log_every_steps": 5,
-    }  # fmt: skip
+        "matrix_lr": 0.03,
+        "embed_lr": 0.035,
+        "scalar_lr": 0.025,
+        "muon_momentum": 0.95,
+        "muon_momentum_start": 0.85,
+        "muon_momentum_warmup_steps": 10,
+        "newton_schulz_steps": 5,
+        "newton_schulz": "classic",
+        "normalize_rows": False,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": 0.04,
+        "weight_decay_end_frac": 1.0,
+        "grad_clip": 0.3,
+        "loop_stages": None,
+        "all_loops_every_steps": None,
+        "average": None,
+        "quantization": None,
+        "document_bos_id": None,
+        "precision": "fp32",
+        "compile": False,
+        "log_every_steps": 5,
+    }
     if (changes.get("max_steps") or 12) <= 2:
         values["warmdown_frac"] = None  # so short a run has no room for one
     return TrainConfig(**values | changes)
@@ -63,12 +96,26 @@ def pattern_sampler() -> SequenceSampler:
     return SequenceSampler([np.tile(pattern, 100).astype(np.uint16)], SEQUENCE_TOKENS, seed=0)
 
 
-def train_tiny(config: TrainConfig, model: nn.Module | None = None, ranks: Ranks = ALONE,
-               log: Log = lambda line: None, **arguments: Any) -> tuple[nn.Module, TrainReport]:  # fmt: skip
+def train_tiny(
+    config: TrainConfig,
+    model: nn.Module | None = None,
+    ranks: Ranks = ALONE,
+    log: Log = lambda line: None,
+    **arguments: Any,
+) -> tuple[nn.Module, TrainReport]:
     """Train the tiny model, a fresh one unless given, on the pattern; return it with the report."""
     model = build(MODEL, seed=ranks.rank) if model is None else model
-    return model, train(model, config, pattern_sampler(), SEQUENCE_TOKENS, ranks, resolve_device("cpu", 0), log,
-                        arguments.pop("progress", silent), **arguments)  # fmt: skip
+    return model, train(
+        model,
+        config,
+        pattern_sampler(),
+        SEQUENCE_TOKENS,
+        ranks,
+        resolve_device("cpu", 0),
+        log,
+        arguments.pop("progress", silent),
+        **arguments,
+    )
 
 
 @record
