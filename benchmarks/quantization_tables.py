@@ -18,9 +18,10 @@ def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
             "",
             f"Written by `{command}`; do not edit. Float model: {measured['float_bpb']:.5f} bpb on "
             f"{measured['targets']:,} targets of {measured['documents']} documents. A gap is "
-            f"mBPB over it.",
+            "mBPB over it.",
             "",
-            "A divergence is KL(float model || quantized model), summed over the same targets, per byte of text, mBPB too.",
+            "A divergence is KL(float model || quantized model), summed over the same targets, per byte of "
+            "text, mBPB too.",
             "",
             "## Rate points",
             "",
