@@ -2,6 +2,6 @@
 
 import os
 
-from pipeline.openmp import wait_briefly
+from pipeline.launching.openmp import wait_briefly
 
 wait_briefly(os.environ)

@@ -5,7 +5,7 @@ much the compressed program shrinks when the module's text is taken out of it, a
 Modules share patterns, so that the column `shipped` sums to less than the file. Last, the file of a program that only
 reads an artifact: what decoding would cost by itself.
 
-Checked by: tests/submission/test_code_size.py (the decoder).
+Checked by: tests/record/test_code_size.py (the decoder).
 """
 
 import re
@@ -15,11 +15,11 @@ from pathlib import Path
 import brotli
 
 from benchmarks.results import ROOT
-from pipeline.config import SECTIONS, load_params
-from pipeline.submission.build import recipe_of, record_source
-from pipeline.submission.bundle import bundle
-from pipeline.submission.minify import minify, wrap
-from pipeline.submission.specialise import specialise
+from pipeline.base.config import SECTIONS, load_params
+from pipeline.record.build import recipe_of, record_source
+from pipeline.record.flatten import flatten
+from pipeline.record.minify import minify, wrap
+from pipeline.record.specialise import specialise
 
 _MARK = re.compile(r"\b\w+\('((?:pipeline)/[\w/]+\.py)'\)[;\n]")
 
@@ -39,7 +39,7 @@ def main() -> None:
 def decoder_program(root: Path) -> bytes:
     """Return the shipped form of a program that dequantizes the artifact `model.fwy` into `weights.npz`."""
     tail = "np.savez('weights.npz', **dequantize(read_artifact(Path('model.fwy'))[0]))"
-    source = bundle("pipeline.codec.container", root, tail)
+    source = flatten("pipeline.codec.container", root, tail)
     return wrap(minify(specialise(source)))
 
 

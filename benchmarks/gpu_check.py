@@ -19,14 +19,14 @@ from torch import Tensor
 
 from benchmarks.results import ROOT, write_result
 from benchmarks.train_throughput import cases, cpu_model, measure
-from pipeline.checks import FairwayError
-from pipeline.config import load_params
+from pipeline.base.checks import FairwayError
+from pipeline.base.config import load_params
+from pipeline.base.progress import silent
+from pipeline.base.ranks import Ranks
 from pipeline.data.batches import SequenceSampler
 from pipeline.model.backends import attention_kernel, installed_flash_kernels, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
-from pipeline.progress import silent
-from pipeline.ranks import Ranks
 from pipeline.training.backward import build_backward
 from pipeline.training.loop import train
 from pipeline.training.precision import resolve_precision

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pipeline.model.attention import Attention
 from pipeline.model.block import Block
-from pipeline.model.conditioning import CorePass
 from pipeline.model.network import LoopedUNet
+from pipeline.model.parts.conditioning import CorePass
 from pipeline.model.rotary import Rotation
 from pipeline.model.schedule import Visit
 

@@ -32,12 +32,12 @@ from benchmarks.quantization_tables import QUANTITIES, result_page
 from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from benchmarks.results import ROOT, write_result
-from pipeline.artifacts import git_commit
-from pipeline.checks import require
-from pipeline.config import load_params
-from pipeline.files import write_bytes
+from pipeline.base.artifacts import git_commit
+from pipeline.base.checks import require
+from pipeline.base.config import load_params
+from pipeline.base.files import write_bytes
+from pipeline.launching.processes import available_cores
 from pipeline.quant.plan import plan_quantization
-from pipeline.training.launch import available_cores
 from pipeline.training.run import hardware_name
 
 DEFAULT = "H32"
@@ -112,8 +112,8 @@ def measure(bench: Bench, arms: Mapping[str, Arm], seed: int) -> tuple[list[Poin
     """Return every rate point of `arms` with one draw of calibration sequences, and the default's diagnostics."""
     spreads = {}
     if DEFAULT in arms:
-        bundle, _ = bench.bundle(seed, arms[DEFAULT].calibrate)
-        spreads = axes_of(plan_quantization(bench.material.model, bundle, arms[DEFAULT].quantize), bundle)
+        statistics, _ = bench.statistics(seed, arms[DEFAULT].calibrate)
+        spreads = axes_of(plan_quantization(bench.material.model, statistics, arms[DEFAULT].quantize), statistics)
     return [point for name, arm in arms.items() for point in bench.measure(name, arm, seed)], spreads
 
 

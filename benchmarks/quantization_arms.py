@@ -21,8 +21,8 @@ from benchmarks.passthrough_tuning import TuneSettings
 from benchmarks.published_solver import published_solve, published_step
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
 from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps, TrellisStates
+from pipeline.quant.fit import quantize_plan
 from pipeline.quant.plan import QuantizationPlan
-from pipeline.quant.quantizer import quantize_plan
 
 PUBLISHED_MAX_CODE = 31
 PUBLISHED_CLIP_STD = 12.85

@@ -15,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.results import ROOT
-from pipeline.checks import require
+from pipeline.base.checks import require
+from pipeline.corpus.corpora import text_digest
+from pipeline.corpus.encoding import encode_documents
+from pipeline.corpus.prepare import split_of
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.byte_count import ByteTable, byte_table, count_bytes
-from pipeline.data.corpora import text_digest
-from pipeline.data.encoding import encode_documents
-from pipeline.data.prepare import split_of
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.interop.adopt import read_community
 from pipeline.model.network import LoopedUNet, build

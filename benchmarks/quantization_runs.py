@@ -22,16 +22,16 @@ from benchmarks.passthrough_tuning import tune_passthrough
 from benchmarks.quantization_arms import Arm
 from benchmarks.quantization_data import Material
 from benchmarks.rate_bound import code_bits, gaussian_bits
+from pipeline.base.progress import Log, silent
+from pipeline.base.ranks import Ranks
+from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import ArtifactTensors, dequantize
+from pipeline.codec.dequantize import dequantized_model
 from pipeline.data.byte_count import bits_per_byte
-from pipeline.progress import Log, silent
 from pipeline.quant.config import CalibrateConfig, RateSteps
-from pipeline.quant.dequantize import dequantized_model
-from pipeline.quant.loop_aware import calibrate
-from pipeline.quant.moments import Bundle
+from pipeline.quant.fit import describe_quantization
 from pipeline.quant.plan import QuantizationPlan, plan_quantization
-from pipeline.quant.quantizer import describe_quantization
-from pipeline.ranks import Ranks
+from pipeline.quant.statistics import Statistics
 
 
 class Point(NamedTuple):
@@ -72,7 +72,7 @@ class Bench:
         self._log, self._journal = log, journal
         lines = journal.read_text().splitlines() if journal.is_file() else []
         self._kept = {(point.arm, point.seed, point.knob): point for point in (Point(**json.loads(x)) for x in lines)}
-        self._bundles: dict[tuple[int, CalibrateConfig], tuple[Bundle, float]] = {}
+        self._statistics: dict[tuple[int, CalibrateConfig], tuple[Statistics, float]] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._meta = {"model": dataclasses.asdict(material.model.config)}
         self.text_bytes_D = material.scored.document_bytes()
@@ -87,22 +87,22 @@ class Bench:
         """Return bits per byte over all documents."""
         return bits_per_byte(float(nats_D.sum()), int(self.text_bytes_D.sum()))
 
-    def bundle(self, seed: int, config: CalibrateConfig) -> tuple[Bundle, float]:
+    def statistics(self, seed: int, config: CalibrateConfig) -> tuple[Statistics, float]:
         """Return the calibration of one draw and the seconds it took, made at most once."""
-        if (seed, config) not in self._bundles:
+        if (seed, config) not in self._statistics:
             ids_NT, cpu = self.material.draws[seed], torch.device("cpu")
             alone = Ranks(0, 0, 1)
-            self._bundles[seed, config] = _timed(calibrate, self.material.model, ids_NT, config, alone, cpu, silent)
-            self._log(f"calibration of draw {seed}: {self._bundles[seed, config][1]:.1f} s")
-        return self._bundles[seed, config]
+            self._statistics[seed, config] = _timed(calibrate, self.material.model, ids_NT, config, alone, cpu, silent)
+            self._log(f"calibration of draw {seed}: {self._statistics[seed, config][1]:.1f} s")
+        return self._statistics[seed, config]
 
     def measure(self, name: str, arm: Arm, seed: int) -> list[Point]:
         """Return the arm's rate points with one draw."""
         kept = [self._kept[key] for knob in arm.knobs if (key := (name, seed, knob)) in self._kept]
         if len(kept) == len(arm.knobs):
             return kept
-        bundle, calibrate_seconds = self.bundle(seed, arm.calibrate)
-        plan, plan_seconds = _timed(plan_quantization, self.material.model, bundle, arm.quantize)
+        statistics, calibrate_seconds = self.statistics(seed, arm.calibrate)
+        plan, plan_seconds = _timed(plan_quantization, self.material.model, statistics, arm.quantize)
         plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
         points = []
         for knob in arm.knobs:

@@ -1,9 +1,9 @@
 """How long a model of a recipe's size takes to quantize, and how much memory: search and report included.
 
 Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip]` on a quiet machine. Weights are random, Hessians
-synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in a real bundle; the sizes are
-those of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
-the recipe's). Memory is the process's peak up to the report, the float32 bundle and the model included.
+synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in real ones; the sizes are those
+of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
+the recipe's). Memory is the process's peak up to the report, the float32 statistics and the model included.
 
 The baseline is GPTQ as published (IST-DASLab's `gptq.py`): one matrix at a time, float32, three factorisations per
 Hessian, every column pushing its error onto the later ones of its block. It runs on the matrices of two blocks, of
@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.results import ROOT, write_result
-from pipeline.config import load_params
+from pipeline.base.config import load_params
+from pipeline.base.progress import silent
+from pipeline.calibration.moments import find_input_sites
 from pipeline.model.network import LoopedUNet, build
-from pipeline.progress import silent
 from pipeline.quant.config import BudgetConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps
+from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.gptq import factorise, solve_stack
-from pipeline.quant.hessian import find_input_sites
 from pipeline.quant.plan import TensorGroup, group_grid, plan_quantization
-from pipeline.quant.quantizer import fit_to_budget
 from pipeline.training.run import hardware_name
 
 _CLIP = ClipSteps(
@@ -53,14 +53,14 @@ def main() -> None:
     params = load_params(ROOT / "recipes" / f"{arguments.recipe}.yaml", ["model", "quantize", "budget"])
     config = params.quantize if arguments.rule == "rate" else dataclasses.replace(params.quantize, steps=_CLIP)
     model = random_model(build(params.model, 0))
-    bundle = synthetic_bundle(model)
+    statistics = synthetic_statistics(model)
     measured = {
         "recipe": arguments.recipe,
         "rule": arguments.rule,
         "trellis_states": config.trellis_states,
         "threads": torch.get_num_threads(),
-        **measure_fit(model, bundle, config, params.budget),
-        "baseline": measure_baseline(model, bundle, config),
+        **measure_fit(model, statistics, config, params.budget),
+        "baseline": measure_baseline(model, statistics, config),
     }
     for name, value in measured.items():
         print(f"{name:16} {value}")
@@ -80,8 +80,8 @@ def random_model(model: LoopedUNet) -> LoopedUNet:
     return model
 
 
-def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
-    """Return a calibration bundle of the shapes that `calibrate` would give."""
+def synthetic_statistics(model: LoopedUNet) -> dict[str, Tensor]:
+    """Return a calibration statistics of the shapes that `calibrate` would give."""
     generator = torch.Generator().manual_seed(1)
     weights = dict(model.named_parameters())
 
@@ -95,7 +95,7 @@ def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
         scale_C = (0.7 * torch.randn(columns, generator=generator)).exp()
         return moment_CC.mul_(scale_C).mul_(scale_C[:, None])
 
-    bundle = {
+    statistics = {
         "moment/head": moment(model.token_embedding.embedding_dim),
         "tokens/head": torch.tensor(1),
         "sensitivity/head": curvature(model.token_embedding.num_embeddings),
@@ -103,21 +103,24 @@ def synthetic_bundle(model: LoopedUNet) -> dict[str, Tensor]:
     for site in find_input_sites(model, torch.zeros(1, 2, dtype=torch.int64)):
         for visit in range(site.visits):
             mean_CC = moment(weights[site.owner].shape[1])
-            bundle[f"moment/{site.owner}/{visit}"], bundle[f"cross/{site.owner}/{visit}"] = mean_CC, 0.98 * mean_CC
-            bundle[f"tokens/{site.owner}/{visit}"] = torch.tensor(1)
-            bundle.update({f"sensitivity/{name}/{visit}": curvature(len(weights[name])) for name in site.members})
-        bundle.update({f"uses/{name}/{site.owner}": torch.tensor(site.visits) for name in site.members})
+            statistics[f"moment/{site.owner}/{visit}"], statistics[f"cross/{site.owner}/{visit}"] = (
+                mean_CC,
+                0.98 * mean_CC,
+            )
+            statistics[f"tokens/{site.owner}/{visit}"] = torch.tensor(1)
+            statistics.update({f"sensitivity/{name}/{visit}": curvature(len(weights[name])) for name in site.members})
+        statistics.update({f"uses/{name}/{site.owner}": torch.tensor(site.visits) for name in site.members})
     for prefix, module in model.named_modules():
         if isinstance(module, nn.Embedding):
-            bundle[f"sensitivity/{prefix}.weight"] = curvature(module.num_embeddings)
-    return bundle
+            statistics[f"sensitivity/{prefix}.weight"] = curvature(module.num_embeddings)
+    return statistics
 
 
-def measure_fit(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeConfig, budget: BudgetConfig) -> dict:
+def measure_fit(model: LoopedUNet, statistics: dict[str, Tensor], config: QuantizeConfig, budget: BudgetConfig) -> dict:
     """Return parameters, wall and processor seconds, trials and peak memory of `fit_to_budget`."""
     before_bytes = _peak_bytes()
     started, processor = time.perf_counter(), time.process_time()
-    content, report = fit_to_budget(model, bundle, config, budget, {}, silent)
+    content, report = fit_to_budget(model, statistics, config, budget, {}, silent)
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -129,7 +132,7 @@ def measure_fit(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeCo
         "unused_bytes": report["budget"]["unused_bytes"],
         "peak_mib": _peak_bytes() // _MIB,
         "peak_before_mib": before_bytes // _MIB,
-        "bundle_mib": sum(tensor.nbytes for tensor in bundle.values()) // _MIB,
+        "statistics_mib": sum(tensor.nbytes for tensor in statistics.values()) // _MIB,
     }
 
 
@@ -137,11 +140,11 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure_baseline(model: LoopedUNet, bundle: dict[str, Tensor], config: QuantizeConfig) -> dict[str, Any]:
+def measure_baseline(model: LoopedUNet, statistics: dict[str, Tensor], config: QuantizeConfig) -> dict[str, Any]:
     """Return seconds of the published form and of ours for the matrices of the first and of the last block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    plan = plan_quantization(model, bundle, config)
+    plan = plan_quantization(model, statistics, config)
     blocks = [f"blocks.{index}." for index in (0, len(model.blocks) - 1)]
     groups = [group for group in plan.groups if group.names[0].startswith(tuple(blocks))]
     steps = [

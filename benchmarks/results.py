@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import git_commit, write_json
+from pipeline.base.artifacts import git_commit, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"

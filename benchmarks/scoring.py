@@ -37,7 +37,7 @@ from benchmarks.quantization_data import load_material
 from benchmarks.quantize_speed import random_model
 from benchmarks.results import ROOT, write_result
 from benchmarks.train_throughput import seconds_of as clock_seconds_of
-from pipeline.config import load_params
+from pipeline.base.config import load_params
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.model.network import LoopedUNet, build
 from pipeline.model.stream_cache import StreamCache

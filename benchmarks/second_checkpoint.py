@@ -23,23 +23,23 @@ from safetensors.torch import save_file
 
 from benchmarks.quantization_data import FAMILIES, TOKENIZER, read_sample
 from benchmarks.results import ROOT
-from pipeline.artifacts import CACHE, write_json
-from pipeline.checks import require
-from pipeline.config import parse_value, read_yaml
+from pipeline.base.artifacts import CACHE, write_json
+from pipeline.base.checks import require
+from pipeline.base.config import parse_value, read_yaml
+from pipeline.base.files import atomic_path
+from pipeline.base.progress import Log, silent
+from pipeline.base.ranks import ALONE
+from pipeline.corpus.corpora import WIKIPEDIA_LEADS, fetch_wheel, read_wheel_documents, text_digest
+from pipeline.corpus.encoding import batch_documents, encode_documents
 from pipeline.data.batches import SequenceSampler
 from pipeline.data.byte_count import byte_table
-from pipeline.data.corpora import WIKIPEDIA_LEADS, fetch_wheel, read_wheel_documents, text_digest
-from pipeline.data.encoding import batch_documents, encode_documents
 from pipeline.data.tokenizer import load_tokenizer
-from pipeline.files import atomic_path
 from pipeline.interop.community import LAYOUTS
 from pipeline.interop.translation import Translation
+from pipeline.launching.processes import StoppedError
 from pipeline.model.network import LoopedUNet, build
-from pipeline.progress import Log, silent
-from pipeline.ranks import ALONE
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
-from pipeline.training.launch import StoppedError
 from pipeline.training.loop import train
 from pipeline.training.run import hardware_name
 from pipeline.training.snapshot import Snapshots

@@ -30,14 +30,14 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from benchmarks.plain_step import PlainMuon, PlainStep
 from benchmarks.results import ROOT, write_result
-from pipeline.config import load_params, parse_value
+from pipeline.base.config import load_params, parse_value
+from pipeline.base.ranks import Ranks
+from pipeline.launching.processes import available_cores, current_ranks, process_group, torchrun
 from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.groups import build_adamw, parameter_groups
-from pipeline.ranks import Ranks
 from pipeline.training.backward import Backward, build_backward
-from pipeline.training.launch import available_cores, current_ranks, process_group, torchrun
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16, DTYPES, FP32, Precision, has_native_bf16
 from pipeline.training.run import hardware_name

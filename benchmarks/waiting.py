@@ -3,12 +3,12 @@
 Run `python -m benchmarks.waiting` on a quiet machine: it makes the noise itself. The work is a training step of the
 demo with all its loops, on all cores of one process, in a fresh process per measurement, because the runtime reads the
 policy when it is loaded. Three ways take turns: the runtime's default, sleeping at once (passive) and ours
-(`pipeline/openmp.py`); the neighbour is one process that computes on one core.
+(`pipeline/launching/openmp.py`); the neighbour is one process that computes on one core.
 
     idle    seconds per step over those by default      1 costs nothing
     busy    seconds per step by default over these      what not spinning saves
 
-Checked by: tests/test_openmp.py.
+Checked by: tests/launching/test_openmp.py.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from benchmarks.results import ROOT, write_result
-from pipeline.config import load_params
+from pipeline.base.config import load_params
+from pipeline.base.ranks import ALONE
+from pipeline.launching.openmp import POLICY, WAITING
 from pipeline.model.network import build
-from pipeline.openmp import POLICY, WAITING
-from pipeline.ranks import ALONE
 from pipeline.training.backward import build_backward
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16, resolve_precision

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stages.console import Stage, machine_environment
+from stages.shell.console import Stage, machine_environment
 
 MOST_SIDE_BY_SIDE = 8
 """Programs that score at a time, however many cores there are: each holds a model and a torch of its own."""
@@ -42,12 +42,12 @@ def audit(
     """
     import torch
 
-    from pipeline.artifacts import path_of, write_json
     from pipeline.audit.audit import Machine, audit_record, audit_table
     from pipeline.audit.record_files import Evidence
     from pipeline.audit.stated import state_audit
-    from pipeline.checks import require
-    from pipeline.files import write_bytes
+    from pipeline.base.artifacts import path_of, write_json
+    from pipeline.base.checks import require
+    from pipeline.base.files import write_bytes
 
     outputs = [output / path_of("audit").name, output / path_of("audit_table").name]
     stage = Stage("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))

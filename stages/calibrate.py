@@ -1,15 +1,15 @@
-"""`fairway calibrate`: checkpoint + train shards -> Hessian bundle."""
+"""`fairway calibrate`: checkpoint + train shards -> Hessians."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from stages.console import Stage, params_option, seed_option
-from stages.ranks import run_on_ranks
+from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.ranks import run_on_ranks
 
 if TYPE_CHECKING:
-    from pipeline.config import Params
-    from pipeline.ranks import Ranks
+    from pipeline.base.config import Params
+    from pipeline.base.ranks import Ranks
 
 
 @click.command()
@@ -22,21 +22,21 @@ def calibrate(seed: int, params_path: str) -> None:
     quantized trajectory. With launch.num_processes above 1 it runs itself under torchrun, with the same result up to
     rounding. Writes artifacts/seeds/SEED/calibrate/.
     """
-    from pipeline.config import load_params
+    from pipeline.base.config import load_params
 
     params = load_params(params_path, ["calibrate", "launch"])
     run_on_ranks("calibrate", seed, params_path, params.launch, lambda ranks: _calibrate_rank(params, seed, ranks))
 
 
 def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import outputs_of, path_of, save_tensors, write_json
-    from pipeline.checkpoint import hessian_identity, load_checkpoint
+    from pipeline.base.artifacts import outputs_of, path_of, save_tensors, write_json
+    from pipeline.base.files import sha256_of_file
+    from pipeline.calibration.calibrate import calibrate as collect
     from pipeline.data.batches import calibration_sequences
     from pipeline.data.manifest import listed_shards, open_listed
-    from pipeline.files import sha256_of_file
-    from pipeline.quant.loop_aware import calibrate as collect
-    from pipeline.quant.moments import check_bundle
-    from pipeline.training.launch import process_group, resolve_device
+    from pipeline.launching.processes import process_group, resolve_device
+    from pipeline.model.checkpoint import hessian_identity, load_checkpoint
+    from pipeline.quant.statistics import check_statistics
 
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
     device = resolve_device(params.launch.device, ranks.local_rank)
@@ -50,14 +50,14 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     )
     ids_NT = calibration_sequences(shards, model.config.context_tokens, params.calibrate.num_sequences)
     with stage.progress("calibrate", "batches") as progress, process_group(ranks, device):
-        bundle = collect(model, ids_NT, params.calibrate, ranks, device, progress)
+        statistics = collect(model, ids_NT, params.calibrate, ranks, device, progress)
     if ranks.rank == 0:
-        check_bundle(bundle)
-        save_tensors(hessians, bundle, hessian_identity(checkpoint, params.calibrate))
+        check_statistics(statistics)
+        save_tensors(hessians, statistics, hessian_identity(checkpoint, params.calibrate))
         digests = {str(hessians): sha256_of_file(hessians)}
         report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "outputs_sha256": digests}
         write_json(path_of("calibrate_report", seed=seed), {**report, "provenance": stage.provenance})
     stage.summary(
         f"calibrate: seed {seed}, {ids_NT.numel():,} tokens, {params.calibrate.sweeps} sweeps",
-        f"           {len(bundle)} statistics; {hessians}",
+        f"           {len(statistics)} statistics; {hessians}",
     )

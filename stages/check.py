@@ -1,21 +1,9 @@
-"""`fairway check`: is params.yaml sound as a whole? Every command that takes --params asks this first.
-
-The one idea: a stage depends on the sections it loads, so that a change elsewhere never reruns it; what is wrong
-elsewhere still has to be said before hours have gone. So the whole file is read here, by a module that no stage imports
-by a statement, and the rules between sections stand here and nowhere else.
-
-Checked by: tests/stages/test_check.py.
-"""
-
-from collections import Counter
-from typing import TYPE_CHECKING
+"""`fairway check`: is params.yaml sound as a whole?"""
 
 import click
 
-from stages.console import params_path_option
-
-if TYPE_CHECKING:
-    from pipeline.config import Params
+from stages.shell.console import params_path_option
+from stages.shell.rules import check_params
 
 
 @click.command()
@@ -27,59 +15,3 @@ def check(params_path: str) -> None:
     """
     params = check_params(params_path)
     click.echo(f"{params_path}: all {len(vars(params))} sections are sound and agree")
-
-
-def check_params(path: str) -> "Params":
-    """Return all sections of a configuration file; ValueError, one line, when one is bad or two disagree."""
-    from pipeline.config import SECTIONS, load_params
-
-    params = load_params(path, SECTIONS)
-    _check_token_ids(params)
-    _check_statistics(params)
-    return params
-
-
-def _check_token_ids(params: "Params") -> None:
-    from pipeline.checks import require
-
-    vocab_size = params.model.vocab_size
-    require(
-        vocab_size == params.data.vocab_size,
-        "model.vocab_size",
-        vocab_size,
-        f"{params.data.vocab_size}, as data.vocab_size",
-    )
-    ids = {"train.document_bos_id": params.train.document_bos_id}
-    for name, protocol in params.evaluate.protocols.items():
-        ids[f"evaluate.protocols.{name}.bos_id"] = getattr(protocol, "bos_id", None)
-    for key, token in ids.items():
-        require(token is None or token < vocab_size, key, token, f"a token id below model.vocab_size ({vocab_size})")
-
-
-def _check_statistics(params: "Params") -> None:
-    """Raise ValueError when `quantize` needs what `calibrate` does not collect, or counts other visits."""
-    from pipeline.checks import require
-    from pipeline.model.schedule import build_schedule
-
-    calibrate, quantize = params.calibrate, params.quantize
-    wanted = quantize.steps.kind == "rate" or quantize.visit_weights == "sensitivity"
-    require(
-        calibrate.sensitivity_sequences > 0 or not wanted,
-        "calibrate.sensitivity_sequences",
-        0,
-        "above 0: quantize.steps of kind `rate` and visit_weights `sensitivity` need it",
-    )
-    require(
-        calibrate.provisional.target_share > 0 or quantize.target_share == 0,
-        "calibrate.provisional.target_share",
-        0,
-        "above 0, which quantize.target_share above 0 needs",
-    )
-    visits = max(Counter(visit.block for visit in build_schedule(params.model.schedule).visits).values())
-    weights = quantize.visit_weights
-    require(
-        isinstance(weights, str) or len(weights) >= visits,
-        "quantize.visit_weights",
-        weights,
-        f"{visits} numbers or more, the visits of a block",
-    )

@@ -9,15 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from stages.signals import obey_signals
+from pipeline.launching.signals import obey_signals
 
 if __name__ == "__main__":
     obey_signals()  # the imports below take a while
 
 import click
 
-from pipeline.checks import FairwayError
-from pipeline.openmp import wait_briefly
+from pipeline.base.checks import FairwayError
+from pipeline.launching.openmp import wait_briefly
 
 COMMANDS = {
     "prepare": ("stages.prepare", "Turn a corpus into a tokenizer, shards and a byte table."),

@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.config import Params
+    from pipeline.base.config import Params
 
 REFERENCE_FLOPS = 400e9
 """Matrix products per second, in float32 on all cores, of the machine on which the seconds below were taken."""
@@ -34,7 +34,7 @@ def demo() -> None:
     Reads params.yaml. One line about this machine comes first: its cores, how fast it multiplies matrices in both
     precisions, the one that training takes, and the minutes to expect. After every stage there is a new estimate.
     """
-    from stages.check import check_params
+    from stages.shell.rules import check_params
 
     params = check_params("params.yaml")
     machine = probe(params)
@@ -74,7 +74,7 @@ class Machine(NamedTuple):
 
 def probe(params: "Params") -> Machine:
     """Measure for two tenths of a second how fast this machine multiplies, and ask what training will do."""
-    from pipeline.training.launch import available_cores, resolve_device
+    from pipeline.launching.processes import available_cores, resolve_device
     from pipeline.training.precision import DTYPES, resolve_precision
 
     device = resolve_device(params.launch.device, 0)

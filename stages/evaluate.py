@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.console import Stage, params_option, seed_option
-from stages.ranks import run_on_ranks
+from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.ranks import run_on_ranks
 
 if TYPE_CHECKING:
-    from pipeline.config import Params
-    from pipeline.ranks import Ranks
+    from pipeline.base.config import Params
+    from pipeline.base.ranks import Ranks
 
 
 @click.command()
@@ -23,8 +23,8 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
     table. With launch.num_processes above 1 it runs itself under torchrun, with the same result. Stops early when it
     cannot end within evaluate.limit_seconds. Writes artifacts/seeds/SEED/evaluate/scores-ITEM.json and ledger-ITEM.npz.
     """
-    from pipeline.checks import require
-    from pipeline.config import load_params
+    from pipeline.base.checks import require
+    from pipeline.base.config import load_params
 
     params = load_params(params_path, ["evaluate", "launch"])
     require(item in params.evaluate.protocols, "--item", item, f"one of {', '.join(params.evaluate.protocols)}")
@@ -41,18 +41,18 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
 def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
     import numpy as np
 
-    from pipeline.artifacts import outputs_of, path_of, write_json
-    from pipeline.checkpoint import load_checkpoint
-    from pipeline.checks import require
+    from pipeline.base.artifacts import outputs_of, path_of, write_json
+    from pipeline.base.checks import require
+    from pipeline.codec.artifact_model import load_artifact_model
     from pipeline.codec.sections import ArtifactError
     from pipeline.data.byte_count import load_byte_table
     from pipeline.data.manifest import listed_shards, open_listed, read_manifest
-    from pipeline.quant.artifact_model import load_artifact_model
+    from pipeline.launching.processes import process_group, resolve_device
+    from pipeline.model.checkpoint import load_checkpoint
     from pipeline.scoring.clock import ScoringClock
     from pipeline.scoring.ledger import save_ledger
     from pipeline.scoring.report import score_report
     from pipeline.scoring.run import score_item
-    from pipeline.training.launch import process_group, resolve_device
 
     protocol = params.evaluate.protocols[item]
     weights = path_of("checkpoint" if item == "float" else "model", seed=seed)

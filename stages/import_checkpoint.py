@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stages.console import Stage, params_option, seed_option
+from stages.shell.console import Stage, params_option, seed_option
 
 
 @click.command("import")
@@ -32,9 +32,9 @@ def import_checkpoint(
     Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, and commits the stage to DVC: `dvc repro`
     then runs calibrate onwards. `dvc repro prepare` must have run, with the checkpoint's tokenizer.
     """
-    from pipeline.artifacts import outputs_of, path_of
-    from pipeline.checks import require
-    from pipeline.config import load_params
+    from pipeline.base.artifacts import outputs_of, path_of
+    from pipeline.base.checks import require
+    from pipeline.base.config import load_params
     from pipeline.data.manifest import read_manifest
     from pipeline.interop.adopt import place_checkpoint, plain_model_section, read_community
 
@@ -68,7 +68,7 @@ def import_checkpoint(
 
 def _with_model_section(path: Path, values: dict) -> tuple[list[str], bytes]:
     """Return what differs from section `model` of the file, a line per key, and the file with the section in place."""
-    from pipeline.recipes import section_values, value_differences, with_section
+    from pipeline.recipes.recipes import section_values, value_differences, with_section
 
     content = path.read_bytes()
     changed = value_differences(section_values(path, "model"), values, "model.")
@@ -80,7 +80,7 @@ def _with_model_section(path: Path, values: dict) -> tuple[list[str], bytes]:
 @contextmanager
 def _written_for_good(path: Path, content: bytes) -> Iterator[None]:
     """Write `content` to a file, and what was there before when the body fails."""
-    from pipeline.files import write_bytes
+    from pipeline.base.files import write_bytes
 
     before = path.read_bytes()
     if content != before:

@@ -2,7 +2,7 @@
 
 import click
 
-from stages.console import ROOT, Stage, machine_environment, params_option
+from stages.shell.console import ROOT, Stage, machine_environment, params_option
 
 
 @click.command()
@@ -17,15 +17,15 @@ def package(params_path: str) -> None:
     from dataclasses import replace
     from importlib.metadata import version
 
-    from pipeline.artifacts import STATE, outputs_of, path_of, sweep_outputs
-    from pipeline.config import SECTIONS, load_params
+    from pipeline.base.artifacts import STATE, outputs_of, path_of, sweep_outputs
+    from pipeline.base.config import SECTIONS, load_params
+    from pipeline.base.files import folder_digest
     from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
-    from pipeline.files import folder_digest
-    from pipeline.submission.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
-    from pipeline.submission.minify import unwrap
-    from pipeline.submission.record import assemble, imported_packages
-    from pipeline.submission.runs import check_model_config, check_settings, prove_runs, read_run
-    from pipeline.submission.ship import shipped_program
+    from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
+    from pipeline.record.minify import unwrap
+    from pipeline.record.record import assemble, imported_packages
+    from pipeline.record.runs import check_model_config, check_settings, prove_runs, read_run
+    from pipeline.record.ship import shipped_program
 
     params = load_params(params_path, SECTIONS)
     artifacts = [path_of("model", seed=seed) for seed in params.seeds]

@@ -2,7 +2,7 @@
 
 import click
 
-from stages.console import Stage, params_option
+from stages.shell.console import Stage, params_option
 
 
 @click.command()
@@ -13,9 +13,9 @@ def prepare(params_path: str) -> None:
     Reads section `data`. Documents go to val by a hash of their content; published shards come with their own split
     and stay in data.fineweb.folder. Writes artifacts/data/.
     """
-    from pipeline.artifacts import CACHE, outputs_of, path_of
-    from pipeline.config import load_params
-    from pipeline.data.prepare import prepare as prepare_data
+    from pipeline.base.artifacts import CACHE, outputs_of, path_of
+    from pipeline.base.config import load_params
+    from pipeline.corpus.prepare import prepare as prepare_data
 
     config = load_params(params_path, ["data"]).data
     stage = Stage("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")

@@ -2,7 +2,7 @@
 
 import click
 
-from stages.console import Stage, params_option, seed_option
+from stages.shell.console import Stage, params_option, seed_option
 
 
 @click.command()
@@ -11,38 +11,38 @@ from stages.console import Stage, params_option, seed_option
 def quantize(seed: int, params_path: str) -> None:
     """Quantize a checkpoint with GPTQ so that code and artifact land just below the byte limit.
 
-    Reads sections `quantize` and `budget`, the checkpoint and the Hessian bundle; no data, no forward pass.
+    Reads sections `quantize` and `budget`, the checkpoint and the Hessians; no data, no forward pass.
     Writes artifacts/seeds/SEED/quantize/: the artifact, a report, and a picture of where bytes and loss are.
     """
     import dataclasses
     import hashlib
 
-    from pipeline.artifacts import outputs_of, path_of, read_tensors, write_json
-    from pipeline.checkpoint import hessian_identity, load_checkpoint
-    from pipeline.checks import one_line, require
+    from pipeline.base.artifacts import outputs_of, path_of, read_tensors, write_json
+    from pipeline.base.checks import one_line, require
+    from pipeline.base.config import load_params
+    from pipeline.base.files import write_bytes
     from pipeline.codec.container import decode_artifact
-    from pipeline.config import load_params
-    from pipeline.files import write_bytes
-    from pipeline.quant.moments import check_bundle
-    from pipeline.quant.quantizer import fit_to_budget
-    from pipeline.quant.tensor_costs import file_costs
-    from stages.byte_map import draw_byte_map
+    from pipeline.model.checkpoint import hessian_identity, load_checkpoint
+    from pipeline.quant.fit import fit_to_budget
+    from pipeline.quant.statistics import check_statistics
+    from pipeline.reports.byte_map import draw_byte_map
+    from pipeline.reports.tensor_costs import file_costs
 
     params = load_params(params_path, ["calibrate", "quantize", "budget"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
     sections = {"quantize": params.quantize, "budget": params.budget}
     stage = Stage("quantize", sections, [checkpoint, hessians], outputs_of("quantize", seed=seed), 0, f"seed {seed}")
     model = load_checkpoint(checkpoint)
-    bundle, bundle_meta = read_tensors(hessians)
+    statistics, statistics_meta = read_tensors(hessians)
     for key, value in hessian_identity(checkpoint, params.calibrate).items():
         remedy = f"{one_line(value)}: run `dvc repro calibrate@{seed}`"
-        require(bundle_meta.get(key) == value, f"{hessians}: {key}", one_line(bundle_meta.get(key)), remedy)
-    check_bundle(bundle)
+        require(statistics_meta.get(key) == value, f"{hessians}: {key}", one_line(statistics_meta.get(key)), remedy)
+    check_statistics(statistics)
     with stage.progress("quantize", "trials") as progress:
         meta = {"model": dataclasses.asdict(model.config)}
-        artifact, report = fit_to_budget(model, bundle, params.quantize, params.budget, meta, progress)
+        artifact, report = fit_to_budget(model, statistics, params.quantize, params.budget, meta, progress)
     write_bytes(path_of("model", seed=seed), artifact)
-    report.update(file_costs(model, bundle, decode_artifact(artifact)[0], len(artifact), report["layers"]))
+    report.update(file_costs(model, statistics, decode_artifact(artifact)[0], len(artifact), report["layers"]))
     digest = hashlib.sha256(artifact).hexdigest()
     file = {"artifact_bytes": len(artifact), "artifact_sha256": digest, "seconds": stage.seconds}
     write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})

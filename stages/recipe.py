@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stages.console import ROOT, params_path_option
+from stages.shell.console import ROOT, params_path_option
 
 RECIPES = ROOT / "recipes"
 
@@ -18,7 +18,7 @@ def recipe() -> None:
 @recipe.command("list")
 def list_recipes() -> None:
     """Print every recipe with its one-line description."""
-    from pipeline.recipes import description, recipe_names, recipe_path
+    from pipeline.recipes.recipes import description, recipe_names, recipe_path
 
     names = recipe_names(RECIPES)
     width = max(map(len, names), default=0)
@@ -31,14 +31,14 @@ def list_recipes() -> None:
 @click.option("--visits", is_flag=True, help="Print the order of visits as a picture instead.")
 def show(name: str, visits: bool) -> None:
     """Print a recipe, or the order in which its blocks are visited."""
-    from pipeline.recipes import recipe_path
+    from pipeline.recipes.recipes import recipe_path
 
     path = recipe_path(RECIPES, name)
     if not visits:
         click.echo(path.read_text("utf-8"), nl=False)
         return
-    from pipeline.config import load_params
-    from pipeline.model.visit_picture import visit_picture
+    from pipeline.base.config import load_params
+    from pipeline.reports.visit_picture import visit_picture
 
     click.echo(visit_picture(load_params(path, ["model"]).model), nl=False)
 
@@ -48,7 +48,7 @@ def show(name: str, visits: bool) -> None:
 @params_path_option
 def diff(name: str, params_path: str) -> None:
     """Print the keys in which a recipe differs from params.yaml: value there -> value in the recipe."""
-    from pipeline.recipes import recipe_path
+    from pipeline.recipes.recipes import recipe_path
 
     _print_differences(Path(params_path), recipe_path(RECIPES, name))
 
@@ -59,9 +59,9 @@ def diff(name: str, params_path: str) -> None:
 @params_path_option
 def use(name: str, yes: bool, params_path: str) -> None:
     """Write a recipe over params.yaml, after showing the difference and asking."""
-    from pipeline.config import SECTIONS, load_params
-    from pipeline.files import write_bytes
-    from pipeline.recipes import recipe_path
+    from pipeline.base.config import SECTIONS, load_params
+    from pipeline.base.files import write_bytes
+    from pipeline.recipes.recipes import recipe_path
 
     source, target = recipe_path(RECIPES, name), Path(params_path)
     load_params(source, SECTIONS)
@@ -76,7 +76,7 @@ def use(name: str, yes: bool, params_path: str) -> None:
 
 
 def _print_differences(before: Path, after: Path) -> None:
-    from pipeline.recipes import differences
+    from pipeline.recipes.recipes import differences
 
     found = differences(before, after)
     for change in found:

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from stages.console import params_option
+from stages.shell.console import params_option
 
 
 @click.command()
@@ -15,8 +15,8 @@ def report(as_json: bool, params_path: str) -> None:
 
     Reads sections `seeds` and `evaluate`, and the reports under artifacts/.
     """
-    from pipeline.artifacts import path_of, read_json
-    from pipeline.config import load_params
+    from pipeline.base.artifacts import path_of, read_json
+    from pipeline.base.config import load_params
     from pipeline.data.manifest import read_manifest
 
     params = load_params(params_path, ["seeds", "evaluate"])

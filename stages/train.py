@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.console import Stage, params_option, seed_option
-from stages.ranks import run_on_ranks
+from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.ranks import run_on_ranks
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.config import Params
-    from pipeline.ranks import Ranks
+    from pipeline.base.config import Params
+    from pipeline.base.ranks import Ranks
     from pipeline.training.journal import TrainReport
     from pipeline.training.snapshot import Snapshots
 
@@ -32,8 +32,8 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
     under torchrun; started by torchrun (several machines), it joins that group. Writes artifacts/seeds/SEED/train/.
     Stopped by Ctrl-C (exit code 130) or SIGTERM (143), or killed, it continues from its last snapshot when run again.
     """
-    from pipeline.config import load_params
-    from pipeline.training.schedule_table import schedule_table
+    from pipeline.base.config import load_params
+    from pipeline.reports.schedule_table import schedule_table
 
     params = load_params(params_path, ["model", "train", "launch"])
     if dry_run:
@@ -43,12 +43,12 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.artifacts import outputs_of, path_of, write_json
-    from pipeline.checkpoint import save_checkpoint
-    from pipeline.checks import require
+    from pipeline.base.artifacts import outputs_of, path_of, write_json
+    from pipeline.base.checks import require
+    from pipeline.base.files import sha256_of_file, write_bytes
     from pipeline.data.manifest import listed_shards, open_listed, read_manifest
-    from pipeline.files import sha256_of_file, write_bytes
-    from pipeline.training.launch import StoppedError, resolve_device
+    from pipeline.launching.processes import StoppedError, resolve_device
+    from pipeline.model.checkpoint import save_checkpoint
     from pipeline.training.precision import precision_warning, resolve_precision
     from pipeline.training.run import curve_csv, train_from_shards, train_report
 
@@ -117,7 +117,7 @@ def _open_snapshots(
     params: "Params", seed: int, ranks: "Ranks", device: "torch.device", precision: str, stage: Stage, lines: list[str]
 ) -> "Snapshots | None":
     """Return the snapshots of exactly this run: equal parameters, shards, processes, device, precision and torch."""
-    from pipeline.artifacts import STATE
+    from pipeline.base.artifacts import STATE
     from pipeline.training.snapshot import Snapshots
 
     if params.launch.snapshot_seconds is None:

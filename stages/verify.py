@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stages.console import machine_environment
+from stages.shell.console import machine_environment
 
 
 @click.command()
@@ -16,7 +16,7 @@ def verify(folder: Path) -> None:
     Works on any record of the challenge, as far as what it states goes. Prints a line per check and writes nothing;
     exits 1 if any fails. Its program is not run beyond `--help`: `fairway audit` does that.
     """
-    from pipeline.submission.verify import verify_folder, verify_table
+    from pipeline.record.verify import verify_folder, verify_table
 
     checks = verify_folder(folder, machine_environment())
     click.echo(verify_table(checks))

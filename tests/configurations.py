@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import SECTIONS, parse_value, read_yaml
+from pipeline.base.config import SECTIONS, parse_value, read_yaml
 
 REPO = Path(__file__).resolve().parent.parent
 FILES = [REPO / "params.yaml", *sorted((REPO / "recipes").glob("*.yaml"))]

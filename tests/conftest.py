@@ -2,16 +2,20 @@
 
 import hashlib
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from filelock import FileLock
 from hypothesis import settings
 
-from pipeline.files import write_bytes
-from pipeline.openmp import wait_briefly
+from pipeline.base.files import write_bytes
+from pipeline.corpus.tokenizer_training import train_tokenizer
+from pipeline.data.tokenizer import load_tokenizer
+from pipeline.launching.openmp import wait_briefly
 from tests.preloaded import preloaded_python
 
 wait_briefly(os.environ)  # before any test loads torch
@@ -62,7 +66,7 @@ def shipped(common: Path) -> Callable[[str], bytes]:
     """Return `shipped_program(source, readable=False)`, analysed once per source and run."""
 
     def program(source: str) -> bytes:
-        from pipeline.submission.ship import shipped_program  # loads much, which few tests need
+        from pipeline.record.ship import shipped_program  # loads much, which few tests need
 
         path = common / f"{hashlib.sha256(source.encode()).hexdigest()}.py"
         return made_once(path, lambda: write_bytes(path, shipped_program(source, readable=False))).read_bytes()
@@ -83,3 +87,27 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("reference outputs absent: place the folder `shared` beside the checkout to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_documents() -> list[str]:
+    """Return 400 deterministic documents of made-up words, digits, accents and emoji."""
+    rng = random.Random(7)
+    syllables = ["ka", "lo", "mi", "nu", "re", "st", "qu", "\u00e9t", "\u4e2d", "42"]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(300)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))).capitalize() + "." for _ in range(400)]
+    return [f"{text} \U0001f600\u200d" if index % 9 == 0 else text for index, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a tokenizer of 512 pieces trained on the toy documents."""
+    path = tmp_path_factory.mktemp("tokenizer") / "toy.model"
+    path.write_bytes(train_tokenizer(toy_documents, 512))
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_processor(toy_model: Path) -> sentencepiece.SentencePieceProcessor:
+    """Return the toy tokenizer, loaded."""
+    return load_tokenizer(toy_model)

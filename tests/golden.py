@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.submission.build import record_source
+from pipeline.record.build import record_source
 from tests.shrunk_recipes import shrunk_recipe, write_inputs
 from tests.stages.conftest import REPO, make_project
 
@@ -41,6 +41,8 @@ def _pipeline_digests(folder: Path) -> dict[str, str]:
 
 
 def _program_digests(folder: Path) -> dict[str, str]:
+    folder = folder / "programs"
+    folder.mkdir()
     write_inputs(folder)
     digests: dict[str, str] = {}
     for path in sorted((REPO / "recipes").glob("*.yaml")):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import parse_value
+from pipeline.base.config import parse_value
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from pipeline.config import parse_value, read_yaml
+from pipeline.base.config import parse_value, read_yaml
 from pipeline.data.shards import write_shard
-from pipeline.submission.program import Recipe
+from pipeline.record.program import Recipe
 
 _PIECES = 300
 _CONTEXT_TOKENS = 64

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.config import SECTIONS, load_params, parse_value
+from pipeline.base.config import SECTIONS, load_params, parse_value
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet
-from pipeline.model.visit_picture import visit_picture
-from pipeline.recipes import description, recipe_names, recipe_path, section_values, with_section
+from pipeline.recipes.recipes import description, recipe_names, recipe_path, section_values, with_section
+from pipeline.reports.visit_picture import visit_picture
 from tests.networks import roused
 
 REPO = Path(__file__).resolve().parent.parent

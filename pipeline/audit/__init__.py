@@ -1,1 +1,1 @@
-"""The audit: an evaluator seen from outside, from token streams and ledgers alone."""
+"""A record judged from outside, from token streams, files and ledgers: `audit.audit`."""

@@ -18,10 +18,10 @@ from pipeline.audit.split_checks import check_split
 from pipeline.audit.streams import StreamMaker
 from pipeline.audit.untrusted import one_line
 from pipeline.audit.walls_checks import check_noise, check_walls
-from pipeline.checks import FairwayError
+from pipeline.base.checks import FairwayError
+from pipeline.base.files import files_below, folder_digest, sha256_of_file
+from pipeline.base.progress import Log
 from pipeline.data.tokenizer import load_tokenizer
-from pipeline.files import files_below, folder_digest, sha256_of_file
-from pipeline.progress import Log
 
 AUDIT_VERSION = "fairway-audit-2"
 _LONGEST_EVIDENCE = 500

@@ -17,10 +17,10 @@ from pipeline.audit.evaluator import Finding, Ledgers, failed, not_applicable, p
 from pipeline.audit.record_files import Evidence, RealLedger, RecordFolder, Score, scores_in
 from pipeline.audit.split_checks import ANY_VOCABULARY, NO_RUN
 from pipeline.audit.untrusted import field, one_line, stated_number
+from pipeline.base.files import sha256_of_file
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
-from pipeline.files import sha256_of_file
 
 PRINTED = 1e-8
 """Resolution of the numbers in a log."""

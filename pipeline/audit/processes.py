@@ -21,8 +21,8 @@ from typing import IO, Any, NamedTuple
 
 from pipeline.audit.guard import END
 from pipeline.audit.untrusted import LARGEST_TEXT_BYTES
-from pipeline.checks import FairwayError
-from pipeline.workplace import Workplace, kill_group
+from pipeline.base.checks import FairwayError
+from pipeline.launching.workplace import Workplace, kill_group
 
 LARGEST_FILE_BYTES = 1 << 30
 """What the program may write into one file: an audit must not fill the disk."""

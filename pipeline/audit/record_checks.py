@@ -11,7 +11,7 @@ from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.untrusted import field, one_line, read_foreign_text, stated_number
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
-from pipeline.submission.ship import is_built_from
+from pipeline.record.ship import is_built_from
 
 LIMIT_SECONDS = 600.0
 LOWEST_BPB, LARGEST_STD = 0.95, 0.005

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import ROOT, path_of
 from pipeline.audit.evaluator import ROUNDING_NATS
 from pipeline.audit.untrusted import (
     LEDGER_KINDS,
@@ -27,9 +26,10 @@ from pipeline.audit.untrusted import (
     read_foreign_text,
     stated_number,
 )
-from pipeline.checks import require
+from pipeline.base.artifacts import ROOT, path_of
+from pipeline.base.checks import require
+from pipeline.base.files import files_below, require_plain_files, sha256_of_file
 from pipeline.data.shards import shard_paths
-from pipeline.files import files_below, require_plain_files, sha256_of_file
 
 _LARGEST_FILE_BYTES = 1 << 30
 _LARGEST_LEDGER_BYTES = 1 << 32

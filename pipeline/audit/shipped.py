@@ -25,9 +25,9 @@ from pipeline.audit import guard
 from pipeline.audit.evaluator import Ledgers, Rows
 from pipeline.audit.processes import Event, ShippedError, run_guarded
 from pipeline.audit.untrusted import LEDGER_KINDS, check_columns, one_line, read_foreign_arrays
-from pipeline.checks import require
-from pipeline.progress import Log
-from pipeline.workplace import Workplace, workplace
+from pipeline.base.checks import require
+from pipeline.base.progress import Log
+from pipeline.launching.workplace import Workplace, workplace
 
 _MAGIC, _VERSION, _HEADER_WORDS = 20240520, 1, 256
 TRAIN_SHARD = "train_000000.bin"

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.untrusted import field, one_line
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.data.shards import open_shard
 
 NO_RUN = "the run's own files are not at hand (--evidence)"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit.audit import audit_table
-from pipeline.checks import require
-from pipeline.files import atomic_folder, folder_digest, require_plain_files
+from pipeline.base.checks import require
+from pipeline.base.files import atomic_folder, folder_digest, require_plain_files
 
 
 def state_audit(folder: Path, report: Mapping[str, Any], target: Path) -> None:

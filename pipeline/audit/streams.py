@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.data.tokenizer import SPACE_MARK
 
 _FOREIGN = ("\u00e9t\u00e9", "\u4e2d\u6587", "\U0001f600")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checks import one_line, require
-from pipeline.files import read_arrays
+from pipeline.base.checks import one_line, require
+from pipeline.base.files import read_arrays
 
 LARGEST_TEXT_BYTES = 64 << 20
 """Most that a log, a README, a report or all that a program prints may hold."""

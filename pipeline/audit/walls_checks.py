@@ -4,7 +4,7 @@ One idea: an artifact is as clean as the chain that made it. Every stage's repor
 and wrote; the chain is followed file by file from the artifact to the train shards and the tokenizer, and every stage
 on it must have run with its walls up. A report that does not name the file that lies there is a broken link.
 
-Source: pipeline/firewall.py for the walls; pipeline/artifacts.py for the reports.
+Source: pipeline/launching/firewall.py for the walls; pipeline/base/artifacts.py for the reports.
 Checked by: tests/stages/test_audit.py.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from pipeline.artifacts import path_of
 from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
 from pipeline.audit.guard import CHILD_EVENTS, FILE_EVENTS
 from pipeline.audit.processes import Event
@@ -20,7 +19,8 @@ from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.shipped import TRAIN_SHARD
 from pipeline.audit.split_checks import NO_RUN
 from pipeline.audit.untrusted import field, one_line
-from pipeline.firewall import is_address_local, is_host_local
+from pipeline.base.artifacts import path_of
+from pipeline.launching.firewall import is_address_local, is_host_local
 
 _HONEST_CHILD = ["/sbin/ldconfig", "-p"]
 """How torch built for CUDA looks for its libraries when it is imported; an honest program starts nothing else."""
@@ -61,8 +61,8 @@ def check_noise(record: RecordFolder, evidence: Evidence | None, items: Collecti
         failed(fault)
         if fault
         else passed(
-            "artifact, bundle, checkpoint, shards and tokenizer form one chain of digests, made without val: noise in "
-            "its place would give the same"
+            "artifact, statistics, checkpoint, shards and tokenizer form one chain of digests, made without val: noise "
+            "in its place would give the same"
         )
     )
 

@@ -1,4 +1,4 @@
-"""The artifact container: what a record stores and reads back."""
+"""The artifact: codes to a file and back to a model: `container`, `artifact_model.load_artifact_model`."""
 
 from pipeline.codec.container import QuantizedTensor, dequantize, read_artifact, write_artifact
 from pipeline.codec.sections import ArtifactError

@@ -22,13 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.checks import require
+from pipeline.base.checks import require
+from pipeline.base.files import write_bytes
 from pipeline.codec.integers import EXACT, NUM_MATRIX_PARAMETERS, IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.sections import ArtifactError, join_sections, split_sections
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES
 from pipeline.codec.trellis import TRELLIS_STATES
-from pipeline.files import write_bytes
 
 _CODE_DTYPES = ("int8", "int16")
 _PASSTHROUGH_DTYPES = ("float16", "float32")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.codec.range_coder import RunDecoder, encode_runs
 from pipeline.codec.sections import ArtifactError
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, MIN_CLASS, NUM_CLASSES, TABLE_BITS, code_tables

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import brotli
 
-from pipeline.checks import FairwayError, require
+from pipeline.base.checks import FairwayError, require
 
 ARTIFACT_MAGIC = b"FWYA"
 ARTIFACT_VERSION = 3

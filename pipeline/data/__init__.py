@@ -1,1 +1,1 @@
-"""Text to tokens: corpora, tokenizer, shards, byte counts, batches."""
+"""Shards, tokenizers and manifests as later stages read them: `shards.open_shards`, `batches`, `byte_count`."""

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.checks import demand, require
+from pipeline.base.checks import require, require_always
 
 
 class SequenceSampler:
@@ -159,7 +159,7 @@ def calibration_sequences(shards: Sequence[np.ndarray], sequence_tokens: int, nu
     per_shard = [len(shard) // sequence_tokens for shard in shards]
     first_sequences = np.cumsum([0, *per_shard])
     available = int(first_sequences[-1])
-    demand(
+    require_always(
         1 <= num_sequences <= available,
         "num_sequences",
         num_sequences,

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
-from pipeline.checks import require
+from pipeline.base.checks import require
+from pipeline.base.files import atomic_path, read_arrays
 from pipeline.data.tokenizer import SPACE_MARK
-from pipeline.files import atomic_path, read_arrays
 
 _LARGEST_TABLE_BYTES = 1 << 20
 """A table of 65536 pieces takes a quarter of it."""

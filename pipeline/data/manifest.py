@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.base.files import sha256_of_file
 from pipeline.data.shards import ShardError, open_shards, shard_paths
-from pipeline.files import sha256_of_file
 
 _REMEDY = "run `dvc repro -f prepare`"
 

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.checks import FairwayError, require
-from pipeline.files import atomic_path
+from pipeline.base.checks import FairwayError, require
+from pipeline.base.files import atomic_path
 
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1

@@ -4,7 +4,7 @@ The one idea: the byte rules of the metric attribute a word's leading space to t
 right when the space mark is a piece of its own (otherwise it falls apart into byte pieces that count three bytes).
 
 Source: the scoring rules of the Parameter Golf challenge (bits per byte).
-Checked by: tests/data/test_tokenizer.py.
+Checked by: tests/corpus/test_tokenizer.py.
 """
 
 from pathlib import Path

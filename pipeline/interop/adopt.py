@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import path_of, write_json
-from pipeline.checkpoint import save_checkpoint
-from pipeline.checks import require
+from pipeline.base.artifacts import path_of, write_json
+from pipeline.base.checks import require
+from pipeline.base.files import sha256_of_file, write_bytes
+from pipeline.base.progress import Log
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.manifest import listed_shards, open_listed
-from pipeline.files import sha256_of_file, write_bytes
 from pipeline.interop.community import load_community
+from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build, largest_weights
-from pipeline.progress import Log
 
 PROBE_SEQUENCES = 8
 

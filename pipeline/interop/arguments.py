@@ -1,6 +1,6 @@
 """Constructor arguments of community programs: types, published defaults, and errors in the program's own words.
 
-Checked by: tests/test_interop.py, tests/test_interop_published.py
+Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.py
 """
 
 import difflib
@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipeline.checks import require
-from pipeline.config import parse_value
+from pipeline.base.checks import require
+from pipeline.base.config import parse_value
 from pipeline.model.config import ModelConfig
 
 DEFAULT_CONTEXT_TOKENS = 1024

@@ -6,7 +6,7 @@ computed. Tensors that the program itself never reads are kept apart, under `unr
 
 Source: the layouts' modules.
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py, tests/test_interop_published.py
+Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.py
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import check_dense, check_finite, name_misfits, network_shapes
-from pipeline.checks import one_line, require
-from pipeline.files import unpacked_bytes
+from pipeline.base.checks import one_line, require
+from pipeline.base.files import unpacked_bytes
+from pipeline.base.progress import Log
 from pipeline.interop.crawler import translate_crawler
 from pipeline.interop.crawler_pervisit import translate_pervisit
 from pipeline.interop.looped_unet import translate_looped_unet
 from pipeline.interop.translation import Translation, unread_name
+from pipeline.model.checkpoint import check_dense, check_finite, name_misfits, network_shapes
 from pipeline.model.config import ModelConfig
-from pipeline.progress import Log
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Translation]] = {
     "crawler": translate_crawler,

@@ -2,7 +2,7 @@
 
 Source: Parameter Golf pull request 1579.
 Differs: nothing; the rotary base is never raised.
-Checked by: tests/test_interop.py, tests/test_interop_published.py
+Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.py
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.interop.arguments import (
     COMMON_FIELDS,
     COMMON_OPTIONAL,

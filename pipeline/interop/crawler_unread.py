@@ -4,7 +4,7 @@
 * what the first pass reads from the anchor (zeros) and the note of the last pass
 * in a helix, everything about passes: the ordinary core does not run
 
-Checked by: tests/test_interop.py, tests/test_interop_published.py
+Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.py
 """
 
 from typing import Any

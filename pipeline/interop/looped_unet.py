@@ -2,7 +2,7 @@
 
 Source: Parameter Golf pull requests 1394 and 1493; a checkpoint has its loops active.
 Differs: the rotary base follows `context_tokens`, where the published programs follow the tensor's length.
-Checked by: tests/test_interop.py, tests/test_interop_published.py
+Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.py
 """
 
 from collections.abc import Mapping

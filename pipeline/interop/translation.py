@@ -1,6 +1,6 @@
 """What a layout knows about a checkpoint: the network it is, and which published tensor becomes which of ours.
 
-Checked by: tests/test_interop.py, tests/test_interop_published.py
+Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.py
 """
 
 import re

@@ -22,7 +22,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from pipeline.model.config import ModelConfig
 from pipeline.model.layers import rms_norm, tail
-from pipeline.model.parts_config import AttentionGateConfig
+from pipeline.model.parts.config import AttentionGateConfig
 from pipeline.model.rotary import Rotation, apply_rotation
 from pipeline.model.stream_cache import StreamCache
 

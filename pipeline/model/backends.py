@@ -18,7 +18,7 @@ import torch
 import torch.nn.attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 
 SDPA, FLASH_2, FLASH_3, FLASH_4 = "sdpa", "flash-2", "flash-3", "flash-4"
 FLASH_GENERATIONS = {FLASH_2: (8, 9, 10, 12), FLASH_3: (9,), FLASH_4: (9, 10)}

@@ -10,7 +10,7 @@ from norm(x_in) too. Mix and scales belong to the block, or to every visit.
 Axes: B batch, T position, D model width, N visits.
 Source: the residual mix of modded-nanogpt, in the form of Parameter Golf pull requests 1535, 1493 and 1579.
 Differs: a looped block counts as a layer after all unique visits, whichever the pass.
-Checked by: tests/model/test_network.py, tests/test_interop.py
+Checked by: tests/model/test_network.py, tests/interop/test_interop.py
 """
 
 from typing import NamedTuple
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.attention import Attention
-from pipeline.model.choke import ChokeMLP
 from pipeline.model.config import ModelConfig
 from pipeline.model.layers import compute_dtype, rms_norm, tail
 from pipeline.model.mlp import MLP
+from pipeline.model.parts.choke import ChokeMLP
 from pipeline.model.rotary import Rotation
 from pipeline.model.stream_cache import StreamCache
 

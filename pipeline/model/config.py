@@ -7,8 +7,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from pipeline.checks import require
-from pipeline.model.parts_config import (
+from pipeline.base.checks import require
+from pipeline.model.parts.config import (
     AttentionConfig,
     BigramConfig,
     ChannelSmear,

@@ -4,14 +4,14 @@ Axes: B batch, T position, D model width, W embedding width.
 Source: the crawler programs of Parameter Golf (pull requests 1140, 1308, 1535, 1579); the smear by token is that of
 modded-nanogpt (pull request 1667), shut at document starts as in pull request 1855.
 Differs: bucket numbers are computed in 64 bits, so that no vocabulary overflows them.
-Checked by: tests/model/test_network.py, tests/test_interop.py
+Checked by: tests/model/test_network.py, tests/interop/test_interop.py
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.parts_config import BigramConfig, ChannelSmear, TokenSmear
+from pipeline.model.parts.config import BigramConfig, ChannelSmear, TokenSmear
 
 
 def bigram_bucket(input_ids_BT: Tensor, num_buckets: int) -> Tensor:

@@ -18,7 +18,7 @@ table an `nn.Embedding`; what remains are small control parameters, kept in floa
 Axes: B batch, T position, D model width, V vocabulary.
 Source: programs of Parameter Golf (pull requests 1140, 1308, 1493, 1535, 1579).
 Differs: the RoPE base follows the configured context, never the tensor's length.
-Checked by: tests/model/, tests/test_interop.py
+Checked by: tests/model/, tests/interop/test_interop.py
 """
 
 from dataclasses import replace
@@ -29,19 +29,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.block import Block, VisitControls, VisitInputs
-from pipeline.model.conditioners import build_conditioners
-from pipeline.model.conditioning import CorePass, PassConditioner
 from pipeline.model.config import ModelConfig
 from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
-from pipeline.model.helix import Helix
 from pipeline.model.layers import rms_norm, softcap, tail
 from pipeline.model.loss import mean_nats, target_nats
+from pipeline.model.parts.conditioners import build_conditioners
+from pipeline.model.parts.conditioning import CorePass, PassConditioner
+from pipeline.model.parts.helix import Helix
+from pipeline.model.parts.value_embedding import ValueEmbedding, readers_by_slot
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
 from pipeline.model.schedule_config import HelixSchedule
 from pipeline.model.stream_cache import StreamCache
 from pipeline.model.unread import UnreadTensors
-from pipeline.model.value_embedding import ValueEmbedding, readers_by_slot
 
 
 class _ForwardInputs(NamedTuple):

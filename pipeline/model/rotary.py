@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.parts_config import RopeConfig
+from pipeline.model.parts.config import RopeConfig
 from pipeline.model.schedule import Visit
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.model.schedule_config import CoreSchedule, FoldedSchedule, HelixSchedule, ScheduleConfig
 
 Phase = Literal["encoder", "core", "decoder"]

@@ -10,7 +10,7 @@ Checked by: tests/model/test_model_config.py, tests/model/test_schedule.py
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 
 
 def _check_order(order: tuple[int, ...] | None, unique_blocks: int) -> None:

@@ -4,7 +4,7 @@ Published programs create parameters that no forward pass reads: a value embeddi
 weights beyond the encoder. They count in the published totals and travel in the checkpoints; here they live apart from
 the network that works, under `unread.<name>`, never train and can be left out by name.
 
-Checked by: tests/test_interop.py, tests/model/test_network.py
+Checked by: tests/interop/test_interop.py, tests/model/test_network.py
 """
 
 from collections.abc import Mapping

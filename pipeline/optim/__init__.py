@@ -1,1 +1,1 @@
-"""Optimizers, parameter groups and schedules."""
+"""Muon, parameter groups, learning-rate schedules and weight averages."""

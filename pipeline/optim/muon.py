@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.optim.newton_schulz import newton_schulz_quintics, orthogonalise_stack
 
 

@@ -23,7 +23,7 @@ Checked by: tests/optim/test_newton_schulz.py.
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 
 Quintic = tuple[float, float, float]
 """a, b, c of x -> a x + b x^3 + c x^5."""

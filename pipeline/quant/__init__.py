@@ -1,1 +1,1 @@
-"""Quantization: calibration moments, GPTQ, and the search for the artifact that just fits."""
+"""A float model and its statistics to codes whose file just fits: `fit.fit_to_budget`."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)

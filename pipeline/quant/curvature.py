@@ -1,4 +1,4 @@
-"""Curvatures that the rate rule sets steps by, from a calibration bundle.
+"""Curvatures that the rate rule sets steps by, from a calibration statistics.
 
 Axes: C columns, V rows of a table, R rows of a matrix.
 Source: `steps.py` says what they are for.
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.quant.config import ClipSteps, RateSteps
 from pipeline.quant.gptq import Factor
-from pipeline.quant.moments import row_sensitivity
+from pipeline.quant.statistics import row_sensitivity
 from pipeline.quant.steps import rate_factor, tempered_curvature
 
 _UNSEEN_SHARE = 0.1
@@ -41,17 +41,17 @@ def visit_pool(
 
 
 def lookup_curvature(
-    name: str, bundle: Mapping[str, Tensor], factor: Factor | None, rule: ClipSteps | RateSteps
+    name: str, statistics: Mapping[str, Tensor], factor: Factor | None, rule: ClipSteps | RateSteps
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return tempered curvatures by row and step factors by column of a table, or of the embedding: it has a factor."""
     if isinstance(rule, ClipSteps):
         return None, None
-    rows_V, columns_C = row_sensitivity(bundle, [name])[0], None
+    rows_V, columns_C = row_sensitivity(statistics, [name])[0], None
     # Without any input to the head it costs nothing, and no column differs from another.
     if factor is not None and factor.variance_C.any():
         columns_C = tempered_curvature(conditional_variance(factor), rule.column_exponent)
         # A row is read twice: as a table's row and, as the head's, against every hidden state.
-        rows_V = rows_V / columns_C.mean() + row_sensitivity(bundle, ["head"])[0]
+        rows_V = rows_V / columns_C.mean() + row_sensitivity(statistics, ["head"])[0]
     rows_V = tempered_curvature(rows_V + _UNSEEN_SHARE * rows_V.mean(), rule.lookup_exponent)
     return rows_V, None if columns_C is None else rate_factor(columns_C, 1.0)
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.checks import FairwayError, require
+from pipeline.base.checks import FairwayError, require
 from pipeline.quant.trellis_search import PathSearch
 
 _UNDERFLOW_SHARE = 1e-30

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_pool
 from pipeline.quant.gptq import Factor, factorise
-from pipeline.quant.moments import pooled_mean, row_sensitivity, site_members, square_entry, visit_names
 from pipeline.quant.roles import Role, code_owners, tensor_roles
+from pipeline.quant.statistics import pooled_mean, row_sensitivity, site_members, square_entry, visit_names
 from pipeline.quant.steps import max_code_of, rate_factor, sdclip_step, tempered_curvature
 from pipeline.quant.targets import sequential_target
 
@@ -73,14 +73,14 @@ class QuantizationPlan(NamedTuple):
     config: QuantizeConfig
 
 
-def plan_quantization(model: LoopedUNet, bundle: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
+def plan_quantization(model: LoopedUNet, statistics: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
     """Assign every tensor of `model` a role, stack and factorise; raises ValueError or HessianError naming a tensor."""
     roles = tensor_roles(model)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     max_codes = _max_codes(model, config.steps)
     groups = [
-        *_matrix_groups(roles, weights, bundle, config, max_codes),
-        *_lookup_groups(roles, weights, bundle, config, max_codes),
+        *_matrix_groups(roles, weights, statistics, config, max_codes),
+        *_lookup_groups(roles, weights, statistics, config, max_codes),
     ]
     passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
     return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
@@ -95,31 +95,31 @@ def _max_codes(model: LoopedUNet, rule: ClipSteps | RateSteps) -> dict[str, int 
 def _matrix_groups(
     roles: Mapping[str, Role],
     weights: Mapping[str, Tensor],
-    bundle: Mapping[str, Tensor],
+    statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
     max_codes: Mapping[str, int | None],
 ) -> Iterator[TensorGroup]:
     missing = {name for name, role in roles.items() if role == "matrix"}
-    for owner, members in site_members(bundle).items():
+    for owner, members in site_members(statistics).items():
         missing -= set(members)
         width = weights[owner].shape[-1] if owner in weights else 0
         for name in members:
             require(
                 roles.get(name) == "matrix" and weights[name].shape[1] == width,
-                "calibration bundle",
+                "calibration statistics",
                 f"moments of {name} beside {owner}",
                 "the matrices of this checkpoint: calibrate it again",
             )
         rows = columns = None
         sensitivities: list[Tensor] = []
         if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
-            sensitivities = [row_sensitivity(bundle, visit_names(bundle, owner, name)) for name in members]
-        pool = visit_pool(config.visit_weights, sensitivities, len(visit_names(bundle, owner, owner)), owner)
-        hessian_CC = pooled_mean(bundle, "moment", owner, width, pool)
+            sensitivities = [row_sensitivity(statistics, visit_names(statistics, owner, name)) for name in members]
+        pool = visit_pool(config.visit_weights, sensitivities, len(visit_names(statistics, owner, owner)), owner)
+        hessian_CC = pooled_mean(statistics, "moment", owner, width, pool)
         factor = factorise(hessian_CC, config.damp_frac, owner)
         weight_RC = torch.cat([weights[name] for name in members]).float()
         if config.target_share:
-            cross_CC = pooled_mean(bundle, "cross", owner, width, pool)
+            cross_CC = pooled_mean(statistics, "cross", owner, width, pool)
             weight_RC = sequential_target(weight_RC, cross_CC, hessian_CC, factor.damping, config.target_share)
         if isinstance(config.steps, RateSteps):
             exponent = config.steps.row_exponent
@@ -141,7 +141,7 @@ def _matrix_groups(
             )
     require(
         not missing,
-        "calibration bundle",
+        "calibration statistics",
         f"no moments of {', '.join(sorted(missing))}",
         "moments of every matrix: calibrate this checkpoint again",
     )
@@ -150,7 +150,7 @@ def _matrix_groups(
 def _lookup_groups(
     roles: Mapping[str, Role],
     weights: Mapping[str, Tensor],
-    bundle: Mapping[str, Tensor],
+    statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
     max_codes: Mapping[str, int | None],
 ) -> Iterator[TensorGroup]:
@@ -160,9 +160,9 @@ def _lookup_groups(
         weight_RC = weights[name].float()
         hessian_CC = factor = None
         if role == "embedding":
-            hessian_CC = square_entry(bundle, "moment/head", weight_RC.shape[1])
+            hessian_CC = square_entry(statistics, "moment/head", weight_RC.shape[1])
             factor = factorise(hessian_CC, config.damp_frac, name)
-        rows, columns = lookup_curvature(name, bundle, factor, config.steps)
+        rows, columns = lookup_curvature(name, statistics, factor, config.steps)
         yield TensorGroup(
             (name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns, max_codes[name]
         )

@@ -20,7 +20,7 @@ Checked by: tests/quant/test_gptq.py, tests/quant/test_steps.py.
 import torch
 from torch import Tensor
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 
 SMALLEST_STEP = 2.0**-24
 """The smallest positive float16: the step of a row that is all zero or finer than float16 can say."""

@@ -1,4 +1,4 @@
-"""Scoring: bits per byte of a model on a token stream, exact and score-first."""
+"""Bits per byte of a model on a token stream, exact and score-first: `run.score_item`, or `score_tokens`."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.ranks import Ranks, gather_over_ranks
+from pipeline.base.ranks import Ranks, gather_over_ranks
 from pipeline.scoring.config import TTTProtocol
 from pipeline.scoring.windows import Group
 

@@ -11,8 +11,8 @@ Checked by: tests/scoring/test_clock.py.
 import time
 from collections.abc import Callable
 
-from pipeline.checks import FairwayError
-from pipeline.progress import Progress
+from pipeline.base.checks import FairwayError
+from pipeline.base.progress import Progress
 
 TRUSTED_FRAC = 0.02
 """Part of the targets after which the pace counts as known."""

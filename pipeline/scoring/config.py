@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)

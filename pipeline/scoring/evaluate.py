@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.checks import require
-from pipeline.progress import Progress
-from pipeline.ranks import ALONE, Ranks, sum_over_ranks
+from pipeline.base.checks import require
+from pipeline.base.progress import Progress
+from pipeline.base.ranks import ALONE, Ranks, sum_over_ranks
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
 from pipeline.scoring.lora import DocumentLora

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checks import one_line, require
+from pipeline.base.checks import one_line, require
+from pipeline.base.files import read_arrays, write_bytes
 from pipeline.data.byte_count import bits_per_byte
-from pipeline.files import read_arrays, write_bytes
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import Scores
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.model.layers import softcap
 from pipeline.scoring.adaptation import NoAdaptation, autocast_to, reproducible_attention
 from pipeline.scoring.config import LoraProtocol

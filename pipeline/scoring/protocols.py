@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import parse_value
-from pipeline.progress import silent
+from pipeline.base.config import parse_value
+from pipeline.base.progress import silent
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 

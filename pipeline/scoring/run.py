@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.checks import require
+from pipeline.base.checks import require
+from pipeline.base.progress import Progress
+from pipeline.base.ranks import ALONE, Ranks
 from pipeline.data.byte_count import ByteTable, count_bytes
-from pipeline.progress import Progress
-from pipeline.ranks import ALONE, Ranks
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.ledger import Ledger, make_ledger

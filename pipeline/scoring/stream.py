@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.model.stream_cache import StreamCache
 from pipeline.scoring.adaptation import autocast_to
 from pipeline.scoring.config import StreamProtocol, TTTProtocol

@@ -1,1 +1,1 @@
-"""The training loop, its processes and its budget."""
+"""The loop from shards to a float checkpoint, within its budget: `run.train_from_shards`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.checks import FairwayError
+from pipeline.base.checks import FairwayError
 from pipeline.model.network import LoopedUNet
 
 Backward = Callable[[Tensor], Tensor]

@@ -5,8 +5,8 @@ Checked by: tests/training/test_loop.py.
 
 from typing import Any, NamedTuple
 
-from pipeline.progress import Log, Progress
-from pipeline.ranks import Ranks
+from pipeline.base.progress import Log, Progress
+from pipeline.base.ranks import Ranks
 from pipeline.training.config import TrainConfig
 
 

@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipeline.checks import FairwayError, demand
+from pipeline.base.checks import FairwayError, require_always
+from pipeline.base.progress import Log, Progress
+from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.data.batches import BatchStream, SequenceSampler
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
 from pipeline.optim.muon import Muon
-from pipeline.progress import Log, Progress
-from pipeline.ranks import Ranks, share_from_rank_zero
 from pipeline.training.backward import build_backward, warm_up
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import Journal, TrainReport
@@ -147,7 +147,7 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     unit_tokens = sequence_tokens * world_size
     nearest = max(1, round(batch_tokens / unit_tokens)) * unit_tokens
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
-    demand(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
+    require_always(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
 
 

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from pipeline.base.ranks import Ranks, average_over_ranks
 from pipeline.optim.groups import build_adamw, parameter_groups
 from pipeline.optim.muon import Muon
-from pipeline.ranks import Ranks, average_over_ranks
 from pipeline.training.backward import Backward
 from pipeline.training.config import TrainConfig
 from pipeline.training.precision import DTYPES

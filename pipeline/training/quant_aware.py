@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.optim.groups import parameter_groups
 from pipeline.training.config import FakeQuantConfig, NoiseConfig
 

@@ -3,7 +3,7 @@
 The one idea: `settings_at` says, as a pure function of the step and the clock, all that the schedule decides about one
 step; `Regime` carries it out on the model. The loop itself knows none of it.
 
-Checked by: tests/training/test_regime.py, tests/training/test_schedule_table.py.
+Checked by: tests/training/test_regime.py, tests/reports/test_schedule_table.py.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from pipeline.checks import require
+from pipeline.base.checks import require
 from pipeline.model.network import LoopedUNet
 from pipeline.model.schedule import build_schedule
 from pipeline.model.schedule_config import ScheduleConfig

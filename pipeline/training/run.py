@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.base.progress import Log, Progress
+from pipeline.base.ranks import Ranks
 from pipeline.data.batches import SequenceSampler
+from pipeline.launching.processes import available_cores, process_group
 from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
-from pipeline.progress import Log, Progress
-from pipeline.ranks import Ranks
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
-from pipeline.training.launch import available_cores, process_group
 from pipeline.training.loop import train
 from pipeline.training.precision import BF16, resolve_precision
 from pipeline.training.snapshot import Snapshots

@@ -34,10 +34,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.files import write_bytes
-from pipeline.progress import Log
-from pipeline.ranks import Ranks, share_from_rank_zero
-from pipeline.training.launch import StoppedError
+from pipeline.base.files import write_bytes
+from pipeline.base.progress import Log
+from pipeline.base.ranks import Ranks, share_from_rank_zero
+from pipeline.launching.processes import StoppedError
 
 Curve = list[dict[str, float]]
 _MANIFEST = "snapshot.json"

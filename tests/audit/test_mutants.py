@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from pipeline.audit.behaviour import audit_behaviour
 from pipeline.audit.evaluator import Ledgers, Rows
 from pipeline.audit.streams import StreamMaker
+from pipeline.base.progress import silent
 from pipeline.data.byte_count import byte_table
-from pipeline.progress import silent
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
 from tests.mutants.cheats import EXPECTED, Honest, Isolated

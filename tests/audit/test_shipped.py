@@ -233,7 +233,7 @@ def test_a_ledger_that_is_none_ends_in_one_line(shipped, name: str) -> None:
         shipped(f"{good}\n{BAD_LEDGERS[name]}")(STREAMS)
 
 
-@pytest.mark.parametrize("module", ["pipeline.files", "stages.cli"])
+@pytest.mark.parametrize("module", ["pipeline.base.files", "stages.cli"])
 def test_the_program_cannot_import_this_library(shipped, module: str) -> None:
     with pytest.raises(ShippedError, match="ModuleNotFoundError"):
         shipped(f"import {module}")(STREAMS)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.base.files import sha256_of_file
 from pipeline.data.manifest import check_digests, listed_shards, open_listed, read_manifest
 from pipeline.data.shards import ShardError, write_shard
-from pipeline.files import sha256_of_file
 
 SIZES = [300, 300, 7]
 

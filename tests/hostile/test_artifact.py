@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifacts import save_tensors
-from pipeline.checkpoint import load_checkpoint
+from pipeline.base.artifacts import save_tensors
+from pipeline.codec.artifact_model import load_artifact_model
 from pipeline.codec.container import ArtifactError, QuantizedTensor, encode_artifact
 from pipeline.codec.sections import join_sections, split_sections
+from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.network import build
-from pipeline.quant.artifact_model import load_artifact_model
 from pipeline.quant.roles import tensor_roles
 from tests.hostile.mutations import damaged_bytes, damaged_value, reads_or_refuses
 from tests.networks import architecture

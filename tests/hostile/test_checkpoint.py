@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifacts import save_tensors
-from pipeline.checkpoint import load_checkpoint
+from pipeline.base.artifacts import save_tensors
+from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.network import build
 from tests.hostile.mutations import damaged_bytes, damaged_tensor, damaged_value, reads_or_refuses
 from tests.networks import architecture

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.interop import LAYOUTS, load_community
 from tests.hostile.mutations import damaged_bytes, damaged_tensor, damaged_value, reads_or_refuses
+from tests.interop.test_interop_published import LAYOUT
 from tests.published_parts import random_tensors
-from tests.test_interop_published import LAYOUT
 
 
 def attempt(folder, choose):

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import MOST_CHARACTERS, MOST_ENTRIES, SECTIONS, UNHASHED_NAMES, load_params, parse_value
-from stages.check import check_params
+from pipeline.base.config import MOST_CHARACTERS, MOST_ENTRIES, SECTIONS, UNHASHED_NAMES, load_params, parse_value
+from stages.shell.rules import check_params
 from tests.configurations import FILES, SCHEMA, changed, documents, places_of_numbers, section_class, takes_numbers
 
 TOO_FAR = (10**11, 10**30, -(10**30), math.inf, -math.inf, math.nan)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.base.files import sha256_of_file
 from pipeline.data.byte_count import ByteTable, load_byte_table, save_byte_table
 from pipeline.data.manifest import listed_shards, open_listed, read_manifest
 from pipeline.data.shards import ShardError, shard_paths, write_shard
-from pipeline.files import sha256_of_file
 from tests.hostile.mutations import damage_a_member, damaged_bytes, damaged_value, reads_or_refuses
 
 TABLE = ByteTable(np.arange(40), np.arange(40) % 2 == 0, np.arange(40) < 3)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ranks import Ranks
+from pipeline.base.ranks import Ranks
 from pipeline.training.snapshot import Snapshots
 from tests.hostile.mutations import damaged_bytes, damaged_value
 

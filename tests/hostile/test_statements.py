@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.submission.verify import check_statements
+from pipeline.record.verify import check_statements
 from tests.hostile.mutations import damaged_bytes, damaged_value
 
 RESULTS = {"val_loss": 1.919, "val_bpb": 1.13678, "eval_bytes": 151_080_362, "artifact_sha256": "0" * 64}

@@ -6,10 +6,10 @@ import torch
 from benchmarks.plain_step import PlainMuon, PlainStep
 from benchmarks.results import ROOT
 from benchmarks.train_throughput import cases, cpu_model, flops_per_token, measure
-from pipeline.config import load_params
+from pipeline.base.config import load_params
+from pipeline.launching.processes import Ranks
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.muon import Muon
-from pipeline.training.launch import Ranks
 from tests.networks import changed
 
 SMALLER = {"model_dim": 64, "embedding_dim": 64, "vocab_size": 96, "context_tokens": 24}

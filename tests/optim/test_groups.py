@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import load_params
+from pipeline.base.config import load_params
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.groups import build_adamw, parameter_groups
-from pipeline.recipes import recipe_names, recipe_path
+from pipeline.recipes.recipes import recipe_names, recipe_path
 from tests.networks import ARCHITECTURES, architecture
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.progress import silent
+from pipeline.base.ranks import Ranks
+from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import decode_artifact
-from pipeline.progress import silent
+from pipeline.codec.dequantize import dequantized_model
 from pipeline.quant.config import BudgetConfig, CalibrateConfig, ProvisionalConfig, QuantizeConfig, RateSteps
-from pipeline.quant.dequantize import dequantized_model
-from pipeline.quant.loop_aware import calibrate
-from pipeline.quant.moments import site_members
-from pipeline.quant.quantizer import fit_to_budget
+from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.roles import tensor_roles
-from pipeline.ranks import Ranks
+from pipeline.quant.statistics import site_members
 from tests.networks import ARCHITECTURES, architecture, randomised
 
 STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
@@ -36,10 +36,10 @@ BUDGET = BudgetConfig(limit_bytes=400_000, code_reserve_bytes=1000, tolerance_fr
 def test_the_quantized_network_stays_close(name):
     model = randomised(architecture(name))
     ids_NT = torch.randint(0, 48, (8, 16), generator=torch.Generator().manual_seed(4))
-    bundle = calibrate(model, ids_NT, CALIBRATE, Ranks(0, 0, 1), torch.device("cpu"), silent)
+    statistics = calibrate(model, ids_NT, CALIBRATE, Ranks(0, 0, 1), torch.device("cpu"), silent)
     matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
-    assert {name for names in site_members(bundle).values() for name in names} == matrices
-    content, _ = fit_to_budget(model, bundle, QUANTIZE, BUDGET, {}, silent)
+    assert {name for names in site_members(statistics).values() for name in names} == matrices
+    content, _ = fit_to_budget(model, statistics, QUANTIZE, BUDGET, {}, silent)
     restored = dequantized_model(decode_artifact(content)[0], model.config)
     with torch.no_grad():
         expected, found = model(ids_NT).numpy(), restored(ids_NT).numpy()

@@ -1,4 +1,4 @@
-"""Calibration on the looped forward, and from its bundle to an artifact on budget, with a real tiny network."""
+"""Calibration on the looped forward, and from its statistics to an artifact on budget, with a real tiny network."""
 
 import copy
 import hashlib
@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.progress import silent
+from pipeline.base.ranks import Ranks
+from pipeline.calibration.calibrate import calibrate
 from pipeline.codec import ArtifactError, QuantizedTensor, read_artifact
 from pipeline.codec.container import decode_artifact
-from pipeline.progress import silent
+from pipeline.codec.dequantize import dequantized_model
 from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
 from pipeline.quant.config import (
     BudgetConfig,
@@ -25,18 +28,15 @@ from pipeline.quant.config import (
     RateSteps,
 )
 from pipeline.quant.curvature import lookup_curvature
-from pipeline.quant.dequantize import dequantized_model
+from pipeline.quant.fit import BudgetError, describe_quantization, fit_to_budget, quantize_plan
 from pipeline.quant.gptq import HessianError, factorise, proxy_loss
-from pipeline.quant.loop_aware import calibrate
-from pipeline.quant.moments import check_bundle, pooled_mean, site_members
 from pipeline.quant.plan import plan_quantization
-from pipeline.quant.quantizer import BudgetError, describe_quantization, fit_to_budget, quantize_plan
 from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.quant.roles import tensor_roles
+from pipeline.quant.statistics import check_statistics, pooled_mean, site_members
 from pipeline.quant.targets import sequential_target
-from pipeline.quant.tensor_costs import file_costs
-from pipeline.ranks import Ranks
-from stages.byte_map import draw_byte_map
+from pipeline.reports.byte_map import draw_byte_map
+from pipeline.reports.tensor_costs import file_costs
 from tests.networks import TINY, changed, roused
 
 MODEL = changed(
@@ -105,7 +105,7 @@ def ids_NT():  # noqa: N802
 
 
 @pytest.fixture(scope="module")
-def bundle(model, ids_NT):
+def statistics(model, ids_NT):
     return calibrated(model, ids_NT, settings(2, 0.5))
 
 
@@ -119,19 +119,19 @@ def inputs_by_visit(network, module, ids_NT):
 
 
 def test_float_moments_are_those_of_each_visit(model, ids_NT):
-    bundle = calibrated(model, ids_NT, settings(0))
+    statistics = calibrated(model, ids_NT, settings(0))
     x = inputs_by_visit(model, model.blocks[0].mlp.down, ids_NT)
     assert len(x) == 1
     x_NC = x[0].reshape(-1, x[0].shape[-1]).double()
     torch.testing.assert_close(
-        bundle["moment/blocks.0.mlp.down.weight/0"].double(), x_NC.T @ x_NC / len(x_NC), rtol=1e-4, atol=1e-6
+        statistics["moment/blocks.0.mlp.down.weight/0"].double(), x_NC.T @ x_NC / len(x_NC), rtol=1e-4, atol=1e-6
     )
-    assert int(bundle["tokens/blocks.0.mlp.down.weight/0"]) == ids_NT.numel()
+    assert int(statistics["tokens/blocks.0.mlp.down.weight/0"]) == ids_NT.numel()
     hidden_ND = model.hidden(ids_NT).detach().reshape(-1, 32).double()
     torch.testing.assert_close(
-        bundle["moment/head"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND), rtol=1e-4, atol=1e-6
+        statistics["moment/head"].double(), hidden_ND.T @ hidden_ND / len(hidden_ND), rtol=1e-4, atol=1e-6
     )
-    assert torch.equal(bundle["token_frequency"], torch.bincount(ids_NT.flatten(), minlength=64))
+    assert torch.equal(statistics["token_frequency"], torch.bincount(ids_NT.flatten(), minlength=64))
 
 
 def test_a_sweep_sees_the_model_that_quantize_would_store(model, ids_NT):
@@ -148,17 +148,17 @@ def test_a_sweep_sees_the_model_that_quantize_would_store(model, ids_NT):
     assert all(torch.equal(swept[key], floats[key]) for key in floats if not key.startswith("moment/"))
 
 
-def check_moments(bundle, kind, left, right, ids_NT):
+def check_moments(statistics, kind, left, right, ids_NT):
     """Compare with products of the inputs of networks `left` and `right`: an unlooped site, a looped one, the head."""
     for owner in ("blocks.0.mlp.down.weight", LOOPED_DOWN):
         name = owner.removesuffix(".weight")
         pairs = zip(*(inputs_by_visit(n, n.get_submodule(name), ids_NT) for n in (left, right)), strict=True)
         for visit, (y, x) in enumerate(pairs):
             expected = y.flatten(0, 1).T @ x.flatten(0, 1) / ids_NT.numel()
-            torch.testing.assert_close(bundle[f"{kind}/{owner}/{visit}"], expected, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(statistics[f"{kind}/{owner}/{visit}"], expected, rtol=1e-4, atol=1e-6)
     if kind == "moment":
         x_ND = right.hidden(ids_NT).detach().flatten(0, 1)
-        torch.testing.assert_close(bundle["moment/head"], x_ND.T @ x_ND / len(x_ND), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(statistics["moment/head"], x_ND.T @ x_ND / len(x_ND), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -170,9 +170,9 @@ def test_each_sweep_quantizes_with_the_statistics_of_the_one_before(model, ids_N
     assert not torch.equal(once["moment/head"], twice["moment/head"])
 
 
-def test_the_rate_of_a_sweep_is_near_the_one_asked_for(model, bundle):
+def test_the_rate_of_a_sweep_is_near_the_one_asked_for(model, statistics):
     for config, bits in ((RATE, 2.5), (RATE, 4.0), (QUANTIZE, 4.0)):
-        plan = plan_quantization(model, bundle, config)
+        plan = plan_quantization(model, statistics, config)
         seconds: dict[str, float] = {}
         report = describe_quantization(plan, quantize_plan(plan, RateEstimate(plan).knob(bits), seconds), seconds)
         assert report["totals"]["bits_per_weight"] == pytest.approx(bits, abs=0.4)
@@ -187,38 +187,38 @@ def test_sweeps_by_the_rate_rule_need_sensitivities():
 
 
 def test_sweeps_by_the_clip_rule_need_none(model, ids_NT):
-    bundle = calibrated(model, ids_NT, settings(1, steps=CLIP, sensitivity_sequences=0))
-    assert not any(key.startswith("sensitivity/") for key in bundle)
+    statistics = calibrated(model, ids_NT, settings(1, steps=CLIP, sensitivity_sequences=0))
+    assert not any(key.startswith("sensitivity/") for key in statistics)
 
 
-def test_matrices_with_one_input_share_a_site(model, bundle):
-    members = site_members(bundle)
+def test_matrices_with_one_input_share_a_site(model, statistics):
+    members = site_members(statistics)
     attention = "blocks.2.attention."
     assert members[f"{attention}query.weight"] == [f"{attention}{n}.weight" for n in ("query", "key", "value")]
     matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
     assert sorted(name for names in members.values() for name in names) == sorted(matrices)
-    assert int(bundle[f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"]) == 3
+    assert int(statistics[f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}"]) == 3
 
 
-def group_of(model, bundle, config, name=LOOPED_DOWN):
-    (group,) = (group for group in plan_quantization(model, bundle, config).groups if group.names == (name,))
+def group_of(model, statistics, config, name=LOOPED_DOWN):
+    (group,) = (group for group in plan_quantization(model, statistics, config).groups if group.names == (name,))
     return group
 
 
 @pytest.mark.parametrize("choice", ["tokens", "sensitivity", (0.5, 1.0, 4.0, 9.0)])
-def test_visits_are_pooled_as_chosen(model, bundle, choice):
+def test_visits_are_pooled_as_chosen(model, statistics, choice):
     weights = {
         "tokens": [1.0] * 3,
-        "sensitivity": [float(bundle[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean()) for visit in range(3)],
+        "sensitivity": [float(statistics[f"sensitivity/{LOOPED_DOWN}/{visit}"].double().mean()) for visit in range(3)],
     }.get(choice, [0.5, 1.0, 4.0])
     pooled = {
-        kind: sum(weight * bundle[f"{kind}/{LOOPED_DOWN}/{visit}"].double() for visit, weight in enumerate(weights))
+        kind: sum(weight * statistics[f"{kind}/{LOOPED_DOWN}/{visit}"].double() for visit, weight in enumerate(weights))
         / sum(weights)
         for kind in ("moment", "cross")
     }
-    group = group_of(model, bundle, replace(QUANTIZE, visit_weights=choice))
+    group = group_of(model, statistics, replace(QUANTIZE, visit_weights=choice))
     torch.testing.assert_close(group.hessian_CC, pooled["moment"])
-    group = group_of(model, bundle, replace(QUANTIZE, visit_weights=choice, target_share=1.0))
+    group = group_of(model, statistics, replace(QUANTIZE, visit_weights=choice, target_share=1.0))
     expected_RC = sequential_target(
         model.get_parameter(LOOPED_DOWN).detach(), pooled["cross"], pooled["moment"], group.factor.damping, 1.0
     )
@@ -226,14 +226,14 @@ def test_visits_are_pooled_as_chosen(model, bundle, choice):
     assert group.factor.damping == pytest.approx(0.01 * float(pooled["moment"].diagonal().mean()))
 
 
-def test_the_choices_of_pooling_differ_and_too_few_numbers_are_refused(model, bundle):
+def test_the_choices_of_pooling_differ_and_too_few_numbers_are_refused(model, statistics):
     means = [
-        group_of(model, bundle, replace(QUANTIZE, visit_weights=choice)).hessian_CC
+        group_of(model, statistics, replace(QUANTIZE, visit_weights=choice)).hessian_CC
         for choice in ("tokens", "sensitivity", (1.0, 2.0, 4.0))
     ]
     assert all((one - other).norm() > 1e-3 * one.norm() for one, other in itertools.pairwise(means))
     with pytest.raises(ValueError, match=r"^quantize\.visit_weights: got '2 numbers', expected 3, the visits of "):
-        plan_quantization(model, bundle, replace(QUANTIZE, visit_weights=(1.0, 2.0)))
+        plan_quantization(model, statistics, replace(QUANTIZE, visit_weights=(1.0, 2.0)))
     with pytest.raises(ValueError, match=r"^visit_weights: got \(1\.0, 0\.0\)"):
         replace(QUANTIZE, visit_weights=(1.0, 0.0))
 
@@ -255,21 +255,23 @@ def test_sequential_targets_take_back_what_came_before(model, ids_NT):
     assert lost[1.0] < 0.8 * lost[0.0]
 
 
-def test_targets_without_cross_moments_say_what_to_set(model, bundle):
-    lacking = {key: tensor for key, tensor in bundle.items() if not key.startswith("cross/")}
+def test_targets_without_cross_moments_say_what_to_set(model, statistics):
+    lacking = {key: tensor for key, tensor in statistics.items() if not key.startswith("cross/")}
     plan_quantization(model, lacking, RATE)
-    with pytest.raises(ValueError, match=r"^calibration bundle: no cross/.* set calibrate\.provisional\.target_share"):
+    with pytest.raises(
+        ValueError, match=r"^calibration statistics: no cross/.* set calibrate\.provisional\.target_share"
+    ):
         plan_quantization(model, lacking, replace(RATE, target_share=0.5))
 
 
 def test_a_row_counts_for_both_its_uses_and_unseen_rows_for_something():
     factor = factorise(torch.diag(torch.tensor([4.0, 1.0])), 1e-9)
-    bundle = {"sensitivity/table": torch.tensor([0.0, 8.0]), "sensitivity/head": torch.tensor([2.0, 1.0])}
+    statistics = {"sensitivity/table": torch.tensor([0.0, 8.0]), "sensitivity/head": torch.tensor([2.0, 1.0])}
     rule = RateSteps(kind="rate", row_exponent=1.0, column_exponent=1.0, lookup_exponent=1.0)
-    rows_V, step_C = lookup_curvature("table", bundle, None, rule)
+    rows_V, step_C = lookup_curvature("table", statistics, None, rule)
     assert rows_V.tolist() == pytest.approx([0.4, 8.4])
     assert step_C is None
-    rows_V, step_C = lookup_curvature("table", bundle, factor, rule)
+    rows_V, step_C = lookup_curvature("table", statistics, factor, rule)
     seen = torch.tensor([0.0 / 2.5 + 2.0, 8.0 / 2.5 + 1.0])  # 2.5: mean variance of the inputs
     assert rows_V.tolist() == pytest.approx((seen + 0.1 * seen.mean()).tolist())
     assert step_C.tolist() == [0.5, 1.0]
@@ -297,12 +299,12 @@ def logit_error(model, network, ids_NT):
         return float((network(ids_NT) - model(ids_NT)).norm() / model(ids_NT).norm())
 
 
-def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model, ids_NT, bundle):
+def test_a_fine_grid_reproduces_the_float_logits_and_a_coarse_one_does_not(model, ids_NT, statistics):
     fine = replace(
         QUANTIZE, steps=replace(CLIP, bits=replace(CLIP.bits, attention=8, mlp=8, looped=8, other=8, table=8))
     )
-    near = dequantized_model(quantize_plan(plan_quantization(model, bundle, fine), 4.0), MODEL)
-    far = dequantized_model(quantize_plan(plan_quantization(model, bundle, QUANTIZE), 60.0), MODEL)
+    near = dequantized_model(quantize_plan(plan_quantization(model, statistics, fine), 4.0), MODEL)
+    far = dequantized_model(quantize_plan(plan_quantization(model, statistics, QUANTIZE), 60.0), MODEL)
     assert logit_error(model, near, ids_NT) < 0.03  # steps of about a thirtieth of a standard deviation
     assert logit_error(model, far, ids_NT) > 10 * logit_error(model, near, ids_NT)
 
@@ -311,14 +313,14 @@ def budget_config(limit_bytes, tolerance_frac=0.002):
     return BudgetConfig(limit_bytes=limit_bytes, code_reserve_bytes=1000, tolerance_frac=tolerance_frac)
 
 
-def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
+def test_fit_lands_within_tolerance_below_the_budget(model, statistics):
     budget = budget_config(22_000)
-    content, report = fit_to_budget(model, bundle, QUANTIZE, budget, {"k": 1}, silent)
+    content, report = fit_to_budget(model, statistics, QUANTIZE, budget, {"k": 1}, silent)
     assert 21_000 - 44 <= len(content) <= 21_000
     assert report["bytes"] == len(content)
     assert report["budget"]["reached"]
     assert len(report["search"]) <= 8
-    assert fit_to_budget(model, bundle, QUANTIZE, budget, {"k": 1}, silent)[0] == content
+    assert fit_to_budget(model, statistics, QUANTIZE, budget, {"k": 1}, silent)[0] == content
     layers = {layer["name"]: layer for layer in report["layers"]}
     assert len(layers) == sum(role != "passthrough" for role in tensor_roles(model).values())
     assert layers[LOOPED_DOWN]["proxy_loss"] < layers[LOOPED_DOWN]["nearest_proxy_loss"]
@@ -328,7 +330,7 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
     down = tensors[LOOPED_DOWN]
     codes_RC, step_R = torch.from_numpy(down.codes.astype(np.int64)), torch.from_numpy(down.step.astype(np.float32))
     weight_RC = model.get_parameter(LOOPED_DOWN)
-    of_file = proxy_loss(weight_RC, codes_RC, step_R, pooled_mean(bundle, "moment", LOOPED_DOWN, codes_RC.shape[1]))
+    of_file = proxy_loss(weight_RC, codes_RC, step_R, pooled_mean(statistics, "moment", LOOPED_DOWN, codes_RC.shape[1]))
     assert layers[LOOPED_DOWN]["proxy_loss"] == pytest.approx(of_file, rel=1e-5)  # float32 products
     assert report["knob"] in [trial["knob"] for trial in report["search"]]
     assert all(layer["seconds"] > 0 for layer in layers.values())
@@ -340,7 +342,7 @@ def test_fit_lands_within_tolerance_below_the_budget(model, bundle):
     assert np.array_equal(table.codes, np.clip(nearest, -31, 31))
 
 
-def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model, ids_NT, bundle):
+def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model, ids_NT, statistics):
     """At equal bytes, on the text whose labels the model itself gives: the divergence from the float model."""
     budget, divergence = budget_config(16_000), {}
     configs = {
@@ -350,7 +352,7 @@ def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model,
         "trellis": replace(RATE, trellis_states=8),
     }
     for name, config in configs.items():
-        content, report = fit_to_budget(model, bundle, config, budget, {}, silent)
+        content, report = fit_to_budget(model, statistics, config, budget, {}, silent)
         assert report["budget"]["reached"]
         assert report["budget"]["unused_bytes"] <= 0.002 * budget.limit_bytes
         divergence[name] = mean_divergence(model, dequantized_model(decode_artifact(content)[0], MODEL), ids_NT)
@@ -359,9 +361,9 @@ def test_the_rate_rule_lands_on_budget_and_needs_fewer_nats_than_the_clip(model,
     assert divergence["trellis"] < divergence["rate"]
 
 
-def test_small_rows_stay_off_the_paths(model, bundle):
+def test_small_rows_stay_off_the_paths(model, statistics):
     """They keep even codes, mostly zeros: half a step of error would be many times what they hold."""
-    plan = plan_quantization(model, bundle, replace(RATE, trellis_states=8))
+    plan = plan_quantization(model, statistics, replace(RATE, trellis_states=8))
     group = max((group for group in plan.groups if group.role == "matrix"), key=lambda group: len(group.weight_RC))
     weight_RC = group.weight_RC.clone()
     weight_RC[::2] *= 0.01
@@ -383,32 +385,32 @@ def mean_divergence(model, network, ids_NT):
     return float((ours.exp() * (ours - theirs)).sum(-1).mean())
 
 
-def test_the_rate_rule_without_sensitivities_says_what_to_set(model, bundle):
-    lacking = {key: tensor for key, tensor in bundle.items() if not key.startswith("sensitivity/")}
+def test_the_rate_rule_without_sensitivities_says_what_to_set(model, statistics):
+    lacking = {key: tensor for key, tensor in statistics.items() if not key.startswith("sensitivity/")}
     with pytest.raises(ValueError, match=r"calibrate\.sensitivity_sequences above 0"):
         plan_quantization(model, lacking, RATE)
 
 
-def test_progress_counts_trials_and_ends_full(model, bundle):
+def test_progress_counts_trials_and_ends_full(model, statistics):
     seen = []
-    _, report = fit_to_budget(model, bundle, QUANTIZE, budget_config(22_000), {}, lambda *shown: seen.append(shown))
+    _, report = fit_to_budget(model, statistics, QUANTIZE, budget_config(22_000), {}, lambda *shown: seen.append(shown))
     trials = len(report["search"])
     assert [done for done, _, _ in seen] == [*range(1, trials + 1), trials]
     assert all(total == MAX_TRIALS > trials for _, total, _ in seen[:-1])
     assert seen[-1][:2] == (trials, trials)
 
 
-def test_a_budget_between_two_file_sizes_takes_the_one_below(model, bundle):
+def test_a_budget_between_two_file_sizes_takes_the_one_below(model, statistics):
     """A tolerance of less than a byte: a file of exactly the budget's bytes would be luck."""
-    content, report = fit_to_budget(model, bundle, QUANTIZE, budget_config(22_000, 1e-9), {}, silent)
+    content, report = fit_to_budget(model, statistics, QUANTIZE, budget_config(22_000, 1e-9), {}, silent)
     budget = report["budget"]
     assert not budget["finest_fits"]
     assert budget["unused_bytes"] == 21_000 - len(content) >= 0
     assert budget["reached"] == (len(content) == 21_000)
 
 
-def damaged_bundles(bundle):
-    """Yield (bundle, what its error starts with): entries that are missing or of another shape."""
+def damaged_statistics(statistics):
+    """Yield (statistics, what its error starts with): entries that are missing or of another shape."""
     for key in (
         "moment/head",
         f"moment/{LOOPED_DOWN}/0",
@@ -417,44 +419,44 @@ def damaged_bundles(bundle):
         f"uses/{LOOPED_DOWN}/{LOOPED_DOWN}",
     ):
         missing = f"no {key} in it" if not key.startswith("uses") else f"got 'no moments of {LOOPED_DOWN}'"
-        yield {name: tensor for name, tensor in bundle.items() if name != key}, missing
+        yield {name: tensor for name, tensor in statistics.items() if name != key}, missing
         if key.startswith("moment"):
-            for tensor in (bundle[key][1:], bundle[key][0], bundle[key][0, 0]):
-                yield {**bundle, key: tensor}, f"{key}: got {tuple(tensor.shape)}"
-    yield {**bundle, "moment/head": bundle["moment/head"][1:, 1:]}, "moment/head: got (31, 31)"
+            for tensor in (statistics[key][1:], statistics[key][0], statistics[key][0, 0]):
+                yield {**statistics, key: tensor}, f"{key}: got {tuple(tensor.shape)}"
+    yield {**statistics, "moment/head": statistics["moment/head"][1:, 1:]}, "moment/head: got (31, 31)"
     yield (
-        {**bundle, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}},
+        {**statistics, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}},
         f"moment/{LOOPED_DOWN}/0: got (7, 7)",
     )
 
 
-def test_a_damaged_bundle_is_one_line(model, bundle):
-    for damaged, complaint in damaged_bundles(bundle):
-        with pytest.raises(ValueError, match=r"^calibration bundle: ") as caught:
+def test_damaged_statistics_are_one_line(model, statistics):
+    for damaged, complaint in damaged_statistics(statistics):
+        with pytest.raises(ValueError, match=r"^calibration statistics: ") as caught:
             plan_quantization(model, damaged, QUANTIZE)
         assert complaint in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "calibrate" in str(caught.value)
 
 
-def test_an_impossible_budget_says_what_would_work(model, bundle):
+def test_an_impossible_budget_says_what_would_work(model, statistics):
     with pytest.raises(BudgetError, match=r"^budget.limit_bytes: 5000 .* to at least \d+") as caught:
-        fit_to_budget(model, bundle, QUANTIZE, budget_config(5000), {}, silent)
+        fit_to_budget(model, statistics, QUANTIZE, budget_config(5000), {}, silent)
     enough = int(str(caught.value).split("to at least ")[1].split()[0])
-    content, _ = fit_to_budget(model, bundle, QUANTIZE, budget_config(enough), {}, silent)
+    content, _ = fit_to_budget(model, statistics, QUANTIZE, budget_config(enough), {}, silent)
     assert len(content) <= enough - 1000
     with pytest.raises(BudgetError):
-        fit_to_budget(model, bundle, QUANTIZE, budget_config(enough - 500), {}, silent)
+        fit_to_budget(model, statistics, QUANTIZE, budget_config(enough - 500), {}, silent)
 
 
 @pytest.mark.parametrize("budget", [10, 1500])
-def test_an_impossible_budget_of_the_rate_rule_is_one_line(model, bundle, budget):
+def test_an_impossible_budget_of_the_rate_rule_is_one_line(model, statistics, budget):
     with pytest.raises(BudgetError, match=r"^budget.limit_bytes: \d+ leaves .* to at least \d+"):
-        fit_to_budget(model, bundle, RATE, budget_config(1000 + budget), {}, silent)
+        fit_to_budget(model, statistics, RATE, budget_config(1000 + budget), {}, silent)
 
 
-def test_a_generous_budget_takes_the_finest_clip(model, bundle):
-    content, report = fit_to_budget(model, bundle, QUANTIZE, budget_config(10**6), {}, silent)
+def test_a_generous_budget_takes_the_finest_clip(model, statistics):
+    content, report = fit_to_budget(model, statistics, QUANTIZE, budget_config(10**6), {}, silent)
     assert report["knob"] == CLIP.min_clip_std
     assert report["budget"]["finest_fits"]
     assert not report["budget"]["reached"]
@@ -464,15 +466,15 @@ def test_a_generous_budget_takes_the_finest_clip(model, bundle):
 
 @pytest.mark.parametrize("limit_bytes", [10**7, 10**15])
 @pytest.mark.parametrize("config", [RATE, replace(RATE, trellis_states=8), QUANTIZE], ids=["rate", "trellis", "clip"])
-def test_a_budget_beyond_all_steps_takes_the_finest(model, bundle, config, limit_bytes):
-    content, report = fit_to_budget(model, bundle, config, budget_config(limit_bytes), {}, silent)
+def test_a_budget_beyond_all_steps_takes_the_finest(model, statistics, config, limit_bytes):
+    content, report = fit_to_budget(model, statistics, config, budget_config(limit_bytes), {}, silent)
     assert report["budget"]["finest_fits"]
     assert len(report["search"]) == 1
     assert len(content) < 100_000
 
 
-def test_more_bits_than_a_code_holds_have_a_knob(model, bundle):
-    rate = RateEstimate(plan_quantization(model, bundle, RATE))
+def test_more_bits_than_a_code_holds_have_a_knob(model, statistics):
+    rate = RateEstimate(plan_quantization(model, statistics, RATE))
     assert 0 < rate.knob(1e6) == rate.knob(1e5) < rate.knob(20)
 
 
@@ -489,7 +491,7 @@ def test_zero_matrices_take_no_bits(ids_NT, config, zero):
         if zero in name:
             parameter.data.zero_()
     statistics = calibrated(model, ids_NT, settings(1, 0.5, config.steps))
-    check_bundle(statistics)
+    check_statistics(statistics)
     content, report = fit_to_budget(model, statistics, config, budget_config(20_000), {}, silent)
     report.update(file_costs(model, statistics, decode_artifact(content)[0], len(content), report["layers"]))
     lines = {layer["name"]: layer for layer in report["layers"] if zero in layer["name"]}
@@ -530,10 +532,10 @@ def test_codes_beyond_16_bits_are_one_line(ids_NT):
         ("x" * 10_000, torch.ones(1)),
     ],
 )
-def test_an_entry_that_calibration_never_writes_is_named(bundle, key, entry):
-    check_bundle(bundle)
-    with pytest.raises(ValueError, match=f"^calibration bundle: {key[:100]}") as caught:
-        check_bundle({**bundle, key: entry})
+def test_an_entry_that_calibration_never_writes_is_named(statistics, key, entry):
+    check_statistics(statistics)
+    with pytest.raises(ValueError, match=f"^calibration statistics: {key[:100]}") as caught:
+        check_statistics({**statistics, key: entry})
     assert len(str(caught.value)) < 500
 
 
@@ -554,8 +556,8 @@ def test_search_keeps_the_largest_file_that_fits_not_the_last():
     assert search.best.knob == 3.0
 
 
-def test_decoding_in_a_fresh_process_gives_the_same_bits(model, bundle, tmp_path, repo):
-    content, _ = fit_to_budget(model, bundle, QUANTIZE, budget_config(22_000), {}, silent)
+def test_decoding_in_a_fresh_process_gives_the_same_bits(model, statistics, tmp_path, repo):
+    content, _ = fit_to_budget(model, statistics, QUANTIZE, budget_config(22_000), {}, silent)
     path = tmp_path / "model.fwy"
     path.write_bytes(content)
     ours = hashlib.sha256()
@@ -574,8 +576,8 @@ def test_decoding_in_a_fresh_process_gives_the_same_bits(model, bundle, tmp_path
     assert out.stdout.strip() == ours.hexdigest()
 
 
-def test_mismatches_name_the_tensor(model, ids_NT, bundle):
-    tensors = quantize_plan(plan_quantization(model, bundle, QUANTIZE), 12.0)
+def test_mismatches_name_the_tensor(model, ids_NT, statistics):
+    tensors = quantize_plan(plan_quantization(model, statistics, QUANTIZE), 12.0)
     lacking = {name: tensor for name, tensor in tensors.items() if name != "skip_weights"}
     with pytest.raises(ArtifactError, match="lacks skip_weights"):
         dequantized_model(lacking, MODEL)
@@ -583,11 +585,11 @@ def test_mismatches_name_the_tensor(model, ids_NT, bundle):
     with pytest.raises(ArtifactError, match=rf"{LOOPED_DOWN} of shape \(2, 2\)"):
         dequantized_model(wrong, MODEL)
     with pytest.raises(ValueError, match=r"no moments of blocks\.2\.mlp\.down\.weight"):
-        plan_quantization(model, {k: v for k, v in bundle.items() if LOOPED_DOWN not in k}, QUANTIZE)
-    spoilt = {**bundle, "moment/blocks.0.mlp.down.weight/0": -bundle["moment/blocks.0.mlp.down.weight/0"]}
+        plan_quantization(model, {k: v for k, v in statistics.items() if LOOPED_DOWN not in k}, QUANTIZE)
+    spoilt = {**statistics, "moment/blocks.0.mlp.down.weight/0": -statistics["moment/blocks.0.mlp.down.weight/0"]}
     with pytest.raises(HessianError, match=r"^blocks\.0\.mlp\.down\.weight: "):
         plan_quantization(model, spoilt, QUANTIZE)
     overflowing = copy.deepcopy(model)
     overflowing.skip_weights.data[0, 0] = 1e6
     with pytest.raises(ValueError, match=r"^tensor skip_weights: .*float16"):
-        plan_quantization(overflowing, bundle, QUANTIZE)
+        plan_quantization(overflowing, statistics, QUANTIZE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.judge import Judge
-from pipeline.progress import silent
+from pipeline.base.progress import silent
 from pipeline.scoring.config import BlocksProtocol
 from pipeline.scoring.evaluate import score
 from tests.networks import TINY, changed, roused

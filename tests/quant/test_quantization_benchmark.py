@@ -14,8 +14,8 @@ from benchmarks.quantization_runs import Bench
 from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
 from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
+from pipeline.base.config import load_params
 from pipeline.codec.container import QuantizedTensor
-from pipeline.config import load_params
 from pipeline.quant.plan import plan_quantization
 from tests.networks import TINY, changed, roused
 from tests.quant.tiny_stream import tiny_stream
@@ -170,14 +170,14 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
 
 def test_axes_expect_what_equal_loss_saves(bench, repo):
     params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
-    bundle, _ = bench.bundle(0, dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4))
-    plan = plan_quantization(bench.material.model, bundle, params.quantize)
-    whole = axes_of(plan, bundle)
+    statistics, _ = bench.statistics(0, dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4))
+    plan = plan_quantization(bench.material.model, statistics, params.quantize)
+    whole = axes_of(plan, statistics)
     assert whole["row sigma_r"].expected_bits == whole["row sigma_r"].lognormal_bits == 0  # no step follows it
     assert all(axis.ln_spread > 0 and axis.expected_bits >= 0 for axis in whole.values())
     half = dataclasses.replace(params.quantize.steps, row_exponent=0.0, lookup_exponent=0.5)
-    plan = plan_quantization(bench.material.model, bundle, dataclasses.replace(params.quantize, steps=half))
-    part = axes_of(plan, bundle)
+    plan = plan_quantization(bench.material.model, statistics, dataclasses.replace(params.quantize, steps=half))
+    part = axes_of(plan, statistics)
     assert part["row g_r"].expected_bits == 0
     assert 0 < part["lookup g_v"].expected_bits < whole["lookup g_v"].expected_bits
     assert part["column d_j"] == whole["column d_j"]

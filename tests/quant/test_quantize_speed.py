@@ -9,7 +9,7 @@ from benchmarks.quantize_speed import (
     plain_factor,
     plain_solve,
     random_model,
-    synthetic_bundle,
+    synthetic_statistics,
 )
 from pipeline.model.network import build
 from pipeline.quant.config import BudgetConfig, QuantizeConfig, RateSteps
@@ -29,8 +29,8 @@ QUANTIZE = QuantizeConfig(
 
 
 def test_the_plain_solver_finds_our_codes():
-    bundle = synthetic_bundle(random_model(build(TINY, 0)))
-    hessian_CC = bundle["moment/blocks.5.mlp.down.weight/1"].double()
+    statistics = synthetic_statistics(random_model(build(TINY, 0)))
+    hessian_CC = statistics["moment/blocks.5.mlp.down.weight/1"].double()
     weight_RC = 0.05 * torch.randn(30, len(hessian_CC), generator=torch.Generator().manual_seed(2))
     for step in (torch.full((30,), 0.02), torch.full_like(weight_RC, 0.01)):
         expected = solve(weight_RC, factorise(hessian_CC, 0.01), step, None, 32)
@@ -39,13 +39,13 @@ def test_the_plain_solver_finds_our_codes():
 
 def test_a_small_model_is_measured():
     model = random_model(build(TINY, 0))
-    bundle = synthetic_bundle(model)
+    statistics = synthetic_statistics(model)
     budget = BudgetConfig(limit_bytes=40_000, code_reserve_bytes=1000, tolerance_frac=0.01)
-    measured = measure_fit(model, bundle, QUANTIZE, budget)
+    measured = measure_fit(model, statistics, QUANTIZE, budget)
     phases = sum(measured[f"{phase}_seconds"] for phase in ("plan", "solve", "encode", "report"))
     assert phases == pytest.approx(measured["seconds"], rel=0.1)
     assert 0 <= measured["unused_bytes"] == 39_000 - measured["artifact_bytes"]
-    baseline = measure_baseline(model, bundle, QUANTIZE)
+    baseline = measure_baseline(model, statistics, QUANTIZE)
     assert baseline["matrices"] == sum(
         name.startswith(("blocks.0.", "blocks.5.")) and parameter.ndim == 2 and name.endswith("weight")
         for name, parameter in model.named_parameters()

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmarks.rate_bound import code_bits, gaussian_bits, water_filling_bits
+from pipeline.base.config import load_params
 from pipeline.codec.container import QuantizedTensor
 from pipeline.codec.integers import IntegerWriter
 from pipeline.codec.tables import TABLE_BITS
-from pipeline.config import load_params
+from pipeline.quant.fit import quantize_plan
 from pipeline.quant.gptq import factorise
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
-from pipeline.quant.quantizer import quantize_plan
 
 
 def test_fine_errors_cost_half_a_logarithm_of_the_mean_ratio():

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pipeline.quant.config import ClipSteps, CodeBits, QuantizeConfig, RateSteps
+from pipeline.quant.fit import quantize_plan
 from pipeline.quant.layer_report import entropy_bits
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
-from pipeline.quant.quantizer import quantize_plan
 from pipeline.quant.rate_estimate import RateEstimate
 
 CLIP = ClipSteps(

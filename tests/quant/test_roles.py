@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.progress import silent
+from pipeline.base.progress import silent
+from pipeline.base.ranks import Ranks
+from pipeline.calibration.calibrate import calibrate
 from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, ProvisionalConfig, QuantizeConfig
-from pipeline.quant.loop_aware import calibrate
+from pipeline.quant.fit import quantize_plan
 from pipeline.quant.plan import plan_quantization
-from pipeline.quant.quantizer import quantize_plan
 from pipeline.quant.roles import code_owners, tensor_roles
-from pipeline.ranks import Ranks
 from tests.networks import TINY, changed, roused
 
 BITS = CodeBits(attention=6, mlp=5, looped=7, other=4, embedding=8, table=3)
@@ -45,7 +45,7 @@ def test_codes_span_the_grid_of_their_owner():
     settings = CalibrateConfig(
         num_sequences=8, batch_sequences=4, sensitivity_sequences=0, sweeps=0, provisional=provisional
     )
-    bundle = calibrate(model, ids_NT, settings, Ranks(0, 0, 1), torch.device("cpu"), silent)
+    statistics = calibrate(model, ids_NT, settings, Ranks(0, 0, 1), torch.device("cpu"), silent)
     config = QuantizeConfig(
         solver="gptq",
         steps=CLIP,
@@ -55,7 +55,7 @@ def test_codes_span_the_grid_of_their_owner():
         block_columns=16,
         trellis_states=None,
     )
-    tensors = quantize_plan(plan_quantization(model, bundle, config), 1.5)
+    tensors = quantize_plan(plan_quantization(model, statistics, config), 1.5)
     limits = {owner: 2 ** (bits - 1) - 1 for owner, bits in dataclasses.asdict(BITS).items()}
     reached = {name: int(abs(tensors[name].codes).max()) for name in code_owners(model)}
     assert reached == {name: limits[owner] for name, owner in code_owners(model).items()}

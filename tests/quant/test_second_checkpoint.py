@@ -11,7 +11,7 @@ from benchmarks.quantization import BASELINES, DEFAULT, REFERENCES, choose_arms
 from benchmarks.quantization_arms import RECORDED, ladder
 from benchmarks.quantization_data import FAMILIES, load_material
 from benchmarks.second_checkpoint import RECIPE, load_recipe, run, training_tokens, write
-from pipeline.config import load_params
+from pipeline.base.config import load_params
 from pipeline.interop.adopt import read_community
 from pipeline.model.network import build
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.config import load_params
 from pipeline.codec.trellis import TRELLIS_STATES, next_state, unions
-from pipeline.config import load_params
 from pipeline.quant.config import TrellisStates
 from pipeline.quant.gptq import factorise, proxy_loss, round_to_nearest, solve_stack
 from pipeline.quant.trellis_search import PathSearch

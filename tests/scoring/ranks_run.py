@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.progress import silent
-from pipeline.ranks import Ranks
+from pipeline.base.progress import silent
+from pipeline.base.ranks import Ranks
+from pipeline.launching.processes import current_ranks, process_group
 from pipeline.scoring.evaluate import Scores, score
 from pipeline.scoring.protocols import parse_protocol
-from pipeline.training.launch import current_ranks, process_group
 from tests.scoring.scoring_toys import PROTOCOLS, random_documents, tiny_network
 
 LENGTHS = [40, 0, 1, 17, 5, 60, 0, 33, 15, 90]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.progress import silent
+from pipeline.base.progress import silent
 from pipeline.scoring.clock import ScoringClock, TimeLimitError
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.base.progress import silent
 from pipeline.model import loss
-from pipeline.progress import silent
 from pipeline.scoring import score_tokens
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.protocols import parse_protocol

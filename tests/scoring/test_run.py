@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.progress import silent
 from pipeline.data.byte_count import ByteTable, count_bytes
-from pipeline.progress import silent
 from pipeline.scoring import score_tokens
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.progress import silent
+from pipeline.base.ranks import ALONE
+from pipeline.launching.processes import torchrun
 from pipeline.model.network import build
-from pipeline.progress import silent
-from pipeline.ranks import ALONE
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.protocols import parse_protocol
-from pipeline.training.launch import torchrun
 from tests.networks import TINY
 from tests.scoring.ranks_run import score_all
 from tests.scoring.scoring_toys import PROTOCOLS, random_documents

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.manifest import listed_shards, open_listed
-from stages.alone import BusyError, held_alone
+from pipeline.launching.alone import BusyError, held_alone
 from tests.stages.conftest import Project, make_project
 
 COMMANDS = {

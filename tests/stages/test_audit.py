@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts import ROOT
 from pipeline.audit.audit import TITLES, Machine, Seen, audit_record, audit_table, file_findings
 from pipeline.audit.evaluator import Finding, Rows
 from pipeline.audit.processes import Event, ShippedError
 from pipeline.audit.record_checks import check_alarms
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.stated import state_audit
+from pipeline.base.artifacts import ROOT
+from pipeline.base.files import files_below, folder_digest
 from pipeline.data.shards import write_shard
-from pipeline.files import files_below, folder_digest
-from pipeline.submission.schema import check_submission
-from pipeline.submission.verify import check_statements
+from pipeline.record.schema import check_submission
+from pipeline.record.verify import check_statements
 
 ITEMS = ["blocks", "sliding", "ttt"]
 
@@ -232,11 +232,11 @@ DOCTORED = {
     "train with val open": (_seal("train/report"), CHAIN),
     "evaluate with train open": (_seal("evaluate/scores-ttt"), CHAIN),
     "another artifact": (_append("submission/model.fwy"), {*CHAIN, "T11", "T13"}),
-    "another bundle": (_append("seeds/1/calibrate/hessians.safetensors"), CHAIN),
+    "other statistics": (_append("seeds/1/calibrate/hessians.safetensors"), CHAIN),
     "another checkpoint": (_append("seeds/1/train/checkpoint.safetensors"), CHAIN),
     "a train shard that the manifest does not know": (_append("data/train/train_000000.bin"), {*CHAIN, "T10"}),
     "another manifest": (lambda root: edit_json(root / "data/manifest.json", lambda each: each.update(x=1)), CHAIN),
-    "a bundle that calibrate did not write": (
+    "statistics that calibrate did not write": (
         _report("calibrate/report", lambda report: report.update(outputs_sha256={})),
         CHAIN,
     ),

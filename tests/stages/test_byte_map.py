@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from stages.byte_map import draw_byte_map
+from pipeline.reports.byte_map import draw_byte_map
 
 NAMES = [
     "token_embedding.weight",

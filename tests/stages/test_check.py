@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.check import check_params
+from stages.shell.rules import check_params
 from tests.configurations import FILES, REPO, changed, documents
 from tests.stages.test_cli import fairway
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import SECTIONS, load_params
-from pipeline.submission.build import recipe_of, record_source
+from pipeline.base.config import SECTIONS, load_params
+from pipeline.record.build import recipe_of, record_source
 
 REPO = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (REPO / "recipes").glob("*.yaml") if path.stem != "demo")

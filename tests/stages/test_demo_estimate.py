@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import SECTIONS, load_params
+from pipeline.base.config import SECTIONS, load_params
 from stages.demo import PROBE_SECONDS, REFERENCE_FLOPS, SECONDS, Estimate, minutes, probe, stages_of
 
 REST = sum(SECONDS.values()) - SECONDS["train"] + 3 * SECONDS["evaluate"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import ROOT, outputs_of
+from pipeline.base.artifacts import ROOT, outputs_of
 from tests.stages.conftest import HOSTILE, Project
 
 STAGES = {

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.artifacts import ROOT
-from pipeline.data.tokenizer_training import train_tokenizer
-from pipeline.firewall import SEALED, Walls
-from pipeline.recipes import with_section
-from tests.data.hub_stand_in import HubStandIn
-from tests.data.test_fineweb import export_documents
+from pipeline.base.artifacts import ROOT
+from pipeline.corpus.tokenizer_training import train_tokenizer
+from pipeline.launching.firewall import SEALED, Walls
+from pipeline.recipes.recipes import with_section
+from tests.corpus.hub_stand_in import HubStandIn
+from tests.corpus.test_fineweb import export_documents
 from tests.stages.conftest import REPO, make_project
 
 RECIPES = {path.stem: YAML(typ="safe").load(path.read_text()) for path in sorted((REPO / "recipes").glob("*.yaml"))}

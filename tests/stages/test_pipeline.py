@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifacts import ROOT
-from pipeline.checkpoint import load_checkpoint
-from pipeline.files import folder_digest
+from pipeline.base.artifacts import ROOT
+from pipeline.base.files import folder_digest
+from pipeline.model.checkpoint import load_checkpoint
 from pipeline.scoring.ledger import load_ledger
 from tests.stages.conftest import TINY, make_project
 

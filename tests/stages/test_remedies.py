@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import ROOT
-from pipeline.files import folder_digest
+from pipeline.base.artifacts import ROOT
+from pipeline.base.files import folder_digest
 
 SEED = ROOT / "seeds/1"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.artifacts import ROOT
+from pipeline.base.artifacts import ROOT
 
 VAL = "artifacts/data/val/val_000000.bin"
 TRAIN = "artifacts/data/train/train_000000.bin"

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pipeline.ranks import Ranks
-from pipeline.training.launch import current_ranks, process_group
+from pipeline.base.ranks import Ranks
+from pipeline.launching.processes import current_ranks, process_group
 from pipeline.training.optimizer_step import OptimizerStep
 from tests.training.tiny_run import train_config
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.base.ranks import Ranks
 from pipeline.model.network import build
-from pipeline.ranks import Ranks
 from pipeline.training.backward import DeviceMemoryError, build_backward
 from pipeline.training.loop import DivergenceError, sequences_per_step
 from pipeline.training.optimizer_step import OptimizerStep

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+from pipeline.base.progress import silent
 from pipeline.data.batches import SequenceSampler
 from pipeline.model.network import build
-from pipeline.progress import silent
 from pipeline.quant.gptq import round_to_nearest
 from pipeline.quant.roles import tensor_roles
 from pipeline.quant.steps import max_code_of, sdclip_step

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.launching.processes import torchrun
 from pipeline.model.network import build
-from pipeline.training.launch import torchrun
 from tests.training.tiny_run import MODEL, train_config, train_tiny
 
 

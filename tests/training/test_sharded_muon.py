@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.ranks import Ranks
-from pipeline.training.launch import torchrun
+from pipeline.base.ranks import Ranks
+from pipeline.launching.processes import torchrun
 from tests.training.sharded_run import NUM_STEPS, Uneven, optimizer_step_of, resume, take_steps
 
 ALONE = Ranks(0, 0, 1)

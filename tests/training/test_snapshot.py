@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.launching.processes import StoppedError
 from pipeline.model.network import build
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
-from pipeline.training.launch import StoppedError
 from pipeline.training.snapshot import Snapshots
 from tests.training.tiny_run import ALONE, MODEL, train_config, train_tiny
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import parse_value
+from pipeline.base.config import parse_value
 from pipeline.training.config import EmaConfig, LoopStage, NoiseConfig, SwaConfig, TrainConfig
 from tests.training.tiny_run import train_config
 

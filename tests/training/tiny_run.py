@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from pipeline.base.progress import Log, silent
+from pipeline.base.ranks import Ranks
 from pipeline.data.batches import SequenceSampler
+from pipeline.launching.processes import current_ranks, process_group, resolve_device
 from pipeline.model.network import build
-from pipeline.progress import Log, silent
-from pipeline.ranks import Ranks
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import TrainReport
-from pipeline.training.launch import current_ranks, process_group, resolve_device
 from pipeline.training.loop import train
 from tests.networks import TINY, changed
 

@@ -1,0 +1,1 @@
+"""Text, or published shards, to a tokenizer and shards of tokens: `prepare.prepare`."""

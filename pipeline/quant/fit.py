@@ -1,0 +1,221 @@
+"""From a float model and its calibration statistics to an artifact of the wanted size.
+
+The one idea: a trial of the size search is only a solve and an encode; all the rest is in the plan, made once.
+
+Axes: R rows (out features), C columns (in features), V vocabulary, D model width.
+Source: shared/quantization.md, rungs A, C, D, F and G.
+Differs: nothing is ever pruned or dropped to fit; one knob, a factor on all steps, moves alone.
+Checked by: tests/quant/test_calibrate_and_fit.py.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.base.checks import FairwayError, require
+from pipeline.base.progress import Progress
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
+from pipeline.model.network import LoopedUNet
+from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
+from pipeline.quant.config import BudgetConfig, ClipSteps, QuantizeConfig, RateSteps
+from pipeline.quant.gptq import round_to_nearest, solve_stack
+from pipeline.quant.layer_report import layer_entry, report_totals
+from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization
+from pipeline.quant.rate_estimate import RateEstimate
+from pipeline.quant.steps import max_code_of
+from pipeline.quant.trellis_search import PathSearch
+
+_FINEST_BITS = 12.0
+"""Bits per weight beyond which no step is refined under the rate rule."""
+_KNOB_OCTAVES = 24.0
+"""How far that rule's search may go from there: to nothing left."""
+_PATH_SPREAD = 0.7
+"""Root mean square of a row's weights, in half steps, from which a path costs less than codes by themselves."""
+_STACK_ROWS = 4096
+"""Rows solved together: what a processor's cache holds of a block of columns."""
+
+
+class BudgetError(FairwayError):
+    """No allowed step makes the artifact small enough."""
+
+
+def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float] | None = None) -> ArtifactTensors:
+    """Return the artifact's tensors at one knob; `seconds` receives what each quantized tensor took of the solving."""
+    tensors: ArtifactTensors = dict(plan.passthrough)
+    states = plan.config.trellis_states or 1
+    for stack in _stacks(plan):
+        started = time.perf_counter()
+        grids = [group_grid(group, knob / 2 if states > 1 else knob, plan.config.steps) for group in stack]
+        paths = [_rows_on_paths(group, grid, states) for group, grid in zip(stack, grids, strict=True)]
+        stacked = zip(stack, grids, paths, _stack_codes(stack, grids, paths, plan.config), strict=True)
+        group_seconds = (time.perf_counter() - started) / len(stack)
+        for group, grid, on_path_R, codes_RC in stacked:
+            column_step = None if grid.step_C is None else grid.step_C.half().numpy()
+            largest = int(codes_RC.abs().max())
+            require(largest < 2**15, group.names[0], f"code {largest}", "smaller weights")
+            dtype = torch.int8 if largest <= max_code_of(8) else torch.int16
+            for name, rows in _member_slices(group):
+                codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
+                on_path = on_path_R[rows].numpy() if on_path_R[rows].any() else None
+                tensors[name] = QuantizedTensor(codes, step, column_step, states, on_path)
+                if seconds is not None:
+                    seconds[name] = group_seconds * len(codes) / len(codes_RC)
+    return {name: tensors[name] for name in plan.order}
+
+
+def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
+    """Yield groups that can be solved together: of the same rows, columns, role, kind of step and limit of codes."""
+    alike: dict[tuple, list[TensorGroup]] = {}
+    for group in plan.groups:
+        key = (group.role, group.rows, group.weight_RC.shape[1], group.step_C is None, group.max_code)
+        alike.setdefault(key, []).append(group)
+    for groups in alike.values():
+        size = max(_STACK_ROWS // len(groups[0].weight_RC), 1)
+        yield from (groups[at : at + size] for at in range(0, len(groups), size))
+
+
+def _stack_codes(
+    stack: list[TensorGroup], grids: list[Grid], on_path: list[Tensor], config: QuantizeConfig
+) -> list[Tensor]:
+    weights, steps, max_code = [group.weight_RC for group in stack], [grid.step for grid in grids], stack[0].max_code
+    factors = [group.factor for group in stack if group.factor is not None]
+    search = None
+    if config.trellis_states:
+        tensor_rows = [rows for group in stack for rows in group.rows]
+        search = PathSearch(tensor_rows, torch.cat(on_path).numpy(), config.trellis_states)
+    if config.solver == "nearest" or not factors:
+        weight_RC, step = torch.cat(weights), torch.cat(steps)
+        return list(round_to_nearest(weight_RC, step, max_code, search).split([len(weight) for weight in weights]))
+    return solve_stack(weights, factors, steps, max_code, config.block_columns, search)
+
+
+def _rows_on_paths(group: TensorGroup, grid: Grid, states: int) -> Tensor:
+    """Return which rows (R,) bool run on paths of the trellis: those that are not small beside their steps."""
+    if states == 1:
+        return torch.zeros(len(group.weight_RC), dtype=torch.bool)
+    place_RC = group.weight_RC / grid.step.reshape(len(group.weight_RC), -1)
+    return place_RC.square().mean(1) >= _PATH_SPREAD**2
+
+
+def fit_to_budget(
+    model: LoopedUNet,
+    statistics: Mapping[str, Tensor],
+    config: QuantizeConfig,
+    budget: BudgetConfig,
+    meta: dict,
+    progress: Progress,
+) -> tuple[bytes, dict]:
+    """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
+
+    It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted and
+    said in report["budget"]: the finest allowed steps already give a smaller file, or no tried knob came closer,
+    because file sizes jump over the tolerance or the search used up its trials. Deterministic. Raises BudgetError when
+    no tried knob fits.
+    """
+    clock = _Clock()
+    plan = plan_quantization(model, statistics, config)
+    clock.lap("plan_seconds")
+    budget_bytes = budget.limit_bytes - budget.code_reserve_bytes
+    tolerance_bytes = int(budget.tolerance_frac * budget.limit_bytes)
+    trials = 0
+    solve_seconds: dict[str, float] = {}
+
+    def encode(knob: float) -> bytes:
+        nonlocal trials
+        tensors = quantize_plan(plan, knob, solve_seconds)
+        clock.lap("solve_seconds")
+        content = encode_artifact(tensors, meta)
+        clock.lap("encode_seconds")
+        trials += 1
+        progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
+        return content
+
+    rate = RateEstimate(plan)
+    window = _knob_window(config.steps, rate, budget_bytes - tolerance_bytes, budget_bytes)
+    guess = rate.knob(_code_bits(plan, (window.floor_bytes + budget_bytes) / 2) / rate.weights)
+    bytes_per_octave = (rate.bits(guess * 0.5**0.5) - rate.bits(guess * 2**0.5)) * rate.weights / 8
+    search = search_knob(encode, guess, window, bytes_per_octave)
+    progress(trials, trials, "search done")
+    if search.best is None:
+        needed = min(num_bytes for _, num_bytes in search.trace)
+        raise BudgetError(
+            f"budget.limit_bytes: {budget.limit_bytes} leaves {budget_bytes} bytes for the artifact, which needs at "
+            f"least {needed} at the coarsest steps tried: raise budget.limit_bytes to at least "
+            f"{needed + budget.code_reserve_bytes}"
+        )
+    tensors = decode_artifact(search.best.content)[0]
+    report = {"knob": search.best.knob, **describe_quantization(plan, tensors, solve_seconds)}
+    fitted = len(search.best.content)
+    report["bytes"] = fitted
+    report["budget"] = {
+        "budget_bytes": budget_bytes,
+        "tolerance_bytes": tolerance_bytes,
+        "unused_bytes": budget_bytes - fitted,
+        "reached": fitted >= window.floor_bytes,
+        "finest_fits": search.best.knob == window.min_knob,
+    }
+    report["search"] = [{"knob": knob, "bytes": num_bytes} for knob, num_bytes in search.trace]
+    clock.lap("report_seconds")
+    report["phases"] = clock.seconds
+    return search.best.content, report
+
+
+class _Clock:
+    """Seconds of the phases of a run, all their turns together."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """End a turn of `phase`."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+
+def _knob_window(rule: ClipSteps | RateSteps, rate: RateEstimate, floor_bytes: int, limit_bytes: int) -> KnobWindow:
+    """Return where the search may go: the rule's own limits, or from far too fine to nothing left."""
+    if isinstance(rule, ClipSteps):
+        return KnobWindow(rule.min_clip_std, rule.max_clip_std, floor_bytes, limit_bytes)
+    finest = rate.knob(_FINEST_BITS)
+    return KnobWindow(finest, finest * 2**_KNOB_OCTAVES, floor_bytes, limit_bytes)
+
+
+def _code_bits(plan: QuantizationPlan, file_bytes: float) -> float:
+    """Return what a file of so many bytes leaves for codes."""
+    overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
+    overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
+    return 8 * max(file_bytes - overhead_bytes, 1.0)
+
+
+def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors, seconds: Mapping[str, float]) -> dict:
+    """Return the report of a plan's artifact: every quantized tensor's bits, losses, SQNR, seconds, and the totals."""
+    layers = []
+    for group in plan.groups:
+        for name, rows in _member_slices(group):
+            stored = tensors[name]
+            assert isinstance(stored, QuantizedTensor), "the plan quantized it"
+            entry = layer_entry(
+                name,
+                group.role,
+                group.weight_RC[rows],
+                torch.from_numpy(stored.codes),
+                torch.from_numpy(stored.full_step()),
+                stored.states,
+                group.max_code,
+                group.hessian_CC,
+            )
+            layers.append({**entry, "seconds": seconds[name]})
+    passthrough_values = sum(array.size for array in plan.passthrough.values())
+    return {"layers": layers, "totals": report_totals(layers, passthrough_values)}
+
+
+def _member_slices(group: TensorGroup) -> Iterator[tuple[str, slice]]:
+    """Yield each tensor of a group with its rows in the stack."""
+    start = 0
+    for name, rows in zip(group.names, group.rows, strict=True):
+        yield name, slice(start, start + rows)
+        start += rows

@@ -1,0 +1,1 @@
+"""Complete configurations of published systems: reading, comparing, writing them (`recipes`)."""

@@ -1,0 +1,1 @@
+"""One program and its folder, proven: `build.record_source`, `record`, `prove`, `verify`."""

@@ -1,0 +1,91 @@
+"""The schedule of a run as a table, before anything is trained.
+
+The one idea: walk through the very function that training asks at every step, at an assumed speed, and show the steps
+at which something changes.
+
+Differs: no part of a record.
+Checked by: tests/reports/test_schedule_table.py.
+"""
+
+import math
+from collections.abc import Iterator
+
+from pipeline.base.checks import require
+from pipeline.model.schedule_config import ScheduleConfig
+from pipeline.training.config import TrainConfig
+from pipeline.training.regime import StepSettings, check_loops, settings_at
+
+NUM_SPACED_ROWS = 12
+"""Rows at even distances, besides those at which something begins."""
+
+_HEADER = ("step", "seconds", "lr scale", "momentum", "weight decay", "loops", "averaged", "quantization")
+
+
+def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: float | None) -> str:
+    """Return the table as text: evenly spaced steps, and every step that begins something.
+
+    `step_seconds`: assumed time of a step; a clock budget needs it, without one it only fills the second column.
+    Raises ValueError when a clock budget comes without it, or when the network has not the loops of the schedule.
+    """
+    check_loops(config, schedule)
+    require(
+        step_seconds is not None or config.train_seconds is None,
+        "--step-ms",
+        None,
+        "the milliseconds of a step: train.max_seconds ends this run",
+    )
+    require(step_seconds is None or step_seconds > 0, "--step-ms", step_seconds, "above 0")
+    rows = [_HEADER, *(_row(config, step, step_seconds) for step in _shown_steps(config, step_seconds))]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def planned_steps(config: TrainConfig, step_seconds: float | None) -> int:
+    """Return how many steps the budget allows at a constant speed."""
+    limits = [] if config.max_steps is None else [config.max_steps]
+    if config.train_seconds is not None and step_seconds is not None:
+        limits.append(math.ceil(config.train_seconds / step_seconds))
+    return min(limits)
+
+
+def _shown_steps(config: TrainConfig, step_seconds: float | None) -> Iterator[int]:
+    num_steps = planned_steps(config, step_seconds)
+    spacing = max(1, math.ceil(num_steps / NUM_SPACED_ROWS))
+    seen = set()
+    for step in range(num_steps):
+        phase = _phase(config, step, settings_at(config, step, step * (step_seconds or 0.0)))
+        if phase not in seen or step % spacing == 0 or step == num_steps - 1:
+            yield step
+        seen.add(phase)
+
+
+def _phase(config: TrainConfig, step: int, settings: StepSettings) -> tuple:
+    """Return what is the same for all steps between two of which something begins."""
+    is_warm, is_falling = step + 1 >= config.warmup_steps, settings.lr_scale < 1
+    return (
+        is_warm,
+        is_warm and is_falling,
+        settings.momentum == config.muon_momentum,
+        settings.active_loops,
+        settings.is_averaged,
+        settings.is_quantized,
+    )
+
+
+def _row(config: TrainConfig, step: int, step_seconds: float | None) -> tuple[str, ...]:
+    settings = settings_at(config, step, step * (step_seconds or 0.0))
+    quantization = config.quantization.kind if config.quantization and settings.is_quantized else "-"
+    average = config.average.kind if config.average and settings.is_averaged else "-"
+    loops = "all" if settings.active_loops is None else str(settings.active_loops)
+    seconds = "-" if step_seconds is None else f"{step * step_seconds:.1f}"
+    decay = config.weight_decay * settings.decay_scale
+    return (
+        str(step),
+        seconds,
+        f"{settings.lr_scale:.4f}",
+        f"{settings.momentum:.4f}",
+        f"{decay:.4f}",
+        loops,
+        average,
+        quantization,
+    )

@@ -1,1 +1,0 @@
-"""The record: one-file program, folder, proof."""

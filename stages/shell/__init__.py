@@ -1,0 +1,1 @@
+"""What all commands share: options, header, progress, summary, ranks. No result depends on it."""

@@ -1,0 +1,69 @@
+"""The whole of params.yaml, and the rules between its sections: every command that takes --params asks this first.
+
+The one idea: a stage depends on the sections it loads, so that a change elsewhere never reruns it; what is wrong
+elsewhere still has to be said before hours have gone. No result depends on this room, so it may read the whole file.
+
+Checked by: tests/stages/test_check.py.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.base.config import Params
+
+
+def check_params(path: str) -> "Params":
+    """Return all sections of a configuration file; ValueError, one line, when one is bad or two disagree."""
+    from pipeline.base.config import SECTIONS, load_params
+
+    params = load_params(path, SECTIONS)
+    _check_token_ids(params)
+    _check_statistics(params)
+    return params
+
+
+def _check_token_ids(params: "Params") -> None:
+    from pipeline.base.checks import require
+
+    vocab_size = params.model.vocab_size
+    require(
+        vocab_size == params.data.vocab_size,
+        "model.vocab_size",
+        vocab_size,
+        f"{params.data.vocab_size}, as data.vocab_size",
+    )
+    ids = {"train.document_bos_id": params.train.document_bos_id}
+    for name, protocol in params.evaluate.protocols.items():
+        ids[f"evaluate.protocols.{name}.bos_id"] = getattr(protocol, "bos_id", None)
+    for key, token in ids.items():
+        require(token is None or token < vocab_size, key, token, f"a token id below model.vocab_size ({vocab_size})")
+
+
+def _check_statistics(params: "Params") -> None:
+    """Raise ValueError when `quantize` needs what `calibrate` does not collect, or counts other visits."""
+    from pipeline.base.checks import require
+    from pipeline.model.schedule import build_schedule
+
+    calibrate, quantize = params.calibrate, params.quantize
+    wanted = quantize.steps.kind == "rate" or quantize.visit_weights == "sensitivity"
+    require(
+        calibrate.sensitivity_sequences > 0 or not wanted,
+        "calibrate.sensitivity_sequences",
+        0,
+        "above 0: quantize.steps of kind `rate` and visit_weights `sensitivity` need it",
+    )
+    require(
+        calibrate.provisional.target_share > 0 or quantize.target_share == 0,
+        "calibrate.provisional.target_share",
+        0,
+        "above 0, which quantize.target_share above 0 needs",
+    )
+    visits = max(Counter(visit.block for visit in build_schedule(params.model.schedule).visits).values())
+    weights = quantize.visit_weights
+    require(
+        isinstance(weights, str) or len(weights) >= visits,
+        "quantize.visit_weights",
+        weights,
+        f"{visits} numbers or more, the visits of a block",
+    )
