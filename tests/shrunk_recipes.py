@@ -1,5 +1,6 @@
 """Every recipe at a size that runs in seconds: the same parts and branches, small widths, few steps."""
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import sentencepiece
 from pipeline.base.config import parse_value, read_yaml
 from pipeline.data.shards import write_shard
 from pipeline.record.program import Recipe
+from tests.configurations import section_class
 
 _PIECES = 300
 _CONTEXT_TOKENS = 64
+_CARRIED = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
 
 
 def shrunk_recipe(path: Path) -> Recipe:
@@ -42,9 +45,9 @@ def shrunk_recipe(path: Path) -> Recipe:
         chunk = 32 if protocol["kind"] == "lora-ttt" else 256
         sizes = {"context_tokens": _CONTEXT_TOKENS, "stride_tokens": 32, "chunk_tokens": chunk, "epochs": 1, "rank": 4}
         protocol |= {key: value for key, value in sizes.items() if key in protocol}
-    values: dict[str, Any] = {**document, "seed": 3, "device": "cpu", "attention": document["launch"]["attention"]}
-    values["attention"] = "auto"
-    return parse_value(Recipe, {key: values[key] for key in Recipe.__dataclass_fields__}, "recipe")
+    sections = {name: parse_value(section_class(name), document[name], name) for name in _CARRIED}
+    meta = {"model": dataclasses.asdict(sections["model"])}
+    return Recipe(seed=3, meta=meta, device="cpu", attention="auto", **sections)
 
 
 def _shrink_model(model: dict[str, Any]) -> None:

@@ -31,9 +31,9 @@ def dequantized_model(tensors: Mapping[str, QuantizedTensor | np.ndarray], model
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        shown = ", ".join(problems[:3]) + more
         raise ArtifactError(
-            f"the artifact does not fit the model config: it {', '.join(problems[:3])}{more}; "
-            "use the config of the checkpoint it was made from"
+            f"the artifact does not fit the model config: it {shown}; use the config of the checkpoint it was made from"
         )
     model.load_state_dict(values, strict=True)
     return model

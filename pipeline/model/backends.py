@@ -57,8 +57,8 @@ def _obstacle(kernel: str, capability: tuple[int, int] | None, installed: Collec
     if not bf16:
         return "flash kernels need train.precision bf16"
     if capability[0] not in majors:
-        major, minor = capability
-        return f"it runs on compute capability {' or '.join(f'{m}.x' for m in majors)}, this GPU has {major}.{minor}"
+        (major, minor), needed = capability, " or ".join(f"{m}.x" for m in majors)
+        return f"it runs on compute capability {needed}, this GPU has {major}.{minor}"
     if kernel not in installed:
         return "torch has no such kernel" if kernel == FLASH_2 else f"no package {FLASH_PACKAGES[kernel][1]} for torch"
     return ""

@@ -142,7 +142,7 @@ def _matrix_groups(
     require(
         not missing,
         "calibration statistics",
-        f"no moments of {', '.join(sorted(missing))}",
+        "no moments of " + ", ".join(sorted(missing)),
         "moments of every matrix: calibrate this checkpoint again",
     )
 

@@ -3,6 +3,7 @@
 Checked by: tests/record/test_record.py (sizes), tests/stages/test_pipeline.py.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def recipe_of(params: Params) -> Recipe:
     """Return what a record of `params`, with all sections, carries inside."""
     names = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
     sections = {name: getattr(params, name) for name in names}
-    return Recipe(seed=params.seeds[0], device=params.launch.device, attention=params.launch.attention, **sections)
+    meta = {"model": dataclasses.asdict(params.model)}
+    return Recipe(
+        seed=params.seeds[0], meta=meta, device=params.launch.device, attention=params.launch.attention, **sections
+    )
 
 
 def record_source(recipe: Recipe, root: Path, *, marked: bool = False) -> str:

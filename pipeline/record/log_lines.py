@@ -27,7 +27,8 @@ def score_line(protocol: Mapping, val_loss: float, val_bpb: float) -> str:
     }
     kind = ("document " if protocol.get("documents") else "") + protocol["kind"]
     if kind not in names:
-        raise ValueError(f"protocol kind: got {kind!r}, expected one of {', '.join(names)}")
+        known = ", ".join(names)
+        raise ValueError(f"protocol kind: got {kind!r}, expected one of {known}")
     return f"{names[kind]} val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}"
 
 

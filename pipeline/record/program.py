@@ -49,6 +49,8 @@ class Recipe:
     """The resolved configuration that a record carries inside."""
 
     seed: int
+    meta: dict[str, Any]
+    """What the artifact says of itself."""
     device: str
     attention: str
     model: ModelConfig
@@ -94,8 +96,7 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
             model = _train_record(recipe, arguments, ranks, device)
             statistics = calibrate_record(recipe, model, arguments.data, ranks, device)
             if ranks.rank == 0:
-                meta = {"model": asdict(recipe.model)}
-                fitted, _ = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, meta, silent)
+                fitted, _ = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent)
                 write_bytes(artifact, fitted)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)

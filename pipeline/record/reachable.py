@@ -1,71 +1,26 @@
-"""Which top-level definitions of one source file can run: the rest is removed.
+"""What of a program can run or be read: definitions, methods and settings that nothing names are removed.
 
-The one idea: a definition (function, class, assignment) is needed when a needed statement refers to its name as a
-global; statements that define nothing (calls, `if`) are needed from the start. Scopes are Python's own (`symtable`), so
-a local variable that shares its name with a function keeps nothing alive. Decorators, defaults, base classes and
-annotations count as references. Relies on definitions having no side effects.
+The one idea: names alone decide. A top-level definition (function, class, assignment) is needed when a needed statement
+reads its name, in whatever scope; statements that define nothing (calls, `if`) are needed from the start. A method is
+needed when anything names it, on any object or in a text. Relies on definitions having no side effects.
 
-Source: PEP 709: since Python 3.12 a function's symbol table also holds the variables of its list, set and dict
-comprehensions, as if they were its own or, at module level, globals. Generator expressions keep their own table.
-
-Checked by: tests/record/test_flatten.py.
+Checked by: tests/record/test_flatten.py, tests/record/test_reachable.py.
 """
 
 import ast
 import builtins
-import symtable
 from collections.abc import Iterator
-from functools import cache
+
+_CALLED_BY_TORCH = ("forward", "backward")
+"""Methods that others call, besides those with two underscores."""
 
 
 def defined_names(statement: ast.stmt) -> list[str]:
     """Return the names a top-level function, class or assignment binds; empty for every other statement."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return [statement.name]
-    if isinstance(statement, ast.Assign):
-        return [node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-        return [statement.target.id]
-    return []
-
-
-def global_references(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that `statement`, run at module level, reads from the module's globals at any depth."""
-    return _references(ast.unparse(statement))
-
-
-@cache
-def _references(source: str) -> frozenset[str]:
-    """Most statements come by unchanged, again and again."""
-    table = symtable.symtable(comprehensions_as_generators(source), "<statement>", "exec")
-    return frozenset(_table_references(table, module_level=True))
-
-
-def comprehensions_as_generators(source: str) -> str:
-    """Return source that reads the same names, with every comprehension written as a generator expression."""
-    # Text, not a deep copy: python-minifier leaves links to its whole tree on the context nodes that all trees share.
-    return ast.unparse(ast.fix_missing_locations(_Generators().visit(ast.parse(source))))
-
-
-class _Generators(ast.NodeTransformer):
-    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
-        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
-
-    visit_SetComp = visit_ListComp
-
-    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
-        pair = ast.Tuple([node.key, node.value], ast.Load())
-        return self.generic_visit(ast.GeneratorExp(pair, node.generators))
-
-
-def _table_references(table: symtable.SymbolTable, module_level: bool) -> Iterator[str]:
-    # A class body that assigns a name may still have read the global of that name first.
-    falls_through = module_level or table.get_type() == "class"
-    for symbol in table.get_symbols():
-        if symbol.is_referenced() and (falls_through or symbol.is_global()):
-            yield symbol.get_name()
-    for child in table.get_children():
-        yield from _table_references(child, module_level=False)
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", ast.Pass())]
+    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
 
 
 def import_binding(alias: ast.alias) -> str:
@@ -73,47 +28,81 @@ def import_binding(alias: ast.alias) -> str:
     return alias.asname or alias.name.partition(".")[0]
 
 
+def bound_names(tree: ast.AST) -> Iterator[str]:
+    """Yield every name that a tree binds, in whatever scope, as often as it does."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(ctx=ast.Store() | ast.Del()):
+                yield node.id
+            case ast.arg():
+                yield node.arg
+            case ast.alias():
+                yield import_binding(node)
+            case ast.ExceptHandler(name=str() as name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+
+
+def read_names(tree: ast.AST) -> set[str]:
+    """Return every name that a tree reads, in whatever scope."""
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
+def undefined_names(tree: ast.Module) -> list[str]:
+    """Return the names that a program reads and nothing in it binds, sorted."""
+    return sorted(read_names(tree) - {"__name__", *dir(builtins), *bound_names(tree)})
+
+
 def remove_unreachable(tree: ast.Module) -> ast.Module:
-    """Return a module with the top-level definitions and imported names that nothing needed refers to removed."""
-    others = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    """Return a module with the top-level definitions and imported names that nothing needed reads removed."""
     owners: dict[str, list[ast.stmt]] = {}
-    for statement in others:
+    for statement in tree.body:
         for name in defined_names(statement):
             owners.setdefault(name, []).append(statement)
-    pending = [statement for statement in others if not defined_names(statement)]
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    pending = [node for node in tree.body if not defined_names(node) and node not in imports]
     kept: set[ast.stmt] = set()
     used: set[str] = set()
     while pending:
         statement = pending.pop()
         if statement not in kept:
             kept.add(statement)
-            names = global_references(statement)
-            used |= names
+            used |= (names := read_names(statement))
             pending += [owner for name in names for owner in owners.get(name, ())]
-    body: list[ast.stmt] = []
-    for statement in tree.body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            body += _used_import(statement, used)
-        elif statement in kept:
-            body.append(statement)
-    return ast.Module(body, type_ignores=[])
+    for node in imports:
+        node.names = [alias for alias in node.names if import_binding(alias) in used]
+    kept.update(node for node in imports if node.names)
+    return ast.Module([node for node in tree.body if node in kept], type_ignores=[])
 
 
-def _used_import(node: ast.Import | ast.ImportFrom, used: set[str]) -> list[ast.stmt]:
-    """Return an import of those of its names that are used, if any is."""
-    names = [alias for alias in node.names if import_binding(alias) in used]
-    kept = ast.ImportFrom(node.module, names, node.level) if isinstance(node, ast.ImportFrom) else ast.Import(names)
-    return [kept] if names else []
+def remove_unread(tree: ast.Module) -> ast.Module:
+    """Remove methods that nothing names and settings that nothing reads; changes `tree`.
+
+    Settings are the fields of the objects that the last statement makes, but for those in a mapping: protocols, which
+    ledgers state whole.
+    """
+    nodes = [node for statement in tree.body[:-1] for node in ast.walk(statement)]
+    named: set[object] = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    named |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    settings = set()
+    for call in _setting_calls(tree.body[-1]):
+        settings.add(call.func.id if isinstance(call.func, ast.Name) else "")
+        call.keywords = [keyword for keyword in call.keywords if keyword.arg in named]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            is_setting = node.name in settings
+            node.body = [item for item in node.body if _is_named(item, named, is_setting)] or [ast.Pass()]
+    return tree
 
 
-def undefined_names(tree: ast.Module) -> list[str]:
-    """Return the globals that some statement reads and no top-level statement or builtin provides, sorted."""
-    defined = {"__name__", *dir(builtins)}
-    read: set[str] = set()
-    for statement in tree.body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            defined.update(import_binding(alias) for alias in statement.names)
-        else:
-            defined.update(defined_names(statement))
-            read |= global_references(statement)
-    return sorted(read - defined)
+def _setting_calls(node: ast.AST) -> Iterator[ast.Call]:
+    if isinstance(node, ast.Call) and node.keywords:
+        yield node
+    if not isinstance(node, ast.Dict):
+        for child in ast.iter_child_nodes(node):
+            yield from _setting_calls(child)
+
+
+def _is_named(item: ast.stmt, named: set[object], is_setting: bool) -> bool:
+    if isinstance(item, ast.FunctionDef):
+        return item.name in named or item.name in _CALLED_BY_TORCH or item.name.startswith("__")
+    return not (is_setting and isinstance(item, ast.AnnAssign)) or not named.isdisjoint(defined_names(item))

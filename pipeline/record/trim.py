@@ -1,139 +1,141 @@
-"""What a record needs no more once it is built: checks of its own recipe and of its own artifact.
+"""What a program needs no more once it is a record: checks of its own settings, advice, unread words, annotations.
 
-The one idea: the recipe was checked when the record was built, and the artifact is the one whose digest the record
-states, so `require`, functions that only require, asserts and guards of trusted input cannot fire. Kept are the errors
-a judge can cause: missing or foreign data, a damaged tokenizer, a machine or number of processes that does not fit
-(`require_always`, and every other exception), without the part of the message that says how to repair a checkout.
+The one idea: the configuration was checked when the record was built, so `require`, functions that only require,
+`__post_init__` (frozen dataclasses can do nothing else there) and asserts cannot fire. Kept is what a judge can cause:
+missing or foreign data, a damaged artifact or tokenizer, a machine that does not fit (`require_always`, and every other
+exception), without the part of a message that says how to go on in a checkout.
 
-Checked by: tests/record/test_specialise.py.
+Rests on checks whose arguments and conditions do nothing but give values.
+Checked by: tests/record/test_trim.py, tests/record/test_ship.py.
 """
 
 import ast
 from typing import Any
 
-from pipeline.record.effects import Effects
-from pipeline.record.program_names import ProgramNames, last_name
-
-_TRUSTED = ("ArtifactError", "HessianError", "BudgetError")
-"""Exceptions that only the record's own artifact or calibration could raise."""
-
-
-def trim(tree: ast.Module) -> ast.Module:
-    """Return a program without its checks of what it carries inside or makes itself; changes `tree`."""
-    checks = _Checks(tree)
-    return ast.fix_missing_locations(_Trimmer(checks).visit(tree))
+_IMPOSSIBLE = ("HessianError", "BudgetError")
+"""Exceptions that only another recipe could raise."""
+_UNREAD = {"zip": ("strict",), "add_argument": ("help", "metavar"), "ArgumentParser": ("description",)}
+"""Call -> keyword arguments without which it does the same, or tells less."""
+_MEANT = ("ClassVar", "InitVar", "KW_ONLY")
+"""Annotations that dataclass reads a meaning from."""
 
 
-class _Checks:
-    """The functions of a program that can only raise, and the statements that can."""
+def without_checks(tree: ast.Module) -> ast.Module:
+    """Return a program without docstrings and what can only fail before a record is built; changes `tree`."""
+    functions: dict[str, list[ast.FunctionDef]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            functions.setdefault(node.name, []).append(node)
+    checks = {"require"}
+    while added := {
+        name
+        for name, nodes in functions.items()
+        if name not in checks and all(_only_checks(node, checks) for node in nodes)
+    }:
+        checks |= added
+    return _Trimmer(checks).visit(tree)
 
-    def __init__(self, tree: ast.Module) -> None:
-        names = ProgramNames(tree)
-        self.is_quiet = Effects(tree, names).is_quiet
-        self.names = {"require"} & set(names.functions)
-        by_name: dict[str, list[ast.FunctionDef]] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                by_name.setdefault(node.name, []).append(node)
-        shared = names.local_names | {"__init__"}
-        while added := {
-            name
-            for name, nodes in by_name.items()
-            if name not in self.names | shared and all(self._only_checks(node) for node in nodes)
-        }:
-            self.names |= added
 
-    def _only_checks(self, node: ast.FunctionDef) -> bool:
-        raises = any(isinstance(item, ast.Raise) or self.is_call(item) for item in ast.walk(node))
-        return raises and not node.decorator_list and all(self.is_check(item) for item in node.body)
+def without_annotations(tree: ast.Module) -> ast.Module:
+    """Return a program in which annotations only declare fields, as int; changes `tree`."""
+    return _Bare().visit(tree)
 
-    def is_check(self, node: ast.stmt) -> bool:
-        """Return whether a statement can do nothing but raise what a record never does."""
-        if isinstance(node, ast.Expr):
-            return isinstance(node.value, ast.Constant) or self.is_call(node.value)
-        if isinstance(node, ast.If | ast.For):
-            start = node.test if isinstance(node, ast.If) else node.iter
-            return self.is_quiet(start) and all(self.is_check(item) for item in [*node.body, *node.orelse])
-        if isinstance(node, ast.Assign):
-            names = [item for target in node.targets for item in ast.walk(target) if isinstance(item, ast.expr)]
-            return self.is_quiet(node.value) and all(isinstance(item, ast.Name | ast.Tuple) for item in names)
-        if isinstance(node, ast.Return):
-            return node.value is None
-        return isinstance(node, ast.Assert | ast.Pass) or self.is_trusted(node)
 
-    def is_call(self, node: ast.AST) -> bool:
-        """Return whether an expression calls a check, with arguments that have no effect."""
-        if not isinstance(node, ast.Call) or last_name(node.func) not in self.names:
-            return False
-        parts = [*node.args, *node.keywords]
-        if isinstance(node.func, ast.Attribute):
-            parts.append(node.func.value)
-        return all(self.is_quiet(item) for item in parts)
+def _only_checks(node: ast.FunctionDef | ast.If | ast.For, checks: set[str]) -> bool:
+    """Return whether a function or block checks something, and does nothing else."""
+    raises = any(isinstance(each, ast.Raise) or _calls(each, checks) for each in ast.walk(node))
+    return raises and all(_is_check(each, checks) for each in [*node.body, *getattr(node, "orelse", ())])
 
-    @staticmethod
-    def is_trusted(node: ast.stmt) -> bool:
-        """Return whether a statement raises what only the record's own artifact could cause."""
-        raises = isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
-        return raises and isinstance(node, ast.Raise) and last_name(node.exc.func) in _TRUSTED  # type: ignore
+
+def _is_check(node: ast.stmt, checks: set[str]) -> bool:
+    """Return whether a statement of a check can do nothing but raise what a record never does."""
+    match node:
+        case ast.If() | ast.For():
+            return all(_is_check(each, checks) for each in [*node.body, *node.orelse])
+        case ast.Assign(targets=[ast.Name() | ast.Tuple()]) | ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Expr():
+            return _calls(node.value, checks)
+        case ast.Raise(exc=ast.Call() as error):
+            return _last_name(error.func) in _IMPOSSIBLE
+    return isinstance(node, ast.Assert | ast.Pass) or (isinstance(node, ast.Return) and node.value is None)
+
+
+def _calls(node: ast.AST, names: set[str]) -> bool:
+    return isinstance(node, ast.Call) and _last_name(node.func) in names
 
 
 class _Trimmer(ast.NodeTransformer):
-    def __init__(self, checks: _Checks) -> None:
+    def __init__(self, checks: set[str]) -> None:
         self.checks = checks
 
     def visit_Expr(self, node: ast.Expr) -> Any:
-        return None if self.checks.is_check(node) else node
+        unread = isinstance(node.value, ast.Constant) or _calls(node.value, self.checks)
+        return None if unread else self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> Any:
-        return None if self.checks.is_quiet(node.test) else ast.Expr(node.test)
+        return None
 
-    def visit_If(self, node: ast.If) -> Any:
-        guards = not node.orelse and all(self.checks.is_check(item) for item in node.body)
-        if guards and self.checks.is_trusted(node.body[-1]):
-            return None if self.checks.is_quiet(node.test) else ast.Expr(node.test)
-        self._with_body(node)
-        empty = not node.orelse and all(isinstance(item, ast.Pass) for item in node.body)
-        return None if empty and self.checks.is_quiet(node.test) else node
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        return None if node.name == "__post_init__" else self._with_body(node)
 
-    def visit_Try(self, node: ast.Try) -> Any:
-        node.handlers = [item for item in node.handlers if not self.checks.is_trusted(item.body[-1])]
-        if not node.handlers:
-            node.body, node.orelse = node.body + node.orelse, []
-        self._with_body(node)
-        return node if node.handlers or node.finalbody else node.body
+    def visit_If(self, node: ast.If | ast.For) -> Any:
+        return None if _only_checks(node, self.checks) else self._with_body(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
-        self.generic_visit(node)
-        unread = {"zip": ("strict",), "add_argument": ("help", "metavar"), "ArgumentParser": ("description",)}
-        dropped = unread.get(last_name(node.func), ())
-        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in dropped]
-        return node
+        unread = _UNREAD.get(_last_name(node.func), ())
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in unread]
+        if _last_name(node.func) == "require_always":
+            node.args = [_without_advice(each) for each in node.args]
+        return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> Any:
         node.cause = None
         if isinstance(node.exc, ast.Call):
-            node.exc.args = [_without_remedy(item) for item in node.exc.args]
-        return node
+            node.exc.args = [_without_advice(each) for each in node.exc.args]
+        return self.generic_visit(node)
 
     def _with_body(self, node: Any) -> Any:
         self.generic_visit(node)
         node.body = node.body or [ast.Pass()]
         return node
 
-    visit_FunctionDef = visit_ClassDef = visit_With = visit_While = visit_For = _with_body
+    visit_For = visit_If
+    visit_With = visit_While = visit_ClassDef = _with_body
 
 
-def _without_remedy(message: ast.expr) -> ast.expr:
+class _Bare(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return ast.copy_location(ast.Assign([node.target], node.value), node) if node.value else None
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        for item in node.body:
+            if not isinstance(item, ast.AnnAssign):
+                self.visit(item)
+            elif _last_name(getattr(item.annotation, "value", item.annotation)) not in _MEANT:
+                item.annotation = ast.Name("int", ast.Load())
+        return node
+
+
+def _without_advice(message: ast.expr) -> ast.expr:
     """Return a message up to its first semicolon: what follows says how to go on in a checkout."""
     if isinstance(message, ast.Constant) and isinstance(message.value, str):
         return ast.Constant(message.value.partition(";")[0])
     if isinstance(message, ast.JoinedStr):
-        kept: list[ast.expr] = []
-        for part in message.values:
-            text = part.value if isinstance(part, ast.Constant) else ""
-            head, semicolon, _ = str(text).partition(";")
-            kept.append(ast.Constant(head) if isinstance(part, ast.Constant) else part)
+        for index, part in enumerate(message.values):
+            head, semicolon, _ = str(part.value if isinstance(part, ast.Constant) else "").partition(";")
             if semicolon:
-                break
-        return ast.JoinedStr(kept)
+                return ast.JoinedStr([*message.values[:index], ast.Constant(head)])
     return message
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

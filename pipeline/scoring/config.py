@@ -209,6 +209,7 @@ class EvaluateConfig:
                 name,
                 "names of letters, digits, _, . and -: files and stages are called by them",
             )
+        known = ", ".join(self.protocols)
         for item in self.items:
-            require(item in self.protocols, "items", item, f"names among protocols ({', '.join(self.protocols)})")
+            require(item in self.protocols, "items", item, f"names among protocols ({known})")
         require(len(set(self.items)) == len(self.items), "items", self.items, "each name once")

@@ -104,10 +104,10 @@ def adaptation_for(
     map_batches: Callable[..., Any],
 ) -> NoAdaptation:
     """Return the adaptation that `protocol` asks for, bound to `model`."""
-    if isinstance(protocol, TTTProtocol):
-        return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
-    assert isinstance(protocol, LoraProtocol), "nothing else learns"
-    return DocumentLora(model, protocol, dtype)
+    if isinstance(protocol, LoraProtocol):
+        return DocumentLora(model, protocol, dtype)
+    assert isinstance(protocol, TTTProtocol), "nothing else learns"
+    return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
 
 
 def score_windows(

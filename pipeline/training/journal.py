@@ -61,7 +61,8 @@ class Journal:
     def advance(self, step: int, expected_steps: int) -> None:
         """Move the progress on."""
         if self.speaks:
-            self.progress(step, expected_steps, f"loss {self.curve[-1]['loss']:.3f}")
+            loss = self.curve[-1]["loss"]
+            self.progress(step, expected_steps, f"loss {loss:.3f}")
 
     def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainReport:
         """Say whether the clock ended the run and what the regime did, and return the report."""
@@ -69,9 +70,9 @@ class Journal:
         step = int(last["step"])
         by_clock = max_steps is None or step < max_steps
         if by_clock:
+            milliseconds = 1000 * last["seconds"]
             self.say(
-                f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms "
-                f"step:{step}/{max_steps or expected_steps}"
+                f"stopping_early: wallclock_cap train_time:{milliseconds:.0f}ms step:{step}/{max_steps or expected_steps}"
             )
         if regime:
             self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))

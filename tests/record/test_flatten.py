@@ -16,11 +16,9 @@ from pipeline.base.closure import import_closure
 from pipeline.base.config import SECTIONS, load_params
 from pipeline.record.build import recipe_of
 from pipeline.record.flatten import flatten, project_imports
-from pipeline.record.foreign import SEEN
 from pipeline.record.minify import minify
-from pipeline.record.reachable import comprehensions_as_generators, global_references
-from pipeline.record.specialise import specialise
-from tests.record.test_specialise import PROGRAM
+from pipeline.record.ship import without_unused
+from tests.record.test_trim import PROGRAM
 
 TOY = {
     "pipeline/__init__.py": '"""Toy."""\n',
@@ -60,9 +58,9 @@ PAIR_A, PAIR_B = 1, 2
 
 
 class Square(Shape):
-    def area(self, never_called=0):
+    def area(self, extra=0):
         """Area."""
-        return self.side ** 2 * SCALE + never_called
+        return self.side ** 2 * SCALE + extra
 
 
 def also_unused():
@@ -125,7 +123,6 @@ def test_bundle_keeps_only_what_the_tail_reaches(toy):
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {alias.name for node in imports for alias in node.names}
-    # A parameter called like an unused function does not keep that function.
     assert defined == {"Shape", "root", "Square", "main"}
     assert imported == {"math", "dataclass"}
 
@@ -203,31 +200,10 @@ def test_import_closure_holds_packages_and_nested_imports(toy):
         import_closure("pipeline.absent", root)
 
 
-COMPREHENSIONS = """
-def table(rows):
-    pairs = [[other for other in row] for row in rows]
-    return {key: len(value) for key, value in enumerate(pairs)}, {item for item in SEEN}
-"""
-
-
-def test_comprehension_variables_are_no_globals_however_python_inlines_them():
-    statement = ast.parse(COMPREHENSIONS).body[0]
-    rewritten = ast.parse(comprehensions_as_generators(COMPREHENSIONS))
-    assert not [node for node in ast.walk(rewritten) if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp)]
-    assert global_references(statement) == {"len", "enumerate", "SEEN"}
-
-
-def test_fstrings_with_text_inside_a_field_keep_their_value_without_nested_quotes(toy):
-    program = """
-def main(side, label):
-    row = {"loss": side, "width": 9}
-    print(f"{{{label!r}}} {row['loss']:>{row['width']}.3f} {', '.join([label, f'<{label}>'])}", f"{label:>9}")
-"""
-    root = toy(pipeline__program=program)
-    source = flatten("pipeline.program", root, TAIL)
-    assert run_text(source) == "{'toy'}     2.500 toy, <toy>       toy\n"
-    fields = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FormattedValue)]
-    assert [ast.unparse(field.value) for field in fields] == ["label"] * 2
+def test_a_text_inside_of_an_fstring_is_refused_by_name(toy):
+    program = "def main(side, label):\n    print(f\"{', '.join([label])}\")\n"
+    with pytest.raises(ValueError, match=r"^flattening pipeline\.program: `.*join\(\[label\]\)` holds a text"):
+        flatten("pipeline.program", toy(pipeline__program=program), TAIL)
 
 
 OTHER_PYTHON = """
@@ -238,19 +214,16 @@ sys.path.append(sys.argv[2])
 import json
 from pathlib import Path
 from pipeline.record.flatten import flatten
-from pipeline.record.foreign import SEEN, Foreign
 from pipeline.record.minify import minify
-from pipeline.record.specialise import specialise
+from pipeline.record.ship import without_unused
 asked = json.load(sys.stdin)
-for key, (kind, names) in asked["seen"].items():  # there is no torch here to look at
-    SEEN[key] = Foreign(kind, frozenset(names))
 source = flatten(asked["module"], Path(asked["root"]), asked["tail"])
-sys.stdout.buffer.write((source + minify(specialise(source))).encode())
+sys.stdout.buffer.write((source + minify(without_unused(source))).encode())
 """
 
 
 def assert_every_python_writes_the_same(version: str, repo: Path, module: str, root: Path, tail: str) -> None:
-    """Flatten, specialise and minify a program here and with another Python."""
+    """Flatten, trim and minify a program here and with another Python."""
     found = [
         *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
         *filter(None, [shutil.which(f"python{version}")]),
@@ -258,9 +231,8 @@ def assert_every_python_writes_the_same(version: str, repo: Path, module: str, r
     if not found:
         pytest.skip(f"no Python {version} found: install it with pyenv to run this test")
     source = flatten(module, root, tail)
-    expected = source + minify(specialise(source))
-    seen = {key: (known.is_class, sorted(known.attributes)) for key, known in SEEN.items()}
-    asked = {"module": module, "root": str(root), "tail": tail, "seen": seen}
+    expected = source + minify(without_unused(source))
+    asked = {"module": module, "root": str(root), "tail": tail}
     done = subprocess.run(
         [found[0], "-B", "-I", "-c", OTHER_PYTHON, str(repo), str(Path(python_minifier.__file__).parent.parent)],
         input=json.dumps(asked).encode(),

@@ -30,7 +30,8 @@ def params(repo: Path) -> Params:
 
 @pytest.fixture
 def recipe(params: Params) -> Recipe:
-    return Recipe(seed=1, device="cpu", attention="auto", **{name: getattr(params, name) for name in NAMES})
+    sections = {name: getattr(params, name) for name in NAMES}
+    return Recipe(seed=1, meta={}, device="cpu", attention="auto", **sections)
 
 
 def test_the_minified_program_computes_the_digest_of_the_library(recipe, repo, capsys):

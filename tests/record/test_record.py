@@ -16,7 +16,7 @@ from pipeline.quant.config import BudgetConfig
 from pipeline.record.build import budget_note
 from pipeline.record.config import BaselineConfig, PackageConfig
 from pipeline.record.log_lines import score_line
-from pipeline.record.minify import wrapped_forms
+from pipeline.record.minify import wrap
 from pipeline.record.record import SeedRun, assemble, imported_packages, requirements_text
 from pipeline.record.schema import check_submission
 
@@ -133,7 +133,7 @@ def test_folder_holds_the_files_and_numbers_of_the_reports(tmp_path):
 
 
 def test_log_states_sizes_scores_and_digests(tmp_path):
-    folder, _ = build(tmp_path, code=wrapped_forms(SOURCE)["base85"])
+    folder, _ = build(tmp_path, code=wrap(SOURCE))
     code = (folder / "train_gpt.py").read_bytes()
     lines = (folder / "train_seed7.log").read_text().splitlines()
     assert lines[0] == "step:4/4 train_loss:3.0000"
@@ -265,7 +265,7 @@ def test_check_submission_tells_true_from_one(tmp_path):
 
 
 def test_requirements_are_what_the_file_imports():
-    wrapped = wrapped_forms(SOURCE)["latin1"]
+    wrapped = wrap(SOURCE + "x = 1\n" * 400)
     assert imported_packages(CODE) == ["numpy", "torch"]
     assert imported_packages(wrapped) == ["brotli", "numpy", "torch"]
     assert requirements_text(wrapped, VERSIONS) == "brotli==1.2.0\nnumpy==2.0.1\ntorch==2.13.0\n"

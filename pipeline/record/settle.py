@@ -1,0 +1,334 @@
+"""What a recipe decides of its program is decided: settings become constants, branches that no setting takes go.
+
+The one idea: the last statement of a program hands `main` its recipe, so every object of a configuration class is
+known. What is annotated with such a class holds one of its objects; a local variable or an attribute that is assigned
+once holds what it is assigned. An expression that is the same plain value for all of them is that value. Nothing is
+followed through calls: what a name holds is read off the annotations and the function it is in.
+
+Rests on annotations that are true (mypy), on configuration objects that nobody makes or changes elsewhere (classes that
+the program itself calls and fields that it replaces are left alone), and on conditions that only give values.
+
+Source: constant folding and removal of dead branches, as in any compiler.
+Checked by: tests/record/test_settle.py, tests/record/test_ship.py.
+"""
+
+import ast
+import builtins
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pipeline.record.reachable import bound_names, defined_names
+
+Names = dict[str, list[Any] | None]
+"""Name -> all values that it can have, plain ones and `Thing`s; None: not known."""
+
+
+class UnknownError(Exception):
+    """The recipe does not say."""
+
+
+class Thing(NamedTuple):
+    """An object of a class of the program, with those of its attributes that are known."""
+
+    kind: str
+    fields: Names
+    is_setting: bool
+
+
+def settle(tree: ast.Module) -> ast.Module:
+    """Return a program, which ends with the call that hands it its recipe, without what that recipe decides."""
+    return _Settler(tree).visit(tree)
+
+
+class _Settler(ast.NodeTransformer):
+    def __init__(self, tree: ast.Module) -> None:
+        body, call = tree.body[:-1], tree.body[-1]
+        self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+        self.functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        self.unions = {defined_names(node)[0]: union for node in body if (union := _union(node))}
+        self.made, self.bound = set(_names_used(body)), set(bound_names(tree))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "replace"]
+        self.changed = {keyword.arg for node in calls for keyword in node.keywords}
+        self.settings: dict[str, list[Thing]] = {}
+        for argument in getattr(getattr(call, "value", None), "args", ()):
+            self._setting(argument)
+        self.family: dict[str, str] = {}
+        self.stores: Counter[tuple[str, str]] = Counter()
+        for name, node in self.classes.items():
+            above = [self.family[_name(base)] for base in node.bases if _name(base) in self.family]
+            self.family[name] = above[0] if above else name
+            self.stores.update((self.family[name], attr) for attr in _stored(node, of_self=True))
+        self.foreign_stores = set(_stored(tree, of_self=False))
+        self.attributes: dict[str, Names] = {name: {} for name in self.classes}
+        self.names: Names = {}
+        self.once: Counter[str] = Counter()
+        self.place = ""
+
+    def _setting(self, node: ast.expr) -> Any:
+        """Return the value of a part of the recipe; its objects are noted by class."""
+        if isinstance(node, ast.Call):
+            fields: Names = {str(keyword.arg): [self._setting(keyword.value)] for keyword in node.keywords}
+            fields |= dict.fromkeys(fields.keys() & self.changed)
+            thing = Thing(_name(node.func), fields, True)
+            self.settings.setdefault(thing.kind, []).append(thing)
+            return thing
+        if isinstance(node, ast.Dict):
+            return Thing("", {str(number): [self._setting(value)] for number, value in enumerate(node.values)}, False)
+        if isinstance(node, ast.Tuple):
+            return tuple(self._setting(part) for part in node.elts)
+        return ast.literal_eval(node)
+
+    def of_annotation(self, node: ast.expr | None) -> list[Any]:
+        """Return all values that what is annotated so can have; UnknownError when that is not known."""
+        if isinstance(node, ast.Constant):
+            return [None] if node.value is None else self.of_annotation(_expression(str(node.value)))
+        if isinstance(node, ast.BinOp):
+            return self.of_annotation(node.left) + self.of_annotation(node.right)
+        name = _name(node)
+        if name in self.unions:
+            return self.of_annotation(self.unions[name])
+        if self.is_never_made(name):
+            return []
+        if name not in self.classes or (name in self.settings and name in self.made):
+            raise UnknownError
+        return self.settings.get(name) or [Thing(name, self.attributes[name], False)]
+
+    def is_never_made(self, name: str) -> bool:
+        """Return whether no object of a type exists: of a class that is only asked for, or is not even there."""
+        if name in self.classes:
+            return name not in self.made and name not in self.settings
+        return name != "" and name not in self.bound and name not in dir(builtins)
+
+    def values(self, node: ast.expr) -> list[Any]:
+        """Return all values that an expression can have; UnknownError when that is not known."""
+        match node:
+            case ast.Constant():
+                return [node.value]
+            case ast.Name() if self.names.get(node.id) is not None:
+                return self.names[node.id] or []
+            case ast.Attribute():
+                found = [value for each in self.values(node.value) for value in self._attribute(each, node.attr)]
+                return list({repr(value) if _is_plain(value) else id(value): value for value in found}.values())
+            case ast.Call(func=ast.Name() | ast.Attribute()):
+                return self.of_annotation(self._called(node.func))
+        raise UnknownError
+
+    def _attribute(self, value: Any, attr: str) -> list[Any]:
+        """Return an attribute's values; none where there is no such attribute, so that another object must be meant."""
+        if not isinstance(value, Thing):
+            return []
+        if value.is_setting and self._item(value.kind, attr) is None:
+            return []
+        found = value.fields.get(attr)
+        if found is None:
+            raise UnknownError
+        return found
+
+    def _item(self, kind: str, name: str) -> ast.stmt | None:
+        """Return the statement of a class that defines a name."""
+        body = self.classes[kind].body if kind in self.classes else ()
+        return next((item for item in body if name in defined_names(item)), None)
+
+    def _called(self, func: ast.expr) -> ast.expr:
+        """Return the annotation of what a function of the program or a method gives."""
+        if isinstance(func, ast.Attribute):
+            found = [self._item(each.kind, func.attr) for each in self.values(func.value) if isinstance(each, Thing)]
+        else:
+            found = [self.functions.get(_name(func))]
+        returned = getattr(found[0], "returns", None) if len(found) == 1 else None
+        if returned is None or isinstance(returned, ast.Constant):
+            raise UnknownError  # what gives nothing does something
+        return returned
+
+    def visit(self, node: ast.AST) -> Any:
+        """Write an expression as its only value, if that is plain, after all that is inside of it."""
+        node = super().visit(node)
+        if not isinstance(node, ast.expr) or not isinstance(getattr(node, "ctx", None) or ast.Load(), ast.Load):
+            return node
+        try:
+            values = self._outcomes(node)
+        except (UnknownError, ValueError, TypeError):
+            return node
+        is_decided = len(values) == 1 and _is_plain(values[0]) and not isinstance(node, ast.Constant)
+        return _expression(repr(values[0])) if is_decided else node
+
+    def _outcomes(self, node: ast.expr) -> list[Any]:
+        """Return the values of an expression whose parts are written as far as they are known."""
+        match node:
+            case ast.Call(func=ast.Name(id="isinstance"), args=[value, kinds]):
+                wanted = {_name(each) for each in _alternatives(kinds)}
+                if all(map(self.is_never_made, wanted)):
+                    return [False]
+                known = self.values(value)
+                if wanted & self.made or any(isinstance(each, Thing) and not each.is_setting for each in known):
+                    raise UnknownError
+                return list({isinstance(each, Thing) and each.kind in wanted for each in known})
+            case ast.Compare(ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
+                return list({(each is None) == isinstance(op, ast.Is) for each in self.values(node.left)})
+            case ast.Compare() | ast.UnaryOp():
+                for part in ast.iter_child_nodes(node):
+                    if isinstance(part, ast.expr):
+                        ast.literal_eval(part)  # ValueError: not all of them are known
+                return [eval(compile(ast.Expression(node), "<constants>", "eval"), {})]
+        return self.values(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.place = node.name
+        self.generic_visit(node)
+        self.place = ""
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        outer = self.names, self.once, self.place
+        kind, self.place = self.place, f"{self.place}.{node.name}"
+        self.once = Counter(bound_names(node))
+        self.names = dict(self.names)  # what an inner function binds again is bound twice in this one
+        for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+            if self.once[argument.arg] == 1:
+                _note(self.names, argument.arg, self.of_annotation, argument.annotation)
+        if kind in self.classes:
+            self.names["self"] = self.settings.get(kind) or [Thing(kind, self.attributes[kind], False)]
+        was_generator, body = _yields(node), self._block(node.body)
+        self.names, self.once, self.place = outer
+        if was_generator == any(map(_yields, body)):  # else it would be another kind of function
+            node.body = body
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        """Leave annotations: they are read, not run."""
+        return node
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        """Leave it: a text inside of a text would need other quotes."""
+        return node
+
+    def visit_Assign(self, node: ast.Assign | ast.AnnAssign) -> ast.AST:
+        """Note what a name or an attribute holds that is assigned nowhere else."""
+        node.value = node.value and self.visit(node.value)
+        for target, value in _assignments(node):
+            kind, _, function = self.place.partition(".")
+            if isinstance(target, ast.Name) and self.once[target.id] == 1:
+                _note(self.names, target.id, self.values, value)
+            elif isinstance(target, ast.Attribute) and _name(target.value) == "self" and function == "__init__":
+                is_only = self.stores[self.family[kind], target.attr] == 1 and self._item(kind, target.attr) is None
+                if is_only and target.attr not in self.foreign_stores:
+                    _note(self.attributes[kind], target.attr, self.values, value)
+        return node
+
+    visit_AnnAssign = visit_Assign
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        node.test = self.visit(node.test)
+        truth = _truth(node.test)
+        return self.generic_visit(node) if truth is None else self.visit(node.body if truth else node.orelse)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        self.generic_visit(node)
+        decided = isinstance(node.op, ast.Or)
+        *first, last = node.values
+        kept = [each for each in first if _truth(each) is not (not decided)]
+        cut = next((number for number, each in enumerate(kept) if _truth(each) is decided), None)
+        node.values = [*kept, last] if cut is None else kept[: cut + 1]
+        return node if len(node.values) > 1 else node.values[0]
+
+    def visit_If(self, node: ast.If) -> Any:
+        node.test = self.visit(node.test)
+        truth = _truth(node.test)
+        if truth is not None:
+            return self._block(node.body if truth else node.orelse, may_be_empty=True)
+        node.body, node.orelse = self._block(node.body), self._block(node.orelse, may_be_empty=True)
+        return node
+
+    def visit_For(self, node: ast.For) -> Any:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.iter) in ("range(0)", "()") else node
+
+    def _block(self, body: list[ast.stmt], may_be_empty: bool = False) -> list[ast.stmt]:
+        """Return the statements of a block up to the first after which none runs."""
+        kept: list[ast.stmt] = []
+        for statement in body:
+            done = self.visit(statement)
+            kept += done if isinstance(done, list) else [done]
+            if kept and isinstance(kept[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
+                break
+        return kept or ([] if may_be_empty else [ast.Pass()])
+
+
+def _expression(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _note(names: Names, name: str, find: Callable[[Any], list[Any]], node: ast.expr | None) -> None:
+    """Note the values that `find` finds, if it finds any."""
+    try:
+        names[name] = find(node) or None
+    except UnknownError:
+        names[name] = None
+
+
+def _truth(node: ast.expr) -> bool | None:
+    """Return whether a condition holds, None when that is not known; one known part may decide it."""
+    if isinstance(node, ast.Constant):
+        return bool(node.value)
+    decided = isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or)
+    return decided if isinstance(node, ast.BoolOp) and any(_truth(each) is decided for each in node.values) else None
+
+
+def _assignments(node: ast.Assign | ast.AnnAssign) -> Iterable[tuple[ast.expr, ast.expr]]:
+    """Return (target, value) of an assignment, pairs of tuples taken apart."""
+    match node:
+        case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
+            return zip(targets, values, strict=False)
+        case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
+            return [(target, value)]
+    return []
+
+
+def _stored(tree: ast.AST, of_self: bool) -> Iterator[str]:
+    """Yield the attributes that statements store, of `self` or of anything else."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=owner, ctx=ast.Store() | ast.Del()) if (_name(owner) == "self") == of_self:
+                yield node.attr
+
+
+def _names_used(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield the names that make something: not in annotations, in unions of types or as what isinstance asks for."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        yield _name(node)
+        if not _union(node):
+            types = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+            types += node.args[1:] if isinstance(node, ast.Call) and _name(node.func) == "isinstance" else []
+            pending += [child for child in ast.iter_child_nodes(node) if child not in types]
+
+
+def _alternatives(kinds: ast.expr) -> list[ast.expr]:
+    """Return the classes of `A`, `A | B` or `(A, B)`."""
+    if isinstance(kinds, ast.BinOp):
+        return _alternatives(kinds.left) + _alternatives(kinds.right)
+    return kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
+
+
+def _union(node: ast.AST) -> ast.expr | None:
+    """Return the union of types that a statement gives a name."""
+    match node:
+        case ast.Assign(targets=[ast.Name()], value=ast.BinOp() as value) if all(map(_name, _alternatives(value))):
+            return value
+    return None
+
+
+def _name(node: ast.AST | None) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_plain(value: Any) -> bool:
+    plain = isinstance(value, bool | int | float | str) or value is None
+    return plain or (isinstance(value, tuple) and not isinstance(value, Thing) and all(map(_is_plain, value)))
+
+
+def _yields(node: ast.AST) -> bool:
+    """Return whether a function, or a statement of one, gives values one by one; inner functions count too."""
+    return any(isinstance(each, ast.Yield | ast.YieldFrom) for each in ast.walk(node))

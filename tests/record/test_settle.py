@@ -1,0 +1,182 @@
+"""What a recipe decides is decided, and nothing else; a settled program prints what it printed before."""
+
+import ast
+import contextlib
+import io
+import re
+
+import pytest
+
+from pipeline.record.settle import settle
+
+CLASSES = """
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class Round:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel(Round):
+    spokes: int
+    tube: str | None = "tube"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ski:
+    length: int
+
+
+Part = Wheel | Ski
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bike:
+    front: Wheel
+    rear: Wheel
+    extra: Part | None
+    gears: tuple[int, ...]
+    seed: int
+
+    def wheel_of(self, number: int) -> Wheel:
+        return self.front if number else self.rear
+"""
+CALL = (
+    "main(Bike(front=Wheel(spokes=36, tube=None), rear=Wheel(spokes=28, tube=None), "
+    "extra=None, gears=(1, 2), seed=7))\n"
+)
+
+
+def printed(source: str) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(source, "<program>", "exec"), {"__name__": "__main__"})
+    return output.getvalue()
+
+
+def settled(body: str) -> str:
+    """Return what is left of the classes' program with this body; it prints the same."""
+    source = f"{CLASSES}\n\n{body}\n\n\n{CALL}"
+    small = ast.unparse(settle(ast.parse(source)))
+    assert printed(small) == printed(source) != ""
+    return small.partition("def wheel_of")[2].partition("main(Bike(")[0]
+
+
+DECIDED = {
+    "a setting": ("def main(bike: Bike):\n    print(bike.seed + 1)", "bike.seed", "print(7 + 1)"),
+    "the same in all objects": (
+        "def show(wheel: Wheel):\n    print(wheel.tube)\ndef main(bike: Bike):\n    show(bike.front)",
+        "wheel.tube",
+        "print(None)",
+    ),
+    "a branch": (
+        "def main(bike: Bike):\n    if bike.extra is None:\n        print(1)\n    else:\n        print('gone')",
+        "gone",
+        "print(1)",
+    ),
+    "what follows an end": (
+        "def main(bike: Bike):\n    if bike.seed == 7:\n        return print(1)\n    print('gone')",
+        "gone",
+        "print(1)",
+    ),
+    "a class that nobody makes": (
+        "def main(bike: Bike):\n    for part in (bike.extra, bike.front):\n"
+        "        print('gone' if isinstance(part, Ski) else 1)",
+        "gone",
+        "print(1)",
+    ),
+    "a local variable": (
+        "def main(bike: Bike):\n    extra, seed = bike.extra, 1\n    if extra is not None:\n"
+        "        print('gone')\n    print(seed)",
+        "gone",
+        "print(1)",
+    ),
+    "what a method gives": (
+        "def main(bike: Bike):\n    wheel = bike.wheel_of(1)\n    print(1 if wheel.tube is None else 'gone')",
+        "gone",
+        "print(1)",
+    ),
+    "an attribute": (
+        "class Rider:\n    def __init__(self, bike: Bike):\n        self.extra = bike.extra\n"
+        "    def ride(self):\n        print(1 if self.extra is None else 'gone')\n"
+        "def main(bike: Bike):\n    Rider(bike).ride()",
+        "gone",
+        "print(1)",
+    ),
+    "a loop over nothing": (
+        "def main(bike: Bike):\n    for _ in range(bike.seed * 0):\n        print(1)\n"
+        "    for _ in ():\n        print('gone')\n    print(2)",
+        "gone",
+        "range",
+    ),
+    "half of a condition": (
+        "def main(bike: Bike):\n    if bike.seed == 8 and len(bike.gears):\n        print('gone')\n"
+        "    print(len(bike.gears) if len(bike.gears) or bike.seed == 8 else 0)",
+        "gone",
+        "len",
+    ),
+    "a part that is not there": (
+        "def show(part: Part):\n    print(getattr(part, 'spokes', 0))\n"
+        "    if isinstance(part, Wheel) and part.tube:\n        print('gone')\n"
+        "def main(bike: Bike):\n    show(bike.rear)",
+        "gone",
+        "spokes",
+    ),
+}  # what is decided: (body, what is gone, what is left)
+
+OPEN = {
+    "objects that differ": "def show(wheel: Wheel):\n    print(wheel.spokes > 30)\n"
+    "def main(bike: Bike):\n    show(bike.front)\n    show(bike.rear)",
+    "a field that is replaced": "def show(bike: Bike):\n    print(bike.seed)\n"
+    "def main(bike: Bike):\n    show(replace(bike, seed=9))",
+    "a class that the program makes": "def show(wheel: Wheel):\n    print(wheel.tube)\n"
+    "def main(bike: Bike):\n    show(Wheel(spokes=1, tube='other'))",
+    "a name bound twice": "def main(bike: Bike):\n    extra = bike.extra\n    for extra in bike.gears:\n"
+    "        print(extra is None)",
+    "a parameter bound again": "def show(extra: Ski | None):\n    for extra in (1,):\n        print(extra is None)\n"
+    "def main(bike: Bike):\n    show(bike.extra)",
+    "a name bound by an inner function": "def main(bike: Bike):\n    extra = bike.extra\n    def change():\n"
+    "        nonlocal extra\n        extra = 5\n    change()\n    print(extra)",
+    "an attribute stored from outside": "class Rider:\n    def __init__(self, bike: Bike):\n"
+    "        self.extra = bike.extra\n    def ride(self):\n"
+    "        print(self.extra)\n"
+    "def main(bike: Bike):\n    rider = Rider(bike)\n    rider.extra = 4\n"
+    "    rider.ride()",
+    "an attribute stored below": "class Rider:\n    def __init__(self, bike: Bike):\n        self.extra = bike.extra\n"
+    "    def ride(self):\n        print(self.extra)\n"
+    "class Racer(Rider):\n    def ride(self):\n        self.extra = 4\n"
+    "        super().ride()\ndef main(bike: Bike):\n    Racer(bike).ride()",
+    "an attribute with a default": "class Rider:\n    extra = 3\n    def __init__(self, bike: Bike, know: bool):\n"
+    "        if know:\n            self.extra = bike.extra\n    def ride(self):\n"
+    "        print(self.extra)\ndef main(bike: Bike):\n    Rider(bike, False).ride()",
+    "a class with others below it": "class Rider:\n    pass\nclass Racer(Rider):\n    pass\n"
+    "def show(who: Rider | None):\n"
+    "    print(isinstance(who, Rider))\ndef main(bike: Bike):\n    show(Racer())",
+    "a class above that of settings": "def show(part: Part):\n    print(isinstance(part, Round))\n"
+    "def main(bike: Bike):\n    show(bike.front)",
+    "what does something": "def speak() -> None:\n    print('spoken')\ndef main(bike: Bike):\n    speak()",
+    "a generator of nothing": "def parts(bike: Bike):\n    if bike.extra is not None:\n        yield bike.extra\n"
+    "def main(bike: Bike):\n    print(list(parts(bike)))",
+    "a text inside of a text": "def main(bike: Bike):\n    print(f'{bike.front.tube!r:>9}')",
+}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_what_the_recipe_decides_is_decided(name: str):
+    body, gone, left = DECIDED[name]
+    small = settled(body)
+    assert not re.search(rf"\b{re.escape(gone)}\b", small), small
+    assert left in small, small
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_the_recipe_does_not_decide_stays(name: str):
+    settled(OPEN[name])
+
+
+def test_settling_again_changes_nothing():
+    for body, _, _ in DECIDED.values():
+        small = ast.unparse(settle(ast.parse(f"{CLASSES}\n\n{body}\n\n\n{CALL}")))
+        assert ast.unparse(settle(ast.parse(small))) == small
