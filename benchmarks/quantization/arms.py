@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.passthrough_tuning import TuneSettings
-from benchmarks.published_solver import published_solve, published_step
+from benchmarks.quantization.published_solver import published_solve, published_step
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
 from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps, TrellisStates
 from pipeline.quant.fit import quantize_plan

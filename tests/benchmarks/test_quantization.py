@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from benchmarks.quantization import compare, measure, report
-from benchmarks.quantization_arms import brotli_file, ladder
-from benchmarks.quantization_data import Material
-from benchmarks.quantization_runs import Bench
+from benchmarks.quantization.arms import brotli_file, ladder
+from benchmarks.quantization.data import Material
+from benchmarks.quantization.runs import Bench
 from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
-from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
-from benchmarks.rate_plot import plot_points
+from benchmarks.quantization.curves import bytes_at, gap_at, interval, make_curve, resample_documents
+from benchmarks.quantization.plot import plot_points
 from pipeline.base.config import load_params
 from pipeline.codec.container import QuantizedTensor
 from pipeline.quant.plan import plan_quantization
 from tests.networks import TINY, changed, roused
-from tests.quant.tiny_stream import tiny_stream
+from tests.benchmarks.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
 MODEL = changed(
@@ -185,7 +185,7 @@ def test_axes_expect_what_equal_loss_saves(bench, repo):
 
 def test_plot_is_small(bench, tmp_path):
     pytest.importorskip("matplotlib", reason="install the extra `bench` to draw the plot")
-    from benchmarks.quantization_runs import Point
+    from benchmarks.quantization.runs import Point
 
     points = [
         Point(arm, seed, knob, int(2e6 / knob), "", *[1.0] * 4, knob * (1 + 0.1 * seed), knob, *[1.0] * 4, [], [])

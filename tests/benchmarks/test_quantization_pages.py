@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.quantization_tables import result_page
+from benchmarks.quantization.pages import result_page
 from benchmarks.results import RESULTS
 
 

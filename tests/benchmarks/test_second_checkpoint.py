@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quantization_data
+from benchmarks.quantization import data as quantization_data
 from benchmarks.quantization import BASELINES, DEFAULT, REFERENCES, choose_arms
-from benchmarks.quantization_arms import RECORDED, ladder
-from benchmarks.quantization_data import FAMILIES, load_material
-from benchmarks.second_checkpoint import RECIPE, load_recipe, run, training_tokens, write
+from benchmarks.quantization.arms import RECORDED, ladder
+from benchmarks.quantization.data import FAMILIES, load_material
+from benchmarks.quantization.second_checkpoint import RECIPE, load_recipe, run, training_tokens, write
 from pipeline.base.config import load_params
 from pipeline.interop.adopt import read_community
 from pipeline.model.network import build
@@ -88,8 +88,8 @@ def test_what_was_trained_comes_back_through_the_import(tiny_recipe, tmp_path):
 def test_held_out_documents_are_refused_as_training_text(shared, monkeypatch):
     trained, held_out = quantization_data.read_sample(shared / "data")
     assert (len(trained), len(held_out)) == (160, 40)
-    monkeypatch.setattr("benchmarks.second_checkpoint.fetch_wheel", lambda *_: None)
-    monkeypatch.setattr("benchmarks.second_checkpoint.read_wheel_documents", lambda *_: iter([held_out[3] + "\n"]))
+    monkeypatch.setattr("benchmarks.quantization.second_checkpoint.fetch_wheel", lambda *_: None)
+    monkeypatch.setattr("benchmarks.quantization.second_checkpoint.read_wheel_documents", lambda *_: iter([held_out[3] + "\n"]))
     with pytest.raises(ValueError, match="documents: got 'a held-out document'"):
         training_tokens(shared / "data", shared)
 
@@ -97,7 +97,7 @@ def test_held_out_documents_are_refused_as_training_text(shared, monkeypatch):
 def test_a_missing_checkpoint_is_one_line_that_says_what_makes_it(tmp_path, monkeypatch):
     second = FAMILIES["looped-unet"]._replace(checkpoint=tmp_path / "none.safetensors")
     monkeypatch.setitem(quantization_data.FAMILIES, "looped-unet", second)
-    for family, remedy in (("looped-unet", "python -m benchmarks.second_checkpoint"), ("crawler", "shared data")):
+    for family, remedy in (("looped-unet", "python -m benchmarks.quantization.second_checkpoint"), ("crawler", "shared data")):
         with pytest.raises(ValueError, match=rf"^checkpoint: got '{tmp_path}[^\n]*{remedy}[^\n]*$"):
             load_material(tmp_path, family)
 

@@ -49,7 +49,7 @@ FAMILIES = {
     "looped-unet": Family(
         ROOT / "artifacts" / "bench" / "looped_unet_d256.safetensors",
         "quantization_looped_unet",
-        "the file that `python -m benchmarks.second_checkpoint ../shared/data` makes",
+        "the file that `python -m benchmarks.quantization.second_checkpoint ../shared/data` makes",
     ),
 }
 """Layout -> its checkpoint; the second is of our own training."""

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.judge import Judge
+from benchmarks.quantization.judge import Judge
 from pipeline.base.progress import silent
 from pipeline.scoring.config import BlocksProtocol
 from pipeline.scoring.evaluate import score
 from tests.networks import TINY, changed, roused
-from tests.quant.tiny_stream import tiny_stream
+from tests.benchmarks.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
 MODEL = changed(TINY, {"vocab_size": VOCABULARY, "context_tokens": CONTEXT, "embed_init_std": 0.05})

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.judge import Judge, Verdict
+from benchmarks.quantization.judge import Judge, Verdict
 from benchmarks.passthrough_tuning import tune_passthrough
-from benchmarks.quantization_arms import Arm
-from benchmarks.quantization_data import Material
-from benchmarks.rate_bound import code_bits, gaussian_bits
+from benchmarks.quantization.arms import Arm
+from benchmarks.quantization.data import Material
+from benchmarks.quantization.bound import code_bits, gaussian_bits
 from pipeline.base.progress import Log, silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate

@@ -1,6 +1,6 @@
 """The results of `benchmarks.quantization` as a page of tables, written together with the JSON that they show.
 
-Checked by: tests/quant/test_quantization_tables.py.
+Checked by: tests/benchmarks/test_quantization_pages.py.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
             "## Bits per weight above the Gaussian bound",
             "",
             "Knob: the codes alone, and everything that quantized tensors add to the file, less what a Gaussian source "
-            "of these variances needs for the distortion reached (`benchmarks/rate_bound.py`).",
+            "of these variances needs for the distortion reached (`benchmarks/quantization/bound.py`).",
             "",
             *_bound_rows(measured),
             "",

@@ -2,7 +2,7 @@
 
 matplotlib comes with the extra `bench` and is imported only here, when something is drawn.
 
-Checked by: tests/quant/test_quantization_benchmark.py.
+Checked by: tests/benchmarks/test_quantization.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quantization_runs import Point
+from benchmarks.quantization.runs import Point
 
 _DOTS_PER_INCH = 90
 _MARKERS = "osD^vPX<>*"

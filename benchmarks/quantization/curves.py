@@ -5,7 +5,7 @@ all arms share cancels and an interval says how far *differences* depend on the 
 the logarithm of the gap is linear in bytes; beyond them nothing is said. An arm's figure is the mean over its seeds.
 
 Axes: S seeds, P rate points, D documents, B resamples (the first is the sample itself).
-Checked by: tests/quant/test_quantization_benchmark.py.
+Checked by: tests/benchmarks/test_quantization.py.
 """
 
 import math

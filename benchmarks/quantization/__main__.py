@@ -1,7 +1,7 @@
 """Every rung of the quantization ladder on one real checkpoint: loss over the float model against file bytes.
 
 Run `python -m benchmarks.quantization ../shared/data` on a quiet machine, with the extra `bench` installed for the
-plot; `--family looped-unet` measures a second checkpoint, which `benchmarks.second_checkpoint` trains. Gaps are mBPB
+plot; `--family looped-unet` measures a second checkpoint, which `benchmarks.quantization.second_checkpoint` trains. Gaps are mBPB
 (0.001 bits per byte of text) over the float model on documents that neither training nor calibration saw, blocks
 protocol, float32; divergences are from the float model there (`judge.py`), in the same unit. Arms are compared at equal
 *file* bytes and at equal gaps or divergences by interpolation: means over the calibration draws, with the central 95 %
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quantization_arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, RECORDED, Arm, ladder
-from benchmarks.quantization_data import FAMILIES, NUM_DRAWS, Material, load_material
-from benchmarks.quantization_runs import POINT_HEADER, Bench, Point
+from benchmarks.quantization.arms import COARSE_CLIP_STD, PUBLISHED_CLIP_STD, PUBLISHED_MAX_CODE, RECORDED, Arm, ladder
+from benchmarks.quantization.data import FAMILIES, NUM_DRAWS, Material, load_material
+from benchmarks.quantization.runs import POINT_HEADER, Bench, Point
 from benchmarks.quantization_spreads import ARMS_OF_AXIS, Axis, axes_of, compare_axes
-from benchmarks.quantization_tables import QUANTITIES, result_page
-from benchmarks.rate_curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
-from benchmarks.rate_plot import plot_points
+from benchmarks.quantization.pages import QUANTITIES, result_page
+from benchmarks.quantization.curves import Curve, bytes_at, gap_at, interval, make_curve, resample_documents
+from benchmarks.quantization.plot import plot_points
 from benchmarks.results import ROOT, write_result
 from pipeline.base.artifacts import git_commit
 from pipeline.base.checks import require
