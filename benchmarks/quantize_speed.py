@@ -81,7 +81,7 @@ def random_model(model: LoopedUNet) -> LoopedUNet:
 
 
 def synthetic_statistics(model: LoopedUNet) -> dict[str, Tensor]:
-    """Return a calibration statistics of the shapes that `calibrate` would give."""
+    """Return calibration statistics of the shapes that `calibrate` would give."""
     generator = torch.Generator().manual_seed(1)
     weights = dict(model.named_parameters())
 

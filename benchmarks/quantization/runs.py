@@ -48,7 +48,7 @@ class Point(NamedTuple):
     bits_per_weight: float
     """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
     bits_above_bound: float | None
-    """By how much these exceed what Gaussians need (`rate_bound.py`); None but under the rate rule."""
+    """By how much these exceed what Gaussians need (`bound.py`); None but under the rate rule."""
     code_bits_above_bound: float | None
     """The same for the codes alone, without what says their scales and steps."""
     bpb: float
