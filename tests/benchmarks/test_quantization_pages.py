@@ -61,7 +61,7 @@ def test_every_figure_of_the_page_comes_from_the_points():
 def test_plot_is_small(tmp_path):
     pytest.importorskip("matplotlib", reason="install the extra `bench` to draw the plot")
     draw_plot(tmp_path / "rates.png", json.loads((RESULTS / "quantization.json").read_text())["measured"])
-    assert 5_000 < (tmp_path / "rates.png").stat().st_size < 100_000
+    assert 5_000 < (tmp_path / "rates.png").stat().st_size < 150_000
 
 
 def test_pages_in_the_docs_are_those_of_the_results(repo):
