@@ -5,7 +5,7 @@ much the compressed program shrinks when the module's text is taken out of it, a
 Modules share patterns, so that the column `shipped` sums to less than the file. Last, the file of a program that only
 reads an artifact: what decoding would cost by itself.
 
-Checked by: tests/record/test_code_size.py (the decoder).
+Checked by: tests/benchmarks/test_code_size.py (the decoder).
 """
 
 import re

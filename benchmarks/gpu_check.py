@@ -4,7 +4,7 @@ Run `make gpu-check` on any CUDA machine. It compares logits, loss and gradients
 that the machine has with float32, the compiled with the eager loss, trains for 200 steps, and measures memory and
 throughput. Exit status 1 when a check fails. `--device cpu --size small` runs the same code anywhere.
 
-Checked by: tests/training/test_gpu_check.py
+Checked by: tests/benchmarks/test_gpu_check.py
 """
 
 import argparse

@@ -6,7 +6,7 @@ iteration per matrix, the whole batch at once. Compiled or not as the caller lik
 
 Axes: B batch, T position, D model width, H query heads, G key/value heads, E head width.
 Source: the training scripts of Parameter Golf pull requests 1140, 1493 and 1535.
-Checked by: tests/model/test_train_throughput.py
+Checked by: tests/benchmarks/test_train_throughput.py
 """
 
 import torch

@@ -10,7 +10,7 @@ Hessian, every column pushing its error onto the later ones of its block. It run
 which ours are timed again in the same process, factorisation and solving both: processor seconds of one thread.
 
 Axes: R rows, C columns, V vocabulary, K columns of a block, S rank.
-Checked by: tests/quant/test_quantize_speed.py
+Checked by: tests/benchmarks/test_quantize_speed.py
 """
 
 import argparse
@@ -81,7 +81,7 @@ def random_model(model: LoopedUNet) -> LoopedUNet:
 
 
 def synthetic_statistics(model: LoopedUNet) -> dict[str, Tensor]:
-    """Return a calibration statistics of the shapes that `calibrate` would give."""
+    """Return calibration statistics of the shapes that `calibrate` would give."""
     generator = torch.Generator().manual_seed(1)
     weights = dict(model.named_parameters())
 

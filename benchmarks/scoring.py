@@ -16,7 +16,7 @@ Seconds are a processor's on a CPU, run with OMP_NUM_THREADS=1: other programs d
 Counting: multiply-adds of every matrix at every position it is called on, of the head, and of causal attention.
 
 Axes: B windows, T positions of a window, V vocabulary, N targets.
-Checked by: tests/scoring/test_scoring_benchmark.py
+Checked by: tests/benchmarks/test_scoring.py
 """
 
 import argparse
@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.quantization_data import load_material
+from benchmarks.quantization.data import load_material
 from benchmarks.quantize_speed import random_model
 from benchmarks.results import ROOT, write_result
 from benchmarks.train_throughput import seconds_of as clock_seconds_of

@@ -11,7 +11,7 @@ Counting: 6 operations per multiply-add of every matrix at every visit, head inc
 optimizer and element-wise work count as nothing. The peak is the best of large square products of the run.
 
 Axes: B sequences, T position, M, K, N sizes of a matrix product.
-Checked by: tests/model/test_train_throughput.py
+Checked by: tests/benchmarks/test_train_throughput.py
 """
 
 import argparse

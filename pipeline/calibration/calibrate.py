@@ -10,7 +10,7 @@ Batches are dealt to the ranks by number. Sums are added over ranks before they 
 not depend on how many ranks there are; only rank 0 quantizes, and shares the result.
 
 Axes: N calibration sequences, B sequences of a batch, T position, V vocabulary.
-Source: the two-phase calibration of the challenge's looped records, shared/quantization.md.
+Source: the two-phase calibration of the challenge's looped records (PR 1308); docs/concepts.md.
 Differs: every layer sees the quantized stream, the looped blocks their own included; visits are stored apart.
 Checked by: tests/quant/test_calibrate_and_fit.py, tests/calibration/test_calibration_ranks.py.
 """

@@ -8,7 +8,7 @@ Rows of an embedding have a part in common (tokens never seen share nearly all o
 columns times a load of the row is subtracted before.
 
 Axes: R rows, C columns, N integers of a run, K classes, S symbols, J magnitudes, A candidates.
-Source: shared/quantization.md, "Code the integers".
+Source: docs/format.md.
 Checked by: tests/codec/test_integers.py.
 """
 

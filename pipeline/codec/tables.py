@@ -8,7 +8,7 @@ their excess elsewhere. Union 1 of a trellis codes the whole part of x instead, 
 step higher, so its tables are lopsided.
 
 Axes: K classes (those of union 0, then of union 1), S symbols (-limit..limit), J positive magnitudes, T slots.
-Source: shared/quantization.md, "Code the integers".
+Source: docs/format.md.
 Checked by: tests/codec/test_tables.py.
 """
 

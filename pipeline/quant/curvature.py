@@ -1,4 +1,4 @@
-"""Curvatures that the rate rule sets steps by, from a calibration statistics.
+"""Curvatures that the rate rule sets steps by, from calibration statistics.
 
 Axes: C columns, V rows of a table, R rows of a matrix.
 Source: `steps.py` says what they are for.

@@ -3,7 +3,7 @@
 The one idea: a trial of the size search is only a solve and an encode; all the rest is in the plan, made once.
 
 Axes: R rows (out features), C columns (in features), V vocabulary, D model width.
-Source: shared/quantization.md, rungs A, C, D, F and G.
+Source: GPTQ, arXiv 2210.17323; SDClip, challenge PR 1394; docs/concepts.md, "One price of a bit".
 Differs: nothing is ever pruned or dropped to fit; one knob, a factor on all steps, moves alone.
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """

@@ -4,7 +4,7 @@ The one idea: everything that does not depend on the step is done once (roles, s
 input, one factorisation per Hessian), so that a trial of the size search is only a solve and an encode.
 
 Axes: R rows (out features), C columns (in features), V vocabulary, D model width.
-Source: shared/quantization.md, rungs A, C, D, F and G.
+Source: GPTQ, arXiv 2210.17323; SDClip, challenge PR 1394; docs/concepts.md, "One price of a bit".
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 

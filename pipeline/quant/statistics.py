@@ -117,7 +117,7 @@ def square_entry(statistics: Mapping[str, Tensor], key: str, width: int) -> Tens
 
 
 def statistics_entry(statistics: Mapping[str, Tensor], key: str) -> Tensor:
-    """Return one tensor of a statistics; raises ValueError naming the key that it lacks."""
+    """Return one tensor of the statistics; raises ValueError naming the key that it lacks."""
     if key not in statistics:
         first = "set calibrate.provisional.target_share above 0 and " if key.startswith("cross/") else ""
         raise ValueError(f"calibration statistics: no {key} in it; {first}{_REMEDY}")

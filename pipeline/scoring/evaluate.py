@@ -7,7 +7,7 @@ score depends on how far the others are.
 
 Axes: M tokens, N = M - 1 targets (target j is token j + 1), B windows, T inputs of a window, D model width,
 R scored rows of a batch, V vocabulary.
-Source: shared definition of the protocols; score-first order (adaptation sees a group only after its rows are frozen).
+Source: docs/concepts.md, "Protocols"; score-first order (adaptation sees a group only after its rows are frozen).
 Differs: the same numbers as from full hidden states and logits up to rounding; log-softmax in float32.
 Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py, test_scoring_ranks.py.
 """

@@ -7,7 +7,7 @@ Sums are `math.fsum` over float64: correctly rounded, so a total depends neither
 targets were spread over batches or processes.
 
 Axes: N targets; target j is token j + 1.
-Source: shared definition of the ledger.
+Source: docs/format.md, "Ledger".
 Differs: none.
 Checked by: tests/scoring/test_ledger.py.
 """

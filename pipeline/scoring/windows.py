@@ -6,7 +6,7 @@ exactly once" is a property of the plan and not of a loop over batches. Batches 
 alone: how many processes run them changes no batch.
 
 Axes: N targets, L context (window) tokens, S stride, C chunk targets.
-Source: shared definition of the protocols blocks, sliding, stream, ttt and lora-ttt.
+Source: docs/concepts.md, "Protocols".
 Differs: windows stop where the first of their scored targets would lie beyond the stream, so that no trailing window
 rescores the last S targets.
 Checked by: tests/scoring/test_windows.py.

@@ -26,7 +26,7 @@ META = {"checkpoint_sha256": "0" * 64, "calibrate": {"num_sequences": 8}}
 
 
 def attempt(folder, choose):
-    """Damage an entry, a name, the metadata or the bytes of a statistics, and read it as quantize does."""
+    """Damage an entry, a name, the metadata or the bytes of statistics, and read it as quantize does."""
     path, statistics, meta, kind = folder / "hessians.safetensors", dict(STATISTICS), META, choose.randrange(4)
     name = choose.choice(list(statistics))
     if kind == 0:

@@ -30,7 +30,8 @@ TOKENIZER = "fineweb_1024_bpe.model"
 NUM_DRAWS = 2
 CALIBRATION_TOKENS = 65536
 _TRAINED_DOCUMENTS = 160
-_TUNING_FRAC = 0.2
+_KEPT_FRAC = 0.2
+"""Share of the training documents that calibration leaves to the choice of settings."""
 
 
 class Family(NamedTuple):
@@ -49,7 +50,7 @@ FAMILIES = {
     "looped-unet": Family(
         ROOT / "artifacts" / "bench" / "looped_unet_d256.safetensors",
         "quantization_looped_unet",
-        "the file that `python -m benchmarks.second_checkpoint ../shared/data` makes",
+        "the file that `python -m benchmarks.quantization.second_checkpoint ../shared/data` makes",
     ),
 }
 """Layout -> its checkpoint; the second is of our own training."""
@@ -68,12 +69,6 @@ class ScoredStream(NamedTuple):
     def document_bytes(self) -> np.ndarray:
         """Return the bytes of each document, (D,)."""
         return np.bincount(self.document_N, self.bytes_N)
-
-    def first(self, targets: int) -> "ScoredStream":
-        """Return the stream's first so many targets."""
-        return ScoredStream(
-            self.tokens_M[: targets + 1], self.bytes_N[:targets], self.document_N[:targets], self.context_tokens
-        )
 
 
 class Material(NamedTuple):
@@ -108,7 +103,7 @@ def load_material(folder: Path, family: str = "crawler") -> Material:
     require(
         not any(text_digest(text) in seen for text in held_out), "documents", "a held-out document trained on", "none"
     )
-    pool = [text for text in trained if split_of(text_digest(text), _TUNING_FRAC) == "train"]
+    pool = [text for text in trained if split_of(text_digest(text), _KEPT_FRAC) == "train"]
     num_sequences = CALIBRATION_TOKENS // context_tokens
     ids_NT = calibration_sequences(
         [encode_documents(processor, table, pool).tokens_M], context_tokens, NUM_DRAWS * num_sequences
@@ -123,11 +118,3 @@ def scored_stream(documents: list[np.ndarray], table: ByteTable, context_tokens:
     tokens_M = np.concatenate(documents)
     document_M = np.repeat(np.arange(len(documents)), [len(tokens) for tokens in documents])
     return ScoredStream(tokens_M, count_bytes(tokens_M, table), document_M[1:], context_tokens)
-
-
-def load_tuning(folder: Path, context_tokens: int) -> ScoredStream:
-    """Read the training documents that are kept for choosing settings: no calibration draws from them."""
-    processor = load_tokenizer(folder / TOKENIZER)
-    table = byte_table(processor)
-    kept = [text for text in read_sample(folder)[0] if split_of(text_digest(text), _TUNING_FRAC) != "train"]
-    return scored_stream([encode_documents(processor, table, [text]).tokens_M for text in kept], table, context_tokens)

@@ -6,7 +6,7 @@ it, so small differences show on little text, and it does not reward errors that
 of itself.
 
 Axes: M tokens of the stream, N sequences, B sequences of a batch, T position, V vocabulary, D documents.
-Checked by: tests/quant/test_judge.py.
+Checked by: tests/benchmarks/test_judge.py.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.quantization_data import ScoredStream
+from benchmarks.quantization.data import ScoredStream
 from pipeline.model.network import LoopedUNet
 
 _BATCH_TOKENS = 4096

@@ -1,13 +1,13 @@
 """Trains the second family of `benchmarks.quantization`: a looped U-Net of the shared checkpoint's size, by our engine.
 
-Run `python -m benchmarks.second_checkpoint ../shared/data`. The recipe stands beside this file in YAML; text is the
-training documents of the shared sample and the lead sections of Wikipedia, which `fairway prepare` fetches too. A run
-that was stopped continues from its last snapshot when it is run again.
+Run `python -m benchmarks.quantization.second_checkpoint ../shared/data`. The recipe stands beside this file in YAML;
+text is the training documents of the shared sample and the lead sections of Wikipedia, which `fairway prepare` fetches
+too. A run that was stopped continues from its last snapshot when it is run again.
 
 The one idea: what is written is a community checkpoint, under the published names and with the published constructor's
 arguments beside it, so that it comes back through the same import as the first family.
 
-Checked by: tests/quant/test_second_checkpoint.py.
+Checked by: tests/benchmarks/test_second_checkpoint.py.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.quantization_data import FAMILIES, TOKENIZER, read_sample
+from benchmarks.quantization.data import FAMILIES, TOKENIZER, read_sample
 from benchmarks.results import ROOT
 from pipeline.base.artifacts import CACHE, write_json
 from pipeline.base.checks import require

@@ -1,17 +1,13 @@
 """The second family of the quantization benchmark: its recipe, its way through the import, and what is measured."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import quantization_data
-from benchmarks.quantization import BASELINES, DEFAULT, REFERENCES, choose_arms
-from benchmarks.quantization_arms import RECORDED, ladder
-from benchmarks.quantization_data import FAMILIES, load_material
-from benchmarks.second_checkpoint import RECIPE, load_recipe, run, training_tokens, write
-from pipeline.base.config import load_params
+from benchmarks.quantization import data as quantization_data
+from benchmarks.quantization import second_checkpoint
+from benchmarks.quantization.data import FAMILIES, load_material
+from benchmarks.quantization.second_checkpoint import RECIPE, load_recipe, run, training_tokens, write
 from pipeline.interop.adopt import read_community
 from pipeline.model.network import build
 
@@ -88,8 +84,10 @@ def test_what_was_trained_comes_back_through_the_import(tiny_recipe, tmp_path):
 def test_held_out_documents_are_refused_as_training_text(shared, monkeypatch):
     trained, held_out = quantization_data.read_sample(shared / "data")
     assert (len(trained), len(held_out)) == (160, 40)
-    monkeypatch.setattr("benchmarks.second_checkpoint.fetch_wheel", lambda *_: None)
-    monkeypatch.setattr("benchmarks.second_checkpoint.read_wheel_documents", lambda *_: iter([held_out[3] + "\n"]))
+    monkeypatch.setattr(second_checkpoint, "fetch_wheel", lambda *_: None)
+    monkeypatch.setattr(
+        "benchmarks.quantization.second_checkpoint.read_wheel_documents", lambda *_: iter([held_out[3] + "\n"])
+    )
     with pytest.raises(ValueError, match="documents: got 'a held-out document'"):
         training_tokens(shared / "data", shared)
 
@@ -97,7 +95,10 @@ def test_held_out_documents_are_refused_as_training_text(shared, monkeypatch):
 def test_a_missing_checkpoint_is_one_line_that_says_what_makes_it(tmp_path, monkeypatch):
     second = FAMILIES["looped-unet"]._replace(checkpoint=tmp_path / "none.safetensors")
     monkeypatch.setitem(quantization_data.FAMILIES, "looped-unet", second)
-    for family, remedy in (("looped-unet", "python -m benchmarks.second_checkpoint"), ("crawler", "shared data")):
+    for family, remedy in (
+        ("looped-unet", "python -m benchmarks.quantization.second_checkpoint"),
+        ("crawler", "shared data"),
+    ):
         with pytest.raises(ValueError, match=rf"^checkpoint: got '{tmp_path}[^\n]*{remedy}[^\n]*$"):
             load_material(tmp_path, family)
 
@@ -113,17 +114,3 @@ def test_material_of_both_families(family, shared):
     with torch.no_grad():
         nats = float(material.model(material.draws[0][:2, :-1], material.draws[0][:2, 1:]))
     assert nats < 0.7 * np.log(1024)
-
-
-def test_recorded_arms_are_of_the_ladder_and_hold_what_is_compared(repo):
-    params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
-    arms = ladder(params.calibrate, params.quantize)
-    recorded = choose_arms(arms, None)
-    assert set(recorded) == set(RECORDED) >= {DEFAULT, *BASELINES, *(arm for arm, _ in REFERENCES)}
-    assert all(knob in recorded[arm].knobs for arm, knob in REFERENCES)
-    assert list(choose_arms(arms, "Gf,A")) == ["A", "Gf"]
-    assert set(choose_arms(arms, ",".join(arms))) > set(RECORDED)
-    # One calibration a draw serves all of them: none takes a sweep of its own.
-    assert {dataclasses.astuple(arm.calibrate) for arm in recorded.values()} == {dataclasses.astuple(params.calibrate)}
-    with pytest.raises(ValueError, match=r"^--arms: got 'A,Z', expected some of A,B,C[^\n]*$"):
-        choose_arms(arms, "A,Z")

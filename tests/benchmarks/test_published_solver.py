@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from benchmarks.published_solver import published_solve, published_step
+from benchmarks.quantization.published_solver import published_solve, published_step
 from pipeline.quant.gptq import proxy_loss, round_to_nearest
 
 

@@ -6,9 +6,9 @@ ascending order of diag(H), the most important last; a step is never below 1 / m
 codes are chosen with the float32 step while the file holds its float16 rounding.
 
 Axes: R rows (out features), C columns (in features), K columns of a block.
-Source: shared/quantization.md, "Arm B exactly"; the 7F+3C, 4F+1C and 9F+1C scripts of the challenge.
+Source: the 7F+3C, 4F+1C and 9F+1C scripts of the challenge (docs/architectures.md).
 Differs: `max_code` is a parameter (theirs is 31), so that the solver has rate points. No dead columns, no fallbacks.
-Checked by: tests/quant/test_published_solver.py against the losses stored in shared/fixtures/gptq_layers.safetensors.
+Checked by: tests/benchmarks/test_published_solver.py, against losses that their code reached on real layers.
 """
 
 import torch

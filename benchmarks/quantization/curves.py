@@ -5,14 +5,19 @@ all arms share cancels and an interval says how far *differences* depend on the 
 the logarithm of the gap is linear in bytes; beyond them nothing is said. An arm's figure is the mean over its seeds.
 
 Axes: S seeds, P rate points, D documents, B resamples (the first is the sample itself).
-Checked by: tests/quant/test_quantization_benchmark.py.
+Checked by: tests/benchmarks/test_quantization.py.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.quantization.arms import BASELINES, DEFAULT, REFERENCES
+from benchmarks.quantization.runs import Point
+
+QUANTITIES = ("gap", "divergence")
 RESAMPLES = 2000
 _BOOTSTRAP_SEED = 1
 _LEAST_GAP = 1e-3
@@ -83,3 +88,54 @@ def interval(values_B: np.ndarray) -> dict[str, float]:
     """Return the sample's own figure and the central 95 % of the resamples that have one."""
     low, high = np.nanpercentile(values_B[1:], [2.5, 97.5])
     return {"value": float(values_B[0]), "low": float(low), "high": float(high)}
+
+
+def compare(points: Sequence[Point], float_D: np.ndarray, text_bytes_D: np.ndarray) -> list[dict[str, Any]]:
+    """Return, for every reference that was measured, each arm's gap and divergence at its size, and sizes at these.
+
+    `float_D`: the float model's nats of each document.
+    """
+    comparisons = []
+    for quantity in QUANTITIES:
+        curves = _curves(points, quantity, float_D, text_bytes_D)
+        for arm, knob in REFERENCES:
+            if sizes := [point.file_bytes for point in points if (point.arm, point.knob) == (arm, knob)]:
+                at_size = _compare_at(curves, arm, float(np.mean(sizes)))
+                comparisons.append({"quantity": quantity, "reference": f"{arm} at {knob:g}", **at_size})
+    return comparisons
+
+
+def _curves(points: Sequence[Point], quantity: str, float_D: np.ndarray, text_bytes_D: np.ndarray) -> dict[str, Curve]:
+    counts_BD = resample_documents(len(float_D))
+    curves: dict[str, Curve] = {}
+    for name in dict.fromkeys(point.arm for point in points):
+        seeds = dict.fromkeys(point.seed for point in points)
+        rows = [[point for point in points if (point.arm, point.seed) == (name, seed)] for seed in seeds]
+        sizes_SP = np.array([[point.file_bytes for point in row] for row in rows])
+        if quantity == "gap":
+            excess_SPD = np.array([[point.nats_by_document for point in row] for row in rows]) - float_D
+        else:
+            excess_SPD = np.array([[point.divergence_by_document for point in row] for row in rows])
+        curves[name] = make_curve(sizes_SP, excess_SPD, text_bytes_D, counts_BD)
+    return curves
+
+
+def _compare_at(curves: Mapping[str, Curve], reference: str, num_bytes: float) -> dict[str, Any]:
+    levels = {name: gap_at(curve, num_bytes) for name, curve in curves.items()}
+    level_B = levels[reference]
+    assert level_B is not None, "a mean of an arm's sizes at one knob lies among its rate points"
+    sizes = {name: bytes_at(curve, level_B) for name, curve in curves.items()}
+    rows = {
+        name: {
+            "mbpb": None if other_B is None else interval(other_B),
+            "bytes_at_level": None if (size_B := sizes[name]) is None else interval(size_B),
+        }
+        for name, other_B in levels.items()
+    }
+    ours = levels.get(DEFAULT)
+    ratios = {
+        name: interval(ours / other_B)
+        for name in BASELINES
+        if ours is not None and (other_B := levels.get(name)) is not None
+    }
+    return {"file_bytes": num_bytes, "mbpb": float(level_B[0]), "arms": rows, f"{DEFAULT}_over": ratios}

@@ -10,18 +10,20 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarks.judge import Judge, Verdict
-from benchmarks.passthrough_tuning import tune_passthrough
-from benchmarks.quantization_arms import Arm
-from benchmarks.quantization_data import Material
-from benchmarks.rate_bound import code_bits, gaussian_bits
+from benchmarks.quantization.arms import Arm, arms_of
+from benchmarks.quantization.bound import code_bits, gaussian_bits
+from benchmarks.quantization.data import FAMILIES, Material
+from benchmarks.quantization.judge import Judge, Verdict
+from benchmarks.results import ROOT
+from pipeline.base.artifacts import git_commit
 from pipeline.base.progress import Log, silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
@@ -30,7 +32,7 @@ from pipeline.codec.dequantize import dequantized_model
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.quant.config import CalibrateConfig, RateSteps
 from pipeline.quant.fit import describe_quantization
-from pipeline.quant.plan import QuantizationPlan, plan_quantization
+from pipeline.quant.plan import plan_quantization
 from pipeline.quant.statistics import Statistics
 
 
@@ -46,7 +48,7 @@ class Point(NamedTuple):
     bits_per_weight: float
     """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
     bits_above_bound: float | None
-    """By how much these exceed what Gaussians need (`rate_bound.py`); None but under the rate rule."""
+    """By how much these exceed what Gaussians need (`bound.py`); None but under the rate rule."""
     code_bits_above_bound: float | None
     """The same for the codes alone, without what says their scales and steps."""
     bpb: float
@@ -106,7 +108,7 @@ class Bench:
         plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
         points = []
         for knob in arm.knobs:
-            tensors, solve_seconds = _timed(self._solve, arm, plan, knob, seed)
+            tensors, solve_seconds = _timed(arm.solve, plan, knob)
             (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
             verdict = self._judged(tensors)
             bpb, divergence = self.bpb(verdict.nats_D), self.bpb(verdict.divergence_D)
@@ -143,12 +145,6 @@ class Bench:
             journal.writelines(json.dumps(point._asdict()) + "\n" for point in points)
         return points
 
-    def _solve(self, arm: Arm, plan: QuantizationPlan, knob: float, seed: int) -> ArtifactTensors:
-        tensors = arm.solve(plan, knob)
-        if arm.tune is None:
-            return tensors
-        return tune_passthrough(self.material.model, tensors, self.material.draws[seed], arm.tune).tensors
-
     def _judged(self, tensors: ArtifactTensors) -> Verdict:
         digest = hashlib.sha256()
         for values in dequantize(tensors).values():
@@ -157,6 +153,16 @@ class Bench:
         if key not in self._verdicts:
             self._verdicts[key] = self._judge(dequantized_model(tensors, self.material.model.config).eval())
         return self._verdicts[key]
+
+
+def measure_draw(load: Callable[[], Material], names: Sequence[str], seed: int) -> tuple[list[Point], np.ndarray]:
+    """Return every rate point of these arms with one draw of calibration sequences, and the float model's nats (D,)."""
+    material = load()
+    arms, result = arms_of(material), FAMILIES[material.family].result
+    journal = ROOT / "artifacts" / f"{result}-{git_commit(ROOT)}-{seed}.jsonl"
+    journal.parent.mkdir(exist_ok=True)
+    bench = Bench(material, partial(print, flush=True), journal)
+    return [point for name in names for point in bench.measure(name, arms[name], seed)], bench.float_D
 
 
 POINT_HEADER = (

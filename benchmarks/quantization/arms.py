@@ -1,26 +1,28 @@
 """The arms of `benchmarks.quantization` as data: how each calibrates, quantizes, solves and codes, and its rate points.
 
 The one idea: an arm differs from its neighbour in one thing, so that the difference of two lines is that thing's worth.
-The ladder is that of shared/quantization.md. Arms under the rate rule start from the settings of params.yaml, so that
-arm `H32` is the default as it ships.
+Arms under the rate rule start from the settings of params.yaml, so that arm `H32` is the default as it ships.
 
 A, B and C are files as published: int8 codes and float16 steps and passthrough tensors without any header, through
 brotli at its best. The other arms are whole Fairway artifacts, header and all.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import brotli
 import numpy as np
 import torch
 
-from benchmarks.passthrough_tuning import TuneSettings
-from benchmarks.published_solver import published_solve, published_step
+from benchmarks.quantization.data import Material
+from benchmarks.quantization.published_solver import published_solve, published_step
+from benchmarks.results import ROOT
+from pipeline.base.checks import require
+from pipeline.base.config import load_params
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
-from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps, TrellisStates
+from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, TrellisStates
 from pipeline.quant.fit import quantize_plan
 from pipeline.quant.plan import QuantizationPlan
 
@@ -41,11 +43,11 @@ SDCLIP = ClipSteps(
 """Matrices as in challenge PR 1394. The ratios serve the baseline best among those tried on tuning documents: at the
 embedding clip published there (20 against 12.85) and tables clipped like matrices it loses more at equal bytes; a finer
 embedding loses outliers."""
-RECORDED = ("A", "B", "C", "Gf", "H4", "H8", "H32", "H64")
-"""Arms that the results keep; the others are measured on request (`--arms`)."""
-TUNE = TuneSettings(num_steps=60, learning_rate=0.005, batch_sequences=4)
-"""Among rates of 0.003 to 0.01 and 50 to 100 steps, tuning documents saw hardly a difference."""
-
+DEFAULT = "H32"
+BASELINES = ("C", "B")
+REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
+"""Arm and knob whose file size, gap and divergence the other arms are compared at."""
+TRELLIS_STATES: tuple[TrellisStates, ...] = (4, 8, 32, 64)
 
 Solver = Callable[[QuantizationPlan, float], ArtifactTensors]
 Codec = Callable[[ArtifactTensors, dict], tuple[int, str]]
@@ -62,8 +64,6 @@ class Arm(NamedTuple):
     """Rate points, as the solver understands them."""
     solve: Solver
     codec: Codec
-    tune: TuneSettings | None = None
-    """Training of passthrough values afterwards, on the draw's own sequences."""
 
 
 def published_artifact(plan: QuantizationPlan, max_code: float) -> ArtifactTensors:
@@ -111,65 +111,37 @@ def _blob(tensors: ArtifactTensors, order: str) -> bytes:
 
 def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm]:
     """Return the arms by name; `calibrate` and `default` are the default's settings."""
-    quantize = dataclasses.replace(default, trellis_states=None)
-    assert calibrate.provisional.target_share == quantize.target_share == 0, "the default aims at the float weights"
-    assert calibrate.sweeps == 0, "the default takes the float model's moments"
-    swept = dataclasses.replace(calibrate, sweeps=1)
-    half = dataclasses.replace(calibrate.provisional, target_share=0.5)
-    targets = dataclasses.replace(swept, provisional=half)
-    gptq = dataclasses.replace(quantize, solver="gptq", steps=SDCLIP, damp_frac=0.01)
+    assert default.target_share == calibrate.sweeps == 0, "the default aims at the float weights, by their own moments"
+    rate = dataclasses.replace(default, trellis_states=None)
+    gptq = dataclasses.replace(rate, solver="gptq", steps=SDCLIP, damp_frac=0.01)
     nearest = dataclasses.replace(gptq, solver="nearest")
-    per_tensor = _following(quantize)
-    clip, rate = CLIP_KNOBS, RATE_KNOBS
     return {
-        "A": Arm("nearest, SDClip", calibrate, nearest, clip, quantize_plan, brotli_file),
+        "A": Arm("nearest, SDClip", calibrate, nearest, CLIP_KNOBS, quantize_plan, brotli_file),
         "B": Arm("published solver", calibrate, gptq, PUBLISHED_KNOBS, published_artifact, brotli_file),
-        "C": Arm("GPTQ, SDClip", calibrate, gptq, clip, quantize_plan, brotli_file),
-        "Cr": Arm("C, range coder", calibrate, gptq, clip, quantize_plan, fairway_file),
-        "D": Arm("Cr, swept moments", swept, gptq, clip, quantize_plan, fairway_file),
-        "E": Arm(
-            "D, sequential targets",
-            targets,
-            dataclasses.replace(gptq, target_share=0.5),
-            clip,
-            quantize_plan,
-            fairway_file,
-        ),
-        "F": Arm("rate rule per tensor", swept, per_tensor, rate, quantize_plan, fairway_file),
-        "Gt": Arm("F, float model's moments", calibrate, per_tensor, rate, quantize_plan, fairway_file),
-        "Gr": Arm("Gt, and rows", calibrate, _following(quantize, "row"), rate, quantize_plan, fairway_file),
-        "Gc": Arm("Gt, and columns", calibrate, _following(quantize, "column"), rate, quantize_plan, fairway_file),
-        "Gl": Arm("Gt, and lookups", calibrate, _following(quantize, "lookup"), rate, quantize_plan, fairway_file),
-        "Gf": Arm("rate rule", calibrate, quantize, rate, quantize_plan, fairway_file),
-        "G": Arm("Gf, swept moments", swept, quantize, rate, quantize_plan, fairway_file),
-        "Ge": Arm(
-            "G, sequential targets",
-            targets,
-            dataclasses.replace(quantize, target_share=0.5),
-            rate,
-            quantize_plan,
-            fairway_file,
-        ),
-        "I": Arm("Gf, tuned passthrough", calibrate, quantize, rate, quantize_plan, fairway_file, TUNE),
+        "C": Arm("GPTQ, SDClip", calibrate, gptq, CLIP_KNOBS, quantize_plan, brotli_file),
+        "Gf": Arm("rate rule", calibrate, rate, RATE_KNOBS, quantize_plan, fairway_file),
         **{
             f"H{states}": Arm(
                 f"Gf, trellis of {states} states",
                 calibrate,
-                dataclasses.replace(quantize, trellis_states=states),
-                rate,
+                dataclasses.replace(default, trellis_states=states),
+                RATE_KNOBS,
                 quantize_plan,
                 fairway_file,
             )
-            for states in get_args(TrellisStates)
+            for states in TRELLIS_STATES
         },
     }
 
 
-def _following(quantize: QuantizeConfig, *axes: str) -> QuantizeConfig:
-    """Return the settings with steps that follow curvatures along these axes, and between tensors, only."""
-    assert isinstance(quantize.steps, RateSteps), "the default that params.yaml ships with"
-    rule = quantize.steps
-    exponents = [getattr(rule, f"{axis}_exponent") if axis in axes else 0.0 for axis in ("row", "column", "lookup")]
-    row, column, lookup = exponents
-    steps = dataclasses.replace(rule, row_exponent=row, column_exponent=column, lookup_exponent=lookup)
-    return dataclasses.replace(quantize, steps=steps)
+def arms_of(material: Material) -> dict[str, Arm]:
+    """Return the ladder around the settings of params.yaml, calibrated on draws of the material."""
+    params = load_params(ROOT / "params.yaml", ["calibrate", "quantize"])
+    return ladder(dataclasses.replace(params.calibrate, num_sequences=len(material.draws[0])), params.quantize)
+
+
+def choose_arms(arms: Mapping[str, Arm], asked: str | None) -> dict[str, Arm]:
+    """Return the arms of a comma-separated list, in the ladder's order; None asks for all."""
+    names = list(arms) if asked is None else asked.split(",")
+    require(set(names) <= set(arms), "--arms", asked, f"some of {','.join(arms)}")
+    return {name: arm for name, arm in arms.items() if name in names}

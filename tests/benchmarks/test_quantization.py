@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quantization import compare, measure, report
-from benchmarks.quantization_arms import brotli_file, ladder
-from benchmarks.quantization_data import Material
-from benchmarks.quantization_runs import Bench
-from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
-from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
-from benchmarks.rate_plot import plot_points
+from benchmarks.quantization.__main__ import report
+from benchmarks.quantization.arms import BASELINES, DEFAULT, REFERENCES, brotli_file, choose_arms, ladder
+from benchmarks.quantization.curves import bytes_at, compare, gap_at, interval, make_curve, resample_documents
+from benchmarks.quantization.data import Material
+from benchmarks.quantization.pages import result_page
+from benchmarks.quantization.runs import Bench
 from pipeline.base.config import load_params
 from pipeline.codec.container import QuantizedTensor
-from pipeline.quant.plan import plan_quantization
+from tests.benchmarks.tiny_stream import tiny_stream
 from tests.networks import TINY, changed, roused
-from tests.quant.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
 MODEL = changed(
@@ -76,25 +74,6 @@ def test_resamples_are_paired_and_the_first_is_the_sample():
     assert tripled / gaps == pytest.approx(3)  # what documents share cancels
 
 
-def test_a_spread_of_one_is_worth_what_the_literature_says():
-    logs = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    saved = 0.5 * math.log2(float(logs.exp().mean()) / math.exp(float(logs.mean())))
-    assert lognormal_bits(1.0) == pytest.approx(saved, rel=0.01)
-    left = 0.5 * math.log2(float((logs / 2).exp().mean()) / math.exp(float(logs.mean() / 2)))
-    assert lognormal_bits(1.0, 0.5) == pytest.approx(saved - left, rel=0.01)
-
-
-def test_measured_gain_of_an_axis_is_the_distance_of_two_curves():
-    curves = {
-        "Gt": exact_curve(lambda size: 100 * 2 ** (-size / 1000), [4000, 1000, 2000]),
-        "Gr": exact_curve(lambda size: 100 * 2 ** (-(size + 500) / 1000), [4000, 1000, 2000]),
-    }
-    axes = {"row g_r": Axis(1.0, 0.36, 0.4)}
-    (line,) = axis_gains(axes, curves, 4000, gap_at(curves["Gt"], 2000))
-    assert (line["axis"], line["without"], line["with"], line["expected_bits"]) == ("row g_r", "Gt", "Gr", 0.4)
-    assert line["measured_bits"]["value"] == pytest.approx(500 * 8 / 4000)
-
-
 def test_blob_takes_the_better_order():
     generator = np.random.default_rng(5)
     scale_C = generator.permutation(np.repeat([1, 30], 10))
@@ -126,7 +105,7 @@ def test_documents_partition_the_stream(bench):
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
+def test_the_whole_benchmark_at_tiny_size(bench, journal, repo):
     params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
     calibrate = dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4)
     arms = {
@@ -134,21 +113,19 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
         for name, arm in ladder(calibrate, params.quantize).items()
     }
     arms["C"] = arms["C"]._replace(knobs=(5.0, 12.85, 16.0, 30.0))
-    draws = [measure(bench, arms, seed) for seed in range(2)]
-    measured = report(bench, arms, [point for points, _ in draws for point in points], draws[0][1])
+    points = [point for seed in range(2) for name, arm in arms.items() for point in bench.measure(name, arm, seed)]
+    measured = report(bench.material, bench.float_D, arms, points)
     resumed = Bench(bench.material, print, journal)
-    assert resumed.measure("G", arms["G"]._replace(solve=None), 1) == [p for p in draws[1][0] if p.arm == "G"]
+    assert resumed.measure("Gf", arms["Gf"]._replace(solve=None), 1) == [
+        point for point in points if (point.arm, point.seed) == ("Gf", 1)
+    ]
     rows = {(point["arm"], point["seed"], point["knob"]): point for point in measured["points"]}
     assert len(rows) == 2 * sum(len(arm.knobs) for arm in arms.values())
     for seed in range(2):
-        c, cr = rows["C", seed, 12.85], rows["Cr", seed, 12.85]
-        assert c["nats_by_document"] == cr["nats_by_document"]
-        assert c["file_bytes"] != cr["file_bytes"]
-        assert rows["A", seed, 12.85]["proxy_loss"] > c["proxy_loss"] > 0
-        assert rows["G", seed, 0.01]["file_bytes"] > rows["G", seed, 0.02]["file_bytes"]
+        assert rows["A", seed, 12.85]["proxy_loss"] > rows["C", seed, 12.85]["proxy_loss"] > 0
+        assert rows["Gf", seed, 0.01]["file_bytes"] > rows["Gf", seed, 0.02]["file_bytes"]
     assert rows["A", 0, 12.85]["nats_by_document"] == rows["A", 1, 12.85]["nats_by_document"]
     assert rows["B", 0, 15]["nats_by_document"] != rows["B", 1, 15]["nats_by_document"]
-    assert set(measured["ln_spreads"]) == {"row sigma_r", "row g_r", "column d_j", "lookup g_v", "tensor s_l*sigma_l^2"}
     assert [(comparison["quantity"], comparison["reference"]) for comparison in measured["comparisons"]] == [
         ("gap", "C at 12.85"),
         ("gap", "C at 16"),
@@ -163,36 +140,22 @@ def test_the_whole_benchmark_at_tiny_size(bench, journal, repo, capsys):
         )
         point = rows["H8", seed, 0.01]
         assert 0 < point["code_bits_above_bound"] < point["bits_above_bound"] < point["bits_per_weight"]
-    at_c = measured["comparisons"][0]["arms"]["C"]
-    assert at_c["less_reference_mbpb"] == {"value": 0, "low": 0, "high": 0}
-    assert "no overlap" in capsys.readouterr().out
+    at_c = measured["comparisons"][0]
+    assert at_c["arms"]["C"]["mbpb"]["value"] == at_c["mbpb"]
+    assert "| C | GPTQ, SDClip |" in result_page("Title", "the command", measured)
 
 
-def test_axes_expect_what_equal_loss_saves(bench, repo):
+def test_nothing_measured_is_compared_with_nothing(bench):
+    assert compare([], bench.float_D, bench.text_bytes_D) == []
+
+
+def test_the_ladder_holds_what_is_compared(repo):
     params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
-    statistics, _ = bench.statistics(0, dataclasses.replace(params.calibrate, num_sequences=8, sensitivity_sequences=4))
-    plan = plan_quantization(bench.material.model, statistics, params.quantize)
-    whole = axes_of(plan, statistics)
-    assert whole["row sigma_r"].expected_bits == whole["row sigma_r"].lognormal_bits == 0  # no step follows it
-    assert all(axis.ln_spread > 0 and axis.expected_bits >= 0 for axis in whole.values())
-    half = dataclasses.replace(params.quantize.steps, row_exponent=0.0, lookup_exponent=0.5)
-    plan = plan_quantization(bench.material.model, statistics, dataclasses.replace(params.quantize, steps=half))
-    part = axes_of(plan, statistics)
-    assert part["row g_r"].expected_bits == 0
-    assert 0 < part["lookup g_v"].expected_bits < whole["lookup g_v"].expected_bits
-    assert part["column d_j"] == whole["column d_j"]
-
-
-def test_plot_is_small(bench, tmp_path):
-    pytest.importorskip("matplotlib", reason="install the extra `bench` to draw the plot")
-    from benchmarks.quantization_runs import Point
-
-    points = [
-        Point(arm, seed, knob, int(2e6 / knob), "", *[1.0] * 4, knob * (1 + 0.1 * seed), knob, *[1.0] * 4, [], [])
-        for arm in "ABCDEFGH"
-        for seed in (0, 1)
-        for knob in (1.0, 1.5, 2.0)
-    ]
-    plot_points(tmp_path / "rates.png", points, dict.fromkeys("ABCDEFGH", "as it is"))
-    assert 5_000 < (tmp_path / "rates.png").stat().st_size < 100_000
-    assert compare(bench, []) == []
+    arms = ladder(params.calibrate, params.quantize)
+    assert arms == choose_arms(arms, None)
+    assert arms[DEFAULT].quantize == params.quantize
+    assert set(BASELINES) < set(arms)
+    assert all(knob in arms[arm].knobs for arm, knob in REFERENCES)
+    assert list(choose_arms(arms, "Gf,A")) == ["A", "Gf"]
+    with pytest.raises(ValueError, match=r"^--arms: got 'A,Z', expected some of A,B,C[^\n]*$"):
+        choose_arms(arms, "A,Z")

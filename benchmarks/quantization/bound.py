@@ -8,7 +8,7 @@ as they cost under the rate rule; the bound is that of reverse water-filling at 
 
 Axes: R rows, C columns (in act-order beside a factor), N coded elements of all tensors.
 Source: Cover & Thomas, Elements of Information Theory, theorem 10.3.3.
-Checked by: tests/quant/test_rate_bound.py.
+Checked by: tests/benchmarks/test_quantization_bound.py.
 """
 
 import math

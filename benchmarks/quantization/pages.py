@@ -1,13 +1,22 @@
-"""The results of `benchmarks.quantization` as a page of tables, written together with the JSON that they show.
+"""The results of `benchmarks.quantization` as a page of tables and a picture, made from the JSON that they show.
 
-Checked by: tests/quant/test_quantization_tables.py.
+matplotlib comes with the extra `bench` and is imported only here, when something is drawn.
+
+Checked by: tests/benchmarks/test_quantization_pages.py.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-QUANTITIES = ("gap", "divergence")
+from benchmarks.quantization.arms import BASELINES, DEFAULT
+from benchmarks.quantization.curves import QUANTITIES
+
+_DOTS_PER_INCH = 90
+_MARKERS = "osD^vPX<>*"
+_PANELS = {"gap_mbpb": "gap over the float model, mBPB", "divergence_mbpb": "divergence from the float model, mBPB"}
+"""Field of a point -> what it is."""
 
 
 def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
@@ -35,10 +44,14 @@ def result_page(title: str, command: str, measured: Mapping[str, Any]) -> str:
             "95 % of paired resamples of the documents.",
             *(line for quantity in QUANTITIES for line in ("", *_comparison_rows(measured, quantity))),
             "",
+            f"{DEFAULT} over the baselines, at their bytes:",
+            "",
+            *_ratio_rows(measured),
+            "",
             "## Bits per weight above the Gaussian bound",
             "",
             "Knob: the codes alone, and everything that quantized tensors add to the file, less what a Gaussian source "
-            "of these variances needs for the distortion reached (`benchmarks/rate_bound.py`).",
+            "of these variances needs for the distortion reached (`benchmarks/quantization/bound.py`).",
             "",
             *_bound_rows(measured),
             "",
@@ -99,6 +112,17 @@ def _comparison_rows(measured: Mapping[str, Any], quantity: str) -> list[str]:
     return _table(["arm", *head, *(f"bytes at the {quantity} of {one['reference']}" for one in comparisons)], rows)
 
 
+def _ratio_rows(measured: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{one['quantity']} at the size of {one['reference']}",
+            *(_cell(one[f"{DEFAULT}_over"].get(baseline), 3) for baseline in BASELINES),
+        ]
+        for one in measured["comparisons"]
+    ]
+    return _table(["", *(f"over {baseline}" for baseline in BASELINES)], rows)
+
+
 def _bound_rows(measured: Mapping[str, Any]) -> list[str]:
     rows = []
     for arm in _arm_names(measured):
@@ -133,3 +157,46 @@ def _seconds_rows(measured: Mapping[str, Any]) -> list[str]:
         points = [point for draws in _points(measured, arm).values() for point in draws]
         rows.append([arm, *(f"{_mean(points, phase):.1f}" for phase in phases)])
     return _table(["arm", "calibrate", "quantize", "code"], rows)
+
+
+def draw_plot(path: Path, measured: Mapping[str, Any]) -> None:
+    """Draw gap and divergence against file bytes: means over draws, with bars from the least to the largest."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    for axes, field in zip(panels, _PANELS, strict=True):
+        for index, arm in enumerate(_arm_names(measured)):
+            groups = list(_points(measured, arm).values())
+            kilobytes = [_mean(points, "file_bytes") / 1000 for points in groups]
+            means = [_mean(points, field) for points in groups]
+            spread = [
+                [mean - min(point[field] for point in points) for mean, points in zip(means, groups, strict=True)],
+                [max(point[field] for point in points) - mean for mean, points in zip(means, groups, strict=True)],
+            ]
+            axes.errorbar(
+                kilobytes,
+                means,
+                spread,
+                label=f"{arm}  {measured['arms'][arm]['title']}",
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=4,
+                linewidth=1.3,
+                capsize=2,
+                color=f"C{index}",
+            )
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MultipleLocator(200))
+        axes.set_xlabel("file, kB")
+        axes.set_ylabel(_PANELS[field])
+        axes.grid(alpha=0.3, which="major")
+    panels[-1].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    plt.close(figure)

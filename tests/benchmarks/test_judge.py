@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.judge import Judge
+from benchmarks.quantization.judge import Judge
 from pipeline.base.progress import silent
 from pipeline.scoring.config import BlocksProtocol
 from pipeline.scoring.evaluate import score
+from tests.benchmarks.tiny_stream import tiny_stream
 from tests.networks import TINY, changed, roused
-from tests.quant.tiny_stream import tiny_stream
 
 VOCABULARY, CONTEXT = 64, 24
 MODEL = changed(TINY, {"vocab_size": VOCABULARY, "context_tokens": CONTEXT, "embed_init_std": 0.05})
@@ -18,7 +18,10 @@ MODEL = changed(TINY, {"vocab_size": VOCABULARY, "context_tokens": CONTEXT, "emb
 @pytest.mark.parametrize("targets", [1000, 264, 30, 5])
 def test_losses_are_those_of_protocol_blocks(targets):
     model, other = roused(MODEL, 3).eval(), roused(MODEL, 4).eval()
-    stream = tiny_stream(VOCABULARY, CONTEXT).first(targets)
+    whole = tiny_stream(VOCABULARY, CONTEXT)
+    stream = whole._replace(
+        tokens_M=whole.tokens_M[: targets + 1], bytes_N=whole.bytes_N[:targets], document_N=whole.document_N[:targets]
+    )
     judge = Judge(model, stream)
     for net, nats_D in ((model, judge.float_D), (other, judge(other).nats_D)):
         protocol = BlocksProtocol(kind="blocks", context_tokens=CONTEXT)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.rate_bound import code_bits, gaussian_bits, water_filling_bits
+from benchmarks.quantization.bound import code_bits, gaussian_bits, water_filling_bits
 from pipeline.base.config import load_params
 from pipeline.codec.container import QuantizedTensor
 from pipeline.codec.integers import IntegerWriter

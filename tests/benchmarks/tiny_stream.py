@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.quantization_data import ScoredStream, scored_stream
+from benchmarks.quantization.data import ScoredStream, scored_stream
 from pipeline.data.byte_count import ByteTable
 
 
