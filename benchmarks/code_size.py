@@ -19,7 +19,7 @@ from pipeline.base.config import SECTIONS, load_params
 from pipeline.record.build import recipe_of, record_source
 from pipeline.record.flatten import flatten
 from pipeline.record.minify import minify, wrap
-from pipeline.record.specialise import specialise
+from pipeline.record.ship import without_unused
 
 _MARK = re.compile(r"\b\w+\('((?:pipeline)/[\w/]+\.py)'\)[;\n]")
 
@@ -28,10 +28,10 @@ def main() -> None:
     """Print a table per recipe."""
     for name in sys.argv[1:] or ["demo", "nightcrawler-7f3c"]:
         recipe = recipe_of(load_params(ROOT / "recipes" / f"{name}.yaml", SECTIONS))
-        plain = minify(specialise(record_source(recipe, ROOT)))
+        plain = minify(without_unused(record_source(recipe, ROOT)))
         print(f"{name}: train_gpt.py {len(wrap(plain)):,} bytes, {len(plain.encode()):,} unwrapped")
         print(f"{'shipped':>8} {'minified':>9}  module")
-        for shipped, minified, module in module_sizes(minify(specialise(record_source(recipe, ROOT, marked=True)))):
+        for shipped, minified, module in module_sizes(minify(without_unused(record_source(recipe, ROOT, marked=True)))):
             print(f"{shipped:8,} {minified:9,}  {module}")
     print(f"an artifact's decoder alone: {len(decoder_program(ROOT)):,} bytes")
 
@@ -40,13 +40,13 @@ def decoder_program(root: Path) -> bytes:
     """Return the shipped form of a program that dequantizes the artifact `model.fwy` into `weights.npz`."""
     tail = "np.savez('weights.npz', **dequantize(read_artifact(Path('model.fwy'))[0]))"
     source = flatten("pipeline.codec.container", root, tail)
-    return wrap(minify(specialise(source)))
+    return wrap(minify(without_unused(source)))
 
 
 def module_sizes(marked: str) -> list[tuple[int, int, str]]:
     """Return (bytes of the compressed program, bytes of the minified one, module), most costly first.
 
-    `marked`: the minified text of a program bundled with marks. What stands before the first mark are the imports;
+    `marked`: the minified text of a program flattened with marks. What stands before the first mark are the imports;
     the recipe itself counts for the entry module, which comes last.
     """
     head, *rest = _MARK.split(marked)

@@ -4,7 +4,7 @@ The one idea: names alone decide. A top-level definition (function, class, assig
 reads its name, in whatever scope; statements that define nothing (calls, `if`) are needed from the start. A method is
 needed when anything names it, on any object or in a text. Relies on definitions having no side effects.
 
-Checked by: tests/record/test_flatten.py, tests/record/test_reachable.py.
+Checked by: tests/record/test_flatten.py, tests/record/test_trim.py.
 """
 
 import ast
@@ -83,23 +83,20 @@ def remove_unread(tree: ast.Module) -> ast.Module:
     nodes = [node for statement in tree.body[:-1] for node in ast.walk(statement)]
     named: set[object] = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     named |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    settings = set()
-    for call in _setting_calls(tree.body[-1]):
-        settings.add(call.func.id if isinstance(call.func, ast.Name) else "")
-        call.keywords = [keyword for keyword in call.keywords if keyword.arg in named]
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            is_setting = node.name in settings
-            node.body = [item for item in node.body if _is_named(item, named, is_setting)] or [ast.Pass()]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    settings: dict[str, list[ast.Call]] = {name: [] for name in classes}
+    pending: list[ast.AST] = [tree.body[-1]]
+    while pending:
+        match pending.pop():
+            case ast.Call(func=ast.Name(id=name)) as call if name in classes:
+                settings[name].append(call)
+                call.keywords = [keyword for keyword in call.keywords if keyword.arg in named]
+                pending += [keyword.value for keyword in call.keywords]
+            case other if not isinstance(other, ast.Dict):
+                pending += ast.iter_child_nodes(other)
+    for name, node in classes.items():
+        node.body = [item for item in node.body if _is_named(item, named, bool(settings[name]))] or [ast.Pass()]
     return tree
-
-
-def _setting_calls(node: ast.AST) -> Iterator[ast.Call]:
-    if isinstance(node, ast.Call) and node.keywords:
-        yield node
-    if not isinstance(node, ast.Dict):
-        for child in ast.iter_child_nodes(node):
-            yield from _setting_calls(child)
 
 
 def _is_named(item: ast.stmt, named: set[object], is_setting: bool) -> bool:

@@ -72,7 +72,8 @@ class Journal:
         if by_clock:
             milliseconds = 1000 * last["seconds"]
             self.say(
-                f"stopping_early: wallclock_cap train_time:{milliseconds:.0f}ms step:{step}/{max_steps or expected_steps}"
+                f"stopping_early: wallclock_cap train_time:{milliseconds:.0f}ms "
+                f"step:{step}/{max_steps or expected_steps}"
             )
         if regime:
             self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))

@@ -1,4 +1,4 @@
-"""Flattening: the bundle runs as the package does, holds only what it needs, and refuses what it cannot carry."""
+"""Flattening: the program runs as the package does, holds only what it needs, and refuses what it cannot carry."""
 
 import ast
 import contextlib
@@ -101,11 +101,11 @@ def toy(tmp_path: Path):
 def run_text(source: str) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        exec(compile(source, "<bundle>", "exec"), {"__name__": "__main__"})
+        exec(compile(source, "<program>", "exec"), {"__name__": "__main__"})
     return output.getvalue()
 
 
-def test_bundle_prints_what_the_package_prints(toy):
+def test_a_program_prints_what_the_package_prints(toy):
     root = toy()
     package = subprocess.run(
         [sys.executable, "-c", 'from pipeline.program import main; main(2.5, "toy")'],
@@ -118,7 +118,7 @@ def test_bundle_prints_what_the_package_prints(toy):
     assert run_text(flatten("pipeline.program", root, TAIL)) == package.stdout != ""
 
 
-def test_bundle_keeps_only_what_the_tail_reaches(toy):
+def test_a_program_keeps_only_what_the_tail_reaches(toy):
     tree = ast.parse(flatten("pipeline.program", toy(), TAIL))
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -127,7 +127,7 @@ def test_bundle_keeps_only_what_the_tail_reaches(toy):
     assert imported == {"math", "dataclass"}
 
 
-def test_bundle_has_no_project_import_and_is_deterministic(toy):
+def test_a_program_has_no_project_import_and_is_deterministic(toy):
     first = flatten("pipeline.program", toy(), TAIL)
     assert project_imports(first) == []
     assert project_imports("def f():\n    from pipeline.a import b\nimport stages.c") == ["pipeline.a", "stages.c"]

@@ -1,4 +1,4 @@
-"""The real library, bundled: its network computes the same bits and keeps the same state-dict keys."""
+"""The real library, flattened: its network computes the same bits and keeps the same state-dict keys."""
 
 import hashlib
 import subprocess
@@ -22,7 +22,7 @@ print(",".join(model.state_dict()))
 """
 
 
-def test_bundled_network_gives_the_same_bits(tmp_path: Path, repo: Path):
+def test_the_flattened_network_gives_the_same_bits(tmp_path: Path, repo: Path):
     config = load_params(repo / "params.yaml", ["model"]).model
     source = minify(flatten("pipeline.model.network", repo, TAIL.format(config=config)))
     assert project_imports(source) == []
