@@ -95,8 +95,8 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
             statistics = calibrate_record(recipe, model, arguments.data, ranks, device)
             if ranks.rank == 0:
                 meta = {"model": asdict(recipe.model)}
-                fitted, _ = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, meta, silent)
-                write_bytes(artifact, fitted)
+                fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, meta, silent)
+                write_bytes(artifact, fit.content)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)
 
