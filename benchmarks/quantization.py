@@ -38,7 +38,7 @@ from pipeline.base.config import load_params
 from pipeline.base.files import write_bytes
 from pipeline.launching.processes import available_cores
 from pipeline.quant.plan import plan_quantization
-from pipeline.training.run import hardware_name
+from pipeline.reports.training import hardware_name
 
 DEFAULT = "H32"
 BASELINES = ("C", "B")

@@ -17,7 +17,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.base.checks import FairwayError, require_always
 from pipeline.base.progress import Log, Progress
@@ -25,13 +25,12 @@ from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.data.batches import BatchStream, SequenceSampler
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
-from pipeline.optim.muon import Muon
-from pipeline.training.backward import build_backward, warm_up
+from pipeline.training.backward import Backward, build_backward, warm_up
 from pipeline.training.config import TrainConfig
-from pipeline.training.journal import Journal, TrainReport
+from pipeline.training.journal import Journal, TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16
-from pipeline.training.regime import Regime, StepSettings, settings_at
+from pipeline.training.regime import Regime, settings_at
 from pipeline.training.snapshot import Snapshots
 
 Clock = Callable[[], float]
@@ -83,7 +82,7 @@ def train(
     progress: Progress,
     clock: Clock = time.perf_counter,
     snapshots: "Snapshots | None" = None,
-) -> TrainReport:
+) -> TrainResult:
     """Train `model` in place until the step or the wall-clock budget is spent.
 
     `model` maps ids and targets (B, T) to their mean nats; `config` names a precision, not auto. Every rank calls this
@@ -96,22 +95,9 @@ def train(
     batch_sequences = sequences_per_step(config.batch_tokens, sequence_tokens, ranks.world_size)
     journal = Journal(config, ranks, log, progress)
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
-    model.to(device).train()
-    share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
-    regime = Regime(model, config, sampler.seed)
-    optimizer_step = OptimizerStep(model, config, ranks)
-    backward = build_backward(
-        model,
-        device,
-        bf16=config.precision == BF16,
-        compiled=config.compile,
-        micro_batch_sequences=config.micro_batch_sequences,
-    )
     shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
-    for loops in regime.loop_counts() if config.compile else ():
-        regime.set_loops(loops)
-        warm_up(cast(LoopedUNet, model), backward, shape_BT, device, optimizer_step.average_gradients)
-    step, seconds, broken_at = 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
+    regime, optimizer_step, forward_backward = _set_up(model, config, sampler.seed, shape_BT, ranks, device)
+    step, seconds, watch = 0, 0.0, _Watch(device)
     if snapshots is not None:
         optimizers = {f"optimizer_{i}": optimizer for i, optimizer in enumerate(optimizer_step.optimizers)}
         step, seconds, journal.curve = snapshots.restore({"model": model, **optimizers, "regime": regime})
@@ -119,16 +105,17 @@ def train(
     budget, batch_BT = _Budget(config, ranks, clock, seconds), stream.next()
     while not budget.is_spent(step, seconds):
         settings = settings_at(config, step, seconds)
-        _set_schedule(optimizer_step.optimizers, settings)
-        loss, norm = optimizer_step.take(regime.backward_of(settings, step, backward), batch_BT)
+        with regime.step(settings):
+            loss = forward_backward(batch_BT)
+        optimizer_step.set_schedule(settings)
+        norm = optimizer_step.take(loss)
         regime.after_step(settings)
         step, batch_BT = step + 1, stream.next()
-        # Kept on the device: looking at it each step would make the host wait for the GPU.
-        broken_at = torch.where((broken_at == 0) & ~torch.isfinite(loss + norm), step, broken_at)
+        watch.see(step, loss, norm)
         seconds = budget.seconds()
         saving = snapshots is not None and snapshots.is_due(seconds)
         if saving or journal.is_due(step) or budget.is_spent(step, seconds):
-            _require_unbroken(int(broken_at))
+            watch.require_unbroken()
             seconds = budget.seconds()  # again, now that the device has caught up
         if journal.is_due(step) or budget.is_spent(step, seconds):
             journal.add_row(step, loss.item(), settings.lr_scale, seconds, budget.expected_steps(step, seconds))
@@ -137,6 +124,48 @@ def train(
             snapshots.save(step, seconds, journal.curve)
             budget.resume(seconds)
     return journal.close(budget.expected_steps(step, seconds), regime.finish())
+
+
+def _set_up(
+    model: nn.Module, config: TrainConfig, seed: int, shape_BT: tuple[int, int], ranks: Ranks, device: torch.device
+) -> tuple[Regime, OptimizerStep, Backward]:
+    """Give all ranks the same model, and return what steps it, compiled where that is asked for."""
+    model.to(device).train()
+    share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
+    regime, optimizer_step = Regime(model, config, seed), OptimizerStep(model, config, ranks)
+    forward_backward = build_backward(
+        model,
+        device,
+        bf16=config.precision == BF16,
+        compiled=config.compile,
+        micro_batch_sequences=config.micro_batch_sequences,
+    )
+    for loops in regime.loop_counts() if config.compile else ():
+        regime.set_loops(loops)
+        warm_up(cast(LoopedUNet, model), forward_backward, shape_BT, device, optimizer_step.average_gradients)
+    return regime, optimizer_step, forward_backward
+
+
+class _Watch:
+    """The first step whose loss or gradient norm was not a number: 0 while there is none.
+
+    Kept on the device: looking at it each step would make the host wait for the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.broken_at = torch.zeros((), dtype=torch.int64, device=device)
+
+    def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Note a step, counted from 1."""
+        self.broken_at = torch.where((self.broken_at == 0) & ~torch.isfinite(loss + norm), step, self.broken_at)
+
+    def require_unbroken(self) -> None:
+        """Raise DivergenceError naming the step."""
+        if broken_at := int(self.broken_at):
+            raise DivergenceError(
+                f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
+                "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip"
+            )
 
 
 def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int) -> int:
@@ -149,22 +178,3 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
     require_always(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
-
-
-def _set_schedule(optimizers: list[torch.optim.Optimizer], settings: StepSettings) -> None:
-    """Set every group's learning rate and weight decay and Muon's momentum for the coming step."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * settings.lr_scale
-            group["weight_decay"] = group["peak_decay"] * settings.decay_scale
-            if isinstance(optimizer, Muon):
-                group["momentum"] = settings.momentum
-
-
-def _require_unbroken(broken_at: int) -> None:
-    """Raise DivergenceError when a step, counted from 1, had a loss or gradient norm that is not a number."""
-    if broken_at:
-        raise DivergenceError(
-            f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
-            "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip"
-        )

@@ -226,7 +226,7 @@ def test_only_attributes_of_our_own_objects_get_short_names():
 def test_the_keys_of_a_state_dict_keep_their_names():
     tree = ast.parse(without_unused(record_source(shrunk_recipe(REPO / "recipes/tiny.yaml"), REPO)))
     shortened = own_names(tree, Flow(tree))
-    assert "backward_of" in shortened
+    assert "after_step" in shortened
     assert not shortened & {"token_embedding", "blocks", "weight", "forward", "step"}
 
 
