@@ -41,27 +41,24 @@ class BudgetError(FairwayError):
     """No allowed step makes the artifact small enough."""
 
 
-def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float] | None = None) -> ArtifactTensors:
-    """Return the artifact's tensors at one knob; `seconds` receives what each quantized tensor took of the solving."""
+def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
+    """Return the artifact's tensors at one knob."""
     tensors: ArtifactTensors = dict(plan.passthrough)
     states = plan.config.trellis_states or 1
     for stack in _stacks(plan):
-        started = time.perf_counter()
         grids = [group.steps.grid(knob / 2 if states > 1 else knob) for group in stack]
         paths = [_rows_on_paths(group, grid, states) for group, grid in zip(stack, grids, strict=True)]
-        stacked = zip(stack, grids, paths, _stack_codes(stack, grids, paths, plan.config), strict=True)
-        group_seconds = (time.perf_counter() - started) / len(stack)
-        for group, grid, on_path_R, codes_RC in stacked:
+        codes = _stack_codes(stack, grids, paths, plan.config)
+        for group, grid, on_path_R, codes_RC in zip(stack, grids, paths, codes, strict=True):
             column_step = None if grid.step_C is None else grid.step_C.half().numpy()
             largest = int(codes_RC.abs().max())
             require(largest < 2**15, group.names[0], f"code {largest}", "smaller weights")
             dtype = torch.int8 if largest <= max_code_of(8) else torch.int16
             for name, rows in member_slices(group):
-                codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
-                on_path = on_path_R[rows].numpy() if on_path_R[rows].any() else None
-                tensors[name] = QuantizedTensor(codes, step, column_step, states, on_path)
-                if seconds is not None:
-                    seconds[name] = group_seconds * len(codes) / len(codes_RC)
+                step, on_path = grid.step_R[rows].half().numpy(), on_path_R[rows].numpy()
+                tensors[name] = QuantizedTensor(
+                    codes_RC[rows].to(dtype).numpy(), step, column_step, states, on_path if on_path.any() else None
+                )
     return {name: tensors[name] for name in plan.order}
 
 
@@ -79,13 +76,9 @@ def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
 def _stack_codes(
     stack: list[TensorGroup], grids: list[Grid], on_path: list[Tensor], config: QuantizeConfig
 ) -> list[Tensor]:
-    weights, steps, max_code = (
-        [group.weight_RC for group in stack],
-        [grid.step for grid in grids],
-        stack[0].steps.max_code,
-    )
+    weights, steps = [group.weight_RC for group in stack], [grid.step for grid in grids]
     factors = [group.factor for group in stack if group.factor is not None]
-    search = None
+    max_code, search = stack[0].steps.max_code, None
     if config.trellis_states:
         tensor_rows = [rows for group in stack for rows in group.rows]
         search = PathSearch(tensor_rows, torch.cat(on_path).numpy(), config.trellis_states)
@@ -117,8 +110,6 @@ class FittedArtifact(NamedTuple):
     """(knob, bytes) of every trial, in order."""
     phase_seconds: dict[str, float]
     """What planning, solving and encoding took, by `<phase>_seconds`."""
-    tensor_seconds: dict[str, float]
-    """What each quantized tensor took of the solving in the last trial."""
 
 
 def fit_to_budget(
@@ -140,11 +131,10 @@ def fit_to_budget(
     clock.lap("plan_seconds")
     budget_bytes = budget.limit_bytes - budget.code_reserve_bytes
     trials = 0
-    tensor_seconds: dict[str, float] = {}
 
     def attempt(knob: float) -> KnobTrial:
         nonlocal trials
-        tensors = quantize_plan(plan, knob, tensor_seconds)
+        tensors = quantize_plan(plan, knob)
         clock.lap("solve_seconds")
         content = encode_artifact(tensors, meta)
         clock.lap("encode_seconds")
@@ -166,7 +156,7 @@ def fit_to_budget(
             f"least {needed} at the coarsest steps tried: raise budget.limit_bytes to at least "
             f"{needed + budget.code_reserve_bytes}"
         )
-    return FittedArtifact(plan, *best, window, trace, clock.seconds, tensor_seconds)
+    return FittedArtifact(plan, *best, window, trace, clock.seconds)
 
 
 class _Clock:

@@ -57,9 +57,7 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
     lines = {layer["name"]: layer for layer in described["layers"]}
     return {
         "knob": fit.knob,
-        "layers": [
-            {**lines[name], "seconds": fit.tensor_seconds[name], **cost} for name, cost in costs.tensors.items()
-        ],
+        "layers": [{**lines[name], **cost} for name, cost in costs.tensors.items()],
         "totals": described["totals"],
         "bytes": num_bytes,
         "budget": {

@@ -5,7 +5,7 @@ Checked by: tests/training/test_loop.py.
 
 from typing import Any, NamedTuple
 
-from pipeline.base.progress import Log, Progress
+from pipeline.base.progress import Log, Progress, silent
 from pipeline.base.ranks import Ranks
 from pipeline.training.config import TrainConfig
 
@@ -30,14 +30,10 @@ class Journal:
     """The curve, the log lines and the progress of a run; only rank 0's speaks."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, log: Log, progress: Progress) -> None:
-        self.config, self.log, self.progress = config, log, progress
-        self.speaks = ranks.rank == 0
+        self.config = config
+        self.say: Log = log if ranks.rank == 0 else lambda line: None
+        self.progress: Progress = progress if ranks.rank == 0 else silent
         self.curve: list[dict[str, float]] = []
-
-    def say(self, line: str) -> None:
-        """Log a line."""
-        if self.speaks:
-            self.log(line)
 
     def is_due(self, step: int) -> bool:
         """Tell whether a row is due after `step` steps: the first one, then every log_every_steps."""
@@ -55,8 +51,7 @@ class Journal:
 
     def advance(self, step: int, expected_steps: int) -> None:
         """Move the progress on."""
-        if self.speaks:
-            self.progress(step, expected_steps, f"loss {self.curve[-1]['loss']:.3f}")
+        self.progress(step, expected_steps, f"loss {self.curve[-1]['loss']:.3f}")
 
     def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainResult:
         """Say whether the clock ended the run and what the regime did, and return the result."""

@@ -17,7 +17,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.base.checks import FairwayError, require_always
 from pipeline.base.progress import Log, Progress
@@ -97,7 +97,7 @@ def train(
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
     shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
     regime, optimizer_step, forward_backward = _set_up(model, config, sampler.seed, shape_BT, ranks, device)
-    step, seconds, watch = 0, 0.0, _Watch(device)
+    step, seconds, broken_at = 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if snapshots is not None:
         optimizers = {f"optimizer_{i}": optimizer for i, optimizer in enumerate(optimizer_step.optimizers)}
         step, seconds, journal.curve = snapshots.restore({"model": model, **optimizers, "regime": regime})
@@ -111,11 +111,12 @@ def train(
         norm = optimizer_step.take(loss)
         regime.after_step(settings)
         step, batch_BT = step + 1, stream.next()
-        watch.see(step, loss, norm)
+        # Kept on the device: looking at it each step would make the host wait for the GPU.
+        broken_at = torch.where((broken_at == 0) & ~torch.isfinite(loss + norm), step, broken_at)
         seconds = budget.seconds()
         saving = snapshots is not None and snapshots.is_due(seconds)
         if saving or journal.is_due(step) or budget.is_spent(step, seconds):
-            watch.require_unbroken()
+            _require_unbroken(int(broken_at))
             seconds = budget.seconds()  # again, now that the device has caught up
         if journal.is_due(step) or budget.is_spent(step, seconds):
             journal.add_row(step, loss.item(), settings.lr_scale, seconds, budget.expected_steps(step, seconds))
@@ -146,28 +147,6 @@ def _set_up(
     return regime, optimizer_step, forward_backward
 
 
-class _Watch:
-    """The first step whose loss or gradient norm was not a number: 0 while there is none.
-
-    Kept on the device: looking at it each step would make the host wait for the GPU.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.broken_at = torch.zeros((), dtype=torch.int64, device=device)
-
-    def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Note a step, counted from 1."""
-        self.broken_at = torch.where((self.broken_at == 0) & ~torch.isfinite(loss + norm), step, self.broken_at)
-
-    def require_unbroken(self) -> None:
-        """Raise DivergenceError naming the step."""
-        if broken_at := int(self.broken_at):
-            raise DivergenceError(
-                f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
-                "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip"
-            )
-
-
 def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int) -> int:
     """Return the sequences of a global batch, a multiple of `world_size`.
 
@@ -178,3 +157,12 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
     require_always(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
+
+
+def _require_unbroken(broken_at: int) -> None:
+    """Raise DivergenceError when a step, counted from 1, had a loss or gradient norm that is not a number."""
+    if broken_at:
+        raise DivergenceError(
+            f"training diverged at step {broken_at}: loss or gradient norm is not finite; lower "
+            "train.matrix_lr, train.embed_lr and train.scalar_lr or set train.grad_clip"
+        )
