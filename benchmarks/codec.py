@@ -24,7 +24,7 @@ from pipeline.codec.container import QuantizedTensor, encode_artifact, read_arti
 from pipeline.codec.integers import IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.tables import TABLE_BITS
-from pipeline.training.run import hardware_name
+from pipeline.reports.training import hardware_name
 
 _LONG_CODES = 30_000_000
 _Result = TypeVar("_Result")

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.results import ROOT, write_result
-from pipeline.training.run import hardware_name
+from pipeline.reports.training import hardware_name
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ from pipeline.data.batches import SequenceSampler
 from pipeline.model.backends import attention_kernel, installed_flash_kernels, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
+from pipeline.reports.training import hardware_name
 from pipeline.training.backward import build_backward
 from pipeline.training.loop import train
 from pipeline.training.precision import resolve_precision
-from pipeline.training.run import hardware_name
 
 LARGEST_FP32_ERROR = 2e-3
 """Of a logit: float32 products of other shapes, some in TF32-free tensor cores, sum in another order."""
@@ -132,7 +132,7 @@ def check_training(device: torch.device, size: str) -> dict[str, Any]:
     sampler = SequenceSampler([np.tile(pattern, 200).astype(np.uint16)], model.config.context_tokens, 0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    report = train(
+    result = train(
         model,
         type(config)(**settings),
         sampler,
@@ -142,14 +142,14 @@ def check_training(device: torch.device, size: str) -> dict[str, Any]:
         lambda line: None,
         silent,
     )
-    first, last = report.curve[0]["loss"], report.final_train_loss
+    first, last = result.curve[0]["loss"], result.last["loss"]
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {
         "passed": last < 0.5 * first,
         "first_loss": first,
         "last_loss": last,
-        "steps": report.steps,
-        "tokens_per_second": report.tokens / report.seconds,
+        "steps": result.last["step"],
+        "tokens_per_second": result.last["tokens"] / result.last["seconds"],
         "peak_bytes": peak,
     }
 

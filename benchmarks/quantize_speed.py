@@ -30,8 +30,9 @@ from pipeline.model.network import LoopedUNet, build
 from pipeline.quant.config import BudgetConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps
 from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.gptq import factorise, solve_stack
-from pipeline.quant.plan import TensorGroup, group_grid, plan_quantization
-from pipeline.training.run import hardware_name
+from pipeline.quant.plan import TensorGroup, plan_quantization
+from pipeline.reports.quantization import quantization_report
+from pipeline.reports.training import hardware_name
 
 _CLIP = ClipSteps(
     kind="clip",
@@ -120,7 +121,8 @@ def measure_fit(model: LoopedUNet, statistics: dict[str, Tensor], config: Quanti
     """Return parameters, wall and processor seconds, trials and peak memory of `fit_to_budget`."""
     before_bytes = _peak_bytes()
     started, processor = time.perf_counter(), time.process_time()
-    content, report = fit_to_budget(model, statistics, config, budget, {}, silent)
+    fit = fit_to_budget(model, statistics, config, budget, {}, silent)
+    report = quantization_report(model, statistics, fit)
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -128,7 +130,7 @@ def measure_fit(model: LoopedUNet, statistics: dict[str, Tensor], config: Quanti
         "processor_seconds": processor_seconds,
         **report["phases"],
         "trials": len(report["search"]),
-        "artifact_bytes": len(content),
+        "artifact_bytes": len(fit.content),
         "unused_bytes": report["budget"]["unused_bytes"],
         "peak_mib": _peak_bytes() // _MIB,
         "peak_before_mib": before_bytes // _MIB,
@@ -147,9 +149,7 @@ def measure_baseline(model: LoopedUNet, statistics: dict[str, Tensor], config: Q
     plan = plan_quantization(model, statistics, config)
     blocks = [f"blocks.{index}." for index in (0, len(model.blocks) - 1)]
     groups = [group for group in plan.groups if group.names[0].startswith(tuple(blocks))]
-    steps = [
-        group_grid(group, 1.0 if isinstance(config.steps, RateSteps) else 12.85, config.steps).step for group in groups
-    ]
+    steps = [group.steps.grid(1.0 if isinstance(config.steps, RateSteps) else 12.85).step for group in groups]
     ours = [_seconds_of_ours(group, step, config) for group, step in zip(groups, steps, strict=True)]
     plain = [_seconds_of_plain(group, step, config) for group, step in zip(groups, steps, strict=True)]
     torch.set_num_threads(threads)
@@ -167,18 +167,18 @@ def measure_baseline(model: LoopedUNet, statistics: dict[str, Tensor], config: Q
 
 
 def _seconds_of_ours(group: TensorGroup, step: Tensor, config: QuantizeConfig) -> tuple[float, float]:
-    assert group.hessian_CC is not None, "a matrix has a Hessian"
+    assert group.factor is not None, "a matrix has a Hessian"
     started = time.process_time()
-    factor = factorise(group.hessian_CC, config.damp_frac)
+    factor = factorise(group.factor.hessian_CC, config.damp_frac)
     factorised = time.process_time()
     solve_stack([group.weight_RC], [factor], [step], None, config.block_columns)
     return factorised - started, time.process_time() - factorised
 
 
 def _seconds_of_plain(group: TensorGroup, step: Tensor, config: QuantizeConfig) -> tuple[float, float]:
-    assert group.hessian_CC is not None, "a matrix has a Hessian"
+    assert group.factor is not None, "a matrix has a Hessian"
     seconds = [0.0, 0.0]
-    hessian_CC = group.hessian_CC.float()
+    hessian_CC = group.factor.hessian_CC.float()
     for weight_RC, rows in zip(group.weight_RC.split(list(group.rows)), step.split(list(group.rows)), strict=True):
         started = time.process_time()
         order_C, upper_CC = plain_factor(hessian_CC, config.damp_frac)

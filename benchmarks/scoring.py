@@ -41,8 +41,8 @@ from pipeline.base.config import load_params
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.model.network import LoopedUNet, build
 from pipeline.model.stream_cache import StreamCache
+from pipeline.reports.training import hardware_name
 from pipeline.scoring.protocols import score_tokens
-from pipeline.training.run import hardware_name
 
 _MIB = 1 << 20
 _STREAM_TARGETS = 16384

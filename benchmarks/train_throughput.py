@@ -37,10 +37,10 @@ from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.groups import build_adamw, parameter_groups
+from pipeline.reports.training import hardware_name
 from pipeline.training.backward import Backward, build_backward
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16, DTYPES, FP32, Precision, has_native_bf16
-from pipeline.training.run import hardware_name
 
 
 class Case(NamedTuple):
@@ -175,7 +175,7 @@ def measure(case: Case, device: torch.device, rounds: int, ranks: Ranks) -> dict
 
     def our_step() -> None:
         with attention_kernel(kernel):
-            optimizer_step.take(our_backward, tokens_BT[ranks.rank :: ranks.world_size])
+            optimizer_step.take(our_backward(tokens_BT[ranks.rank :: ranks.world_size]))
         _meet(ranks)
 
     def one_of_ours() -> float:

@@ -29,10 +29,10 @@ from pipeline.base.config import load_params
 from pipeline.base.ranks import ALONE
 from pipeline.launching.openmp import POLICY, WAITING
 from pipeline.model.network import build
+from pipeline.reports.training import hardware_name
 from pipeline.training.backward import build_backward
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16, resolve_precision
-from pipeline.training.run import hardware_name
 
 WAYS: dict[str, dict[str, str]] = {"default": {}, "passive": {POLICY: "PASSIVE"}, "ours": WAITING}
 """Way to wait -> variables."""
@@ -118,7 +118,7 @@ def median_step_seconds(steps: int) -> float:
     seconds = []
     for _ in range(steps + 2):
         started = time.perf_counter()
-        step.take(backward, tokens_BT)
+        step.take(backward(tokens_BT))
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[2:])
 

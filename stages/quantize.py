@@ -21,12 +21,11 @@ def quantize(seed: int, params_path: str) -> None:
     from pipeline.base.checks import one_line, require
     from pipeline.base.config import load_params
     from pipeline.base.files import write_bytes
-    from pipeline.codec.container import decode_artifact
     from pipeline.model.checkpoint import hessian_identity, load_checkpoint
     from pipeline.quant.fit import fit_to_budget
     from pipeline.quant.statistics import check_statistics
     from pipeline.reports.byte_map import draw_byte_map
-    from pipeline.reports.tensor_costs import file_costs
+    from pipeline.reports.quantization import quantization_report
 
     params = load_params(params_path, ["calibrate", "quantize", "budget"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
@@ -40,11 +39,10 @@ def quantize(seed: int, params_path: str) -> None:
     check_statistics(statistics)
     with stage.progress("quantize", "trials") as progress:
         meta = {"model": dataclasses.asdict(model.config)}
-        artifact, report = fit_to_budget(model, statistics, params.quantize, params.budget, meta, progress)
-    write_bytes(path_of("model", seed=seed), artifact)
-    report.update(file_costs(model, statistics, decode_artifact(artifact)[0], len(artifact), report["layers"]))
-    digest = hashlib.sha256(artifact).hexdigest()
-    file = {"artifact_bytes": len(artifact), "artifact_sha256": digest, "seconds": stage.seconds}
+        fit = fit_to_budget(model, statistics, params.quantize, params.budget, meta, progress)
+    write_bytes(path_of("model", seed=seed), fit.content)
+    report, digest = quantization_report(model, statistics, fit), hashlib.sha256(fit.content).hexdigest()
+    file = {"artifact_bytes": len(fit.content), "artifact_sha256": digest, "seconds": stage.seconds}
     write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})
     write_bytes(path_of("byte_map", seed=seed), draw_byte_map({**report, **file}).encode())
     budget, totals = report["budget"], report["totals"]
@@ -52,7 +50,8 @@ def quantize(seed: int, params_path: str) -> None:
     gain = totals["proxy_loss"] / totals["nearest_proxy_loss"] if totals["nearest_proxy_loss"] else 1.0
     note = "" if budget["reached"] else f" ({why})"
     stage.summary(
-        f"quantize: seed {seed}, {len(artifact):,} bytes, {budget['unused_bytes']:,} below the artifact's budget{note}",
+        f"quantize: seed {seed}, {report['bytes']:,} bytes, {budget['unused_bytes']:,} below the artifact's "
+        f"budget{note}",
         f"          {totals['bits_per_weight']:.3f} bits per weight, {params.quantize.steps.kind} steps x "
         f"{report['knob']:.4g}; "
         f"proxy loss {gain:.3f} of nearest rounding's",

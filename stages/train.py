@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.base.config import Params
     from pipeline.base.ranks import Ranks
-    from pipeline.training.journal import TrainReport
+    from pipeline.training.journal import TrainResult
     from pipeline.training.snapshot import Snapshots
 
 
@@ -49,8 +49,9 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.data.manifest import listed_shards, open_listed, read_manifest
     from pipeline.launching.processes import StoppedError, resolve_device
     from pipeline.model.checkpoint import save_checkpoint
+    from pipeline.reports.training import curve_csv, train_report
     from pipeline.training.precision import precision_warning, resolve_precision
-    from pipeline.training.run import curve_csv, train_from_shards, train_report
+    from pipeline.training.run import train_from_shards
 
     device = resolve_device(params.launch.device, ranks.local_rank)
     precision = resolve_precision(params.train.precision, device)
@@ -90,7 +91,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     if ranks.rank == 0:
         checkpoint = path_of("checkpoint", seed=seed)
         save_checkpoint(checkpoint, model, params.model, {"seed": seed, **result.regime})
-        report = train_report(model, result, seed, device, ranks)
+        report = train_report(model, result, precision, seed, device, ranks)
         report["resumed_at_steps"] = snapshots.resumed_at_steps if snapshots else []
         log = path_of("train_log", seed=seed)
         write_bytes(log, ("\n".join(lines) + "\n").encode())
@@ -99,18 +100,19 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
     if snapshots:
         snapshots.discard()
+    last = result.last
     stage.summary(
-        f"train: seed {seed}, {_ending(result, params.train.max_steps)}, {result.tokens:,} tokens, "
-        f"loss {result.final_train_loss:.4f} nats",
-        f"       {result.tokens / result.seconds:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
+        f"train: seed {seed}, {_ending(result, params.train.max_steps)}, {last['tokens']:,} tokens, "
+        f"loss {last['loss']:.4f} nats",
+        f"       {last['tokens'] / last['seconds']:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
     )
 
 
-def _ending(result: "TrainReport", max_steps: int | None) -> str:
+def _ending(result: "TrainResult", max_steps: int | None) -> str:
     """Return how many steps a run took, and that the clock stopped it where it did."""
     if result.ended_by == "steps":
-        return f"{result.steps} steps"
-    return f"stopped by the clock after {result.steps}{f' of {max_steps}' if max_steps else ''} steps"
+        return f"{result.last['step']} steps"
+    return f"stopped by the clock after {result.last['step']}{f' of {max_steps}' if max_steps else ''} steps"
 
 
 def _open_snapshots(

@@ -33,7 +33,7 @@ from pipeline.base.checks import require
 from pipeline.base.files import write_bytes
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.launching.processes import available_cores
-from pipeline.training.run import hardware_name
+from pipeline.reports.training import hardware_name
 
 
 def main() -> None:

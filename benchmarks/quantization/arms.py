@@ -73,9 +73,9 @@ def published_artifact(plan: QuantizationPlan, max_code: float) -> ArtifactTenso
     for group in plan.groups:
         if group.role != "matrix":
             continue
-        assert group.hessian_CC is not None, "every matrix has moments"
+        assert group.factor is not None, "every matrix has moments"
         step_R = published_step(group.weight_RC, limit)
-        codes_RC = published_solve(group.weight_RC, group.hessian_CC, step_R, limit).to(torch.int8)
+        codes_RC = published_solve(group.weight_RC, group.factor.hessian_CC, step_R, limit).to(torch.int8)
         parts = zip(group.names, codes_RC.split(group.rows), step_R.split(group.rows), strict=True)
         tensors.update({name: QuantizedTensor(codes.numpy(), step.half().numpy()) for name, codes, step in parts})
     return tensors

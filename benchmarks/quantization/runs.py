@@ -31,9 +31,9 @@ from pipeline.codec.container import ArtifactTensors, dequantize
 from pipeline.codec.dequantize import dequantized_model
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.quant.config import CalibrateConfig, RateSteps
-from pipeline.quant.fit import describe_quantization
 from pipeline.quant.plan import plan_quantization
 from pipeline.quant.statistics import Statistics
+from pipeline.reports.quantization import describe_quantization
 
 
 class Point(NamedTuple):
@@ -112,7 +112,7 @@ class Bench:
             (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
             verdict = self._judged(tensors)
             bpb, divergence = self.bpb(verdict.nats_D), self.bpb(verdict.divergence_D)
-            totals = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["totals"]
+            totals = describe_quantization(plan, tensors)["totals"]
             bits = 8 * (file_bytes - plain_bytes)
             above = code_above = None
             if isinstance(arm.quantize.steps, RateSteps):

@@ -38,10 +38,10 @@ from pipeline.interop.community import LAYOUTS
 from pipeline.interop.translation import Translation
 from pipeline.launching.processes import StoppedError
 from pipeline.model.network import LoopedUNet, build
+from pipeline.reports.training import hardware_name
 from pipeline.training.config import TrainConfig
-from pipeline.training.journal import TrainReport
+from pipeline.training.journal import TrainResult
 from pipeline.training.loop import train
-from pipeline.training.run import hardware_name
 from pipeline.training.snapshot import Snapshots
 
 RECIPE = Path(__file__).with_name("looped_unet_d256.yaml")
@@ -68,13 +68,13 @@ def main() -> None:
     recipe, tokens_M = load_recipe(RECIPE), training_tokens(data, ROOT / CACHE)
     print(f"{len(tokens_M)} tokens of text", flush=True)
     try:
-        model, report = run(recipe, tokens_M, CHECKPOINT.with_suffix(".state"), lambda line: print(line, flush=True))
+        model, result = run(recipe, tokens_M, CHECKPOINT.with_suffix(".state"), lambda line: print(line, flush=True))
     except StoppedError as stop:
         raise SystemExit(str(stop)) from None
-    write(CHECKPOINT, recipe, model, report)
+    write(CHECKPOINT, recipe, model, result)
     print(
         f"{CHECKPOINT.relative_to(ROOT)}: {sum(weight.numel() for weight in model.parameters())} parameters, "
-        f"{report.steps} steps, {report.seconds:.0f} s"
+        f"{result.last['step']} steps, {result.last['seconds']:.0f} s"
     )
 
 
@@ -105,7 +105,7 @@ def training_tokens(data: Path, cache: Path) -> np.ndarray:
     return np.concatenate([encode_documents(processor, table, batch).tokens_M for batch in batch_documents(texts)])
 
 
-def run(recipe: Recipe, tokens_M: np.ndarray, state: Path, log: Log) -> tuple[LoopedUNet, TrainReport]:
+def run(recipe: Recipe, tokens_M: np.ndarray, state: Path, log: Log) -> tuple[LoopedUNet, TrainResult]:
     """Train the recipe's network on the CPU, with snapshots in the folder `state` until it is done."""
     config, cpu = recipe.translation.config, torch.device("cpu")
     identity = {
@@ -118,14 +118,14 @@ def run(recipe: Recipe, tokens_M: np.ndarray, state: Path, log: Log) -> tuple[Lo
     sampler = SequenceSampler([tokens_M], config.context_tokens, recipe.seed)
     model = build(config, recipe.seed)
     with Snapshots(state, identity, _SNAPSHOT_SECONDS, ALONE, cpu, [], log) as snapshots:
-        report = train(
+        result = train(
             model, recipe.train, sampler, config.context_tokens, ALONE, cpu, log, silent, snapshots=snapshots
         )
     snapshots.discard()
-    return model.eval(), report
+    return model.eval(), result
 
 
-def write(path: Path, recipe: Recipe, model: LoopedUNet, report: TrainReport) -> None:
+def write(path: Path, recipe: Recipe, model: LoopedUNet, result: TrainResult) -> None:
     """Write the checkpoint under the published names, and beside it, as JSON, what `fairway import` wants to know."""
     tensors = {recipe.translation.published_name(name): weight for name, weight in model.state_dict().items()}
     with atomic_path(path) as partial:
@@ -135,11 +135,11 @@ def write(path: Path, recipe: Recipe, model: LoopedUNet, report: TrainReport) ->
         {
             **recipe.stated,
             "tokenizer": TOKENIZER,
-            "steps": report.steps,
+            "steps": result.last["step"],
             "tokens_per_step": recipe.train.batch_tokens,
-            "train_seconds": report.seconds,
+            "train_seconds": result.last["seconds"],
             "hardware": hardware_name(torch.device("cpu")),
-            "final_train_loss": report.final_train_loss,
+            "final_train_loss": result.last["loss"],
         },
     )
 

@@ -8,7 +8,7 @@ tests/calibration/test_calibration_ranks.py, tests/scoring/test_scoring_ranks.py
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -64,3 +64,19 @@ def gather_over_ranks(tensor: Tensor, ranks: Ranks) -> list[Tensor]:
     gathered = [torch.empty_like(tensor) for _ in range(ranks.world_size)]
     dist.all_gather(gathered, tensor)
     return gathered
+
+
+def from_rank_zero(value: Any, ranks: Ranks) -> Any:
+    """Return rank 0's value on every rank."""
+    box = [value]
+    if ranks.world_size > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def from_all_ranks(value: Any, ranks: Ranks) -> list[Any]:
+    """Return every rank's value, in the order of ranks, on every rank."""
+    values = [value] * ranks.world_size
+    if ranks.world_size > 1:
+        dist.all_gather_object(values, value)
+    return values

@@ -15,7 +15,8 @@ Source: Fisher-weighted quantization (arXiv 2505.07004), Kronecker-factored curv
 Checked by: tests/calibration/test_sensitivity.py against gradients token by token and against measured loss increases.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -38,62 +39,87 @@ def collect_sensitivities(
     its own batches and gets the means over all of them: labels depend on a batch's number, not on its rank.
     """
     device = model.token_embedding.weight.device
-    tables = [name for name, module in model.named_modules() if type(module) is nn.Embedding]
-    rows = {
-        f"{member}/{visit}": len(model.get_parameter(member))
-        for site in sites
-        for member in site.members
-        for visit in range(site.visits)
-    }
-    rows |= {f"{name}.weight": len(model.get_parameter(f"{name}.weight")) for name in tables}
-    rows["head"] = model.token_embedding.num_embeddings
-    # Every key from the start: a rank may have no batch, and what no loss depends on has no gradient.
-    sums = {f"sensitivity/{key}": torch.zeros(count, dtype=torch.float64, device=device) for key, count in rows.items()}
-    gradients: dict[str, dict[int, Tensor]] = {}
-    tokens = torch.zeros((), dtype=torch.int64, device=device)
+    squares, tokens = _SquaredGradients(model, sites), torch.zeros((), dtype=torch.int64, device=device)
+    with squares.hooks(model, sites):
+        for number, ids_BT in batches:
+            generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
+            with torch.enable_grad():
+                logits_MV = _finite_logits(model, ids_BT).flatten(0, 1)
+                squares.watch("head", logits_MV, lambda squares_MV: squares_MV.sum(0))
+                labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
+                F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
+            model.zero_grad(set_to_none=True)
+            squares.add_matrices()
+            tokens += ids_BT.numel()
+    sum_over_ranks([*squares.sums.values(), tokens], ranks)
+    return {f"sensitivity/{key}": (total / tokens).to(torch.float32).cpu() for key, total in squares.sums.items()}
 
-    def add(key: str, values: Tensor) -> None:
-        sums[key] += values
 
-    def watch(key: str, y: Tensor, rows_of: Callable[[Tensor], Tensor]) -> None:
-        y.register_hook(lambda gradient: add(key, rows_of(_by_token(gradient).square())))
+class _SquaredGradients:
+    """Sums of squared gradients over tokens, by key, float64; hooks on a model fill them in its backward passes."""
 
-    def watch_matrix(name: str) -> Callable:
+    def __init__(self, model: LoopedUNet, sites: list[InputSite]) -> None:
+        """Begin at zero with every key: a rank may have no batch, and what no loss depends on has no gradient."""
+        rows = {
+            f"{member}/{visit}": len(model.get_parameter(member))
+            for site in sites
+            for member in site.members
+            for visit in range(site.visits)
+        }
+        rows |= {f"{name}.weight": table.num_embeddings for name, table in _tables(model).items()}
+        rows["head"] = model.token_embedding.num_embeddings
+        device = model.token_embedding.weight.device
+        self.sums = {key: torch.zeros(count, dtype=torch.float64, device=device) for key, count in rows.items()}
+        self._by_visit: dict[str, list[Tensor]] = {}
+        """Gradients (M, R) of a batch at every visit's outputs of a matrix, by name."""
+
+    @contextlib.contextmanager
+    def hooks(self, model: LoopedUNet, sites: list[InputSite]) -> Iterator[None]:
+        """Watch the outputs of all matrices and tables inside."""
+        hooks = {member.removesuffix(".weight"): self._matrix_hook(member) for site in sites for member in site.members}
+        hooks |= {name: self._table_hook(f"{name}.weight") for name in _tables(model)}
+        handles = [model.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
+        yield
+        for handle in handles:
+            handle.remove()
+
+    def watch(self, key: str, y: Tensor, rows_of: Callable[[Tensor], Tensor]) -> None:
+        """Add the rows of the squares of the gradients (M, R) at `y`, once they are known."""
+        y.register_hook(lambda gradient: self._add(key, rows_of(_by_token(gradient).square())))
+
+    def add_matrices(self) -> None:
+        """Add, for a batch, each visit's part (R,) of the squares of gradients summed over a matrix's visits."""
+        while self._by_visit:
+            name, visits = self._by_visit.popitem()
+            all_MR = sum(visits)
+            for visit, visit_MR in enumerate(visits):
+                self._add(f"{name}/{visit}", (visit_MR * all_MR).sum(0))
+
+    def _add(self, key: str, values_R: Tensor) -> None:
+        self.sums[key] += values_R
+
+    def _matrix_hook(self, name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            by_visit = gradients.setdefault(name, {})
-            visit = len(by_visit)
-            by_visit[visit] = y.new_zeros(1, 1)  # all that comes of it where no loss depends on it
-            y.register_hook(lambda gradient: by_visit.update({visit: _by_token(gradient)}))
+            visits = self._by_visit.setdefault(name, [])
+            visit = len(visits)
+            visits.append(y.new_zeros(1, 1))  # all that comes of it where no loss depends on it
+            y.register_hook(lambda gradient: visits.__setitem__(visit, _by_token(gradient)))
 
         return hook
 
-    def watch_table(name: str) -> Callable:
-        def hook(module: nn.Embedding, inputs: tuple[Tensor, ...], x: Tensor) -> None:
+    def _table_hook(self, name: str) -> Callable:
+        def hook(table: nn.Embedding, inputs: tuple[Tensor, ...], x: Tensor) -> None:
             def scatter(squares_MC: Tensor) -> Tensor:
-                rows_V = squares_MC.new_zeros(module.num_embeddings)
+                rows_V = squares_MC.new_zeros(table.num_embeddings)
                 return rows_V.index_add_(0, inputs[0].flatten(), squares_MC.mean(1))
 
-            watch(f"sensitivity/{name}", x, scatter)
+            self.watch(name, x, scatter)
 
         return hook
 
-    hooks = {member.removesuffix(".weight"): watch_matrix(member) for site in sites for member in site.members}
-    hooks |= {name: watch_table(f"{name}.weight") for name in tables}
-    handles = [model.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
-    for number, ids_BT in batches:
-        generator = torch.Generator(device).manual_seed(_LABEL_SEED + number)
-        with torch.enable_grad():
-            logits_MV = _finite_logits(model, ids_BT).flatten(0, 1)
-            watch("sensitivity/head", logits_MV, lambda squares_MV: squares_MV.sum(0))
-            labels_M = torch.multinomial(logits_MV.detach().softmax(-1), 1, generator=generator)[:, 0]
-            F.cross_entropy(logits_MV, labels_M, reduction="sum").backward()
-        model.zero_grad(set_to_none=True)
-        _add_joint_squares(sums, gradients)
-        tokens += ids_BT.numel()
-    for handle in handles:
-        handle.remove()
-    sum_over_ranks([*sums.values(), tokens], ranks)
-    return {key: (total / tokens).to(torch.float32).cpu() for key, total in sums.items()}
+
+def _tables(model: LoopedUNet) -> dict[str, nn.Embedding]:
+    return {name: module for name, module in model.named_modules() if type(module) is nn.Embedding}
 
 
 def _finite_logits(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
@@ -106,12 +132,3 @@ def _finite_logits(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
 def _by_token(gradient: Tensor) -> Tensor:
     """Return gradients (M, R), one row per token, in float32."""
     return gradient.detach().flatten(0, -2).float()
-
-
-def _add_joint_squares(sums: dict[str, Tensor], gradients: dict[str, dict[int, Tensor]]) -> None:
-    """Add each visit's part (R,) of the squares of gradients (M, R) summed over a matrix's visits; uses them up."""
-    while gradients:
-        name, by_visit = gradients.popitem()
-        all_MR = sum(by_visit.values())
-        for visit, visit_MR in by_visit.items():
-            sums[f"sensitivity/{name}/{visit}"] += (visit_MR * all_MR).sum(0)

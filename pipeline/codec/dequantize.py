@@ -11,7 +11,7 @@ import torch
 from pipeline.codec.container import QuantizedTensor, dequantize
 from pipeline.codec.sections import ArtifactError
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import LoopedUNet
 
 
 def dequantized_model(tensors: Mapping[str, QuantizedTensor | np.ndarray], model_config: ModelConfig) -> LoopedUNet:
@@ -19,7 +19,7 @@ def dequantized_model(tensors: Mapping[str, QuantizedTensor | np.ndarray], model
 
     Raises ArtifactError naming the first tensors that the artifact lacks, has in excess or has in another shape.
     """
-    model = build(model_config).eval()
+    model = LoopedUNet.empty(model_config).eval()
     values = {name: torch.from_numpy(array) for name, array in dequantize(tensors).items()}
     expected = model.state_dict()
     problems = [f"lacks {name}" for name in expected if name not in values]

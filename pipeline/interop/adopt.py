@@ -25,7 +25,7 @@ from pipeline.data.manifest import listed_shards, open_listed
 from pipeline.interop.community import load_community
 from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build, largest_weights
+from pipeline.model.network import LoopedUNet, largest_weights
 
 PROBE_SEQUENCES = 8
 
@@ -72,7 +72,7 @@ def read_community(checkpoint: Path, layout: str | None, config_file: Path, drop
 
 def place_checkpoint(community: Community, seed: int, provenance: Mapping[str, Any], log: Log) -> dict[str, Any]:
     """Write the outputs of the train stage for `seed` and return the report among them."""
-    model = build(community.config)
+    model = LoopedUNet.empty(community.config)
     model.load_state_dict(community.state)
     loss, uniform = probe_loss(model, path_of("manifest")), math.log(community.config.vocab_size)
     require(

@@ -120,12 +120,8 @@ def translate_crawler(config: Mapping[str, Any]) -> Translation:
     """Translate the constructor arguments of a crawler program; ValueError names the argument that does not do."""
     arguments = complete_arguments(config, CRAWLER_ARGUMENTS)
     require(arguments["crawler_loops"] >= 1, "crawler_loops", arguments["crawler_loops"], "at least 1")
-    require(
-        arguments["mlp_act"] in ("relu_sq", "leaky_relu_sq"),
-        "mlp_act",
-        arguments["mlp_act"],
-        "relu_sq or leaky_relu_sq",
-    )
+    activation = arguments["mlp_act"]
+    require(activation in ("relu_sq", "leaky_relu_sq"), "mlp_act", activation, "relu_sq or leaky_relu_sq")
     arguments["ve_layers"] = listed_indices(arguments["ve_layers"], "ve_layers")
     arguments["crawler_tap_layers"] = _tapped_layers(arguments)
     model_config = model_config_from(_crawler_fields(arguments), CRAWLER_ARGUMENTS)
@@ -152,6 +148,8 @@ def _crawler_fields(arguments: dict[str, Any]) -> dict[str, Any]:
         "dim": arguments["crawler_mlp_choke_dim"],
         "groups": arguments["crawler_mlp_choke_groups"],
     }
+    readers = list(crawler_value_readers(arguments))
+    values = {"dim": arguments["ve_dim"], "shared_scale": True, "read_by": "looped_blocks", "readers": readers}
     return {
         **{name: arguments[name] for name in ("vocab_size", "context_tokens", "model_dim", "logit_softcap")},
         "ln_scale": arguments["ln_scale"],
@@ -191,7 +189,7 @@ def _crawler_fields(arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["bigram_vocab_size"]
         else None,
         "smear": {"kind": "channel"},
-        "value_embedding": _crawler_value_embedding(arguments, schedule),
+        "value_embedding": values if values["readers"] else None,
         "conditioners": _crawler_conditioners(arguments, schedule),
         "embed_init_std": arguments["tied_embed_init_std"],
     }
@@ -244,17 +242,9 @@ def crawler_value_readers(arguments: dict[str, Any]) -> tuple[int, ...]:
     """Return the listed looped blocks whose value-embedding scale some visit reads."""
     if not arguments["ve_enabled"]:
         return ()
-    existing = (
-        min(arguments["num_crawler_layers"], 1) if arguments["helix_enabled"] else arguments["num_crawler_layers"]
-    )
+    layers = arguments["num_crawler_layers"]
+    existing = min(layers, 1) if arguments["helix_enabled"] else layers
     return tuple(index for index in arguments["ve_layers"] if index < existing)
-
-
-def _crawler_value_embedding(arguments: dict[str, Any], schedule: dict[str, Any]) -> dict[str, Any] | None:
-    readers = crawler_value_readers(arguments)
-    if not readers:
-        return None
-    return {"dim": arguments["ve_dim"], "shared_scale": True, "read_by": "looped_blocks", "readers": list(readers)}
 
 
 def _crawler_conditioners(arguments: dict[str, Any], schedule: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.base.checks import one_line, require
 from pipeline.base.config import parse_value
 from pipeline.base.files import sha256_of_file
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import LoopedUNet
 
 LARGEST_WEIGHT = 65504.0
 """The largest float16: nothing larger passes through into an artifact, and activations would overflow long before."""
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> LoopedUNet:
     for name, tensor in state.items():
         check_dense(name, tensor, str(path))
         check_finite(name, tensor, str(path))
-    model = build(config)
+    model = LoopedUNet.empty(config)
     model.load_state_dict(state)
     return model
 

@@ -83,6 +83,14 @@ class LoopedUNet(nn.Module):
         self.unread = UnreadTensors(config.unread)
         self.readers = readers_by_slot(config, self.schedule)
 
+    @classmethod
+    def empty(cls, config: ModelConfig) -> "LoopedUNet":
+        """Return a network whose tensors are allocated and hold anything: for whoever loads all of them."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.to_empty(device="cpu").set_context(config.context_tokens)  # rotary frequencies are in no state dict
+        return model
+
     def forward(self, input_ids_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
         """Return float32 logits (B, T, V) of the token after each position; any T of at least 1.
 
@@ -115,24 +123,7 @@ class LoopedUNet(nn.Module):
         added = [] if self.value_embedding is None else self.value_embedding(input_ids_BT)
         inputs = _ForwardInputs(x_BTD, self.rotary(num_tokens, start), added, num_scored, cache)
 
-        loop_BTD, pushed = x_BTD, []
-        for i, visit in enumerate(self.schedule.encoder):
-            x_BTD = self._visit(visit, x_BTD, inputs)
-            pushed.append(x_BTD)
-            x_BTD, loop_BTD = self._run_beside(i, x_BTD, loop_BTD, inputs)
-
-        encoder_outputs = tuple(pushed)
-        memory: dict[str, Tensor] = {}
-        for loop, visits in enumerate(self.schedule.passes):
-            x_BTD = self._run_pass(visits, x_BTD, inputs, CorePass(loop, x_BTD, encoder_outputs, memory))
-
-        for i, visit in enumerate(self.schedule.decoder):
-            if pushed:
-                x_BTD = self._add_skip(i, x_BTD, pushed.pop())
-            x_BTD = self._visit(visit, x_BTD, inputs)
-            x_BTD, loop_BTD = self._run_beside(len(encoder_outputs) + i, x_BTD, loop_BTD, inputs)
-        if self.helix is not None:
-            x_BTD = self.helix.merge(tail(x_BTD, num_scored), tail(loop_BTD, num_scored))
+        x_BTD = self._run_unet(x_BTD, inputs) if self.helix is None else self._run_helix(self.helix, x_BTD, inputs)
         return self.head_projection(rms_norm(tail(x_BTD, num_scored)))
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
@@ -153,6 +144,39 @@ class LoopedUNet(nn.Module):
     def set_active_loops(self, active_loops: int | None) -> None:
         """Run the first `active_loops` passes only, in place (None: all); no parameter changes."""
         self.schedule = build_schedule(self.config.schedule, active_loops)
+
+    def _run_unet(self, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
+        """Run encoder, passes and decoder; a folded stack has no passes."""
+        pushed = []
+        for visit in self.schedule.encoder:
+            x_BTD = self._visit(visit, x_BTD, inputs)
+            pushed.append(x_BTD)
+        encoder_outputs = tuple(pushed)
+        memory: dict[str, Tensor] = {}
+        for loop, visits in enumerate(self.schedule.passes):
+            x_BTD = self._run_pass(visits, x_BTD, inputs, CorePass(loop, x_BTD, encoder_outputs, memory))
+        for i, visit in enumerate(self.schedule.decoder):
+            if pushed:
+                x_BTD = self._add_skip(i, x_BTD, pushed.pop())
+            x_BTD = self._visit(visit, x_BTD, inputs)
+        return x_BTD
+
+    def _run_helix(self, helix: Helix, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
+        """Run encoder and decoder, the looped blocks beside them on a stream of their own; merge the two."""
+        loop_BTD, pushed = x_BTD, list[Tensor]()
+        for visit, beside in zip(self.schedule.encoder + self.schedule.decoder, self.schedule.beside, strict=True):
+            if visit.phase == "decoder" and pushed:
+                x_BTD = self._add_skip(len(self.schedule.encoder) - len(pushed), x_BTD, pushed.pop())
+            x_BTD = self._visit(visit, x_BTD, inputs)
+            if visit.phase == "encoder":
+                pushed.append(x_BTD)
+            if beside:
+                to_loop_BTD, to_main_BTD = helix.hints(x_BTD, loop_BTD, inputs.cache)
+                loop_BTD = loop_BTD + to_loop_BTD
+                for side in beside:
+                    loop_BTD = self._visit(side, loop_BTD, inputs)
+                x_BTD = x_BTD + to_main_BTD
+        return helix.merge(tail(x_BTD, inputs.num_scored), tail(loop_BTD, inputs.num_scored))
 
     def _add_skip(self, i: int, x_BTD: Tensor, pushed_BTD: Tensor) -> Tensor:
         assert self.skip_weights is not None, "an encoder output without a weight"
@@ -179,18 +203,6 @@ class LoopedUNet(nn.Module):
         for conditioner in reversed(conditioners):
             x_BTD = conditioner.after(x_BTD, core_pass)
         return x_BTD
-
-    def _run_beside(self, i: int, x_BTD: Tensor, loop_BTD: Tensor, inputs: _ForwardInputs) -> tuple[Tensor, Tensor]:
-        """Return both streams after whatever runs beside the i-th visit of encoder and decoder."""
-        visits = self.schedule.beside[i] if self.schedule.beside else ()
-        if not visits:
-            return x_BTD, loop_BTD
-        assert self.helix is not None, "a second stream without a helix"
-        to_loop_BTD, to_main_BTD = self.helix.hints(x_BTD, loop_BTD, inputs.cache)
-        loop_BTD = loop_BTD + to_loop_BTD
-        for visit in visits:
-            loop_BTD = self._visit(visit, loop_BTD, inputs)
-        return x_BTD + to_main_BTD, loop_BTD
 
     def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         reader = self.readers.get(visit.slot)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pipeline.codec.container import ArtifactTensors
+
 MAX_TRIALS = 20
 _BISECT_EVERY = 4
 _MOST_OCTAVES = 32.0
@@ -31,10 +33,12 @@ class KnobWindow(NamedTuple):
 
 
 class KnobTrial(NamedTuple):
-    """One encoded artifact."""
+    """One artifact."""
 
     knob: float
+    tensors: ArtifactTensors
     content: bytes
+    """The file of these tensors."""
 
 
 class KnobSearch(NamedTuple):
@@ -47,9 +51,9 @@ class KnobSearch(NamedTuple):
 
 
 def search_knob(
-    encode: Callable[[float], bytes], guess: float, window: KnobWindow, bytes_per_octave: float
+    attempt: Callable[[float], KnobTrial], guess: float, window: KnobWindow, bytes_per_octave: float
 ) -> KnobSearch:
-    """Search the knob whose encoded file lies in the window; `bytes_per_octave` is the expected saving per doubling.
+    """Search the knob whose trial's file lies in the window; `bytes_per_octave` is the expected saving per doubling.
 
     Stops early at min_knob when that file already fits, and at max_knob when it does not. Deterministic.
     """
@@ -57,14 +61,14 @@ def search_knob(
     trace: list[tuple[float, int]] = []
     knob = min(max(guess, window.min_knob), window.max_knob)
     while len(trace) < MAX_TRIALS:
-        content = encode(knob)
-        size = len(content)
+        trial = attempt(knob)
+        size = len(trial.content)
         trace.append((knob, size))
         if size > window.limit_bytes and knob == window.max_knob:
             break
         if size <= window.limit_bytes:
             if best is None or size > len(best.content):
-                best = KnobTrial(knob, content)
+                best = trial
             if size >= window.floor_bytes or knob == window.min_knob:
                 break
         following = _next_knob(trace, window, bytes_per_octave)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.base.checks import require
-from pipeline.quant.config import ClipSteps, RateSteps
+from pipeline.quant.config import RateSteps
 from pipeline.quant.gptq import Factor
 from pipeline.quant.statistics import row_sensitivity
 from pipeline.quant.steps import rate_factor, tempered_curvature
@@ -41,11 +41,9 @@ def visit_pool(
 
 
 def lookup_curvature(
-    name: str, statistics: Mapping[str, Tensor], factor: Factor | None, rule: ClipSteps | RateSteps
-) -> tuple[Tensor | None, Tensor | None]:
+    name: str, statistics: Mapping[str, Tensor], factor: Factor | None, rule: RateSteps
+) -> tuple[Tensor, Tensor | None]:
     """Return tempered curvatures by row and step factors by column of a table, or of the embedding: it has a factor."""
-    if isinstance(rule, ClipSteps):
-        return None, None
     rows_V, columns_C = row_sensitivity(statistics, [name])[0], None
     # Without any input to the head it costs nothing, and no column differs from another.
     if factor is not None and factor.variance_C.any():

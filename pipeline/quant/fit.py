@@ -10,21 +10,21 @@ Checked by: tests/quant/test_calibrate_and_fit.py.
 
 import time
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.base.checks import FairwayError, require
 from pipeline.base.progress import Progress
-from pipeline.codec.container import ArtifactTensors, QuantizedTensor, decode_artifact, encode_artifact
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
 from pipeline.model.network import LoopedUNet
-from pipeline.quant.budget import MAX_TRIALS, KnobWindow, search_knob
+from pipeline.quant.budget import MAX_TRIALS, KnobTrial, KnobWindow, search_knob
 from pipeline.quant.config import BudgetConfig, ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.gptq import round_to_nearest, solve_stack
-from pipeline.quant.layer_report import layer_entry, report_totals
-from pipeline.quant.plan import Grid, QuantizationPlan, TensorGroup, group_grid, plan_quantization
+from pipeline.quant.plan import QuantizationPlan, TensorGroup, plan_quantization
 from pipeline.quant.rate_estimate import RateEstimate
-from pipeline.quant.steps import max_code_of
+from pipeline.quant.steps import Grid, max_code_of
 from pipeline.quant.trellis_search import PathSearch
 
 _FINEST_BITS = 12.0
@@ -41,27 +41,24 @@ class BudgetError(FairwayError):
     """No allowed step makes the artifact small enough."""
 
 
-def quantize_plan(plan: QuantizationPlan, knob: float, seconds: dict[str, float] | None = None) -> ArtifactTensors:
-    """Return the artifact's tensors at one knob; `seconds` receives what each quantized tensor took of the solving."""
+def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
+    """Return the artifact's tensors at one knob."""
     tensors: ArtifactTensors = dict(plan.passthrough)
     states = plan.config.trellis_states or 1
     for stack in _stacks(plan):
-        started = time.perf_counter()
-        grids = [group_grid(group, knob / 2 if states > 1 else knob, plan.config.steps) for group in stack]
+        grids = [group.steps.grid(knob / 2 if states > 1 else knob) for group in stack]
         paths = [_rows_on_paths(group, grid, states) for group, grid in zip(stack, grids, strict=True)]
-        stacked = zip(stack, grids, paths, _stack_codes(stack, grids, paths, plan.config), strict=True)
-        group_seconds = (time.perf_counter() - started) / len(stack)
-        for group, grid, on_path_R, codes_RC in stacked:
+        codes = _stack_codes(stack, grids, paths, plan.config)
+        for group, grid, on_path_R, codes_RC in zip(stack, grids, paths, codes, strict=True):
             column_step = None if grid.step_C is None else grid.step_C.half().numpy()
             largest = int(codes_RC.abs().max())
             require(largest < 2**15, group.names[0], f"code {largest}", "smaller weights")
             dtype = torch.int8 if largest <= max_code_of(8) else torch.int16
-            for name, rows in _member_slices(group):
-                codes, step = codes_RC[rows].to(dtype).numpy(), grid.step_R[rows].half().numpy()
-                on_path = on_path_R[rows].numpy() if on_path_R[rows].any() else None
-                tensors[name] = QuantizedTensor(codes, step, column_step, states, on_path)
-                if seconds is not None:
-                    seconds[name] = group_seconds * len(codes) / len(codes_RC)
+            for name, rows in member_slices(group):
+                step, on_path = grid.step_R[rows].half().numpy(), on_path_R[rows].numpy()
+                tensors[name] = QuantizedTensor(
+                    codes_RC[rows].to(dtype).numpy(), step, column_step, states, on_path if on_path.any() else None
+                )
     return {name: tensors[name] for name in plan.order}
 
 
@@ -69,7 +66,7 @@ def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
     """Yield groups that can be solved together: of the same rows, columns, role, kind of step and limit of codes."""
     alike: dict[tuple, list[TensorGroup]] = {}
     for group in plan.groups:
-        key = (group.role, group.rows, group.weight_RC.shape[1], group.step_C is None, group.max_code)
+        key = (group.role, group.rows, group.weight_RC.shape[1], group.steps.step_C is None, group.steps.max_code)
         alike.setdefault(key, []).append(group)
     for groups in alike.values():
         size = max(_STACK_ROWS // len(groups[0].weight_RC), 1)
@@ -79,9 +76,9 @@ def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
 def _stack_codes(
     stack: list[TensorGroup], grids: list[Grid], on_path: list[Tensor], config: QuantizeConfig
 ) -> list[Tensor]:
-    weights, steps, max_code = [group.weight_RC for group in stack], [grid.step for grid in grids], stack[0].max_code
+    weights, steps = [group.weight_RC for group in stack], [grid.step for grid in grids]
     factors = [group.factor for group in stack if group.factor is not None]
-    search = None
+    max_code, search = stack[0].steps.max_code, None
     if config.trellis_states:
         tensor_rows = [rows for group in stack for rows in group.rows]
         search = PathSearch(tensor_rows, torch.cat(on_path).numpy(), config.trellis_states)
@@ -99,6 +96,22 @@ def _rows_on_paths(group: TensorGroup, grid: Grid, states: int) -> Tensor:
     return place_RC.square().mean(1) >= _PATH_SPREAD**2
 
 
+class FittedArtifact(NamedTuple):
+    """The best artifact of a search, and how it was found."""
+
+    plan: QuantizationPlan
+    knob: float
+    tensors: ArtifactTensors
+    content: bytes
+    """The file of these tensors."""
+    window: KnobWindow
+    """What the search was to land in; its limit is the budget."""
+    trace: list[tuple[float, int]]
+    """(knob, bytes) of every trial, in order."""
+    phase_seconds: dict[str, float]
+    """What planning, solving and encoding took, by `<phase>_seconds`."""
+
+
 def fit_to_budget(
     model: LoopedUNet,
     statistics: Mapping[str, Tensor],
@@ -106,60 +119,44 @@ def fit_to_budget(
     budget: BudgetConfig,
     meta: dict,
     progress: Progress,
-) -> tuple[bytes, dict]:
-    """Return (artifact content, report): the largest artifact found that fits limit_bytes - code_reserve_bytes.
+) -> FittedArtifact:
+    """Return the largest artifact found that fits limit_bytes - code_reserve_bytes, `meta` inside.
 
-    It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted and
-    said in report["budget"]: the finest allowed steps already give a smaller file, or no tried knob came closer,
-    because file sizes jump over the tolerance or the search used up its trials. Deterministic. Raises BudgetError when
-    no tried knob fits.
+    It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted: the
+    finest allowed steps already give a smaller file, or no tried knob came closer, because file sizes jump over the
+    tolerance or the search used up its trials. Deterministic. Raises BudgetError when no tried knob fits.
     """
     clock = _Clock()
     plan = plan_quantization(model, statistics, config)
     clock.lap("plan_seconds")
     budget_bytes = budget.limit_bytes - budget.code_reserve_bytes
-    tolerance_bytes = int(budget.tolerance_frac * budget.limit_bytes)
     trials = 0
-    solve_seconds: dict[str, float] = {}
 
-    def encode(knob: float) -> bytes:
+    def attempt(knob: float) -> KnobTrial:
         nonlocal trials
-        tensors = quantize_plan(plan, knob, solve_seconds)
+        tensors = quantize_plan(plan, knob)
         clock.lap("solve_seconds")
         content = encode_artifact(tensors, meta)
         clock.lap("encode_seconds")
         trials += 1
         progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
-        return content
+        return KnobTrial(knob, tensors, content)
 
     rate = RateEstimate(plan)
-    window = _knob_window(config.steps, rate, budget_bytes - tolerance_bytes, budget_bytes)
-    guess = rate.knob(_code_bits(plan, (window.floor_bytes + budget_bytes) / 2) / rate.weights)
+    floor_bytes = budget_bytes - int(budget.tolerance_frac * budget.limit_bytes)
+    window = _knob_window(config.steps, rate, floor_bytes, budget_bytes)
+    guess = rate.knob(_code_bits(plan, (floor_bytes + budget_bytes) / 2) / rate.weights)
     bytes_per_octave = (rate.bits(guess * 0.5**0.5) - rate.bits(guess * 2**0.5)) * rate.weights / 8
-    search = search_knob(encode, guess, window, bytes_per_octave)
+    best, trace = search_knob(attempt, guess, window, bytes_per_octave)
     progress(trials, trials, "search done")
-    if search.best is None:
-        needed = min(num_bytes for _, num_bytes in search.trace)
+    if best is None:
+        needed = min(num_bytes for _, num_bytes in trace)
         raise BudgetError(
             f"budget.limit_bytes: {budget.limit_bytes} leaves {budget_bytes} bytes for the artifact, which needs at "
             f"least {needed} at the coarsest steps tried: raise budget.limit_bytes to at least "
             f"{needed + budget.code_reserve_bytes}"
         )
-    tensors = decode_artifact(search.best.content)[0]
-    report = {"knob": search.best.knob, **describe_quantization(plan, tensors, solve_seconds)}
-    fitted = len(search.best.content)
-    report["bytes"] = fitted
-    report["budget"] = {
-        "budget_bytes": budget_bytes,
-        "tolerance_bytes": tolerance_bytes,
-        "unused_bytes": budget_bytes - fitted,
-        "reached": fitted >= window.floor_bytes,
-        "finest_fits": search.best.knob == window.min_knob,
-    }
-    report["search"] = [{"knob": knob, "bytes": num_bytes} for knob, num_bytes in search.trace]
-    clock.lap("report_seconds")
-    report["phases"] = clock.seconds
-    return search.best.content, report
+    return FittedArtifact(plan, *best, window, trace, clock.seconds)
 
 
 class _Clock:
@@ -191,29 +188,7 @@ def _code_bits(plan: QuantizationPlan, file_bytes: float) -> float:
     return 8 * max(file_bytes - overhead_bytes, 1.0)
 
 
-def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors, seconds: Mapping[str, float]) -> dict:
-    """Return the report of a plan's artifact: every quantized tensor's bits, losses, SQNR, seconds, and the totals."""
-    layers = []
-    for group in plan.groups:
-        for name, rows in _member_slices(group):
-            stored = tensors[name]
-            assert isinstance(stored, QuantizedTensor), "the plan quantized it"
-            entry = layer_entry(
-                name,
-                group.role,
-                group.weight_RC[rows],
-                torch.from_numpy(stored.codes),
-                torch.from_numpy(stored.full_step()),
-                stored.states,
-                group.max_code,
-                group.hessian_CC,
-            )
-            layers.append({**entry, "seconds": seconds[name]})
-    passthrough_values = sum(array.size for array in plan.passthrough.values())
-    return {"layers": layers, "totals": report_totals(layers, passthrough_values)}
-
-
-def _member_slices(group: TensorGroup) -> Iterator[tuple[str, slice]]:
+def member_slices(group: TensorGroup) -> Iterator[tuple[str, slice]]:
     """Yield each tensor of a group with its rows in the stack."""
     start = 0
     for name, rows in zip(group.names, group.rows, strict=True):

@@ -48,6 +48,8 @@ class Factor(NamedTuple):
     """V_jj^2 in act-order, float64: what of an input the later ones cannot compensate; zero where dead."""
     damping: float
     """What was added to the diagonal of H, once."""
+    hessian_CC: Tensor
+    """H itself, undamped, float64, in its own order: what losses are taken with."""
 
 
 class Solution(NamedTuple):
@@ -95,7 +97,7 @@ def factorise(hessian_CC: Tensor, damp_frac: float, name: str = "matrix") -> Fac
     pivot_C = feedback_CC.diagonal().clone()
     variance_C = pivot_C.square()
     variance_C[columns - num_dead :] = 0
-    return Factor(order_C, feedback_CC.div_(pivot_C[:, None]), variance_C, damping)
+    return Factor(order_C, feedback_CC.div_(pivot_C[:, None]), variance_C, damping, hessian_CC)
 
 
 def _check_dead_columns(hessian_CC: Tensor, dead_C: Tensor, name: str) -> None:

@@ -23,11 +23,8 @@ from pipeline.quant.curvature import conditional_variance, lookup_curvature, vis
 from pipeline.quant.gptq import Factor, factorise
 from pipeline.quant.roles import Role, code_owners, tensor_roles
 from pipeline.quant.statistics import pooled_mean, row_sensitivity, site_members, square_entry, visit_names
-from pipeline.quant.steps import max_code_of, rate_factor, sdclip_step, tempered_curvature
+from pipeline.quant.steps import ClipGrids, RateGrids, max_code_of, rate_factor, tempered_curvature
 from pipeline.quant.targets import sequential_target
-
-_LARGEST_CODE = 1 << 14
-"""Largest code that steps aim at under the rate rule: half of what 16 bits hold."""
 
 
 class TensorGroup(NamedTuple):
@@ -39,28 +36,10 @@ class TensorGroup(NamedTuple):
     role: Role
     weight_RC: Tensor
     """What codes aim at, float32 on the CPU: the stacked rows, moved towards sequential targets if asked for."""
-    hessian_CC: Tensor | None
-    """Mean second moment of the input, float64; None means nearest rounding."""
     factor: Factor | None
-    curvature_R: Tensor | None
-    """Nats that a unit squared error of a row costs, tempered; None under the clip rule."""
-    step_C: Tensor | None
-    """Step factors of the columns, the same at every knob; None is 1."""
-    max_code: int | None
-    """Largest code magnitude; None under the rate rule, which clips nothing."""
-
-
-class Grid(NamedTuple):
-    """The steps of a group, as the file will hold them, float32."""
-
-    step_R: Tensor
-    step_C: Tensor | None
-    """Factor by column; None is 1."""
-
-    @property
-    def step(self) -> Tensor:
-        """The product: (R,), or (R, C) when columns have factors."""
-        return self.step_R if self.step_C is None else self.step_R[:, None] * self.step_C
+    """Of the mean second moment of the input; None means nearest rounding."""
+    steps: ClipGrids | RateGrids
+    """What grid the group has at which knob."""
 
 
 class QuantizationPlan(NamedTuple):
@@ -86,10 +65,12 @@ def plan_quantization(model: LoopedUNet, statistics: Mapping[str, Tensor], confi
     return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
 
 
-def _max_codes(model: LoopedUNet, rule: ClipSteps | RateSteps) -> dict[str, int | None]:
-    """Return the largest code magnitude of every quantized tensor; None under the rate rule, which clips nothing."""
-    bits = asdict(rule.bits) if isinstance(rule, ClipSteps) else {}
-    return {name: max_code_of(bits[owner]) if bits else None for name, owner in code_owners(model).items()}
+def _max_codes(model: LoopedUNet, rule: ClipSteps | RateSteps) -> dict[str, int]:
+    """Return the largest code magnitude of every quantized tensor; nothing under the rate rule, which clips nothing."""
+    if isinstance(rule, RateSteps):
+        return {}
+    bits = asdict(rule.bits)
+    return {name: max_code_of(bits[owner]) for name, owner in code_owners(model).items()}
 
 
 def _matrix_groups(
@@ -97,7 +78,7 @@ def _matrix_groups(
     weights: Mapping[str, Tensor],
     statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
-    max_codes: Mapping[str, int | None],
+    max_codes: Mapping[str, int],
 ) -> Iterator[TensorGroup]:
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(statistics).items():
@@ -110,7 +91,6 @@ def _matrix_groups(
                 f"moments of {name} beside {owner}",
                 "the matrices of this checkpoint: calibrate it again",
             )
-        rows = columns = None
         sensitivities: list[Tensor] = []
         if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
             sensitivities = [row_sensitivity(statistics, visit_names(statistics, owner, name)) for name in members]
@@ -121,24 +101,15 @@ def _matrix_groups(
         if config.target_share:
             cross_CC = pooled_mean(statistics, "cross", owner, width, pool)
             weight_RC = sequential_target(weight_RC, cross_CC, hessian_CC, factor.damping, config.target_share)
+        lengths = tuple(len(weights[name]) for name in members)
         if isinstance(config.steps, RateSteps):
             exponent = config.steps.row_exponent
-            rows = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
-            columns = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
-        parts = dict(zip(members, weight_RC.split([len(weights[name]) for name in members]), strict=True))
-        for max_code in dict.fromkeys(max_codes[name] for name in members):
-            names = tuple(name for name in members if max_codes[name] == max_code)
-            yield TensorGroup(
-                names,
-                tuple(len(parts[name]) for name in names),
-                "matrix",
-                torch.cat([parts[name] for name in names]),
-                hessian_CC,
-                factor,
-                rows,
-                columns,
-                max_code,
-            )
+            curvature_R = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
+            step_C = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
+            steps = RateGrids(weight_RC, curvature_R, step_C)
+            yield TensorGroup(tuple(members), lengths, "matrix", weight_RC, factor, steps)
+        else:
+            yield from _clip_groups(dict(zip(members, weight_RC.split(lengths), strict=True)), factor, max_codes)
     require(
         not missing,
         "calibration statistics",
@@ -147,25 +118,36 @@ def _matrix_groups(
     )
 
 
+def _clip_groups(members: Mapping[str, Tensor], factor: Factor, max_codes: Mapping[str, int]) -> Iterator[TensorGroup]:
+    """Yield the matrices of one input, those with the same limit of codes together."""
+    for max_code in dict.fromkeys(max_codes[name] for name in members):
+        names = tuple(name for name in members if max_codes[name] == max_code)
+        weight_RC = torch.cat([members[name] for name in names])
+        steps = ClipGrids(names[0], weight_RC, 1.0, max_code)
+        yield TensorGroup(names, tuple(len(members[name]) for name in names), "matrix", weight_RC, factor, steps)
+
+
 def _lookup_groups(
     roles: Mapping[str, Role],
     weights: Mapping[str, Tensor],
     statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
-    max_codes: Mapping[str, int | None],
+    max_codes: Mapping[str, int],
 ) -> Iterator[TensorGroup]:
     for name, role in roles.items():
         if role not in ("table", "embedding"):
             continue
         weight_RC = weights[name].float()
-        hessian_CC = factor = None
+        factor, rule = None, config.steps
         if role == "embedding":
-            hessian_CC = square_entry(statistics, "moment/head", weight_RC.shape[1])
-            factor = factorise(hessian_CC, config.damp_frac, name)
-        rows, columns = lookup_curvature(name, statistics, factor, config.steps)
-        yield TensorGroup(
-            (name,), (len(weight_RC),), role, weight_RC, hessian_CC, factor, rows, columns, max_codes[name]
-        )
+            factor = factorise(square_entry(statistics, "moment/head", weight_RC.shape[1]), config.damp_frac, name)
+        steps: ClipGrids | RateGrids
+        if isinstance(rule, RateSteps):
+            steps = RateGrids(weight_RC, *lookup_curvature(name, statistics, factor, rule))
+        else:
+            ratio = rule.embedding_clip_ratio if role == "embedding" else rule.table_clip_ratio
+            steps = ClipGrids(name, weight_RC, ratio, max_codes[name])
+        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, factor, steps)
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
@@ -178,16 +160,3 @@ def _to_float16(name: str, tensor: Tensor) -> np.ndarray:
         "finite values below 65504",
     )
     return half.numpy()
-
-
-def group_grid(group: TensorGroup, knob: float, rule: ClipSteps | RateSteps) -> Grid:
-    """Return the steps of a group at one knob; twice the knob, twice the steps."""
-    if isinstance(rule, RateSteps):
-        assert group.curvature_R is not None, "the plan was made under this rule"
-        # Codes must fit 16 bits, with room for the errors that a solver pushes onto a weight.
-        least_C = 1.0 if group.step_C is None else float(group.step_C.min())
-        finest_R = group.weight_RC.abs().amax(1) / (_LARGEST_CODE * least_C)
-        return Grid(rate_factor(group.curvature_R.minimum((knob / finest_R) ** 2), knob), group.step_C)
-    ratios = {"matrix": 1.0, "embedding": rule.embedding_clip_ratio, "table": rule.table_clip_ratio}
-    assert group.max_code is not None, "the clip rule clips"
-    return Grid(sdclip_step(group.weight_RC, knob * ratios[group.role], group.max_code, group.names[0]), None)

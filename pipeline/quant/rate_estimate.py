@@ -14,8 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.quant.config import ClipSteps, RateSteps
-from pipeline.quant.plan import QuantizationPlan, TensorGroup, group_grid
+from pipeline.quant.config import ClipSteps
+from pipeline.quant.plan import QuantizationPlan, TensorGroup
+from pipeline.quant.steps import ClipGrids
 
 _GAUSSIAN_POWER = 2 * math.pi * math.e
 _QUANTILES = 8
@@ -31,7 +32,7 @@ class RateEstimate:
     def __init__(self, plan: QuantizationPlan) -> None:
         """Measure every row once."""
         self._rule = plan.config.steps
-        parts = [_row_octaves(group, plan.config.steps) for group in plan.groups]
+        parts = [_row_octaves(group) for group in plan.groups]
         counts = torch.tensor([float(group.weight_RC.numel()) for group in plan.groups], dtype=torch.float64)
         sizes = torch.tensor([part.numel() for part in parts])
         self.weights = int(counts.sum())
@@ -60,16 +61,16 @@ class RateEstimate:
         return knob
 
 
-def _row_octaves(group: TensorGroup, rule: ClipSteps | RateSteps) -> Tensor:
+def _row_octaves(group: TensorGroup) -> Tensor:
     """Return log2 of spread / step at a knob of 1: float64 (R, 1), or (R, Q) where columns have factors."""
     spread_R = torch.linalg.vector_norm(group.weight_RC, dim=1).double() / group.weight_RC.shape[1] ** 0.5
-    if isinstance(rule, ClipSteps):
-        ratio_R1 = (spread_R / group_grid(group, 1.0, rule).step_R)[:, None]
+    steps = group.steps
+    if isinstance(steps, ClipGrids):
+        ratio_R1 = (spread_R / steps.grid(1.0).step_R)[:, None]
     else:
-        assert group.curvature_R is not None, "the plan was made under this rule"
-        ratio_R1 = (spread_R * group.curvature_R.sqrt())[:, None]
+        ratio_R1 = (spread_R * steps.curvature_R.sqrt())[:, None]
     octaves_R1 = torch.log2(ratio_R1).clamp(min=_FEWEST_OCTAVES)
-    if group.step_C is None:
+    if steps.step_C is None:
         return octaves_R1
     middles_Q = (torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES
-    return octaves_R1 - torch.log2(group.step_C).double().quantile(middles_Q)
+    return octaves_R1 - torch.log2(steps.step_C).double().quantile(middles_Q)

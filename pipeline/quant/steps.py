@@ -17,6 +17,9 @@ Differs: rounded to the stored precision first; no floor tied to ordinary weight
 Checked by: tests/quant/test_gptq.py, tests/quant/test_steps.py.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -27,6 +30,8 @@ SMALLEST_STEP = 2.0**-24
 STEPS_PER_OCTAVE = 8
 """Grid of the rate rule's factors: few distinct values cost few bits, and none is off by more than half a grid step."""
 _LARGEST_STEP = 2.0**15
+_LARGEST_CODE = 1 << 14
+"""Largest code that steps aim at under the rate rule: half of what 16 bits hold."""
 _SMALLEST_CURVATURE = 1e-30
 _LEAST_SHARE = 1e-4
 """Curvatures below this share of their tensor's mean count as this share: samples of tokens see few of them."""
@@ -69,3 +74,55 @@ def rate_factor(curvature: Tensor, knob: float) -> Tensor:
     octaves = torch.log2(knob * curvature.double().clamp(min=_SMALLEST_CURVATURE) ** -0.5)
     snapped = 2.0 ** (torch.round(octaves * STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE)
     return snapped.clamp(SMALLEST_STEP, _LARGEST_STEP).to(torch.float16).to(torch.float32)
+
+
+class Grid(NamedTuple):
+    """The steps of a group of tensors, as the file will hold them, float32."""
+
+    step_R: Tensor
+    step_C: Tensor | None
+    """Factor by column; None is 1."""
+
+    @property
+    def step(self) -> Tensor:
+        """The product: (R,), or (R, C) when columns have factors."""
+        return self.step_R if self.step_C is None else self.step_R[:, None] * self.step_C
+
+
+@dataclass(frozen=True, eq=False)
+class ClipGrids:
+    """The grids of a group under the clip rule."""
+
+    name: str
+    """Of its first tensor."""
+    weight_RC: Tensor
+    clip_ratio: float
+    """Its clip over the knob."""
+    max_code: int
+    """Largest code magnitude."""
+
+    step_C = None
+
+    def grid(self, knob: float) -> Grid:
+        """Return the steps at one knob; twice the knob, twice the steps."""
+        return Grid(sdclip_step(self.weight_RC, knob * self.clip_ratio, self.max_code, self.name), None)
+
+
+@dataclass(frozen=True, eq=False)
+class RateGrids:
+    """The grids of a group under the rate rule, which clips nothing."""
+
+    weight_RC: Tensor
+    curvature_R: Tensor
+    """Nats that a unit squared error of a row costs, tempered."""
+    step_C: Tensor | None
+    """Step factors of the columns, the same at every knob; None is 1."""
+
+    max_code = None
+
+    def grid(self, knob: float) -> Grid:
+        """Return the steps at one knob; twice the knob, twice the steps."""
+        # Codes must fit 16 bits, with room for the errors that a solver pushes onto a weight.
+        least_C = 1.0 if self.step_C is None else float(self.step_C.min())
+        finest_R = self.weight_RC.abs().amax(1) / (_LARGEST_CODE * least_C)
+        return Grid(rate_factor(self.curvature_R.minimum((knob / finest_R) ** 2), knob), self.step_C)

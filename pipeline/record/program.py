@@ -32,7 +32,7 @@ from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.launching.processes import current_ranks, process_group, resolve_device
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import BudgetConfig, CalibrateConfig, QuantizeConfig
 from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.statistics import Statistics
@@ -96,8 +96,8 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
             model = _train_record(recipe, arguments, ranks, device)
             statistics = calibrate_record(recipe, model, arguments.data, ranks, device)
             if ranks.rank == 0:
-                fitted, _ = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent)
-                write_bytes(artifact, fitted)
+                fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent)
+                write_bytes(artifact, fit.content)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)
 
@@ -174,7 +174,7 @@ def _score_artifact(
         say(digest_line(config_digest, "config"))
         model = dequantized_model(read_artifact(artifact)[0], recipe.model)
     else:
-        model = build(recipe.model)
+        model = LoopedUNet.empty(recipe.model)
     model.eval()
     share_from_rank_zero(model.state_dict().values(), ranks)
     for item in recipe.evaluate.items:

@@ -1,48 +1,39 @@
-"""What a training run leaves behind besides weights: its curve, its log lines, its progress and its report.
+"""What a training run leaves behind besides weights: its curve, its log lines, its progress.
 
 Checked by: tests/training/test_loop.py.
 """
 
 from typing import Any, NamedTuple
 
-from pipeline.base.progress import Log, Progress
+from pipeline.base.progress import Log, Progress, silent
 from pipeline.base.ranks import Ranks
 from pipeline.training.config import TrainConfig
 
 
-class TrainReport(NamedTuple):
+class TrainResult(NamedTuple):
     """What a training run did; equal on every rank."""
 
-    precision: str
-    """In what matrix products were taken: bf16 or fp32."""
-    steps: int
-    """Optimizer steps done."""
     ended_by: str
     """Which budget was spent first: steps or clock."""
-    seconds: float
-    """Training time on rank 0's clock, without set-up and compilation."""
-    tokens: int
-    """Targets trained on, over all ranks."""
-    final_train_loss: float
-    """Mean nats per target of the last global batch, before its update."""
     curve: list[dict[str, float]]
     """One row per log line: step, loss, lr_scale, seconds, tokens."""
     regime: dict[str, Any]
     """What was done to the weights besides: `average` and `averaged_weights`, `quantization` and `quantized_steps`."""
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The row of the last step."""
+        return self.curve[-1]
 
 
 class Journal:
     """The curve, the log lines and the progress of a run; only rank 0's speaks."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, log: Log, progress: Progress) -> None:
-        self.config, self.log, self.progress = config, log, progress
-        self.speaks = ranks.rank == 0
+        self.config = config
+        self.say: Log = log if ranks.rank == 0 else lambda line: None
+        self.progress: Progress = progress if ranks.rank == 0 else silent
         self.curve: list[dict[str, float]] = []
-
-    def say(self, line: str) -> None:
-        """Log a line."""
-        if self.speaks:
-            self.log(line)
 
     def is_due(self, step: int) -> bool:
         """Tell whether a row is due after `step` steps: the first one, then every log_every_steps."""
@@ -60,12 +51,11 @@ class Journal:
 
     def advance(self, step: int, expected_steps: int) -> None:
         """Move the progress on."""
-        if self.speaks:
-            loss = self.curve[-1]["loss"]
-            self.progress(step, expected_steps, f"loss {loss:.3f}")
+        loss = self.curve[-1]["loss"]
+        self.progress(step, expected_steps, f"loss {loss:.3f}")
 
-    def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainReport:
-        """Say whether the clock ended the run and what the regime did, and return the report."""
+    def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainResult:
+        """Say whether the clock ended the run and what the regime did, and return the result."""
         last, max_steps = self.curve[-1], self.config.max_steps
         step = int(last["step"])
         by_clock = max_steps is None or step < max_steps
@@ -77,13 +67,4 @@ class Journal:
             )
         if regime:
             self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
-        return TrainReport(
-            self.config.precision,
-            step,
-            "clock" if by_clock else "steps",
-            last["seconds"],
-            int(last["tokens"]),
-            last["loss"],
-            self.curve,
-            regime,
-        )
+        return TrainResult("clock" if by_clock else "steps", self.curve, regime)

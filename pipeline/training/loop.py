@@ -25,13 +25,12 @@ from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.data.batches import BatchStream, SequenceSampler
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
-from pipeline.optim.muon import Muon
-from pipeline.training.backward import build_backward, warm_up
+from pipeline.training.backward import Backward, build_backward, warm_up
 from pipeline.training.config import TrainConfig
-from pipeline.training.journal import Journal, TrainReport
+from pipeline.training.journal import Journal, TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16
-from pipeline.training.regime import Regime, StepSettings, settings_at
+from pipeline.training.regime import Regime, settings_at
 from pipeline.training.snapshot import Snapshots
 
 Clock = Callable[[], float]
@@ -83,7 +82,7 @@ def train(
     progress: Progress,
     clock: Clock = time.perf_counter,
     snapshots: "Snapshots | None" = None,
-) -> TrainReport:
+) -> TrainResult:
     """Train `model` in place until the step or the wall-clock budget is spent.
 
     `model` maps ids and targets (B, T) to their mean nats; `config` names a precision, not auto. Every rank calls this
@@ -96,21 +95,8 @@ def train(
     batch_sequences = sequences_per_step(config.batch_tokens, sequence_tokens, ranks.world_size)
     journal = Journal(config, ranks, log, progress)
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
-    model.to(device).train()
-    share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
-    regime = Regime(model, config, sampler.seed)
-    optimizer_step = OptimizerStep(model, config, ranks)
-    backward = build_backward(
-        model,
-        device,
-        bf16=config.precision == BF16,
-        compiled=config.compile,
-        micro_batch_sequences=config.micro_batch_sequences,
-    )
     shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
-    for loops in regime.loop_counts() if config.compile else ():
-        regime.set_loops(loops)
-        warm_up(cast(LoopedUNet, model), backward, shape_BT, device, optimizer_step.average_gradients)
+    regime, optimizer_step, forward_backward = _set_up(model, config, sampler.seed, shape_BT, ranks, device)
     step, seconds, broken_at = 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if snapshots is not None:
         optimizers = {f"optimizer_{i}": optimizer for i, optimizer in enumerate(optimizer_step.optimizers)}
@@ -119,8 +105,10 @@ def train(
     budget, batch_BT = _Budget(config, ranks, clock, seconds), stream.next()
     while not budget.is_spent(step, seconds):
         settings = settings_at(config, step, seconds)
-        _set_schedule(optimizer_step.optimizers, settings)
-        loss, norm = optimizer_step.take(regime.backward_of(settings, step, backward), batch_BT)
+        with regime.step(settings):
+            loss = forward_backward(batch_BT)
+        optimizer_step.set_schedule(settings)
+        norm = optimizer_step.take(loss)
         regime.after_step(settings)
         step, batch_BT = step + 1, stream.next()
         # Kept on the device: looking at it each step would make the host wait for the GPU.
@@ -139,6 +127,26 @@ def train(
     return journal.close(budget.expected_steps(step, seconds), regime.finish())
 
 
+def _set_up(
+    model: nn.Module, config: TrainConfig, seed: int, shape_BT: tuple[int, int], ranks: Ranks, device: torch.device
+) -> tuple[Regime, OptimizerStep, Backward]:
+    """Give all ranks the same model, and return what steps it, compiled where that is asked for."""
+    model.to(device).train()
+    share_from_rank_zero([*model.parameters(), *model.buffers()], ranks)
+    regime, optimizer_step = Regime(model, config, seed), OptimizerStep(model, config, ranks)
+    forward_backward = build_backward(
+        model,
+        device,
+        bf16=config.precision == BF16,
+        compiled=config.compile,
+        micro_batch_sequences=config.micro_batch_sequences,
+    )
+    for loops in regime.loop_counts() if config.compile else ():
+        regime.set_loops(loops)
+        warm_up(cast(LoopedUNet, model), forward_backward, shape_BT, device, optimizer_step.average_gradients)
+    return regime, optimizer_step, forward_backward
+
+
 def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int) -> int:
     """Return the sequences of a global batch, a multiple of `world_size`.
 
@@ -149,16 +157,6 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
     require_always(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
-
-
-def _set_schedule(optimizers: list[torch.optim.Optimizer], settings: StepSettings) -> None:
-    """Set every group's learning rate and weight decay and Muon's momentum for the coming step."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * settings.lr_scale
-            group["weight_decay"] = group["peak_decay"] * settings.decay_scale
-            if isinstance(optimizer, Muon):
-                group["momentum"] = settings.momentum
 
 
 def _require_unbroken(broken_at: int) -> None:

@@ -19,9 +19,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pipeline.base.ranks import Ranks, average_over_ranks
 from pipeline.optim.groups import build_adamw, parameter_groups
 from pipeline.optim.muon import Muon
-from pipeline.training.backward import Backward
 from pipeline.training.config import TrainConfig
 from pipeline.training.precision import DTYPES
+from pipeline.training.regime import StepSettings
 from pipeline.training.sharded_muon import ShardedMuon
 
 
@@ -48,12 +48,20 @@ class OptimizerStep:
             for group in optimizer.param_groups:
                 group["peak_lr"], group["peak_decay"] = group["lr"], group["weight_decay"]
 
-    def take(self, backward: Backward, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a whole step on this rank's share of the batch; return the global loss and gradient norm."""
-        loss = backward(batch_BT)
+    def set_schedule(self, settings: StepSettings) -> None:
+        """Set every group's learning rate and weight decay and Muon's momentum for the coming step."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * settings.lr_scale
+                group["weight_decay"] = group["peak_decay"] * settings.decay_scale
+                if isinstance(optimizer, Muon):
+                    group["momentum"] = settings.momentum
+
+    def take(self, loss: Tensor) -> Tensor:
+        """Step on this rank's gradients; return the global gradient norm and, in place, the global loss."""
         norm = self.average_gradients(loss)
         self.update(norm)
-        return loss, norm
+        return norm
 
     @torch.no_grad()
     def average_gradients(self, loss: Tensor) -> Tensor:

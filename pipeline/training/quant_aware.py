@@ -15,7 +15,8 @@ Differs: published noise is drawn anew in every forward pass; here once a step, 
 Checked by: tests/training/test_quant_aware.py against the exporter's steps and codes and an autograd.Function.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -75,21 +76,22 @@ def perturbed(entry: GridWeight, generator: torch.Generator | None) -> Tensor:
     return weight_RC + noise_RC.sub_(0.5).mul_(step_R1)
 
 
-class PerturbedBackward:
-    """A backward pass at perturbed weights; noise depends on (seed, step) alone: all ranks and a resumed run agree."""
+class Perturbation:
+    """What training does to weights for a while; noise depends on (seed, step): all ranks and a resumed run agree."""
 
     def __init__(self, model: nn.Module, config: FakeQuantConfig | NoiseConfig, seed: int) -> None:
         self.entries, self.seed, self.noisy = grid_weights(model, config), seed, isinstance(config, NoiseConfig)
         self.weights: list[Tensor] = [entry.weight for entry in self.entries]
 
-    def __call__(self, backward: Callable[[Tensor], Tensor], tokens_BT: Tensor, step: int) -> Tensor:
-        """Return what `backward` returns for `tokens_BT`, run at the perturbed weights of a step."""
+    @contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """Give the network the perturbed weights of a step inside, and its own back after."""
         generator = self._generator(step) if self.noisy else None
         with torch.no_grad():
             kept = [weight.clone() for weight in self.weights]
             torch._foreach_copy_(self.weights, [perturbed(entry, generator) for entry in self.entries])
         try:
-            return backward(tokens_BT)
+            yield
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, kept)

@@ -6,11 +6,10 @@ step; `Regime` carries it out on the model. The loop itself knows none of it.
 Checked by: tests/training/test_regime.py, tests/reports/test_schedule_table.py.
 """
 
-from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.base.checks import require
 from pipeline.model.network import LoopedUNet
@@ -26,12 +25,14 @@ from pipeline.optim.lr_schedule import (
     warmdown_left,
 )
 from pipeline.training.config import EmaConfig, TrainConfig
-from pipeline.training.quant_aware import PerturbedBackward
+from pipeline.training.quant_aware import Perturbation
 
 
 class StepSettings(NamedTuple):
     """All that the schedule decides about one step."""
 
+    step: int
+    """Its number, from 0."""
     lr_scale: float
     """Learning rates over their peaks."""
     momentum: float
@@ -63,6 +64,7 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
     else:
         is_averaged = average is not None and left < 1 and (step + 1) % average.every_steps == 0
     return StepSettings(
+        step,
         lr_scale(step, left, warmup_steps=config.warmup_steps, min_lr_frac=config.min_lr_frac),
         momentum_at(
             step,
@@ -115,7 +117,7 @@ class Regime:
         """Steps that ran under other settings than the step budget alone would have set: other machines differ."""
         if config.loop_stages or config.all_loops_every_steps:
             check_loops(config, cast(LoopedUNet, model).config.schedule)
-        self.perturb = None if config.quantization is None else PerturbedBackward(model, config.quantization, seed)
+        self.perturbation = None if config.quantization is None else Perturbation(model, config.quantization, seed)
         self.average: WeightAverage | None = None
         if config.average is not None:
             self.average = WeightAverage(model, getattr(config.average, "decay", None))
@@ -132,16 +134,15 @@ class Regime:
             cast(LoopedUNet, self.model).set_active_loops(loops)
             self.loops = loops
 
-    def backward_of(
-        self, settings: StepSettings, step: int, backward: Callable[[Tensor], Tensor]
-    ) -> Callable[[Tensor], Tensor]:
-        """Set the loops of a step and return its backward pass: `backward`, at perturbed weights where they are due."""
+    def step(self, settings: StepSettings) -> AbstractContextManager[None]:
+        """Begin a step: its loops run from now on, and inside the context weights are perturbed where that is due."""
+        by_steps = self.config.max_steps is None or settings == settings_at(self.config, settings.step, 0.0)
         self.set_loops(settings.active_loops)
         self.quantized_steps += settings.is_quantized
-        self.clock_led_steps += self.config.max_steps is not None and settings != settings_at(self.config, step, 0.0)
-        if self.perturb is None or not settings.is_quantized:
-            return backward
-        return partial(self.perturb, backward, step=step)
+        self.clock_led_steps += not by_steps
+        if self.perturbation is None or not settings.is_quantized:
+            return nullcontext()
+        return self.perturbation.at(settings.step)
 
     def after_step(self, settings: StepSettings) -> None:
         """Let the weights that a step left join the average where they are due."""

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from pipeline.base.files import write_bytes
 from pipeline.base.progress import Log
-from pipeline.base.ranks import Ranks, share_from_rank_zero
+from pipeline.base.ranks import Ranks, from_all_ranks, from_rank_zero, share_from_rank_zero
 from pipeline.launching.processes import StoppedError
 
 Curve = list[dict[str, float]]
@@ -98,13 +98,13 @@ class Snapshots:
         """
         self._parts = parts
         self._handlers = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        manifest = _from_rank_zero(self._read_manifest() if self.ranks.rank == 0 else None, self.ranks)
+        manifest = from_rank_zero(self._read_manifest() if self.ranks.rank == 0 else None, self.ranks)
         self._sweep(manifest["step"] if manifest else 0)
         if manifest is None:
             return 0, 0.0, []
         state, problem = self._read_state(manifest)
-        problems = [self._foreign(manifest), *_from_all_ranks(problem, self.ranks)]
-        if problem := _from_rank_zero(next(filter(None, problems), ""), self.ranks):
+        problems = [self._foreign(manifest), *from_all_ranks(problem, self.ranks)]
+        if problem := from_rank_zero(next(filter(None, problems), ""), self.ranks):
             self._tell(f"snapshot of step {manifest['step']} ignored: {problem}")
             return 0, 0.0, []
         self._load(state, manifest["step"])
@@ -133,8 +133,8 @@ class Snapshots:
         own = {name: part.state_dict() for name, part in self._parts.items() if self._writes(part)}
         buffer = io.BytesIO()
         torch.save({"parts": own, "generators": self._generators()}, buffer)
-        problem = next(filter(None, _from_all_ranks(_write(self._file(step), buffer.getvalue()), self.ranks)), "")
-        digests = _from_all_ranks(hashlib.sha256(buffer.getvalue()).hexdigest(), self.ranks)
+        problem = next(filter(None, from_all_ranks(_write(self._file(step), buffer.getvalue()), self.ranks)), "")
+        digests = from_all_ranks(hashlib.sha256(buffer.getvalue()).hexdigest(), self.ranks)
         if self.ranks.rank == 0 and not problem:
             manifest = {
                 "step": step,
@@ -146,7 +146,7 @@ class Snapshots:
                 "resumed_at_steps": self.resumed_at_steps,
             }
             problem = _write(self.folder / _MANIFEST, json.dumps(manifest).encode())
-        problem = _from_rank_zero(problem, self.ranks)  # none sweeps before the manifest is written
+        problem = from_rank_zero(problem, self.ranks)  # none sweeps before the manifest is written
         if problem:
             self._file(step).unlink(missing_ok=True)
             self._tell(f"warning: no snapshot after step {step}: {problem}")
@@ -279,22 +279,6 @@ def _write(path: Path, content: bytes) -> str:
     except OSError as error:
         return str(error)
     return ""
-
-
-def _from_rank_zero(value: Any, ranks: Ranks) -> Any:
-    """Return rank 0's value on every rank."""
-    box = [value]
-    if ranks.world_size > 1:
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _from_all_ranks(value: Any, ranks: Ranks) -> list[Any]:
-    """Return every rank's value, in the order of ranks, on every rank."""
-    values = [value] * ranks.world_size
-    if ranks.world_size > 1:
-        dist.all_gather_object(values, value)
-    return values
 
 
 def _flat_values(value: object, key: str) -> Iterator[tuple[str, object]]:

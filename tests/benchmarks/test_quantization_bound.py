@@ -15,6 +15,7 @@ from pipeline.codec.tables import TABLE_BITS
 from pipeline.quant.fit import quantize_plan
 from pipeline.quant.gptq import factorise
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
+from pipeline.quant.steps import RateGrids
 
 
 def test_fine_errors_cost_half_a_logarithm_of_the_mean_ratio():
@@ -38,10 +39,8 @@ def test_the_bound_of_correlated_inputs_is_that_of_their_innovations(repo, state
     hessian_CC = mixed_CC @ mixed_CC.T / 96
     spread_R = torch.exp(0.5 * torch.randn(512, 1, generator=generator))
     weight_RC = torch.randn(512, 48, generator=generator) * spread_R
-    curvature_R = torch.full((512,), 1e-8)
-    group = TensorGroup(
-        ("w",), (512,), "matrix", weight_RC, hessian_CC.double(), factorise(hessian_CC, 0.01), curvature_R, None, None
-    )
+    steps = RateGrids(weight_RC, torch.full((512,), 1e-8), None)
+    group = TensorGroup(("w",), (512,), "matrix", weight_RC, factorise(hessian_CC, 0.01), steps)
     config = load_params(repo / "params.yaml", ["quantize"]).quantize
     plan = QuantizationPlan((group,), {}, ("w",), dataclasses.replace(config, trellis_states=states))
     tensors = quantize_plan(plan, 1e-5)

@@ -68,10 +68,10 @@ def test_a_recipe_is_read_strictly(tiny_recipe):
 def test_what_was_trained_comes_back_through_the_import(tiny_recipe, tmp_path):
     recipe = load_recipe(tiny_recipe)
     tokens_M = np.random.default_rng(0).integers(0, 64, 2000).astype(np.uint16)
-    model, report = run(recipe, tokens_M, tmp_path / "state", lambda _line: None)
-    assert report.steps == 4
+    model, result = run(recipe, tokens_M, tmp_path / "state", lambda _line: None)
+    assert result.last["step"] == 4
     assert not (tmp_path / "state").exists()
-    write(tmp_path / "second.safetensors", recipe, model, report)
+    write(tmp_path / "second.safetensors", recipe, model, result)
     community = read_community(tmp_path / "second.safetensors", "looped-unet", tmp_path / "second.json", False, print)
     assert community.config == recipe.translation.config
     imported = build(community.config)

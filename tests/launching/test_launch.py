@@ -18,7 +18,7 @@ from pipeline.launching.processes import (
     resolve_processes,
     torchrun,
 )
-from pipeline.training.run import hardware_name
+from pipeline.reports.training import hardware_name
 
 
 def test_ranks_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

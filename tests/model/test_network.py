@@ -17,7 +17,7 @@ from pipeline.model.attention import (
 )
 from pipeline.model.embedding import bigram_bucket
 from pipeline.model.mlp import squared_leaky_relu
-from pipeline.model.network import build
+from pipeline.model.network import LoopedUNet, build
 from tests.networks import ARCHITECTURES, TINY, architecture, changed, randomised
 from tests.oracles import network_logits
 
@@ -243,6 +243,17 @@ def test_build_is_deterministic_and_leaves_the_global_generator_alone():
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in pairs)
     assert not torch.equal(first.token_embedding.weight, other.token_embedding.weight)
     assert not torch.equal(first.blocks[0].mlp.up.weight, other.blocks[0].mlp.up.weight)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_empty_network_computes_what_was_loaded_into_it(name):
+    config = architecture(name)
+    model, ids_BT, before = randomised(config), random_ids(config, 2, 12), torch.random.get_rng_state()
+    loaded = LoopedUNet.empty(config)
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded.eval()(ids_BT), model(ids_BT))
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_fresh_network_reads_only_the_embedding():

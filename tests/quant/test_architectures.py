@@ -39,8 +39,8 @@ def test_the_quantized_network_stays_close(name):
     statistics = calibrate(model, ids_NT, CALIBRATE, Ranks(0, 0, 1), torch.device("cpu"), silent)
     matrices = {name for name, role in tensor_roles(model).items() if role == "matrix"}
     assert {name for names in site_members(statistics).values() for name in names} == matrices
-    content, _ = fit_to_budget(model, statistics, QUANTIZE, BUDGET, {}, silent)
-    restored = dequantized_model(decode_artifact(content)[0], model.config)
+    fit = fit_to_budget(model, statistics, QUANTIZE, BUDGET, {}, silent)
+    restored = dequantized_model(decode_artifact(fit.content)[0], model.config)
     with torch.no_grad():
         expected, found = model(ids_NT).numpy(), restored(ids_NT).numpy()
     # Eight bits everywhere: what is left of a random network's logits after rounding is nearly all of them.

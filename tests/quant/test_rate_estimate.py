@@ -5,9 +5,10 @@ import torch
 
 from pipeline.quant.config import ClipSteps, CodeBits, QuantizeConfig, RateSteps
 from pipeline.quant.fit import quantize_plan
-from pipeline.quant.layer_report import entropy_bits
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
 from pipeline.quant.rate_estimate import RateEstimate
+from pipeline.quant.steps import ClipGrids, RateGrids
+from pipeline.reports.quantization import entropy_bits
 
 CLIP = ClipSteps(
     kind="clip",
@@ -24,10 +25,9 @@ def gaussian_plan(rule, curvature=1.0):
     generator = torch.Generator().manual_seed(0)
     weight_RC = torch.randn(40, 6000, generator=generator) * torch.logspace(-2, 0, 40)[:, None]
     curvature_R = torch.full((40,), curvature, dtype=torch.float64)
-    step_C = torch.full((6000,), 0.5) if rule is RATE else None
-    group = TensorGroup(
-        ("a",), (40,), "matrix", weight_RC, None, None, curvature_R, step_C, 127 if rule is CLIP else None
-    )
+    rated = RateGrids(weight_RC, curvature_R, torch.full((6000,), 0.5))
+    steps = rated if rule is RATE else ClipGrids("a", weight_RC, 1.0, 127)
+    group = TensorGroup(("a",), (40,), "matrix", weight_RC, None, steps)
     config = QuantizeConfig(
         solver="gptq",
         steps=rule,

@@ -23,11 +23,11 @@ def ticking_clock(seconds_per_reading: float):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_learns_a_repeated_pattern(precision: str) -> None:
-    _, report = train_tiny(train_config(max_steps=60, precision=precision))
-    first, last = report.curve[0]["loss"], report.final_train_loss
+    _, result = train_tiny(train_config(max_steps=60, precision=precision))
+    first, last = result.curve[0]["loss"], result.last["loss"]
     assert first == pytest.approx(math.log(32), abs=0.1), "a fresh model knows nothing"
     assert last < 0.25 * first
-    assert [row["step"] for row in report.curve] == [1, *range(5, 61, 5)]
+    assert [row["step"] for row in result.curve] == [1, *range(5, 61, 5)]
 
 
 def test_two_runs_give_the_same_bits() -> None:
@@ -44,9 +44,9 @@ def test_reported_loss_is_the_mean_over_all_targets_before_the_update() -> None:
     batch_BT = sampler.batch(0, 8, 0, 1)
     logits_BTV = model(batch_BT[:, :-1]).double()
     nats_BT = -logits_BTV.log_softmax(-1).gather(-1, batch_BT[:, 1:, None])
-    _, report = train_tiny(train_config(max_steps=1))
-    assert report.final_train_loss == pytest.approx(nats_BT.mean().item(), abs=1e-5)
-    assert report.tokens == 8 * SEQUENCE_TOKENS
+    _, result = train_tiny(train_config(max_steps=1))
+    assert result.last["loss"] == pytest.approx(nats_BT.mean().item(), abs=1e-5)
+    assert result.last["tokens"] == 8 * SEQUENCE_TOKENS
 
 
 def test_log_lines() -> None:
@@ -64,11 +64,11 @@ def test_log_lines() -> None:
 def test_clock_budget_stops_and_says_so() -> None:
     """A clock of one second per reading: the start reads it once, a step once, a row once more: 16 + 4 rows."""
     lines: list[str] = []
-    _, report = train_tiny(train_config(max_steps=1000, max_seconds=20.0), log=lines.append, clock=ticking_clock(1.0))
-    assert report.steps == 16
-    assert report.seconds >= 20.0
-    assert lines[-2] == f"stopping_early: wallclock_cap train_time:{1000 * report.seconds:.0f}ms step:16/1000"
-    assert (report.ended_by, lines[-1]) == ("clock", f"clock_led_steps:{report.regime['clock_led_steps']}")
+    _, result = train_tiny(train_config(max_steps=1000, max_seconds=20.0), log=lines.append, clock=ticking_clock(1.0))
+    assert result.last["step"] == 16
+    assert result.last["seconds"] >= 20.0
+    assert lines[-2] == f"stopping_early: wallclock_cap train_time:{1000 * result.last['seconds']:.0f}ms step:16/1000"
+    assert (result.ended_by, lines[-1]) == ("clock", f"clock_led_steps:{result.regime['clock_led_steps']}")
 
 
 def test_a_clock_that_never_leads_changes_no_bit() -> None:
@@ -82,19 +82,19 @@ def test_a_clock_that_never_leads_changes_no_bit() -> None:
 def test_a_clock_that_led_for_a_while_is_counted() -> None:
     """Thirty slow readings, then fast ones: the steps end the run, and yet another machine would differ."""
     readings = itertools.chain(range(0, 30, 3), itertools.repeat(30.0))
-    _, report = train_tiny(
+    _, result = train_tiny(
         train_config(max_steps=40, max_seconds=60.0, warmdown_frac=0.8, log_every_steps=100),
         clock=lambda: float(next(readings)),
     )
-    assert report.ended_by == "steps"
-    assert 0 < report.regime["clock_led_steps"] < 40
+    assert result.ended_by == "steps"
+    assert 0 < result.regime["clock_led_steps"] < 40
 
 
 def test_warm_down_reaches_its_end_on_a_clock_budget() -> None:
-    _, report = train_tiny(
+    _, result = train_tiny(
         train_config(max_steps=None, max_seconds=50.0, log_every_steps=1, warmdown_frac=0.4), clock=ticking_clock(0.5)
     )
-    scales = [row["lr_scale"] for row in report.curve]
+    scales = [row["lr_scale"] for row in result.curve]
     assert max(scales) == 1.0
     assert scales[-1] == pytest.approx(1.0 / (0.4 * 50)), "the last step starts one second before the end"
     peak = scales.index(1.0)
@@ -102,9 +102,9 @@ def test_warm_down_reaches_its_end_on_a_clock_budget() -> None:
 
 
 def test_a_real_clock_budget_ends_in_time() -> None:
-    _, report = train_tiny(train_config(max_steps=None, max_seconds=0.3))
-    assert 0.3 <= report.seconds < 1.5
-    assert report.steps > 1
+    _, result = train_tiny(train_config(max_steps=None, max_seconds=0.3))
+    assert 0.3 <= result.last["seconds"] < 1.5
+    assert result.last["step"] > 1
 
 
 def test_progress_ends_full() -> None:
@@ -175,9 +175,9 @@ def test_micro_batches_add_up_to_the_whole_batch() -> None:
         backward = build_backward(model, torch.device("cpu"), bf16=False, compiled=False, micro_batch_sequences=micro)
         loss = backward(batch_BT)
         gradients[micro] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        model, report = train_tiny(config)
+        model, result = train_tiny(config)
         ends[micro] = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-        losses[micro] = [loss.item(), *(row["loss"] for row in report.curve)]
+        losses[micro] = [loss.item(), *(row["loss"] for row in result.curve)]
     assert (gradients[3] - gradients[None]).norm() < 1e-5 * gradients[None].norm()
     assert losses[3] == pytest.approx(losses[None], rel=1e-3)
     start = torch.nn.utils.parameters_to_vector(build(MODEL, seed=0).parameters())

@@ -103,10 +103,8 @@ def test_forward_pass_and_muon_multiply_in_the_named_precision(precision: str, d
 
     config, model = train_config(precision=precision), Probe()
     step = OptimizerStep(model, config, ALONE)
-    step.take(
-        build_backward(model, CPU, bf16=precision == BF16, compiled=False, micro_batch_sequences=None),
-        torch.arange(20).view(4, 5),
-    )
+    backward = build_backward(model, CPU, bf16=precision == BF16, compiled=False, micro_batch_sequences=None)
+    step.take(backward(torch.arange(20).view(4, 5)))
     muon = step.optimizers[-1]
     assert isinstance(muon, Muon)
     assert seen == [dtype]

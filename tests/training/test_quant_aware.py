@@ -1,6 +1,6 @@
 """Training for the grid: the exporter's own grid, the straight-through gradient, and a gap that shrinks."""
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.quant.roles import tensor_roles
 from pipeline.quant.steps import max_code_of, sdclip_step
 from pipeline.training.config import FakeQuantConfig, NoiseConfig
 from pipeline.training.loop import train
-from pipeline.training.quant_aware import GridWeight, PerturbedBackward, grid_weights, perturbed
+from pipeline.training.quant_aware import GridWeight, Perturbation, grid_weights, perturbed
 from tests.networks import TINY, architecture, changed, randomised
 from tests.training.tiny_run import ALONE, MODEL, SEQUENCE_TOKENS, VOCAB_SIZE, train_config, train_tiny
 
@@ -107,7 +107,8 @@ def test_swapping_weights_is_the_straight_through_gradient(name: str) -> None:
     logits_BTV = torch.func.functional_call(model, rounded, (tokens_BT[:, :-1],))
     oracle = cross_entropy(logits_BTV, tokens_BT)
     expected = torch.autograd.grad(oracle, list(model.parameters()))
-    loss = PerturbedBackward(model, FAKE_QUANT, seed=1)(partial(backward_of, model), tokens_BT, step=0)
+    with Perturbation(model, FAKE_QUANT, seed=1).at(step=0):
+        loss = backward_of(model, tokens_BT)
     assert loss == oracle
     for (key, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
         assert parameter.grad is not None
@@ -116,18 +117,19 @@ def test_swapping_weights_is_the_straight_through_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("config", [FAKE_QUANT, NOISE])
 def test_the_weights_come_back_bit_for_bit(config: FakeQuantConfig | NoiseConfig) -> None:
-    model, tokens_BT = randomised(TINY), some_tokens()
+    model = randomised(TINY)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     places = [parameter.data_ptr() for parameter in model.parameters()]
-    perturb = PerturbedBackward(model, config, seed=1)
+    perturbation = Perturbation(model, config, seed=1)
+    with perturbation.at(step=0):
+        backward_of(model, some_tokens())
 
-    def broken_backward(tokens_BT: Tensor) -> Tensor:
+    def broken_backward() -> None:
         assert any(not torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
         raise RuntimeError("out of memory")
 
-    perturb(partial(backward_of, model), tokens_BT, step=0)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        perturb(broken_backward, tokens_BT, step=0)
+    with pytest.raises(RuntimeError, match="out of memory"), perturbation.at(step=0):
+        broken_backward()
     assert list(before) == list(model.state_dict())
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert places == [parameter.data_ptr() for parameter in model.parameters()], "compiled graphs may hold them"
@@ -147,7 +149,8 @@ def test_noise_is_uniform_and_as_wide_as_a_step() -> None:
 def test_noise_depends_on_seed_and_step_alone() -> None:
     def losses(seed: int, step: int) -> Tensor:
         model = randomised(TINY)
-        return PerturbedBackward(model, NOISE, seed)(partial(backward_of, model), some_tokens(), step)
+        with Perturbation(model, NOISE, seed).at(step):
+            return backward_of(model, some_tokens())
 
     assert losses(7, 3) == losses(7, 3)
     assert len({losses(seed, step).item() for seed, step in [(7, 3), (7, 4), (8, 3), (7 + 2**32, 3)]}) == 4
@@ -165,9 +168,10 @@ def test_a_compiled_graph_is_not_compiled_again() -> None:
         loss.backward()
         return loss.detach()
 
-    perturb = PerturbedBackward(model, NOISE, seed=1)
-    plain = backward(tokens_BT)
-    noisy = [perturb(backward, tokens_BT, step) for step in (0, 1, 1)]
+    perturbation, plain, noisy = Perturbation(model, NOISE, seed=1), backward(tokens_BT), []
+    for step in (0, 1, 1):
+        with perturbation.at(step):
+            noisy.append(backward(tokens_BT))
     assert counter.frame_count == 1
     assert noisy[1] == noisy[2]
     assert len({plain.item(), noisy[0].item(), noisy[1].item()}) == 3, "the graph reads the perturbed weights"

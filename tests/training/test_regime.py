@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet, build
 from pipeline.training.config import EmaConfig, FakeQuantConfig, LoopStage, NoiseConfig, SwaConfig
-from pipeline.training.loop import TrainReport, _set_schedule
+from pipeline.training.journal import TrainResult
+from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, settings_at
 from tests.networks import architecture
-from tests.training.tiny_run import MODEL, train_config, train_tiny
+from tests.training.tiny_run import ALONE, MODEL, train_config, train_tiny
 
 STAGES = (LoopStage(from_frac=0.0, loops=1), LoopStage(from_frac=0.5, loops=2))
 FAKE_QUANT = FakeQuantConfig(
@@ -33,7 +34,7 @@ EVERYTHING = {
 
 
 def test_all_settings_of_a_step_budget_at_its_corners() -> None:
-    """Columns: learning rate, momentum, decay, loops, averaged, quantized."""
+    """Columns behind the step: learning rate, momentum, decay, loops, averaged, quantized."""
     expected: dict[int, tuple[Any, ...]] = {
         0: (0.25, 0.85, 1.0, 1, False, False),
         3: (1.0, 0.88, 1.0, 1, False, False),
@@ -48,7 +49,7 @@ def test_all_settings_of_a_step_budget_at_its_corners() -> None:
     }
     config = train_config(**EVERYTHING)
     for step, row in expected.items():
-        assert settings_at(config, step, 1e9) == pytest.approx(row), step
+        assert settings_at(config, step, 1e9) == pytest.approx((step, *row)), step
 
 
 def test_all_settings_of_a_clock_budget_at_its_corners() -> None:
@@ -61,8 +62,8 @@ def test_all_settings_of_a_clock_budget_at_its_corners() -> None:
 
 def test_with_both_budgets_the_one_further_spent_decides() -> None:
     both = train_config(**EVERYTHING | {"max_seconds": 50.0, "reserve_seconds": 10.0})
-    assert settings_at(both, 4, 30.0)[2:] == (0.75, 2, True, True), "the clock, at 30 of 40 seconds"
-    assert settings_at(both, 30, 5.0)[2:] == (0.75, 2, False, True), "the steps, at 30 of 40"
+    assert settings_at(both, 4, 30.0)[3:] == (0.75, 2, True, True), "the clock, at 30 of 40 seconds"
+    assert settings_at(both, 30, 5.0)[3:] == (0.75, 2, False, True), "the steps, at 30 of 40"
 
 
 def test_an_ema_begins_at_its_share_of_the_budget() -> None:
@@ -71,12 +72,12 @@ def test_an_ema_begins_at_its_share_of_the_budget() -> None:
 
 
 def test_the_reserve_ends_training_early() -> None:
-    def report(**budget: Any) -> TrainReport:
+    def result(**budget: Any) -> TrainResult:
         return train_tiny(train_config(max_steps=None, **budget), clock=itertools.count().__next__)[1]
 
-    reserved = report(max_seconds=20.0, reserve_seconds=5.0)
-    assert reserved == report(max_seconds=15.0)
-    assert 15.0 <= reserved.seconds < 20.0
+    reserved = result(max_seconds=20.0, reserve_seconds=5.0)
+    assert reserved == result(max_seconds=15.0)
+    assert 15.0 <= reserved.last["seconds"] < 20.0
 
 
 def test_rates_and_decays_follow_the_settings() -> None:
@@ -86,10 +87,11 @@ def test_rates_and_decays_follow_the_settings() -> None:
         {"params": [weights[0]], "lr": 0.5, "peak_lr": 0.5, "peak_decay": 0.1},
         {"params": [weights[1]], "lr": 0.2, "peak_lr": 0.2, "peak_decay": 0.0},
     ]
-    optimizer = torch.optim.SGD(groups)
-    config = train_config(**EVERYTHING)
+    optimizer, config = torch.optim.SGD(groups), train_config(**EVERYTHING)
+    optimizer_step = OptimizerStep(build(MODEL), config, ALONE)
+    optimizer_step.optimizers = [optimizer]
     for step, rate, decay in [(30, 0.55, 0.75), (39, 0.145, 0.525), (10, 1.0, 1.0)]:
-        _set_schedule([optimizer], settings_at(config, step, 0.0))
+        optimizer_step.set_schedule(settings_at(config, step, 0.0))
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5 * rate, 0.2 * rate])
         assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.1 * decay, 0.0])
 
@@ -116,16 +118,13 @@ def test_cadence_runs_all_loops_in_every_nth_step() -> None:
 
 
 def test_parameters_of_inactive_loops_get_no_gradient_and_do_not_move() -> None:
-    def backward(tokens_BT: Tensor) -> Tensor:
-        model(tokens_BT).square().mean().backward()
-        return tokens_BT
-
     model = build(MODEL)
     config = train_config(max_steps=8, loop_stages=STAGES)
     regime = Regime(model, config, seed=0)
     for step, expected in [(0, ["1"]), (4, [])]:
         model.zero_grad(set_to_none=True)
-        regime.backward_of(settings_at(config, step, 0.0), step, backward)(torch.zeros(1, 4, dtype=torch.long))
+        with regime.step(settings_at(config, step, 0.0)):
+            model(torch.zeros(1, 4, dtype=torch.long)).square().mean().backward()
         without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
         assert without == [f"conditioners.flow.up.{loop}.weight" for loop in expected]
 
@@ -136,32 +135,32 @@ def test_a_run_of_few_loops_ends_with_all_of_them() -> None:
     assert model.schedule == build(MODEL).schedule
 
 
-def walk_of(**changes: Any) -> tuple[list[Tensor], Tensor, TrainReport]:
-    """Train; return the weights after every step, the weights at the end (flat, fp64), and the report."""
+def walk_of(**changes: Any) -> tuple[list[Tensor], Tensor, TrainResult]:
+    """Train; return the weights after every step, the weights at the end (flat, fp64), and the result."""
     model, walk = build(MODEL), []
 
     def flat() -> Tensor:
         return nn.utils.parameters_to_vector(model.parameters()).detach().double()
 
-    _, report = train_tiny(train_config(**changes), model, progress=lambda *_: walk.append(flat()))
-    return walk, flat(), report
+    _, result = train_tiny(train_config(**changes), model, progress=lambda *_: walk.append(flat()))
+    return walk, flat(), result
 
 
 def test_a_run_ends_with_the_ema_of_its_weights() -> None:
     average = EmaConfig(kind="ema", decay=0.7, from_frac=0.25)
-    walk, end, report = walk_of(max_steps=8, average=average)
+    walk, end, result = walk_of(max_steps=8, average=average)
     expected = walk[2]
     for weights in walk[3:]:
         expected = 0.7 * expected + 0.3 * weights
     assert torch.allclose(end, expected, rtol=0, atol=1e-6)
-    assert report.regime == {"average": "ema", "averaged_weights": 6}
+    assert result.regime == {"average": "ema", "averaged_weights": 6}
 
 
 def test_a_run_ends_with_the_mean_of_weights_of_its_warm_down() -> None:
     """Twelve steps, the last six warm down: of those, steps 8, 10 and 12 are taken."""
-    walk, end, report = walk_of(max_steps=12, average=SwaConfig(kind="swa", every_steps=2))
+    walk, end, result = walk_of(max_steps=12, average=SwaConfig(kind="swa", every_steps=2))
     assert torch.allclose(end, (walk[7] + walk[9] + walk[11]) / 3, rtol=0, atol=1e-6)
-    assert report.regime == {"average": "swa", "averaged_weights": 3}
+    assert result.regime == {"average": "swa", "averaged_weights": 3}
 
 
 @pytest.mark.parametrize("config", [FAKE_QUANT, NOISE])
@@ -188,7 +187,7 @@ def test_a_regime_goes_on_from_its_state() -> None:
             first.load_state_dict(state)
         for regime in (whole, first):
             settings = settings_at(config, step, 0.0)
-            regime.backward_of(settings, step, lambda tokens_BT: tokens_BT)(torch.zeros(1))
+            regime.step(settings)
             with torch.no_grad():
                 for parameter in regime.model.parameters():
                     parameter.mul_(0.9)

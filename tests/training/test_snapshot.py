@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.launching.processes import StoppedError
 from pipeline.model.network import build
 from pipeline.training.config import TrainConfig
-from pipeline.training.journal import TrainReport
+from pipeline.training.journal import TrainResult
 from pipeline.training.snapshot import Snapshots
 from tests.training.tiny_run import ALONE, MODEL, train_config, train_tiny
 
@@ -34,7 +34,7 @@ class Run:
 
     def train(
         self, config: TrainConfig, stop_after: int | None = None, model: nn.Module | None = None, **arguments: Any
-    ) -> tuple[nn.Module, TrainReport]:
+    ) -> tuple[nn.Module, TrainResult]:
         """Train; with `stop_after` this process gets a real SIGTERM while that step is running."""
 
         def progress(step: int, _total: int, _note: str) -> None:
@@ -56,11 +56,11 @@ def stopped(folder: Path, config: TrainConfig, step: int, **arguments: Any) -> R
     return run
 
 
-def assert_equal_runs(one: tuple[nn.Module, TrainReport], two: tuple[nn.Module, TrainReport]) -> None:
+def assert_equal_runs(one: tuple[nn.Module, TrainResult], two: tuple[nn.Module, TrainResult]) -> None:
     """Check that two runs ended with the same bits and the same curve, but for times."""
     for (name, weight), other in zip(one[0].state_dict().items(), two[0].state_dict().values(), strict=True):
         assert torch.equal(weight, other), name
-    timeless = [[{**row, "seconds": 0} for row in report.curve] for _, report in (one, two)]
+    timeless = [[{**row, "seconds": 0} for row in result.curve] for _, result in (one, two)]
     assert timeless[0] == timeless[1]
 
 
@@ -299,7 +299,7 @@ def test_saving_takes_no_training_time_and_seconds_go_on(tmp_path: Path) -> None
             self.clock.now += 100
             super().save(*position)
 
-    def ten_seconds(folder: Path, clock: _Clock, stop_after: int | None = None) -> TrainReport:
+    def ten_seconds(folder: Path, clock: _Clock, stop_after: int | None = None) -> TrainResult:
         run = Run(folder, kind=SlowDisk)
         run.snapshots.clock = clock
         return run.train(config, stop_after, clock.model(), clock=clock)[1]
@@ -308,7 +308,7 @@ def test_saving_takes_no_training_time_and_seconds_go_on(tmp_path: Path) -> None
     with pytest.raises(StoppedError, match="after step 5"):
         ten_seconds(tmp_path / "parts", _Clock(), stop_after=5)
     rest = ten_seconds(tmp_path / "parts", _Clock(5000.0))  # another process, another clock
-    assert (whole.steps, whole.seconds) == (rest.steps, rest.seconds) == (10, 10.0)
+    assert [(run.last["step"], run.last["seconds"]) for run in (whole, rest)] == 2 * [(10, 10.0)]
 
 
 def test_a_signal_during_a_save_waits_for_the_next_step(tmp_path: Path) -> None:
@@ -336,8 +336,8 @@ def test_signals_are_obeyed_at_once_outside_of_the_steps(tmp_path: Path) -> None
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(tmp_path: Path) -> None:
-    _, report = Run(tmp_path).train(train_config(), stop_after=12)
-    assert report.steps == 12
+    _, result = Run(tmp_path).train(train_config(), stop_after=12)
+    assert result.last["step"] == 12
 
 
 def test_discarding_removes_the_folder(tmp_path: Path) -> None:

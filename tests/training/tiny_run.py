@@ -21,7 +21,7 @@ from pipeline.data.batches import SequenceSampler
 from pipeline.launching.processes import current_ranks, process_group, resolve_device
 from pipeline.model.network import build
 from pipeline.training.config import TrainConfig
-from pipeline.training.journal import TrainReport
+from pipeline.training.journal import TrainResult
 from pipeline.training.loop import train
 from tests.networks import TINY, changed
 
@@ -102,8 +102,8 @@ def train_tiny(
     ranks: Ranks = ALONE,
     log: Log = lambda line: None,
     **arguments: Any,
-) -> tuple[nn.Module, TrainReport]:
-    """Train the tiny model, a fresh one unless given, on the pattern; return it with the report."""
+) -> tuple[nn.Module, TrainResult]:
+    """Train the tiny model, a fresh one unless given, on the pattern; return it with the result."""
     model = build(MODEL, seed=ranks.rank) if model is None else model
     return model, train(
         model,

@@ -12,9 +12,9 @@ from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import QuantizedTensor, encode_artifact
 from pipeline.codec.dequantize import dequantized_model
-from pipeline.quant.fit import describe_quantization, quantize_plan
+from pipeline.quant.fit import quantize_plan
 from pipeline.quant.plan import plan_quantization
-from pipeline.reports.tensor_costs import file_costs, predicted_losses
+from pipeline.reports.quantization import predicted_losses, tensor_costs
 from tests.networks import TINY, changed, roused
 
 MODEL = changed(TINY, {"vocab_size": 64, "context_tokens": 24, "embed_init_std": 0.05})
@@ -33,44 +33,41 @@ def ids():
 
 @pytest.fixture(scope="module")
 def parts(model, ids, repo):
-    """Return plan, statistics, tensors and the size of their file."""
+    """Return statistics, tensors and the size of their file."""
     params = load_params(repo / "params.yaml", ["calibrate", "quantize"])
     config = dataclasses.replace(params.calibrate, num_sequences=64, sensitivity_sequences=64)
     statistics = calibrate(model, ids, config, Ranks(0, 0, 1), torch.device("cpu"), silent)
-    plan = plan_quantization(model, statistics, params.quantize)
-    tensors = quantize_plan(plan, 0.001)
-    return plan, statistics, tensors, len(encode_artifact(tensors, {}))
+    tensors = quantize_plan(plan_quantization(model, statistics, params.quantize), 0.001)
+    return statistics, tensors, len(encode_artifact(tensors, {}))
 
 
 def test_bytes_add_up_to_the_file_in_its_order(model, parts):
-    plan, statistics, tensors, file_bytes = parts
-    layers = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["layers"]
-    costs = file_costs(model, statistics, tensors, file_bytes, layers)
+    statistics, tensors, file_bytes = parts
+    costs = tensor_costs(model, statistics, tensors, file_bytes)
     quantized = [name for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)]
-    assert [layer["name"] for layer in costs["layers"]] == quantized
-    assert sum(layer["coded_bytes"] for layer in costs["layers"]) + costs["passthrough_bytes"] == file_bytes
-    assert costs["predicted_nats"] == pytest.approx(sum(layer["predicted_nats"] for layer in costs["layers"]))
-    assert all(layer["coded_bytes"] > 0 and layer["sensitivity_nats"] >= 0 for layer in costs["layers"])
-    big = max(costs["layers"], key=lambda layer: layer["shape"][0] * layer["shape"][1])
-    without = len(encode_artifact({name: tensor for name, tensor in tensors.items() if name != big["name"]}, {}))
+    assert list(costs.tensors) == quantized
+    assert sum(cost["coded_bytes"] for cost in costs.tensors.values()) + costs.passthrough_bytes == file_bytes
+    assert costs.predicted_nats == pytest.approx(sum(cost["predicted_nats"] for cost in costs.tensors.values()))
+    assert all(cost["coded_bytes"] > 0 and cost["sensitivity_nats"] >= 0 for cost in costs.tensors.values())
+    big = max(quantized, key=lambda name: tensors[name].codes.size)
+    without = len(encode_artifact({name: tensor for name, tensor in tensors.items() if name != big}, {}))
     # Alone, a tensor states its steps and its name less cheaply: a few per cent of a file as small as this one.
-    assert big["coded_bytes"] == pytest.approx(file_bytes - without, rel=0.1)
+    assert costs.tensors[big]["coded_bytes"] == pytest.approx(file_bytes - without, rel=0.1)
 
 
 def test_without_sensitivities_there_are_bytes_only(model, parts):
-    plan, statistics, tensors, file_bytes = parts
-    layers = describe_quantization(plan, tensors, dict.fromkeys(tensors, 0.0))["layers"]
+    statistics, tensors, file_bytes = parts
     poor = {key: entry for key, entry in statistics.items() if not key.startswith("sensitivity/")}
-    costs = file_costs(model, poor, tensors, file_bytes, layers)
-    assert costs["predicted_nats"] is None
-    assert {layer["sensitivity_nats"] for layer in costs["layers"]} == {None}
+    costs = tensor_costs(model, poor, tensors, file_bytes)
+    assert costs.predicted_nats is None
+    assert {cost["sensitivity_nats"] for cost in costs.tensors.values()} == {None}
 
 
 @pytest.mark.parametrize(
     ("name", "visits"), [("blocks.0.mlp.up.weight", 1), (LOOPED, 3), ("token_embedding.weight", 1)]
 )
 def test_prediction_meets_the_divergence_of_one_tensors_errors(model, parts, ids, name, visits):
-    _, statistics, tensors, _ = parts
+    statistics, tensors, _ = parts
     predicted = predicted_losses(model, statistics, {name: tensors[name]})[name].predicted_nats
     values = {key: tensor.detach().numpy() for key, tensor in model.state_dict().items()}
     spoiled = dequantized_model({**values, name: tensors[name]}, model.config).eval()
@@ -83,7 +80,7 @@ def test_prediction_meets_the_divergence_of_one_tensors_errors(model, parts, ids
 
 
 def test_sensitivity_is_the_prediction_for_errors_as_large_as_the_weights(model, parts):
-    _, statistics, tensors, _ = parts
+    statistics, tensors, _ = parts
     name = "bigram.table.weight"  # its moment is the identity: errors count as if they were independent
     none = tensors[name]._replace(codes=tensors[name].codes * 0)
     loss = predicted_losses(model, statistics, {name: none})[name]
