@@ -43,7 +43,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
 
     from pipeline.base.artifacts import outputs_of, path_of, write_json
     from pipeline.base.checks import require
-    from pipeline.codec.artifact_model import load_artifact_model
+    from pipeline.codec.foreign import load_artifact_model
     from pipeline.codec.sections import ArtifactError
     from pipeline.data.byte_count import load_byte_table
     from pipeline.data.manifest import listed_shards, open_listed, read_manifest

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.base.artifacts import save_tensors
-from pipeline.codec.artifact_model import load_artifact_model
-from pipeline.codec.container import ArtifactError, QuantizedTensor, encode_artifact
-from pipeline.codec.sections import join_sections, split_sections
+from pipeline.codec.container import QuantizedTensor, encode_artifact
+from pipeline.codec.foreign import load_artifact_model
+from pipeline.codec.sections import ArtifactError, join_sections, split_sections
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.network import build
 from pipeline.quant.roles import tensor_roles
