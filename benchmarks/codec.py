@@ -20,6 +20,7 @@ import torch
 import zstandard
 
 from benchmarks.results import ROOT, write_result
+from pipeline.codec.coders import MatrixCoder
 from pipeline.codec.container import QuantizedTensor, encode_artifact, read_artifact
 from pipeline.codec.integers import IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
@@ -70,7 +71,7 @@ def main() -> None:
 def _measure_fairway(matrices: list[np.ndarray], repeats: int) -> dict[str, Any]:
     lanes = num_lanes(sum(codes_RC.size for codes_RC in matrices))
 
-    def encode() -> tuple[bytes, np.ndarray, list[tuple[int, ...]]]:
+    def encode() -> tuple[bytes, np.ndarray, list[MatrixCoder]]:
         writer = IntegerWriter()
         parameters = [writer.add_matrix(codes_RC) for codes_RC in matrices]
         return writer.stream(lanes), np.concatenate(writer.excess), parameters
@@ -79,7 +80,7 @@ def _measure_fairway(matrices: list[np.ndarray], repeats: int) -> dict[str, Any]
         reader = IntegerReader(stream, excess_N, lanes)
         for codes_RC, coder in zip(matrices, parameters, strict=True):
             back_RC = np.zeros_like(codes_RC)
-            reader.take_matrix(back_RC, 1, *coder)
+            reader.take_matrix(back_RC, 1, coder)
             assert np.array_equal(back_RC, codes_RC)
         reader.finish()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stages.shell.console import Stage, machine_environment
+from stages.shell.console import machine_environment, seal
 
 MOST_SIDE_BY_SIDE = 8
 """Programs that score at a time, however many cores there are: each holds a model and a torch of its own."""
@@ -50,7 +50,7 @@ def audit(
     from pipeline.base.files import write_bytes
 
     outputs = [output / path_of("audit").name, output / path_of("audit_table").name]
-    stage = Stage("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))
+    stage = seal("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     require(num_gpus > 0 or device != "cuda", "--device", device, "auto or cpu: this machine has no usable GPU")
     threads = torch.get_num_threads()

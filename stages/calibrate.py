@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.console import params_option, seal, seed_option
 from stages.shell.ranks import run_on_ranks
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     sections = {"calibrate": params.calibrate, "device": params.launch.device}
     note = f"{device} x{ranks.world_size}, seed {seed}"
     outputs = outputs_of("calibrate", seed=seed)
-    stage = Stage("calibrate", sections, [checkpoint, path_of("manifest")], outputs, ranks.rank, note)
+    stage = seal("calibrate", sections, [checkpoint, path_of("manifest")], outputs, ranks.rank, note)
     model = load_checkpoint(checkpoint).to(device)
     shards = open_listed(
         listed_shards(path_of("manifest"), "train"), model.config.vocab_size, check_content=ranks.rank == 0

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.console import params_option, seal, seed_option
 from stages.shell.ranks import run_on_ranks
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
 
     from pipeline.base.artifacts import outputs_of, path_of, write_json
     from pipeline.base.checks import require
-    from pipeline.codec.artifact_model import load_artifact_model
+    from pipeline.codec.foreign import load_artifact_model
     from pipeline.codec.sections import ArtifactError
     from pipeline.data.byte_count import load_byte_table
     from pipeline.data.manifest import listed_shards, open_listed, read_manifest
@@ -60,7 +60,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     note = f"{item}, {device} x{ranks.world_size}, seed {seed}"
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
     outputs = outputs_of("evaluate", seed=seed, item=item)
-    stage = Stage("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
+    stage = seal("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
     try:
         model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
     except ArtifactError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.console import params_option, seal, seed_option
 
 
 @click.command("import")
@@ -53,7 +53,7 @@ def import_checkpoint(
     changes, params_text = _with_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"
-    stage = Stage("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
+    stage = seal("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
     for line in [*notes, *changes]:
         stage.log(line)
     report = place_checkpoint(community, seed, stage.provenance, stage.log)

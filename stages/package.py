@@ -1,8 +1,14 @@
 """`fairway package`: all seeds' outputs -> the record folder, proven by running it."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from stages.shell.console import ROOT, Stage, machine_environment, params_option
+from stages.shell.console import ROOT, Stage, machine_environment, params_option, seal
+
+if TYPE_CHECKING:
+    from pipeline.base.config import Params
+    from pipeline.data.manifest import ListedShard
 
 
 @click.command()
@@ -17,27 +23,19 @@ def package(params_path: str) -> None:
     from dataclasses import replace
     from importlib.metadata import version
 
-    from pipeline.base.artifacts import STATE, outputs_of, path_of, sweep_outputs
+    from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.config import SECTIONS, load_params
     from pipeline.base.files import folder_digest
-    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
     from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.record.minify import unwrap
     from pipeline.record.record import assemble, imported_packages
-    from pipeline.record.runs import check_model_config, check_settings, prove_runs, read_run
+    from pipeline.record.runs import check_settings, prove_runs, read_run
     from pipeline.record.ship import shipped_program
 
     params = load_params(params_path, SECTIONS)
-    artifacts = [path_of("model", seed=seed) for seed in params.seeds]
-    inputs, note = [*artifacts, path_of("tokenizer")], f"seeds {list(params.seeds)}"
-    stage = Stage("package", vars(params), inputs, outputs_of("package"), 0, note)
-    val_shards = listed_shards(path_of("manifest"), "val")
-    check_digests(val_shards)
-    check_tokenizer(path_of("manifest"), path_of("tokenizer"))
-    for artifact in artifacts:
-        check_model_config(artifact, params.model)
-    for path in sweep_outputs(params.seeds, params.evaluate.items):
-        stage.log(f"package: {path} belongs to no seed and item of params.yaml; moved to {STATE / 'removed'}/")
+    inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
+    stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
+    val_shards = _checked_inputs(params, stage)
     runs = [read_run(seed, params.evaluate.items) for seed in params.seeds]
     recipe = recipe_of(params)
     source = record_source(recipe, ROOT)
@@ -69,3 +67,19 @@ def package(params_path: str) -> None:
         f"         {budget_note(params.budget, len(code), submission['bytes_total'])}; "
         f"{path_of('package')}/, folder digest {folder_digest(path_of('package'))[:16]}",
     )
+
+
+def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
+    """Return the val shards once shards, tokenizer and artifacts are the run's; move outputs of other runs away."""
+    from pipeline.base.artifacts import STATE, path_of, sweep_outputs
+    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
+    from pipeline.record.runs import check_model_config
+
+    val_shards = listed_shards(path_of("manifest"), "val")
+    check_digests(val_shards)
+    check_tokenizer(path_of("manifest"), path_of("tokenizer"))
+    for seed in params.seeds:
+        check_model_config(path_of("model", seed=seed), params.model)
+    for path in sweep_outputs(params.seeds, params.evaluate.items):
+        stage.log(f"package: {path} belongs to no seed and item of params.yaml; moved to {STATE / 'removed'}/")
+    return val_shards

@@ -2,7 +2,7 @@
 
 import click
 
-from stages.shell.console import Stage, params_option
+from stages.shell.console import params_option, seal
 
 
 @click.command()
@@ -18,7 +18,7 @@ def prepare(params_path: str) -> None:
     from pipeline.corpus.prepare import prepare as prepare_data
 
     config = load_params(params_path, ["data"]).data
-    stage = Stage("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")
+    stage = seal("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]

@@ -4,18 +4,20 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stages.shell.console import Stage, params_option, seed_option
+from stages.shell.console import Stage, params_option, seal, seed_option
 from stages.shell.ranks import run_on_ranks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from pipeline.base.config import Params
     from pipeline.base.ranks import Ranks
+    from pipeline.model.network import LoopedUNet
     from pipeline.training.journal import TrainResult
     from pipeline.training.snapshot import Snapshots
 
@@ -43,13 +45,9 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    from pipeline.base.artifacts import outputs_of, path_of, write_json
-    from pipeline.base.checks import require
-    from pipeline.base.files import sha256_of_file, write_bytes
-    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
+    from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.launching.processes import StoppedError, resolve_device
-    from pipeline.model.checkpoint import save_checkpoint
-    from pipeline.reports.training import curve_csv, train_report
+    from pipeline.reports.training import train_report
     from pipeline.training.precision import precision_warning, resolve_precision
     from pipeline.training.run import train_from_shards
 
@@ -57,18 +55,10 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = Stage("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note)
+    stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
-    listed = listed_shards(path_of("manifest"), "train")
-    vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
-    require(
-        params.model.vocab_size == vocab_size,
-        "model.vocab_size",
-        params.model.vocab_size,
-        f"{vocab_size}, the vocabulary of the prepared shards",
-    )
-    shards = open_listed(listed, vocab_size, check_content=ranks.rank == 0)
+    shards = _open_shards(params, ranks)
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
@@ -89,15 +79,9 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         stage.log(f"train: {stop}")
         sys.exit(stop.exit_code)
     if ranks.rank == 0:
-        checkpoint = path_of("checkpoint", seed=seed)
-        save_checkpoint(checkpoint, model, params.model, {"seed": seed, **result.regime})
         report = train_report(model, result, precision, seed, device, ranks)
         report["resumed_at_steps"] = snapshots.resumed_at_steps if snapshots else []
-        log = path_of("train_log", seed=seed)
-        write_bytes(log, ("\n".join(lines) + "\n").encode())
-        write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())
-        report["outputs_sha256"] = {str(path): sha256_of_file(path) for path in (checkpoint, log)}
-        write_json(path_of("train_report", seed=seed), {**report, "provenance": stage.provenance})
+        _write_outputs(model, result, seed, lines, {**report, "provenance": stage.provenance})
     if snapshots:
         snapshots.discard()
     last = result.last
@@ -106,6 +90,40 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         f"loss {last['loss']:.4f} nats",
         f"       {last['tokens'] / last['seconds']:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
     )
+
+
+def _open_shards(params: "Params", ranks: "Ranks") -> "list[np.ndarray]":
+    """Return the train shards, of the model's vocabulary."""
+    from pipeline.base.artifacts import path_of
+    from pipeline.base.checks import require
+    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
+
+    listed = listed_shards(path_of("manifest"), "train")
+    vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
+    require(
+        params.model.vocab_size == vocab_size,
+        "model.vocab_size",
+        params.model.vocab_size,
+        f"{vocab_size}, the vocabulary of the prepared shards",
+    )
+    return open_listed(listed, vocab_size, check_content=ranks.rank == 0)
+
+
+def _write_outputs(
+    model: "LoopedUNet", result: "TrainResult", seed: int, lines: list[str], report: dict[str, Any]
+) -> None:
+    """Write checkpoint, log, curve and the report, which names their digests."""
+    from pipeline.base.artifacts import path_of, write_json
+    from pipeline.base.files import sha256_of_file, write_bytes
+    from pipeline.model.checkpoint import save_checkpoint
+    from pipeline.reports.training import curve_csv
+
+    checkpoint, log = path_of("checkpoint", seed=seed), path_of("train_log", seed=seed)
+    save_checkpoint(checkpoint, model, model.config, {"seed": seed, **result.regime})
+    write_bytes(log, ("\n".join(lines) + "\n").encode())
+    write_bytes(path_of("curve", seed=seed), curve_csv(result).encode())
+    digests = {str(path): sha256_of_file(path) for path in (checkpoint, log)}
+    write_json(path_of("train_report", seed=seed), {**report, "outputs_sha256": digests})
 
 
 def _ending(result: "TrainResult", max_steps: int | None) -> str:

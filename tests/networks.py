@@ -66,13 +66,18 @@ def changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return parse_value(ModelConfig, values, "model")
 
 
-def roused(config: ModelConfig, seed: int, build_seed: int = 0) -> LoopedUNet:
+def random_ids(config: ModelConfig, *shape: int, seed: int = 0) -> torch.Tensor:
+    """Return random tokens of a network's vocabulary."""
+    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def roused(config: ModelConfig, seed: int, build_seed: int = 0, noise: float = 0.1) -> LoopedUNet:
     """Return a fresh network with a little noise on every parameter: no projection is zero, scales stay natural."""
     model = build(config, build_seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(noise * torch.randn(parameter.shape, generator=generator))
     return model
 
 

@@ -1,17 +1,16 @@
 """The artifact file: quantized tensors and passthrough tensors in one small, self-describing, pickle-free container.
 
-The one idea: everything the decoder allocates is declared first, checked against limits and against the shapes, and
-guarded by a digest, so that a damaged or hostile file costs bounded memory and ends in one `ArtifactError`.
-
 Three sections. The header is compact JSON: the caller's `meta` and a list of tensors [name, dtype, shape]. Codes is the
 range coder's stream: for every quantized tensor, in header order, its row indices, column indices and codes, then the
 row and column steps of all where they lie on few levels. Values holds the rest as 16-bit words, all low bytes before
 all high bytes, because brotli models bytes: coder parameters, step levels or steps, passthrough tensors, excesses of
 large integers.
 
-Axes: R rows, C columns, P coder parameters of a tensor, L step levels.
+The reader here is for one's own artifacts: it checks magic, version and digests. `foreign.py` is for files of others.
+
+Axes: R rows, C columns, L step levels.
 Source: ours.
-Checked by: tests/codec/test_container.py (round trips, mutations, bombs).
+Checked by: tests/codec/test_container.py.
 """
 
 import json
@@ -24,31 +23,20 @@ import numpy as np
 
 from pipeline.base.checks import require
 from pipeline.base.files import write_bytes
-from pipeline.codec.integers import EXACT, NUM_MATRIX_PARAMETERS, IntegerReader, IntegerWriter
+from pipeline.codec.coders import NUM_WORDS, TensorCoder, VectorCoder, coders_of_words, coders_to_words
+from pipeline.codec.integers import EXACT, IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.sections import ArtifactError, join_sections, split_sections
-from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES
 from pipeline.codec.trellis import TRELLIS_STATES
 
-_CODE_DTYPES = ("int8", "int16")
-_PASSTHROUGH_DTYPES = ("float16", "float32")
-_MAX_AXES = 8
-_MAX_CODE_AXIS = 1 << 20
-_MAX_TENSORS = 1 << 10
-_MAX_CODES = 1 << 26
+CODE_DTYPES = ("int8", "int16")
+PASSTHROUGH_DTYPES = ("float16", "float32")
+MAX_AXES = 8
+MAX_CODE_AXIS = 1 << 20
+MAX_CODES = 1 << 26
 _FREE_CODES = 1 << 24
 """So many codes may be declared in any file, and so many more for each stored byte: bounds the time of a bomb."""
 _CODES_PER_BYTE = 16
-_VECTOR_LIMITS = ((-(1 << 15), 1 << 15), (0, NUM_CLASSES))
-_PARAMETER_LIMITS = (
-    (0, MAX_MAGNITUDE_BITS + 1),
-    *_VECTOR_LIMITS * 4,
-    _VECTOR_LIMITS[0],
-    *_VECTOR_LIMITS * 2,
-    (1, 1 << 15),
-)
-"""Of a quantized tensor: those of `IntegerWriter.add_matrix`, offset and class of its row and column levels, states."""
-_NUM_PARAMETERS = len(_PARAMETER_LIMITS)
 _STEPS_PER_LEVEL = 8
 """Steps are coded as levels where more than so many share one on average."""
 
@@ -79,7 +67,22 @@ class QuantizedTensor(NamedTuple):
 
 
 ArtifactTensors = dict[str, QuantizedTensor | np.ndarray]
-_Layout = list[tuple[str, str, tuple[int, ...]]]
+
+
+class Entry(NamedTuple):
+    """A tensor of the header; codes are quantized, the others pass through."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def is_codes(self) -> bool:
+        """Return whether the tensor is quantized."""
+        return self.dtype in CODE_DTYPES
+
+    def size(self) -> int:
+        """Return how many numbers it holds."""
+        return math.prod(self.shape)
 
 
 def encode_artifact(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: dict) -> bytes:
@@ -87,30 +90,27 @@ def encode_artifact(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: d
 
     Deterministic. Raises ValueError for tensors of other types, or too large to read back.
     """
-    layout: _Layout = []
+    layout = []
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
         main = tensor.codes if isinstance(tensor, QuantizedTensor) else tensor
-        layout.append((name, main.dtype.name, main.shape))
+        layout.append(Entry(name, main.dtype.name, main.shape))
     header = json.dumps({"meta": meta, "tensors": layout}, separators=(",", ":"), sort_keys=True, allow_nan=False)
     quantized = [tensor for tensor in tensors.values() if isinstance(tensor, QuantizedTensor)]
     plain = [tensor for tensor in tensors.values() if not isinstance(tensor, QuantizedTensor)]
     writer = IntegerWriter()
-    parameters = [writer.add_matrix(tensor.codes, tensor.states, tensor.on_path) for tensor in quantized]
+    matrices = [writer.add_matrix(tensor.codes, tensor.states, tensor.on_path) for tensor in quantized]
     factors = [_to_words(factor) for tensor in quantized for factor in tensor.factors()]
-    levels, steps, places = _write_steps(writer, factors)
-    states = [(tensor.states,) for tensor in quantized]
-    rows = zip(parameters, places[::2], places[1::2], states, strict=True)
-    table = [len(levels), *(value for parts in rows for part in parts for value in part)]
-    words = [np.array(table, "<i2").view("<u2"), levels, *steps, *map(_to_words, plain), *writer.excess]
+    levels, steps, vectors = _write_steps(writer, factors)
+    states = [tensor.states for tensor in quantized]
+    coders = list(map(TensorCoder, matrices, vectors[::2], vectors[1::2], states))
+    numbers = [np.array([len(levels)], "<u2"), coders_to_words(coders)]
+    words = [*numbers, levels, *steps, *map(_to_words, plain), *writer.excess]
     planes = np.concatenate(words).view(np.uint8).reshape(-1, 2).T.tobytes()
-    stream = writer.stream(num_lanes(_num_codes(layout)))
-    require(
-        _num_codes(layout) <= _most_codes(stream),
-        "artifact codes",
-        _num_codes(layout),
-        f"at most {_most_codes(stream)}, which is what the reader accepts",
-    )
+    num_codes = count_codes(layout)
+    stream = writer.stream(num_lanes(num_codes))
+    most = most_codes(stream)
+    require(num_codes <= most, "artifact codes", num_codes, f"at most {most}, which is what the reader accepts")
     return join_sections({"header": header.encode(), "values": planes, "codes": stream})
 
 
@@ -122,59 +122,51 @@ def write_artifact(path: Path, tensors: Mapping[str, QuantizedTensor | np.ndarra
 
 
 def read_artifact(path: Path) -> tuple[ArtifactTensors, dict]:
-    """Return (tensors, meta) of the file at `path`; raises ArtifactError for anything that is not a sound artifact."""
+    """Return (tensors, meta) of the file at `path`, one of our own; raises ArtifactError for a damaged one."""
     content = Path(path).read_bytes()
     try:
         return decode_artifact(content)
-    except ArtifactError as error:
+    except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from None
 
 
 def decode_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:
-    """Invert `encode_artifact`; raises ArtifactError."""
-    sections = split_sections(content)
-    layout, meta = _parse_header(sections["header"])
-    num_codes, stream = _num_codes(layout), sections["codes"]
-    if num_codes > _most_codes(stream):
-        raise ArtifactError(f"the header declares {num_codes} codes, the stored bytes allow {_most_codes(stream)}")
-    values = _Words(sections["values"])
-    quantized = [(name, dtype, shape) for name, dtype, shape in layout if dtype in _CODE_DTYPES]
-    num_levels = int(values.take(1, "uint16")[0])
-    table = values.take(_NUM_PARAMETERS * len(quantized), "int16").reshape(-1, _NUM_PARAMETERS)
-    least, limit = np.array(_PARAMETER_LIMITS).T
-    if not np.isin(table[:, -1], (1, *TRELLIS_STATES)).all() or (table < least).any() or (table >= limit).any():
-        raise ArtifactError("section values holds an unsound coder parameter")
-    levels = values.take(num_levels, "float16")
-    steps = [values.take(0 if num_levels else size, "float16") for _, _, shape in quantized for size in shape]
+    """Invert `encode_artifact`; raises ValueError for damaged content."""
+    return decode_sections(split_sections(content))
+
+
+def decode_sections(sections: Mapping[str, bytes]) -> tuple[ArtifactTensors, dict]:
+    """Return (tensors, meta) of the raw sections of a file; raises ValueError where they contradict each other."""
+    header = json.loads(sections["header"])
+    layout = [Entry(name, dtype, tuple(shape)) for name, dtype, shape in header["tensors"]]
+    quantized = [entry for entry in layout if entry.is_codes()]
+    words = Words(sections["values"])
+    num_levels, coders = take_coders(words, len(quantized))
+    levels = words.take(num_levels, "<f2")
+    steps = [words.take(0 if num_levels else size, "<f2") for entry in quantized for size in entry.shape]
     tensors: ArtifactTensors = {
-        name: values.take(math.prod(shape), dtype).reshape(shape)
-        for name, dtype, shape in layout
-        if dtype in _PASSTHROUGH_DTYPES
+        entry.name: words.take(entry.size(), entry.dtype).reshape(entry.shape)
+        for entry in layout
+        if not entry.is_codes()
     }
-    reader = IntegerReader(stream, values.rest(), num_lanes(num_codes))
-    parameters = table.tolist()
-    codes = [np.zeros(shape, dtype) for _, dtype, shape in quantized]
+    reader = IntegerReader(sections["codes"], words.rest(), num_lanes(count_codes(layout)))
+    codes = [np.zeros(entry.shape, entry.dtype) for entry in quantized]
     on_paths = [
-        reader.take_matrix(codes_RC, coder[-1], *coder[:NUM_MATRIX_PARAMETERS])
-        for codes_RC, coder in zip(codes, parameters, strict=True)
+        reader.take_matrix(code_RC, coder.states, coder.matrix) for code_RC, coder in zip(codes, coders, strict=True)
     ]
     if num_levels:
         steps = [
-            levels[reader.take_indices(shape[axis], num_levels, *coder[NUM_MATRIX_PARAMETERS + 2 * axis :][:2])]
-            for (_, _, shape), coder in zip(quantized, parameters, strict=True)
-            for axis in (0, 1)
+            levels[reader.take_indices(size, num_levels, vector)]
+            for entry, coder in zip(quantized, coders, strict=True)
+            for size, vector in zip(entry.shape, (coder.row_steps, coder.column_steps), strict=True)
         ]
     reader.finish()
-    for k, (name, _, _) in enumerate(quantized):
-        step_R, step_C = steps[2 * k : 2 * k + 2]
-        states, on_path_R = parameters[k][-1], on_paths[k]
-        tensors[name] = QuantizedTensor(
-            codes[k], step_R, None if (step_C == 1).all() else step_C, states, on_path_R if on_path_R.any() else None
-        )
-    for name, tensor in tensors.items():
-        if not _is_sound(tensor):
-            raise ArtifactError(f"tensor {name!r} has a step that is not positive or a value that is not finite")
-    return {name: tensors[name] for name, _, _ in layout}, meta
+    for entry, coder, code_RC, on_path_R in zip(quantized, coders, codes, on_paths, strict=True):
+        step_R, step_C, *steps = steps
+        column_step = None if (step_C == 1).all() else step_C
+        on_path = on_path_R if on_path_R.any() else None
+        tensors[entry.name] = QuantizedTensor(code_RC, step_R, column_step, coder.states, on_path)
+    return {entry.name: tensors[entry.name] for entry in layout}, header["meta"]
 
 
 def dequantize(tensors: Mapping[str, QuantizedTensor | np.ndarray]) -> dict[str, np.ndarray]:
@@ -187,16 +179,33 @@ def dequantize(tensors: Mapping[str, QuantizedTensor | np.ndarray]) -> dict[str,
     }
 
 
+def count_codes(layout: list[Entry]) -> int:
+    """Return the number of codes of all quantized tensors."""
+    return sum(entry.size() for entry in layout if entry.is_codes())
+
+
+def most_codes(stream: bytes) -> int:
+    """Return how many codes a file may declare beside its section of codes."""
+    return min(_FREE_CODES + _CODES_PER_BYTE * len(stream), MAX_CODES)
+
+
+def is_sound(tensor: QuantizedTensor | np.ndarray) -> bool:
+    """Return whether all values are finite, and steps positive."""
+    if isinstance(tensor, QuantizedTensor):
+        return all(bool((np.isfinite(factor) & (factor > 0)).all()) for factor in tensor.factors())
+    return bool(np.isfinite(tensor).all())
+
+
 def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
     main = tensor.codes if isinstance(tensor, QuantizedTensor) else tensor
-    require(main.size > 0 and main.ndim <= _MAX_AXES, name, main.shape, f"no empty axis and at most {_MAX_AXES} axes")
+    require(main.size > 0 and main.ndim <= MAX_AXES, name, main.shape, f"no empty axis and at most {MAX_AXES} axes")
     if isinstance(tensor, QuantizedTensor):
         codes = tensor.codes
         require(
-            codes.dtype.name in _CODE_DTYPES and codes.ndim == 2 and max(codes.shape) <= _MAX_CODE_AXIS,
+            codes.dtype.name in CODE_DTYPES and codes.ndim == 2 and max(codes.shape) <= MAX_CODE_AXIS,
             f"codes of {name}",
             f"{codes.dtype} {codes.shape}",
-            f"a two-axis int8 or int16 array, axes at most {_MAX_CODE_AXIS}",
+            f"a two-axis int8 or int16 array, axes at most {MAX_CODE_AXIS}",
         )
         require(
             tensor.states in (1, *TRELLIS_STATES), f"states of {name}", tensor.states, f"1 or one of {TRELLIS_STATES}"
@@ -215,34 +224,22 @@ def _check_tensor(name: str, tensor: QuantizedTensor | np.ndarray) -> None:
                 f"{factor.dtype} {factor.shape}",
                 f"float16 of shape ({size},)",
             )
-        require(_is_sound(tensor), f"step of {name}", "zero, negative or not finite", "positive finite steps")
+        require(is_sound(tensor), f"step of {name}", "zero, negative or not finite", "positive finite steps")
     else:
-        require(tensor.dtype.name in _PASSTHROUGH_DTYPES, name, str(tensor.dtype), "float16 or float32")
-        require(_is_sound(tensor), name, "values that are not finite", "finite values")
+        require(tensor.dtype.name in PASSTHROUGH_DTYPES, name, str(tensor.dtype), "float16 or float32")
+        require(is_sound(tensor), name, "values that are not finite", "finite values")
 
 
-def _is_sound(tensor: QuantizedTensor | np.ndarray) -> bool:
-    if isinstance(tensor, QuantizedTensor):
-        return all(bool((np.isfinite(factor) & (factor > 0)).all()) for factor in tensor.factors())
-    return bool(np.isfinite(tensor).all())
-
-
-def _num_codes(layout: _Layout) -> int:
-    return sum(math.prod(shape) for _, dtype, shape in layout if dtype in _CODE_DTYPES)
-
-
-def _most_codes(stream: bytes) -> int:
-    return min(_FREE_CODES + _CODES_PER_BYTE * len(stream), _MAX_CODES)
-
-
-def _write_steps(writer: IntegerWriter, steps: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], list[tuple]]:
-    """Return levels (uint16) and the coder parameters of every tensor's steps, or the steps as they are."""
+def _write_steps(
+    writer: IntegerWriter, steps: list[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray], list[VectorCoder]]:
+    """Return levels (uint16), the steps as they are where there are none, and how the coded ones are coded."""
     joined = np.concatenate([np.zeros(0, "<u2"), *steps])
     levels, index = np.unique(joined, return_inverse=True)
     if len(levels) * _STEPS_PER_LEVEL >= len(joined):
-        return levels[:0], steps, [(0, 0)] * len(steps)
+        return levels[:0], steps, [VectorCoder()] * len(steps)
     parts = np.split(index, np.cumsum([len(step) for step in steps])[:-1])
-    return levels, [], [writer.add_vector(part, EXACT)[:2] for part in parts]
+    return levels, [], [writer.add_vector(part, EXACT)[0] for part in parts]
 
 
 def _to_words(array: np.ndarray) -> np.ndarray:
@@ -250,22 +247,20 @@ def _to_words(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<"), copy=False).view("<u2")
 
 
-class _Words:
+class Words:
     """The 16-bit words of section values, taken in order."""
 
     def __init__(self, planes: bytes) -> None:
-        if len(planes) % 2:
-            raise ArtifactError("section values holds half a word")
+        """Join the planes of low and high bytes."""
         pairs = np.frombuffer(planes, np.uint8).reshape(2, -1).T
         self._words = np.ascontiguousarray(pairs).reshape(-1).view("<u2")
 
     def take(self, num: int, dtype: str) -> np.ndarray:
-        """Return the next `num` items; raises ArtifactError when there are fewer."""
+        """Return the next `num` items; raises ValueError when there are fewer."""
         item = np.dtype(dtype).newbyteorder("<")
         size = num * item.itemsize // 2
-        if size > len(self._words):
-            raise ArtifactError("section values ends before its last tensor")
         part, self._words = self._words[:size], self._words[size:]
+        require(len(part) == size, "section values: words left", len(part), f"{size} or more")
         return part.view(item).astype(dtype)
 
     def rest(self) -> np.ndarray:
@@ -273,34 +268,7 @@ class _Words:
         return self._words
 
 
-def _parse_header(header: bytes) -> tuple[_Layout, dict]:
-    """Return the tensor list and `meta`, every entry checked."""
-    try:
-        document = json.loads(header)
-    except (ValueError, RecursionError):
-        raise ArtifactError("the header is not JSON") from None
-    if not isinstance(document, dict) or set(document) != {"meta", "tensors"}:
-        raise ArtifactError("the header does not hold meta and tensors")
-    meta, entries = document["meta"], document["tensors"]
-    if not isinstance(meta, dict) or not isinstance(entries, list) or len(entries) > _MAX_TENSORS:
-        raise ArtifactError(f"the header's meta is no object or its tensors are no list of at most {_MAX_TENSORS}")
-    layout = [_parse_entry(entry) for entry in entries]
-    if len({name for name, _, _ in layout}) != len(layout):
-        raise ArtifactError("the header names a tensor twice")
-    return layout, meta
-
-
-def _parse_entry(entry: object) -> tuple[str, str, tuple[int, ...]]:
-    if not isinstance(entry, list) or len(entry) != 3:
-        raise ArtifactError("a tensor entry of the header is not [name, dtype, shape]")
-    name, dtype, shape = entry
-    known = isinstance(dtype, str) and dtype in _CODE_DTYPES + _PASSTHROUGH_DTYPES
-    if not isinstance(name, str) or not known or not isinstance(shape, list) or len(shape) > _MAX_AXES:
-        raise ArtifactError("a tensor entry of the header has a bad name, dtype or shape")
-    is_codes = dtype in _CODE_DTYPES
-    # Zero would let another axis be of any size.
-    if not all(type(size) is int and 0 < size <= (_MAX_CODE_AXIS if is_codes else _MAX_CODES) for size in shape):
-        raise ArtifactError("a tensor entry of the header has a bad axis")
-    if is_codes and len(shape) != 2:
-        raise ArtifactError("a quantized tensor of the header has not two axes")
-    return name, dtype, tuple(shape)
+def take_coders(words: Words, num_tensors: int) -> tuple[int, list[TensorCoder]]:
+    """Return the number of step levels and the coder parameters of all quantized tensors: the first words."""
+    num_levels = int(words.take(1, "<u2")[0])
+    return num_levels, coders_of_words(words.take(NUM_WORDS * num_tensors, "<u2"))

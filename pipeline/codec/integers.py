@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.base.checks import require
-from pipeline.codec.range_coder import RunDecoder, encode_runs
-from pipeline.codec.sections import ArtifactError
+from pipeline.codec.coders import MatrixCoder, VectorCoder
+from pipeline.codec.range_coder import Run, RunDecoder, encode_runs
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, MIN_CLASS, NUM_CLASSES, TABLE_BITS, code_tables
 from pipeline.codec.trellis import next_state, num_paths, unions
 
@@ -37,7 +37,6 @@ _PROFILE_ROUNDS = 4
 _PROFILE_BITS = 10
 _EXCESS_BITS = 12
 _LOAD_SHIFT = 8
-NUM_MATRIX_PARAMETERS = 10
 EXACT = 1 << 40
 """Samples at which a vector's integers are never replaced by cheaper ones beside them."""
 _BLOCK_INTEGERS = 1 << 18
@@ -51,14 +50,14 @@ class IntegerWriter:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.runs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.runs: list[Run] = []
         self.excess: list[np.ndarray] = []
 
     def _add(self, value_N: np.ndarray, class_N: np.ndarray, bits: int) -> None:
         tables = code_tables(bits)
         limit_N = tables.limit_K.take(class_N)
         cell_N = np.clip(value_N, -limit_N, limit_N) + (class_N * tables.frequency_KS.shape[1] + (1 << bits) - 1)
-        self.runs.append((tables.start_KS.take(cell_N), tables.frequency_KS.take(cell_N)))
+        self.runs.append(Run(tables.start_KS.take(cell_N), tables.frequency_KS.take(cell_N)))
         beyond_N = np.abs(value_N) - limit_N
         self.excess.append(beyond_N[beyond_N >= 0].astype("<u2"))
 
@@ -68,8 +67,8 @@ class IntegerWriter:
         samples: int,
         least_N: np.ndarray | int = -_ANYWHERE,
         most_N: np.ndarray | int = _ANYWHERE,
-    ) -> tuple[int, int, np.ndarray]:
-        """Add integers of one class near `place_N`, inside the bounds; return their offset and class, and the integers.
+    ) -> tuple[VectorCoder, np.ndarray]:
+        """Add integers of one class near `place_N`, inside the bounds; return how they are coded, and which they are.
 
         Each is the scale index of `samples` codes: one that is cheaper to state may cost them a little.
         """
@@ -86,17 +85,16 @@ class IntegerWriter:
             choice_N = (misfit_AN + bits_KJ[row].take(np.abs(near_AN), mode="clip")).argmin(0)
             value_N = np.take_along_axis(near_AN, choice_N[None], 0)[0]
         self._add(value_N, np.full(len(value_N), row), _VECTOR_BITS)
-        return offset, row, value_N + offset
+        return VectorCoder(offset, row), value_N + offset
 
-    def add_matrix(self, code_RC: np.ndarray, states: int = 1, on_path_R: np.ndarray | None = None) -> tuple[int, ...]:
-        """Add a matrix, `on_path_R` (bool) its rows on paths of a trellis of so many states; return its parameters.
+    def add_matrix(self, code_RC: np.ndarray, states: int = 1, on_path_R: np.ndarray | None = None) -> MatrixCoder:
+        """Add a matrix, `on_path_R` (bool) its rows on paths of a trellis of so many states; return how it is coded.
 
-        They are its magnitude bits, 0 for all zeros, then offset and class of each of its vectors and the least row
-        index of rows on paths. Raises ValueError for codes that are no paths.
+        Raises ValueError for codes that are no paths.
         """
         code_RC = code_RC.astype(np.int32)
         if not code_RC.any():
-            return (0,) * NUM_MATRIX_PARAMETERS
+            return MatrixCoder()
         if on_path_R is None:
             on_path_R = np.zeros(len(code_RC), bool)
         union_RC = np.zeros_like(code_RC)
@@ -112,10 +110,10 @@ class IntegerWriter:
         for load_R, profile_C in _profiles(whole_RC):
             trial, rest_RC = IntegerWriter(), whole_RC - _shared(load_R, profile_C)
             trials.append((trial._add_rest(rest_RC, union_RC, on_path_R, load_R, profile_C), trial))
-        parameters, best = min(trials, key=lambda pair: pair[1].num_bits())
+        coder, best = min(trials, key=lambda pair: pair[1].num_bits())
         self.runs += best.runs
         self.excess += best.excess
-        return parameters
+        return coder
 
     def _add_rest(
         self,
@@ -124,10 +122,10 @@ class IntegerWriter:
         on_path_R: np.ndarray,
         load_R: np.ndarray,
         profile_C: np.ndarray,
-    ) -> tuple[int, ...]:
+    ) -> MatrixCoder:
         num_rows, num_columns = rest_RC.shape
-        *load_parameters, _ = self.add_vector(load_R, EXACT)
-        *profile_parameters, _ = self.add_vector(profile_C, EXACT)
+        loads, _ = self.add_vector(load_R, EXACT)
+        profile, _ = self.add_vector(profile_C, EXACT)
         bits = min(max(int(np.abs(rest_RC).max()), 1).bit_length(), MAX_MAGNITUDE_BITS)
         fit = _ScaleFit(rest_RC, union_RC, bits)
         row_R = 4 * np.log2(np.maximum(((rest_RC + union_RC / 2) ** 2).mean(1), _LEAST_SQUARE)) - MIN_CLASS
@@ -139,17 +137,17 @@ class IntegerWriter:
         row_R = row_R - np.median(row_R) + np.rint(np.median(row_R))
         least = _threshold(row_R, on_path_R)
         lowest_R, highest_R = np.where(on_path_R, [[least], [_ANYWHERE]], [[-_ANYWHERE], [least - 1]])
-        *row_parameters, row_R = self.add_vector(row_R, num_columns, lowest_R, highest_R)
-        *column_parameters, column_C = self.add_vector(fit(row_R, column_C, _FIT_REACHES[-1], 0), num_rows)
+        rows, row_R = self.add_vector(row_R, num_columns, lowest_R, highest_R)
+        columns, column_C = self.add_vector(fit(row_R, column_C, _FIT_REACHES[-1], 0), num_rows)
         for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
             class_NC += NUM_CLASSES * union_RC[row_N]
             self._add(rest_RC[row_N].reshape(-1), class_NC.reshape(-1), bits)
-        return bits, *load_parameters, *profile_parameters, *row_parameters, *column_parameters, least
+        return MatrixCoder(bits, loads, profile, rows, columns, least)
 
     def num_bits(self) -> float:
         """Return the codelength of all runs, and about that of the excesses."""
         large = sum(np.count_nonzero(excess_N) for excess_N in self.excess)
-        return _EXCESS_BITS * large + sum(np.sum(TABLE_BITS - np.log2(frequency_N)) for _, frequency_N in self.runs)
+        return _EXCESS_BITS * large + sum(np.sum(TABLE_BITS - np.log2(run.frequency_N)) for run in self.runs)
 
     def stream(self, lanes: int) -> bytes:
         """Return the coded runs."""
@@ -157,7 +155,7 @@ class IntegerWriter:
 
 
 class IntegerReader:
-    """Gives back what an `IntegerWriter` was given, in the same order; raises ArtifactError where nothing fits."""
+    """Gives back what an `IntegerWriter` was given, in the same order; raises ValueError where nothing fits."""
 
     def __init__(self, stream: bytes, excess_N: np.ndarray, lanes: int) -> None:
         """Read from the coded runs and all excesses."""
@@ -169,51 +167,51 @@ class IntegerReader:
         edge_N = np.abs(value_N) == tables.limit_K.take(class_N)
         edge = value_N[edge_N]
         excess, self._excess_N = self._excess_N[: len(edge)], self._excess_N[len(edge) :]
-        if len(excess) < len(edge):
-            raise ArtifactError("section values lacks the excess of an integer")
+        require(len(excess) == len(edge), "excesses", len(excess), f"{len(edge)} or more, one per integer at an edge")
         value_N[edge_N] += np.sign(edge) * excess
         return value_N
 
-    def take_vector(self, num: int, offset: int, row: int) -> np.ndarray:
-        """Return `num` integers (int32) that share one class."""
+    def _take_vector(self, num: int, coder: VectorCoder) -> np.ndarray:
+        offset, row = coder
         return self._take(np.full(num, row), _VECTOR_BITS) + np.int32(offset)
 
-    def take_indices(self, num: int, bound: int, offset: int, row: int) -> np.ndarray:
-        """Return `num` integers from 0 to bound - 1."""
-        value_N = self.take_vector(num, offset, row)
-        if value_N.min() < 0 or value_N.max() >= bound:
-            raise ArtifactError("section codes holds a step that is no level")
+    def take_indices(self, num: int, bound: int, coder: VectorCoder) -> np.ndarray:
+        """Return `num` integers (int32) from 0 to bound - 1."""
+        value_N = self._take_vector(num, coder)
+        require(value_N.min() >= 0 and value_N.max() < bound, "step level", value_N.max(), f"below {bound}")
         return value_N
 
-    def take_matrix(self, code_RC: np.ndarray, states: int, bits: int, *vectors: int) -> np.ndarray:
-        """Fill zeros `code_RC` (int8 or int16) and return `on_path_R`; the numbers are those of `add_matrix`."""
+    def take_matrix(self, code_RC: np.ndarray, states: int, coder: MatrixCoder) -> np.ndarray:
+        """Fill zeros `code_RC` (int8 or int16), coded as `add_matrix` said, and return `on_path_R`."""
         on_path_R = np.zeros(len(code_RC), bool)
-        if not bits:
+        if not coder.bits:
             return on_path_R
-        sizes = code_RC.shape * 2
-        load_R, profile_C, row_R, column_C = (self.take_vector(sizes[k], *vectors[2 * k : 2 * k + 2]) for k in range(4))
+        num_rows, num_columns = code_RC.shape
+        load_R = self._take_vector(num_rows, coder.loads)
+        profile_C = self._take_vector(num_columns, coder.profile)
+        row_R = self._take_vector(num_rows, coder.rows)
+        column_C = self._take_vector(num_columns, coder.columns)
         if states > 1:
-            on_path_R = row_R >= vectors[-1]
+            on_path_R = row_R >= coder.least
         bound = np.iinfo(code_RC.dtype)
-        state = np.zeros((num_paths(int(on_path_R.sum())), len(column_C)), np.int32)
+        state = np.zeros((num_paths(int(on_path_R.sum())), num_columns), np.int32)
         for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
             state = state[: len(row_N)]
             union = state & 1 if on_path_R[row_N[0]] else 0
-            whole = self._take((class_NC + NUM_CLASSES * union).reshape(-1), bits).reshape(class_NC.shape)
+            whole = self._take((class_NC + NUM_CLASSES * union).reshape(-1), coder.bits).reshape(class_NC.shape)
             whole += _shared(load_R[row_N], profile_C)
             code = whole << (states > 1) | union
-            if code.min() < bound.min or code.max() > bound.max:
-                raise ArtifactError(f"section codes holds an integer that is no {code_RC.dtype}")
+            fits = code.min() >= bound.min and code.max() <= bound.max
+            require(fits, "section codes: code", int(np.abs(code).max()), f"one that {code_RC.dtype} holds")
             code_RC[row_N] = code
             if on_path_R[row_N[0]]:
                 state = next_state(state, whole, states)
         return on_path_R
 
     def finish(self) -> None:
-        """Raise ArtifactError unless everything was used up."""
+        """Raise ValueError unless everything was used up."""
         self._decoder.finish()
-        if len(self._excess_N):
-            raise ArtifactError("section values holds excesses of no integer")
+        require(not len(self._excess_N), "excesses left", len(self._excess_N), "0")
 
 
 def _blocks(row_R: np.ndarray, column_C: np.ndarray, on_path_R: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

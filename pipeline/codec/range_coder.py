@@ -11,10 +11,11 @@ Checked by: tests/codec/test_range_coder.py (against the `constriction` package)
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.codec.sections import ArtifactError
+from pipeline.base.checks import require
 from pipeline.codec.tables import TABLE_BITS, CodeTables
 
 _LOW = 1 << 16
@@ -31,8 +32,16 @@ def num_lanes(num_integers: int) -> int:
     return 1 << min(max(bits - 14, bits // 2 - 3, 0), _MAX_LANE_BITS)
 
 
-def encode_runs(runs: Sequence[tuple[np.ndarray, np.ndarray]], lanes: int) -> bytes:
-    """Return states and words for runs of (start, frequency) per integer; every run begins at the first lane."""
+class Run(NamedTuple):
+    """Integers to be coded one after the other, each by its place in a table."""
+
+    start_N: np.ndarray
+    """First slot of its symbol."""
+    frequency_N: np.ndarray
+
+
+def encode_runs(runs: Sequence[Run], lanes: int) -> bytes:
+    """Return states and words of runs; each begins at the first lane."""
     state_L = np.full(lanes, _LOW, np.int64)
     words: list[np.ndarray] = []
     for start_N, frequency_N in reversed(runs):
@@ -48,22 +57,22 @@ def encode_runs(runs: Sequence[tuple[np.ndarray, np.ndarray]], lanes: int) -> by
 
 
 class RunDecoder:
-    """Reads back, run by run, what `encode_runs` wrote; raises ArtifactError for a stream that does not fit."""
+    """Reads back, run by run, what `encode_runs` wrote; raises ValueError for a stream that does not fit."""
 
     def __init__(self, stream: bytes | memoryview, lanes: int) -> None:
         """Read the lane states."""
-        if len(stream) < 4 * lanes or len(stream) % 2:
-            raise ArtifactError(f"section codes: {len(stream)} bytes are no {lanes} coder states and words")
+        whole = len(stream) >= 4 * lanes and len(stream) % 2 == 0
+        require(whole, "section codes: bytes", len(stream), f"{lanes} coder states and words")
         self._state_L = np.frombuffer(stream, "<u4", lanes).astype(np.int64)
         self._words = np.frombuffer(stream, "<u2", offset=4 * lanes)
         self._place = 0
-        if self._state_L.min() < _LOW:
-            raise ArtifactError("section codes: a coder state is out of range")
+        require(self._state_L.min() >= _LOW, "section codes: coder state", self._state_L.min(), f"{_LOW} or more")
 
     def take(self, tables: CodeTables, class_N: np.ndarray) -> np.ndarray:
         """Return the symbols' columns (uint16) of the next run, whose table rows are `class_N`."""
         width = tables.frequency_KS.shape[1]
-        frequency, start, symbol = (table.reshape(-1) for table in tables[:3])
+        frequency, start = tables.frequency_KS.reshape(-1), tables.start_KS.reshape(-1)
+        symbol = tables.symbol_KT.reshape(-1)
         symbol_N = np.empty(len(class_N), np.uint16)
         lanes = len(self._state_L)
         for at in range(0, len(class_N), lanes):
@@ -82,12 +91,12 @@ class RunDecoder:
     def _refill(self, state: np.ndarray) -> None:
         low = np.flatnonzero(state < _LOW)
         words = self._words[self._place : self._place + len(low)]
-        if len(words) < len(low):
-            raise ArtifactError("section codes ends before its last integer")
+        require(len(words) == len(low), "section codes: words left", len(words), f"{len(low)} or more")
         state[low] = state[low] << 16 | words
         self._place += len(low)
 
     def finish(self) -> None:
-        """Raise ArtifactError unless every word was read and every lane is back where encoding began."""
-        if self._place < len(self._words) or (self._state_L != _LOW).any():
-            raise ArtifactError("section codes does not end where its integers end")
+        """Raise ValueError unless every word was read and every lane is back where encoding began."""
+        require(self._place == len(self._words), "section codes: words left", len(self._words) - self._place, "0")
+        lost = np.count_nonzero(self._state_L != _LOW)
+        require(not lost, "section codes: lanes", lost, "0 that end elsewhere than they began")

@@ -1,19 +1,20 @@
-"""The frame of an artifact file: sections with declared lengths and digests, and brotli streams that cannot explode.
+"""The frame of an artifact file: sections with declared lengths and digests.
 
 Layout (little endian): magic, version; for each section its stored length, its raw length and the first 8 bytes of the
 sha256 of its stored bytes; then the stored sections, nothing after them.
 
 Source: ours.
-Checked by: tests/codec/test_container.py (mutations, bombs).
+Checked by: tests/codec/test_container.py.
 """
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import brotli
 
-from pipeline.base.checks import FairwayError, require
+from pipeline.base.checks import FairwayError, require, require_always
 
 ARTIFACT_MAGIC = b"FWYA"
 ARTIFACT_VERSION = 3
@@ -21,18 +22,22 @@ SECTION_LIMITS = {"header": 1 << 20, "values": 1 << 26, "codes": 1 << 26}
 """Largest raw bytes a section may declare: several times what any record needs, and little memory for a bomb."""
 _PREFIX = struct.Struct("<4sB")
 _SECTION_ENTRY = struct.Struct("<II8s")
-_READ_BYTES = 1 << 16
 
 
 class ArtifactError(FairwayError):
     """An artifact file is damaged, hostile or not one of ours."""
 
 
-def join_sections(raw: Mapping[str, bytes]) -> bytes:
-    """Return the file that holds the sections `raw`; raises ValueError for one that is too large to read back.
+class StoredSection(NamedTuple):
+    """A section as it lies in the file; codes as they are, everything else as one brotli stream."""
 
-    Codes are stored as they are, everything else as one brotli stream.
-    """
+    name: str
+    content: bytes
+    raw_length: int
+
+
+def join_sections(raw: Mapping[str, bytes]) -> bytes:
+    """Return the file that holds the sections `raw`; raises ValueError for one that is too large to read back."""
     entries, stored = [], []
     for name, limit in SECTION_LIMITS.items():
         content = raw[name]
@@ -47,54 +52,28 @@ def join_sections(raw: Mapping[str, bytes]) -> bytes:
     return b"".join([_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION), *entries, *stored])
 
 
-def split_sections(content: bytes) -> dict[str, bytes]:
-    """Return the raw sections of a file; raises ArtifactError, having allocated no more than the declared lengths."""
-    prefix_bytes = _PREFIX.size + len(SECTION_LIMITS) * _SECTION_ENTRY.size
-    if content[: len(ARTIFACT_MAGIC)] != ARTIFACT_MAGIC:
-        raise ArtifactError("not an artifact: wrong magic bytes")
-    if len(content) < prefix_bytes:
-        raise ArtifactError(f"truncated: {len(content)} bytes hold no section table")
+def stored_sections(content: bytes) -> Iterator[StoredSection]:
+    """Yield the sections of a file; raises ValueError for another format or version and for any damage."""
+    offset = _PREFIX.size + len(SECTION_LIMITS) * _SECTION_ENTRY.size
+    require_always(content[: len(ARTIFACT_MAGIC)] == ARTIFACT_MAGIC, "artifact", content[:4], "the magic bytes of one")
+    require_always(len(content) >= offset, "artifact: bytes", len(content), f"at least {offset}: it is truncated")
     version = _PREFIX.unpack_from(content)[1]
-    if version != ARTIFACT_VERSION:
-        raise ArtifactError(f"format version {version}, this program reads version {ARTIFACT_VERSION}: quantize again")
-    stored, offset = {}, prefix_bytes
-    entries = _SECTION_ENTRY.iter_unpack(content[_PREFIX.size : prefix_bytes])
-    for (name, limit), (length, raw_length, digest) in zip(SECTION_LIMITS.items(), entries, strict=True):
-        if raw_length > limit:
-            raise ArtifactError(f"section {name} declares {raw_length} bytes, the limit is {limit}")
-        payload = content[offset : offset + length]
+    require_always(version == ARTIFACT_VERSION, "format version", version, f"{ARTIFACT_VERSION}: quantize again")
+    entries = _SECTION_ENTRY.iter_unpack(content[_PREFIX.size : offset])
+    for name, (length, raw_length, digest) in zip(SECTION_LIMITS, entries, strict=True):
+        stored = content[offset : offset + length]
+        found, what = _digest(stored), f"sha256 of section {name}"
+        require_always(found == digest, what, found.hex(), f"{digest.hex()}: the file is damaged")
+        yield StoredSection(name, stored, raw_length)
         offset += length
-        if len(payload) != length:
-            raise ArtifactError(f"truncated: section {name} ends {length - len(payload)} bytes early")
-        if _digest(payload) != digest:
-            raise ArtifactError(f"section {name} is damaged: its sha256 does not match")
-        stored[name] = payload, raw_length
-    if offset != len(content):
-        raise ArtifactError(f"{len(content) - offset} bytes follow the last section")
-    return {name: _raw_section(*entry, name) for name, entry in stored.items()}
+    require(offset == len(content), "artifact: bytes", len(content), f"{offset}, the end of its sections")
 
 
-def _raw_section(stored: bytes, raw_length: int, name: str) -> bytes:
-    """Return the `raw_length` bytes that a section stores, never holding more than a read beyond them."""
-    parts, size = [], 0
-    if name == "codes":
-        parts, size = [stored], len(stored)
-    else:
-        decoder, pending = brotli.Decompressor(), stored
-        try:
-            while not decoder.is_finished() and size <= raw_length:
-                part = decoder.process(pending, output_buffer_limit=min(raw_length - size, 1 << 24) + _READ_BYTES)
-                if not part and not decoder.is_finished() and decoder.can_accept_more_data():
-                    break
-                parts.append(part)
-                size, pending = size + len(part), b""
-        except brotli.error:
-            raise ArtifactError(f"section {name} is not a sound brotli stream") from None
-        if not decoder.is_finished():
-            size = -1
-    if size != raw_length:
-        raise ArtifactError(f"section {name} does not hold the {raw_length} bytes it declares")
-    return b"".join(parts)
+def split_sections(content: bytes) -> dict[str, bytes]:
+    """Return the raw sections of a file of one's own, whose sizes need no check; raises ValueError."""
+    return {
+        name: stored if name == "codes" else brotli.decompress(stored) for name, stored, _ in stored_sections(content)
+    }
 
 
 def _digest(content: bytes) -> bytes:

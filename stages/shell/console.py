@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
@@ -50,29 +51,35 @@ params_option, params_path_option = _params_option(checked=True), _params_option
 seed_option = click.option("--seed", type=int, required=True, help="Training seed; one of `seeds` in params.yaml.")
 
 
-class Stage:
-    """One running stage: its walls, its provenance and its hold of its outputs from the start, its log, its summary."""
+def seal(
+    name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int, note: str
+) -> "Stage":
+    """Seal this process for good as stage `name`, take its `outputs` until the command ends, and return the stage.
 
-    def __init__(
-        self, name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int, note: str
-    ) -> None:
-        """Only one command at a time may make `outputs`: BusyError when another does.
+    From here on what the stage must not read cannot be opened, and no other command can make `outputs`: BusyError when
+    one does already. Raises OSError when one could not be written at the end. Rank 0 alone reads and writes files.
+    """
+    started = time.monotonic()
+    if rank == 0:
+        sweep(ARTIFACTS)  # a stage whose outputs come from a cache does not run, nor sweep its own
+    walls = raise_walls(name)
+    made_from = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
+    if rank == 0:
+        click.get_current_context().with_resource(held_alone(outputs[0]))
+        for path in outputs:
+            require_writable(path)
+    stage, digest = Stage(rank, started, made_from), made_from["params_sha256"][:12]
+    libraries = ", ".join(f"{each} {version(each)}" for each in ("torch", "numpy", "sentencepiece"))
+    stage.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
+    return stage
 
-        Raises OSError now when one could not be written at the end; rank 0 reads and writes files.
-        """
-        self.rank = rank
-        self.started = time.monotonic()
-        if rank == 0:
-            sweep(ARTIFACTS)  # a stage whose outputs come from a cache does not run, nor sweep its own
-        walls = raise_walls(name)
-        self.provenance = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
-        if rank == 0:
-            click.get_current_context().with_resource(held_alone(outputs[0]))
-            for path in outputs:
-                require_writable(path)
-        digest = self.provenance["params_sha256"][:12]
-        libraries = f"torch {version('torch')}, numpy {version('numpy')}, sentencepiece {version('sentencepiece')}"
-        self.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
+
+class Stage(NamedTuple):
+    """A running stage: what its outputs are made from, its log, its progress, its summary."""
+
+    rank: int
+    started: float
+    provenance: dict[str, Any]
 
     @property
     def seconds(self) -> float:

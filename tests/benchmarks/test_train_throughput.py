@@ -10,7 +10,7 @@ from pipeline.base.config import load_params
 from pipeline.launching.processes import Ranks
 from pipeline.model.network import LoopedUNet, build
 from pipeline.optim.muon import Muon
-from tests.networks import changed
+from tests.networks import changed, random_ids, roused
 
 SMALLER = {"model_dim": 64, "embedding_dim": 64, "vocab_size": 96, "context_tokens": 24}
 
@@ -30,12 +30,7 @@ def models():
 @pytest.mark.parametrize("name", ["cpu", "nightcrawler-7f3c", "sp8192-loop3"])
 def test_the_plain_step_has_our_loss_and_our_gradients(name):
     config = models()[name]
-    model = build(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    ids_BT = torch.randint(96, (2, 25), generator=generator)
+    model, ids_BT = roused(config, 0), random_ids(config, 2, 25)
     losses, gradients = [], []
     for loss_of in (model, PlainStep(model, torch.float32)):
         loss = loss_of(ids_BT[:, :-1], ids_BT[:, 1:])

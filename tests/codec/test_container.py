@@ -1,4 +1,4 @@
-"""The container: exact round trips, and one ArtifactError for every damage."""
+"""The container: exact round trips, and one line for every damage."""
 
 import contextlib
 import hashlib
@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.codec import ArtifactError, QuantizedTensor, dequantize, read_artifact, write_artifact
 from pipeline.codec.container import decode_artifact, encode_artifact
+from pipeline.codec.foreign import decode_foreign_artifact
 from pipeline.codec.sections import SECTION_LIMITS, split_sections
 
 _SIDES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=7)
@@ -76,7 +77,7 @@ def test_file_and_values(tmp_path):
     expected = np.float32(sample()["a.weight"].codes[4, 7]) * np.float32(np.float16(0.01))
     assert values["a.weight"][4, 7] == expected
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match=r"model\.fwy: truncated"):
+    with pytest.raises(ArtifactError, match=r"model\.fwy: sha256 of section codes: got "):
         read_artifact(path)
 
 
@@ -101,9 +102,8 @@ def test_mutants_are_refused():
     for _ in range(7_000):
         mutant = mutate(content, generator)
         if mutant != content:
-            with pytest.raises(ArtifactError) as caught:
-                decode_artifact(mutant)
-            assert "\n" not in str(caught.value)
+            with pytest.raises(ValueError, match=r"^[^\n]*$"):
+                decode_foreign_artifact(mutant)
 
 
 @pytest.mark.parametrize("section", SECTION_LIMITS)
@@ -112,9 +112,9 @@ def test_mutants_with_sound_digests_are_refused_or_decode(section):
     generator, refused = random.Random(8), 0
     for _ in range(1_000):
         content = forge(*({**raw, section: mutate(raw[section], generator)}.values()))
-        with contextlib.suppress(ArtifactError):
+        with contextlib.suppress(ValueError):
             refused += 1
-            decode_artifact(content)
+            decode_foreign_artifact(content)
             refused -= 1
     # Most bytes of the header and of the passthrough tensors mean something else, not nothing, when changed.
     assert refused > {"header": 400, "values": 400, "codes": 970}[section]
@@ -146,10 +146,10 @@ _STEP = (0, *_ZEROS, _ONE, _ONE)
 
 
 def test_the_forger_can_also_forge_a_sound_file():
-    tensors, _ = decode_artifact(forge(one("int8", [1, 1]), planes(*_STEP), _LANE))
+    tensors, _ = decode_foreign_artifact(forge(one("int8", [1, 1]), planes(*_STEP), _LANE))
     assert tensors["w"].codes.tolist() == [[0]]
     assert tensors["w"].step.tolist() == [1.0]
-    assert decode_artifact(forge(one("float16", [1]), planes(0, _ONE), _LANE))[0]["w"].tolist() == [1.0]
+    assert decode_foreign_artifact(forge(one("float16", [1]), planes(0, _ONE), _LANE))[0]["w"].tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_the_forger_can_also_forge_a_sound_file():
     ],
 )
 def test_hostile_files_are_refused(content):
-    with pytest.raises(ArtifactError):
-        decode_artifact(content)
+    with pytest.raises(ValueError, match=r"^[^\n]*$"):
+        decode_foreign_artifact(content)
 
 
 def test_steps_of_columns_come_back_and_multiply():
@@ -217,7 +217,7 @@ def test_steps_of_columns_come_back_and_multiply():
         step_R = np.resize(np.array(row_steps, np.float16), 40)
         step_C = np.resize(np.array(column_steps, np.float16), 24)
         content = encode_artifact({"w": QuantizedTensor(codes_RC, step_R, step_C)}, {})
-        stored = decode_artifact(content)[0]["w"]
+        stored = decode_foreign_artifact(content)[0]["w"]
         for found, expected in zip(stored[:3], (codes_RC, step_R, step_C), strict=True):
             assert found.dtype == expected.dtype
             assert np.array_equal(found, expected)
@@ -231,22 +231,22 @@ def test_steps_of_columns_come_back_and_multiply():
 
 def test_more_codes_than_the_stored_bytes_allow_are_refused():
     many = forge(one("int8", [1 << 13, 1 << 13]), planes(*_STEP, *[_ONE] * (2 * (1 << 13) - 2)), _LANE * 2048)
-    with pytest.raises(ArtifactError, match="declares 67108864 codes"):
-        decode_artifact(many)
+    with pytest.raises(ValueError, match="codes: got 67108864"):
+        decode_foreign_artifact(many)
 
 
 def test_the_old_format_is_refused_in_one_line():
     content = b"FWYA\x02" + encode_artifact(sample(), {})[5:]
-    with pytest.raises(ArtifactError, match=r"^format version 2, this program reads version 3: quantize again$"):
-        decode_artifact(content)
+    with pytest.raises(ValueError, match=r"^format version: got 2, expected 3: quantize again$"):
+        decode_foreign_artifact(content)
 
 
 def test_an_integer_that_does_not_fit_is_refused():
     tensors = {"w": QuantizedTensor(np.array([[3, 200]], np.int16), np.ones(1, np.float16))}
     raw = split_sections(encode_artifact(tensors, {}))
     narrow = raw["header"].replace(b"int16", b"int8")
-    with pytest.raises(ArtifactError, match="no int8"):
-        decode_artifact(forge(narrow, raw["values"], raw["codes"]))
+    with pytest.raises(ValueError, match="code: got 200, expected one that int8"):
+        decode_foreign_artifact(forge(narrow, raw["values"], raw["codes"]))
 
 
 @pytest.mark.parametrize("section", ["header", "values"])
@@ -262,8 +262,8 @@ def measured(content, message=None):
     """Return (seconds, peak bytes) of decoding, which must fail with `message` if that is given."""
 
     def decode():
-        with contextlib.nullcontext() if message is None else pytest.raises(ArtifactError, match=message):
-            decode_artifact(content)
+        with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            decode_foreign_artifact(content)
 
     started = time.process_time()
     decode()
@@ -282,7 +282,7 @@ def test_little_work_and_memory_can_be_asked_for_with_few_bytes():
     assert len(idle) < 20_000
     many = {str(k): QuantizedTensor(np.full((1, 1), k % 256, np.int16), np.ones(1, np.float16)) for k in range(1024)}
     largest = forge(one("float32", [1 << 24]), bytes((1 << 26) - 4), _LANE)
-    for content, message in (idle, None), (encode_artifact(many, {}), None), (largest, "ends before"):
+    for content, message in (idle, None), (encode_artifact(many, {}), None), (largest, "words left"):
         seconds, peak = measured(content, message)
         assert seconds < 2
         assert peak < 1 << 30

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
 from scipy.special import ndtr
 
+from pipeline.codec.coders import TensorCoder, VectorCoder, coders_to_words
 from pipeline.codec.integers import EXACT, IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.tables import TABLE_BITS
@@ -26,7 +27,7 @@ def round_trip(matrices):
     reader = IntegerReader(stream, excess_N, lanes)
     for codes_RC, coder in zip(matrices, parameters, strict=True):
         back_RC = np.zeros_like(codes_RC)
-        reader.take_matrix(back_RC, 1, *coder)
+        reader.take_matrix(back_RC, 1, coder)
         assert np.array_equal(back_RC, codes_RC)
     reader.finish()
     return stream, excess_N, parameters
@@ -80,10 +81,10 @@ def test_extreme_matrices_round_trip(codes_RC):
 @given(hnp.arrays(np.int64, st.integers(1, 50), elements=st.integers(0, 31743)))
 def test_vectors_are_kept_exactly_when_told_to(value_N):
     writer = IntegerWriter()
-    offset, row, kept_N = writer.add_vector(value_N, EXACT)
+    coder, kept_N = writer.add_vector(value_N, EXACT)
     assert np.array_equal(kept_N, value_N)
     reader = IntegerReader(writer.stream(1), np.concatenate(writer.excess), 1)
-    assert np.array_equal(reader.take_indices(len(value_N), 31744, offset, row), value_N)
+    assert np.array_equal(reader.take_indices(len(value_N), 31744, coder), value_N)
     reader.finish()
 
 
@@ -98,7 +99,8 @@ def compressed_sizes(matrices):
 
 def coded_and_model_bytes(matrices):
     stream, excess_N, parameters = round_trip(matrices)
-    side = np.concatenate([np.array(parameters, np.int16).reshape(-1).view(np.uint16), excess_N])
+    coders = [TensorCoder(coder, VectorCoder(), VectorCoder(), 1) for coder in parameters]
+    side = np.concatenate([coders_to_words(coders), excess_N])
     coded = len(stream) + len(brotli.compress(side.view(np.uint8).reshape(-1, 2).T.tobytes(), quality=11))
     model = 0.0
     for codes_RC in matrices:
@@ -166,6 +168,6 @@ def test_what_rows_share_is_stored_once():
     noise_RC, profile_C = generator.normal(0, 4, (900, 200)), generator.normal(0, 12, 200)
     loads_R1 = np.concatenate([np.zeros(500), generator.normal(1, 0.3, 400)])[:, None]
     plain, mixed = (np.rint(values).astype(np.int8) for values in (noise_RC, noise_RC + loads_R1 * profile_C))
-    assert round_trip([plain])[2][0][1:5] == (0, 0, 0, 0)
+    assert round_trip([plain])[2][0][1:3] == (VectorCoder(), VectorCoder())
     # 200 profile values and 900 loads of some 10 bits each; without them the 400 rows cost 1.7 bits more per code.
     assert coded_and_model_bytes([mixed])[0] < coded_and_model_bytes([plain])[0] + 1500

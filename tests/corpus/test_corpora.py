@@ -11,27 +11,15 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from pipeline.corpus.config import DataConfig
 from pipeline.corpus.corpora import WheelSource, fetch_wheel, read_documents, read_wheel_documents, text_digest
+from tests.corpus.configs import data_config
 
 TEXTS = ["first text\nwith two lines", "second \u00e9\u4e2d\U0001f600", "third\u2028no new line"]
 
 
-def text_config(*files, max_documents=None):
-    return DataConfig(
-        source="text",
-        files=tuple(map(str, files)),
-        val_frac=0.1,
-        max_documents=max_documents,
-        vocab_size=512,
-        tokenizer_model=None,
-        shard_tokens=4096,
-        fineweb=None,
-    )
-
-
 def read(*files, max_documents=None):
-    return list(read_documents(text_config(*files, max_documents=max_documents), Path("unused")))
+    config = data_config(files=tuple(map(str, files)), max_documents=max_documents)
+    return list(read_documents(config, Path("unused")))
 
 
 def json_lines(texts):

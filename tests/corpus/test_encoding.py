@@ -84,17 +84,18 @@ def test_batches_are_bounded_and_complete():
 SPACED = ["hello", " hello ", "  two  spaces", "a\tb\n c", "\n\n z", "x\x00y", "caf\u00e9 \u4e2d\u6587 \U0001f600"]
 
 
-def published_model(**settings) -> bytes:
+HELLO = [f"hello two spaces {number} \u4e2d" for number in range(60)]
+
+
+def published_model(texts=HELLO, **settings) -> bytes:
     """Return a model as others train them."""
     model = io.BytesIO()
-    texts = [f"hello two spaces {number} \u4e2d" for number in range(60)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=model,
-        vocab_size=330,
         hard_vocab_limit=False,
         minloglevel=2,
-        **{"byte_fallback": True, "normalization_rule_name": "identity", **settings},
+        **{"vocab_size": 330, "byte_fallback": True, "normalization_rule_name": "identity", **settings},
     )
     return model.getvalue()
 

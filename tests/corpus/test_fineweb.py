@@ -18,6 +18,7 @@ from pipeline.corpus.tokenizer_training import train_tokenizer
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
 from pipeline.data.shards import ShardError, open_shards, shard_paths, write_shard
 from pipeline.data.tokenizer import load_tokenizer
+from tests.corpus.configs import data_config
 from tests.corpus.hub_stand_in import REPOSITORY, HubStandIn
 
 SHARD_TOKENS = 1500
@@ -97,16 +98,7 @@ def config(hub, tmp_path) -> DataConfig:
         endpoint=hub.endpoint,
         folder=str(tmp_path / "kept"),
     )
-    return DataConfig(
-        source="fineweb",
-        files=(),
-        val_frac=0.1,
-        max_documents=None,
-        vocab_size=1024,
-        tokenizer_model=None,
-        shard_tokens=4096,
-        fineweb=fineweb,
-    )
+    return data_config(source="fineweb", vocab_size=1024, fineweb=fineweb)
 
 
 def changed(config: DataConfig, **fineweb: object) -> DataConfig:

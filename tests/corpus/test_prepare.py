@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pipeline.base.progress import silent
-from pipeline.corpus.config import DataConfig
 from pipeline.corpus.encoding import encode_documents, normalised_text
 from pipeline.corpus.prepare import SplitWriter, prepare, split_of
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
+from tests.corpus.configs import data_config
 from tests.corpus.test_encoding import published_model
 
 
@@ -26,16 +26,7 @@ def corpus(tmp_path, toy_documents):
     path = tmp_path / "corpus.jsonl"
     texts = [*toy_documents, toy_documents[0], " \u200b "]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return DataConfig(
-        source="text",
-        files=(str(path),),
-        val_frac=0.2,
-        max_documents=None,
-        vocab_size=512,
-        tokenizer_model=None,
-        shard_tokens=4096,
-        fineweb=None,
-    )
+    return data_config(files=(str(path),), val_frac=0.2)
 
 
 def tree(folder):

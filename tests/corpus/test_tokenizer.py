@@ -1,7 +1,6 @@
 """Tokenizer loading refuses what cannot be counted; training is deterministic and says why it cannot."""
 
 import hashlib
-import io
 import random
 import re
 
@@ -12,23 +11,13 @@ from pipeline.corpus.encoding import encode_documents, normalised_text
 from pipeline.corpus.tokenizer_training import DocumentSample, train_tokenizer
 from pipeline.data.byte_count import byte_table
 from pipeline.data.tokenizer import load_tokenizer
+from tests.corpus.test_encoding import published_model
 
 
 def test_tokenizer_without_its_own_space_mark_is_refused(tmp_path):
     """Text without a single space gives a model in which the mark would fall apart into byte pieces."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["abcabcab", "bcbcabca"] * 20),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=268,
-        byte_fallback=True,
-        add_dummy_prefix=False,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    path = tmp_path / "spaceless.model"
-    path.write_bytes(model.getvalue())
+    path, texts = tmp_path / "spaceless.model", ["abcabcab", "bcbcabca"] * 20
+    path.write_bytes(published_model(texts, model_type="bpe", vocab_size=268, add_dummy_prefix=False))
     with pytest.raises(ValueError, match=r"spaceless\.model: the space mark U\+2581 is not a piece of its own"):
         load_tokenizer(path)
 

@@ -10,8 +10,8 @@ import torch
 
 from pipeline.base.artifacts import save_tensors
 from pipeline.base.config import load_params
-from pipeline.codec.artifact_model import load_artifact_model
 from pipeline.codec.container import ArtifactError, write_artifact
+from pipeline.codec.foreign import load_artifact_model
 from pipeline.model.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import build

@@ -18,12 +18,8 @@ from pipeline.model.attention import (
 from pipeline.model.embedding import bigram_bucket
 from pipeline.model.mlp import squared_leaky_relu
 from pipeline.model.network import LoopedUNet, build
-from tests.networks import ARCHITECTURES, TINY, architecture, changed, randomised
+from tests.networks import ARCHITECTURES, TINY, architecture, changed, random_ids, randomised
 from tests.oracles import network_logits
-
-
-def random_ids(config, *shape, seed=0):
-    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

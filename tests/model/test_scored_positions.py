@@ -13,7 +13,7 @@ from pipeline.model.attention import (
     attend_by_products,
     attend_with_repeated_groups,
 )
-from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, architecture, changed, randomised
+from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, architecture, changed, random_ids, randomised
 
 ENDS_IN_THE_CORE = {"schedule.unique_blocks": 0, "attention.exclusive_blocks": [1], "parallel_blocks": [1]}
 LAST_VISITS = {
@@ -35,10 +35,6 @@ LAST_VISITS = {
         TINY, {**ENDS_IN_THE_CORE, "conditioners": {**NO_CONDITIONERS, "positions": True, "step": {"kind": "learned"}}}
     ),
 }
-
-
-def random_ids(config, *shape):
-    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("num_scored", [1, 7, 19, 20])

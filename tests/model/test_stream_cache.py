@@ -5,13 +5,9 @@ import torch
 
 from pipeline.model.rotary import RotaryTable
 from pipeline.model.stream_cache import StreamCache
-from tests.networks import ARCHITECTURES, TINY, architecture, changed, randomised
+from tests.networks import ARCHITECTURES, TINY, architecture, changed, random_ids, randomised
 
 PIECES = [(0, 5), (5, 6), (6, 7), (7, 16), (16, 40)]
-
-
-def random_ids(config, *shape, seed=0):
-    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -14,7 +14,7 @@ import torch
 from pipeline.base.progress import silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
-from pipeline.codec import ArtifactError, QuantizedTensor, read_artifact
+from pipeline.codec import read_artifact
 from pipeline.codec.container import decode_artifact
 from pipeline.codec.dequantize import dequantized_model
 from pipeline.quant.budget import MAX_TRIALS, KnobTrial, KnobWindow, search_knob
@@ -576,13 +576,6 @@ def test_decoding_in_a_fresh_process_gives_the_same_bits(model, statistics, tmp_
 
 
 def test_mismatches_name_the_tensor(model, ids_NT, statistics):
-    tensors = quantize_plan(plan_quantization(model, statistics, QUANTIZE), 12.0)
-    lacking = {name: tensor for name, tensor in tensors.items() if name != "skip_weights"}
-    with pytest.raises(ArtifactError, match="lacks skip_weights"):
-        dequantized_model(lacking, MODEL)
-    wrong = {**tensors, LOOPED_DOWN: QuantizedTensor(np.zeros((2, 2), np.int8), np.ones(2, np.float16))}
-    with pytest.raises(ArtifactError, match=rf"{LOOPED_DOWN} of shape \(2, 2\)"):
-        dequantized_model(wrong, MODEL)
     with pytest.raises(ValueError, match=r"no moments of blocks\.2\.mlp\.down\.weight"):
         plan_quantization(model, {k: v for k, v in statistics.items() if LOOPED_DOWN not in k}, QUANTIZE)
     spoilt = {**statistics, "moment/blocks.0.mlp.down.weight/0": -statistics["moment/blocks.0.mlp.down.weight/0"]}

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.base.progress import silent
 from pipeline.base.ranks import Ranks
 from pipeline.launching.processes import current_ranks, process_group
-from pipeline.scoring.evaluate import Scores, score
-from pipeline.scoring.protocols import parse_protocol
-from tests.scoring.scoring_toys import PROTOCOLS, random_documents, tiny_network
+from pipeline.scoring.evaluate import Scores
+from tests.scoring.scoring_toys import PROTOCOLS, random_documents, run, tiny_network
 
 LENGTHS = [40, 0, 1, 17, 5, 60, 0, 33, 15, 90]
 RULES = {**PROTOCOLS, "ttt": {**PROTOCOLS["ttt"], "chunk_tokens": 120, "batch_sequences": 6}}
@@ -20,19 +18,7 @@ RULES = {**PROTOCOLS, "ttt": {**PROTOCOLS["ttt"], "chunk_tokens": 120, "batch_se
 
 def score_all(ranks: Ranks) -> dict[str, Scores]:
     """Return the scores of the toy stream under every protocol."""
-    return {
-        name: score(
-            tiny_network(),
-            random_documents(LENGTHS),
-            parse_protocol(protocol),
-            device="cpu",
-            dtype=torch.float32,
-            batch_tokens=64,
-            progress=silent,
-            ranks=ranks,
-        )
-        for name, protocol in RULES.items()
-    }
+    return {name: run(tiny_network(), random_documents(LENGTHS), rule, ranks=ranks) for name, rule in RULES.items()}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.model.network import LoopedUNet, build
-from tests.networks import TINY, changed
+from pipeline.base.progress import silent
+from pipeline.model.network import LoopedUNet
+from pipeline.scoring.evaluate import Scores, score
+from pipeline.scoring.protocols import parse_protocol
+from tests.networks import TINY, changed, roused
 
 TTT: dict[str, Any] = {
     "kind": "ttt",
@@ -54,30 +57,27 @@ EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PRO
 
 def tiny_network(vocab_size: int = 64) -> LoopedUNet:
     """Return a looped network whose every tensor is random: a fresh one would not even look at its context."""
-    model = build(
-        changed(
-            TINY,
-            {
-                "vocab_size": vocab_size,
-                "schedule.unique_blocks": 3,
-                "schedule.num_loops": 2,
-                "attention.exclusive_blocks": [4],
-                "rope.dims": 4,
-                "rope.base_tokens": 24,
-                "rope.loop_scales": [9.0, 1.0],
-                "looped_mlp.mult": 2.0,
-                "looped_mlp.slope": 0.5,
-                "bigram.buckets": 32,
-                "value_embedding.readers": [0],
-                "embed_init_std": 0.005,
-            },
-        )
-    )
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
+    changes = {
+        "vocab_size": vocab_size,
+        "schedule.unique_blocks": 3,
+        "schedule.num_loops": 2,
+        "attention.exclusive_blocks": [4],
+        "rope.dims": 4,
+        "rope.base_tokens": 24,
+        "rope.loop_scales": [9.0, 1.0],
+        "looped_mlp.mult": 2.0,
+        "looped_mlp.slope": 0.5,
+        "bigram.buckets": 32,
+        "value_embedding.readers": [0],
+        "embed_init_std": 0.005,
+    }
+    return roused(changed(TINY, changes), 7, noise=0.3)
+
+
+def run(model: Any, tokens: Any, protocol: Any, batch_tokens: int = 64, **other: Any) -> Scores:
+    """Return the scores of a stream in float32 on the processor, or as `other` arguments of `score` have it."""
+    defaults: dict[str, Any] = {"device": "cpu", "dtype": torch.float32, "progress": silent}
+    return score(model, tokens, parse_protocol(protocol), batch_tokens=batch_tokens, **{**defaults, **other})
 
 
 def in_context(model: LoopedUNet, context_tokens: int) -> LoopedUNet:

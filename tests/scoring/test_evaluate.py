@@ -9,11 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.base.progress import silent
 from pipeline.model import loss
 from pipeline.scoring import score_tokens
-from pipeline.scoring.evaluate import score
-from pipeline.scoring.protocols import parse_protocol
 from tests.scoring.scoring_toys import (
     BLOCKS,
     DOCUMENTS,
@@ -23,14 +20,9 @@ from tests.scoring.scoring_toys import (
     in_context,
     random_documents,
     random_tokens,
+    run,
     tiny_network,
 )
-
-
-def run(model, tokens, protocol, batch_tokens=64, dtype=torch.float32):
-    return score(
-        model, tokens, parse_protocol(protocol), device="cpu", dtype=dtype, batch_tokens=batch_tokens, progress=silent
-    )
 
 
 def one_target_at_a_time(model, tokens, context: int, stride: int) -> np.ndarray:
@@ -101,12 +93,10 @@ def test_scores_name_the_chunk_of_every_target() -> None:
 def test_progress_comes_after_scoring_and_after_learning() -> None:
     """A clock that hears of batches alone would not see the training of the chunk before."""
     reports: list[tuple[int, str]] = []
-    score(
+    run(
         tiny_network(),
         random_tokens(100),
-        parse_protocol({**TTT, "context_tokens": 40, "stride_tokens": 40}),
-        device="cpu",
-        dtype=torch.float32,
+        {**TTT, "context_tokens": 40, "stride_tokens": 40},
         batch_tokens=40,
         progress=lambda done, total, note: reports.append((done, note.split()[-1])),
     )
@@ -175,15 +165,7 @@ def test_a_score_that_is_not_finite_stops_the_run_at_once() -> None:
         return torch.full((*ids.shape, 64), 0.0 if torch.equal(ids[0], tokens[:16]) else float("nan"))
 
     with pytest.raises(ValueError, match="got nan at target 16,"):
-        score(
-            breaks_down,
-            tokens,
-            parse_protocol(BLOCKS),
-            device="cpu",
-            dtype=torch.float32,
-            batch_tokens=16,
-            progress=lambda done, total, note: steps.append(done),
-        )
+        run(breaks_down, tokens, BLOCKS, batch_tokens=16, progress=lambda done, total, note: steps.append(done))
     assert steps == [16]  # the threads may be ahead of the batch that breaks down, the scores are not
 
 
@@ -191,11 +173,9 @@ def test_a_score_that_is_not_finite_stops_the_run_at_once() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_adaptation_on_cuda_gives_the_same_bytes_twice(dtype: torch.dtype) -> None:
-    rule = parse_protocol({**TTT, "context_tokens": 256, "stride_tokens": 64, "chunk_tokens": 2048})
+    rule = {**TTT, "context_tokens": 256, "stride_tokens": 64, "chunk_tokens": 2048}
     model, tokens = tiny_network(), random_tokens(10_000)
-    first, again = (
-        score(model, tokens, rule, device="cuda", dtype=dtype, batch_tokens=16384, progress=silent) for _ in range(2)
-    )
+    first, again = (run(model, tokens, rule, 16384, device="cuda", dtype=dtype) for _ in range(2))
     assert first.nats.tobytes() == again.nats.tobytes()
 
 

@@ -1,11 +1,9 @@
 """Per-document scores: a partition of the ledger, with the bytes of the documents' texts."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 
 from pipeline.corpus.encoding import normalised_text
 from pipeline.data.byte_count import byte_table, count_bytes
@@ -16,33 +14,18 @@ from pipeline.scoring.report import DocumentScores, document_scores, document_su
 TEXTS = ["a tale of two words", "", "x", "\u00e9t\u00e9 and more words, words, words", "the end"]
 
 
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePieceProcessor:
-    prefix = tmp_path_factory.mktemp("tokenizer") / "toy"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 20),
-        model_prefix=str(prefix),
-        vocab_size=290,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=5,
-        hard_vocab_limit=False,
-    )
-    return sentencepiece.SentencePieceProcessor(model_file=str(Path(f"{prefix}.model")))
-
-
 def ledger_of(tokens: np.ndarray, bytes_N: np.ndarray) -> Ledger:
     random = np.random.default_rng(3)
     order = random.permutation(len(tokens) - 1)
     return make_ledger(Scores(random.uniform(0, 9, len(order)), order, np.zeros(len(order), int)), bytes_N, {})
 
 
-def test_bytes_are_those_of_the_texts_and_nats_a_partition(processor) -> None:
-    rows = [[processor.bos_id(), *processor.encode(text)] for text in TEXTS]
+def test_bytes_are_those_of_the_texts_and_nats_a_partition(toy_processor) -> None:
+    rows = [[toy_processor.bos_id(), *toy_processor.encode(text)] for text in TEXTS]
     tokens = np.array([token for row in rows for token in row])
-    ledger = ledger_of(tokens, count_bytes(tokens, byte_table(processor)))
-    scores = document_scores(ledger, tokens, processor.bos_id())
-    assert scores.bytes_D.tolist() == [len(normalised_text(processor, text).encode()) for text in TEXTS]
+    ledger = ledger_of(tokens, count_bytes(tokens, byte_table(toy_processor)))
+    scores = document_scores(ledger, tokens, toy_processor.bos_id())
+    assert scores.bytes_D.tolist() == [len(normalised_text(toy_processor, text).encode()) for text in TEXTS]
     assert scores.start_D.tolist() == np.cumsum([0, *(len(row) for row in rows[:-1])]).tolist()
     # A document's targets start at its BOS (target j is token j + 1) and end with the next one.
     by_target = dict(zip(ledger.target.tolist(), ledger.nats.tolist(), strict=True))

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.base.progress import silent
 from pipeline.base.ranks import ALONE
 from pipeline.launching.processes import torchrun
 from pipeline.model.network import build
-from pipeline.scoring.evaluate import score
-from pipeline.scoring.protocols import parse_protocol
 from tests.networks import TINY
 from tests.scoring.ranks_run import score_all
-from tests.scoring.scoring_toys import PROTOCOLS, random_documents
+from tests.scoring.scoring_toys import PROTOCOLS, random_documents, run
 
 
 @pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -34,11 +31,11 @@ def test_ranks_write_the_ledger_of_one_process(num_processes, repo: Path, tmp_pa
 def test_the_number_of_threads_moves_no_bit() -> None:
     """Tokens enough that products would be shared among threads, were they not kept from it."""
     model, tokens = build(TINY), random_documents([300] * 8, TINY.vocab_size)
-    rule = parse_protocol({**PROTOCOLS["ttt"], "context_tokens": 128, "stride_tokens": 64, "chunk_tokens": 600})
+    rule = {**PROTOCOLS["ttt"], "context_tokens": 128, "stride_tokens": 64, "chunk_tokens": 600}
     before, found = torch.get_num_threads(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(score(model, tokens, rule, device="cpu", dtype=torch.float32, batch_tokens=1024, progress=silent))
+        found.append(run(model, tokens, rule, batch_tokens=1024))
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert found[0].nats.tobytes() == found[1].nats.tobytes() == found[2].nats.tobytes()

@@ -53,7 +53,7 @@ def stages() -> dict[str, dict[str, Any]]:
             for key, value in values.items():
                 text = text.replace(f"${{item.{key}}}", str(value))
             own = json.loads(text)
-            own["deps"] = [dep for dep in own.get("deps", []) if not dep.endswith(".py")]
+            own["deps"] = [dep for dep in own.get("deps", []) if dep.startswith("artifacts/")]
             outs = [*own["outs"], *own.get("metrics", []), *(next(iter(plot)) for plot in own.pop("plots", []))]
             title = "-".join([name, *map(str, values.values())])
             told = json.dumps([title, own.get("params", []), own["deps"], outs]).encode().hex()
