@@ -20,12 +20,10 @@ from typing import Any, NamedTuple
 
 from pipeline.record.reachable import bound_names, defined_names
 
-Names = dict[str, list[Any] | None]
-"""Name -> all values that it can have, plain ones and `Thing`s; None: not known."""
-
-
-class UnknownError(Exception):
-    """The recipe does not say."""
+Names = dict[str, list[Any]]
+"""Name -> all values that it can have, plain ones and `Thing`s; what is not in it is not known."""
+_UNKNOWN = (LookupError, ValueError, TypeError)
+"""What looking for values raises where the recipe does not say."""
 
 
 class Thing(NamedTuple):
@@ -33,7 +31,6 @@ class Thing(NamedTuple):
 
     kind: str
     fields: Names
-    is_setting: bool
 
 
 def settle(tree: ast.Module) -> ast.Module:
@@ -47,9 +44,8 @@ class _Settler(ast.NodeTransformer):
         self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
         self.functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         self.unions = {defined_names(node)[0]: union for node in body if (union := _union(node))}
-        self.made, self.bound = set(_names_used(body)), set(bound_names(tree))
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "replace"]
-        self.changed = {keyword.arg for node in calls for keyword in node.keywords}
+        self.made, self.bound = set(_names_used(body)), {*bound_names(tree), *dir(builtins)}
+        self.changed = set(_replaced_fields(tree))
         self.settings: dict[str, list[Thing]] = {}
         for argument in getattr(getattr(call, "value", None), "args", ()):
             self._setting(argument)
@@ -67,91 +63,88 @@ class _Settler(ast.NodeTransformer):
 
     def _setting(self, node: ast.expr) -> Any:
         """Return the value of a part of the recipe; its objects are noted by class."""
-        if isinstance(node, ast.Call):
-            fields: Names = {str(keyword.arg): [self._setting(keyword.value)] for keyword in node.keywords}
-            fields |= dict.fromkeys(fields.keys() & self.changed)
-            thing = Thing(_name(node.func), fields, True)
-            self.settings.setdefault(thing.kind, []).append(thing)
-            return thing
-        if isinstance(node, ast.Dict):
-            return Thing("", {str(number): [self._setting(value)] for number, value in enumerate(node.values)}, False)
-        if isinstance(node, ast.Tuple):
-            return tuple(self._setting(part) for part in node.elts)
+        match node:
+            case ast.Call(func=ast.Name(id=kind)):
+                values = {str(keyword.arg): [self._setting(keyword.value)] for keyword in node.keywords}
+                thing = Thing(kind, {name: values[name] for name in values.keys() - self.changed})
+                self.settings.setdefault(kind, []).append(thing)
+                return thing
+            case ast.Dict():
+                return Thing("", {str(number): [self._setting(value)] for number, value in enumerate(node.values)})
+            case ast.Tuple():
+                return tuple(self._setting(part) for part in node.elts)
         return ast.literal_eval(node)
 
     def of_annotation(self, node: ast.expr | None) -> list[Any]:
-        """Return all values that what is annotated so can have; UnknownError when that is not known."""
-        if isinstance(node, ast.Constant):
-            return [None] if node.value is None else self.of_annotation(_expression(str(node.value)))
-        if isinstance(node, ast.BinOp):
-            return self.of_annotation(node.left) + self.of_annotation(node.right)
+        """Return all values that what is annotated so can have."""
+        match node:
+            case ast.Constant(value=None):
+                return [None]
+            case ast.Constant():
+                return self.of_annotation(_expression(str(node.value)))
+            case ast.BinOp():
+                return self.of_annotation(node.left) + self.of_annotation(node.right)
         name = _name(node)
         if name in self.unions:
             return self.of_annotation(self.unions[name])
         if self.is_never_made(name):
             return []
-        if name not in self.classes or (name in self.settings and name in self.made):
-            raise UnknownError
-        return self.settings.get(name) or [Thing(name, self.attributes[name], False)]
+        if name in self.settings and name in self.made:
+            raise LookupError("the program makes others")
+        return self.settings.get(name) or [Thing(name, self.attributes[name])]
 
     def is_never_made(self, name: str) -> bool:
         """Return whether no object of a type exists: of a class that is only asked for, or is not even there."""
         if name in self.classes:
             return name not in self.made and name not in self.settings
-        return name != "" and name not in self.bound and name not in dir(builtins)
+        return name != "" and name not in self.bound
 
     def values(self, node: ast.expr) -> list[Any]:
-        """Return all values that an expression can have; UnknownError when that is not known."""
+        """Return all values that an expression can have; one of `_UNKNOWN` is raised where that is not known."""
         match node:
             case ast.Constant():
                 return [node.value]
-            case ast.Name() if self.names.get(node.id) is not None:
-                return self.names[node.id] or []
+            case ast.Name():
+                return self.names[node.id]
             case ast.Attribute():
                 found = [value for each in self.values(node.value) for value in self._attribute(each, node.attr)]
                 return list({repr(value) if _is_plain(value) else id(value): value for value in found}.values())
-            case ast.Call(func=ast.Name() | ast.Attribute()):
-                return self.of_annotation(self._called(node.func))
-        raise UnknownError
+            case ast.Call(func=ast.Name(id=name)):
+                return self._given(self.functions[name])
+            case ast.Call(func=ast.Attribute(value=owner, attr=attr)):
+                (method,) = {self._item(each.kind, attr) for each in self.values(owner) if isinstance(each, Thing)}
+                return self._given(method)
+        raise LookupError(ast.dump(node))
 
     def _attribute(self, value: Any, attr: str) -> list[Any]:
         """Return an attribute's values; none where there is no such attribute, so that another object must be meant."""
         if not isinstance(value, Thing):
             return []
-        if value.is_setting and self._item(value.kind, attr) is None:
-            return []
-        found = value.fields.get(attr)
-        if found is None:
-            raise UnknownError
-        return found
+        is_bare = value.kind in self.settings and not self.classes[value.kind].bases
+        return [] if is_bare and self._item(value.kind, attr) is None else value.fields[attr]
 
     def _item(self, kind: str, name: str) -> ast.stmt | None:
         """Return the statement of a class that defines a name."""
         body = self.classes[kind].body if kind in self.classes else ()
         return next((item for item in body if name in defined_names(item)), None)
 
-    def _called(self, func: ast.expr) -> ast.expr:
-        """Return the annotation of what a function of the program or a method gives."""
-        if isinstance(func, ast.Attribute):
-            found = [self._item(each.kind, func.attr) for each in self.values(func.value) if isinstance(each, Thing)]
-        else:
-            found = [self.functions.get(_name(func))]
-        returned = getattr(found[0], "returns", None) if len(found) == 1 else None
-        if returned is None or isinstance(returned, ast.Constant):
-            raise UnknownError  # what gives nothing does something
-        return returned
+    def _given(self, function: ast.stmt | None) -> list[Any]:
+        """Return the values that a function can give; what gives nothing does something."""
+        if isinstance(function, ast.FunctionDef) and not isinstance(function.returns, ast.Constant):
+            return self.of_annotation(function.returns)
+        raise LookupError(function)
 
     def visit(self, node: ast.AST) -> Any:
         """Write an expression as its only value, if that is plain, after all that is inside of it."""
         node = super().visit(node)
-        if not isinstance(node, ast.expr) or not isinstance(getattr(node, "ctx", None) or ast.Load(), ast.Load):
-            return node
-        try:
-            values = self._outcomes(node)
-        except (UnknownError, ValueError, TypeError):
-            return node
-        is_decided = len(values) == 1 and _is_plain(values[0]) and not isinstance(node, ast.Constant)
-        return _expression(repr(values[0])) if is_decided else node
+        if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", None) or ast.Load(), ast.Load):
+            try:
+                values = self._outcomes(node)
+            except _UNKNOWN:
+                return node
+            if len(values) == 1 and _is_plain(values[0]) and not isinstance(node, ast.Constant):
+                return _expression(repr(values[0]))
+        return node
 
     def _outcomes(self, node: ast.expr) -> list[Any]:
         """Return the values of an expression whose parts are written as far as they are known."""
@@ -160,16 +153,16 @@ class _Settler(ast.NodeTransformer):
                 wanted = {_name(each) for each in _alternatives(kinds)}
                 if all(map(self.is_never_made, wanted)):
                     return [False]
-                known = self.values(value)
-                if wanted & self.made or any(isinstance(each, Thing) and not each.is_setting for each in known):
-                    raise UnknownError
-                return list({isinstance(each, Thing) and each.kind in wanted for each in known})
+                known = [each.kind if isinstance(each, Thing) else None for each in self.values(value)]
+                if wanted & self.made or not set(known) <= {*self.settings, None}:
+                    raise LookupError("subclasses may be meant")
+                return list({kind in wanted for kind in known})
             case ast.Compare(ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
                 return list({(each is None) == isinstance(op, ast.Is) for each in self.values(node.left)})
             case ast.Compare() | ast.UnaryOp():
                 for part in ast.iter_child_nodes(node):
                     if isinstance(part, ast.expr):
-                        ast.literal_eval(part)  # ValueError: not all of them are known
+                        ast.literal_eval(part)
                 return [eval(compile(ast.Expression(node), "<constants>", "eval"), {})]
         return self.values(node)
 
@@ -188,15 +181,11 @@ class _Settler(ast.NodeTransformer):
             if self.once[argument.arg] == 1:
                 _note(self.names, argument.arg, self.of_annotation, argument.annotation)
         if kind in self.classes:
-            self.names["self"] = self.settings.get(kind) or [Thing(kind, self.attributes[kind], False)]
+            self.names["self"] = self.settings.get(kind) or [Thing(kind, self.attributes[kind])]
         was_generator, body = _yields(node), self._block(node.body)
         self.names, self.once, self.place = outer
         if was_generator == any(map(_yields, body)):  # else it would be another kind of function
             node.body = body
-        return node
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        """Leave annotations: they are read, not run."""
         return node
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
@@ -206,14 +195,15 @@ class _Settler(ast.NodeTransformer):
     def visit_Assign(self, node: ast.Assign | ast.AnnAssign) -> ast.AST:
         """Note what a name or an attribute holds that is assigned nowhere else."""
         node.value = node.value and self.visit(node.value)
+        kind, _, function = self.place.partition(".")
         for target, value in _assignments(node):
-            kind, _, function = self.place.partition(".")
-            if isinstance(target, ast.Name) and self.once[target.id] == 1:
-                _note(self.names, target.id, self.values, value)
-            elif isinstance(target, ast.Attribute) and _name(target.value) == "self" and function == "__init__":
-                is_only = self.stores[self.family[kind], target.attr] == 1 and self._item(kind, target.attr) is None
-                if is_only and target.attr not in self.foreign_stores:
-                    _note(self.attributes[kind], target.attr, self.values, value)
+            match target:
+                case ast.Name(id=name) if self.once[name] == 1:
+                    _note(self.names, name, self.values, value)
+                case ast.Attribute(value=ast.Name(id="self"), attr=attr) if function == "__init__":
+                    is_only = self.stores[self.family[kind], attr] == 1 and self._item(kind, attr) is None
+                    if is_only and attr not in self.foreign_stores:
+                        _note(self.attributes[kind], attr, self.values, value)
         return node
 
     visit_AnnAssign = visit_Assign
@@ -227,7 +217,7 @@ class _Settler(ast.NodeTransformer):
         self.generic_visit(node)
         decided = isinstance(node.op, ast.Or)
         *first, last = node.values
-        kept = [each for each in first if _truth(each) is not (not decided)]
+        kept = [each for each in first if _truth(each) in (None, decided)]
         cut = next((number for number, each in enumerate(kept) if _truth(each) is decided), None)
         node.values = [*kept, last] if cut is None else kept[: cut + 1]
         return node if len(node.values) > 1 else node.values[0]
@@ -255,24 +245,26 @@ class _Settler(ast.NodeTransformer):
         return kept or ([] if may_be_empty else [ast.Pass()])
 
 
+def _note(names: Names, name: str, find: Callable[[Any], list[Any]], node: ast.expr | None) -> None:
+    """Note the values that `find` finds, if it finds any."""
+    names.pop(name, None)
+    try:
+        if values := find(node):
+            names[name] = values
+    except _UNKNOWN:
+        pass
+
+
 def _expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-def _note(names: Names, name: str, find: Callable[[Any], list[Any]], node: ast.expr | None) -> None:
-    """Note the values that `find` finds, if it finds any."""
-    try:
-        names[name] = find(node) or None
-    except UnknownError:
-        names[name] = None
-
-
 def _truth(node: ast.expr) -> bool | None:
     """Return whether a condition holds, None when that is not known; one known part may decide it."""
-    if isinstance(node, ast.Constant):
-        return bool(node.value)
-    decided = isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or)
-    return decided if isinstance(node, ast.BoolOp) and any(_truth(each) is decided for each in node.values) else None
+    if isinstance(node, ast.BoolOp):
+        decided = isinstance(node.op, ast.Or)
+        return decided if any(_truth(each) is decided for each in node.values) else None
+    return bool(node.value) if isinstance(node, ast.Constant) else None
 
 
 def _assignments(node: ast.Assign | ast.AnnAssign) -> Iterable[tuple[ast.expr, ast.expr]]:
@@ -283,6 +275,12 @@ def _assignments(node: ast.Assign | ast.AnnAssign) -> Iterable[tuple[ast.expr, a
         case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
             return [(target, value)]
     return []
+
+
+def _replaced_fields(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name(node.func) == "replace":
+            yield from (str(keyword.arg) for keyword in node.keywords)
 
 
 def _stored(tree: ast.AST, of_self: bool) -> Iterator[str]:
@@ -325,8 +323,7 @@ def _name(node: ast.AST | None) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    plain = isinstance(value, bool | int | float | str) or value is None
-    return plain or (isinstance(value, tuple) and not isinstance(value, Thing) and all(map(_is_plain, value)))
+    return not isinstance(value, Thing) and (not isinstance(value, tuple) or all(map(_is_plain, value)))
 
 
 def _yields(node: ast.AST) -> bool:
