@@ -57,17 +57,6 @@ def flatten(entry_module: str, root: Path, tail: str, *, head: str = "", marked:
     return ast.unparse(tree) + "\n"
 
 
-def project_imports(source: str) -> list[str]:
-    """Return the project's own modules that `source` imports at any depth, sorted; a program has none."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names if is_project(alias.name))
-        elif isinstance(node, ast.ImportFrom) and (node.level or is_project(node.module)):
-            names.add("." * node.level + (node.module or ""))
-    return sorted(names)
-
-
 def _ordered_trees(entry_module: str, root: Path) -> Iterator[tuple[str, ast.Module]]:
     """Yield the files of the closure, package `__init__` files left out, every file after those it imports."""
     done: set[str] = set()

@@ -3,6 +3,7 @@
 Checked by: tests/record/test_prove.py.
 """
 
+import ast
 import difflib
 import shutil
 import subprocess
@@ -12,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.base.checks import FairwayError
+from pipeline.base.closure import is_project
 from pipeline.base.progress import Log
 from pipeline.launching.workplace import Workplace, kill_group, workplace
-from pipeline.record.flatten import project_imports
 from pipeline.record.minify import unwrap
 
 _DIGEST = "sha256 "
@@ -56,6 +57,17 @@ def prove(
         if line not in printed:
             nearest = _nearest_line(line, printed)
             raise ProofError(f"train_gpt.py --evaluate-only: expected `{line}`, got {nearest}; {_remedy_for(line)}")
+
+
+def project_imports(source: str) -> list[str]:
+    """Return the project's own modules that `source` imports at any depth, sorted; a program has none."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names if is_project(alias.name))
+        elif isinstance(node, ast.ImportFrom) and (node.level or is_project(node.module)):
+            names.add("." * node.level + (node.module or ""))
+    return sorted(names)
 
 
 def _run_lines(

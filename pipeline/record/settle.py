@@ -1,9 +1,9 @@
 """What a recipe decides of its program is decided: settings become constants, branches that no setting takes go.
 
 The one idea: the last statement of a program hands `main` its recipe, so every object of a configuration class is
-known. What is annotated with such a class holds one of its objects; a local variable or an attribute that is assigned
-once holds what it is assigned. An expression that is the same plain value for all of them is that value. Nothing is
-followed through calls: what a name holds is read off the annotations and the function it is in.
+known. What is annotated with such a class holds one of its objects; a name that is assigned once holds what it is
+assigned. An expression that is the same plain value for all of them is that value. Nothing is followed through calls:
+what a name holds is read off the annotations and the function it is in.
 
 Rests on annotations that are true (mypy), on configuration objects that nobody makes or changes elsewhere (classes that
 the program itself calls and fields that it replaces are left alone), and on conditions that only give values.
@@ -27,7 +27,7 @@ _UNKNOWN = (LookupError, ValueError, TypeError)
 
 
 class Thing(NamedTuple):
-    """An object of a class of the program, with those of its attributes that are known."""
+    """An object of a recipe, with those of its fields that nobody replaces."""
 
     kind: str
     fields: Names
@@ -49,17 +49,8 @@ class _Settler(ast.NodeTransformer):
         self.settings: dict[str, list[Thing]] = {}
         for argument in getattr(getattr(call, "value", None), "args", ()):
             self._setting(argument)
-        self.family: dict[str, str] = {}
-        self.stores: Counter[tuple[str, str]] = Counter()
-        for name, node in self.classes.items():
-            above = [self.family[_name(base)] for base in node.bases if _name(base) in self.family]
-            self.family[name] = above[0] if above else name
-            self.stores.update((self.family[name], attr) for attr in _stored(node, of_self=True))
-        self.foreign_stores = set(_stored(tree, of_self=False))
-        self.attributes: dict[str, Names] = {name: {} for name in self.classes}
         self.names: Names = {}
-        self.once: Counter[str] = Counter()
-        self.place = ""
+        self.once = Counter(bound_names(tree))
 
     def _setting(self, node: ast.expr) -> Any:
         """Return the value of a part of the recipe; its objects are noted by class."""
@@ -91,7 +82,7 @@ class _Settler(ast.NodeTransformer):
             return []
         if name in self.settings and name in self.made:
             raise LookupError("the program makes others")
-        return self.settings.get(name) or [Thing(name, self.attributes[name])]
+        return self.settings[name]
 
     def is_never_made(self, name: str) -> bool:
         """Return whether no object of a type exists: of a class that is only asked for, or is not even there."""
@@ -154,8 +145,8 @@ class _Settler(ast.NodeTransformer):
                 if all(map(self.is_never_made, wanted)):
                     return [False]
                 known = [each.kind if isinstance(each, Thing) else None for each in self.values(value)]
-                if wanted & self.made or not set(known) <= {*self.settings, None}:
-                    raise LookupError("subclasses may be meant")
+                if wanted & self.made:
+                    raise LookupError("classes above those of settings, or others")
                 return list({kind in wanted for kind in known})
             case ast.Compare(ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
                 return list({(each is None) == isinstance(op, ast.Is) for each in self.values(node.left)})
@@ -167,23 +158,21 @@ class _Settler(ast.NodeTransformer):
         return self.values(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        self.place = node.name
+        if node.name in self.settings:
+            self.names["self"] = self.settings[node.name]
         self.generic_visit(node)
-        self.place = ""
+        self.names.pop("self", None)
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        outer = self.names, self.once, self.place
-        kind, self.place = self.place, f"{self.place}.{node.name}"
+        outer = self.names, self.once
         self.once = Counter(bound_names(node))
         self.names = dict(self.names)  # what an inner function binds again is bound twice in this one
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
-            if self.once[argument.arg] == 1:
+            if argument.annotation and self.once[argument.arg] == 1:
                 _note(self.names, argument.arg, self.of_annotation, argument.annotation)
-        if kind in self.classes:
-            self.names["self"] = self.settings.get(kind) or [Thing(kind, self.attributes[kind])]
         was_generator, body = _yields(node), self._block(node.body)
-        self.names, self.once, self.place = outer
+        self.names, self.once = outer
         if was_generator == any(map(_yields, body)):  # else it would be another kind of function
             node.body = body
         return node
@@ -193,17 +182,11 @@ class _Settler(ast.NodeTransformer):
         return node
 
     def visit_Assign(self, node: ast.Assign | ast.AnnAssign) -> ast.AST:
-        """Note what a name or an attribute holds that is assigned nowhere else."""
+        """Note what a name holds that is assigned nowhere else."""
         node.value = node.value and self.visit(node.value)
-        kind, _, function = self.place.partition(".")
         for target, value in _assignments(node):
-            match target:
-                case ast.Name(id=name) if self.once[name] == 1:
-                    _note(self.names, name, self.values, value)
-                case ast.Attribute(value=ast.Name(id="self"), attr=attr) if function == "__init__":
-                    is_only = self.stores[self.family[kind], attr] == 1 and self._item(kind, attr) is None
-                    if is_only and attr not in self.foreign_stores:
-                        _note(self.attributes[kind], attr, self.values, value)
+            if isinstance(target, ast.Name) and self.once[target.id] == 1:
+                _note(self.names, target.id, self.values, value)
         return node
 
     visit_AnnAssign = visit_Assign
@@ -281,14 +264,6 @@ def _replaced_fields(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _name(node.func) == "replace":
             yield from (str(keyword.arg) for keyword in node.keywords)
-
-
-def _stored(tree: ast.AST, of_self: bool) -> Iterator[str]:
-    """Yield the attributes that statements store, of `self` or of anything else."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Attribute(value=owner, ctx=ast.Store() | ast.Del()) if (_name(owner) == "self") == of_self:
-                yield node.attr
 
 
 def _names_used(nodes: Iterable[ast.AST]) -> Iterator[str]:

@@ -15,8 +15,9 @@ import python_minifier
 from pipeline.base.closure import import_closure
 from pipeline.base.config import SECTIONS, load_params
 from pipeline.record.build import recipe_of
-from pipeline.record.flatten import flatten, project_imports
+from pipeline.record.flatten import flatten
 from pipeline.record.minify import minify
+from pipeline.record.prove import project_imports
 from pipeline.record.ship import without_unused
 from tests.record.test_trim import PROGRAM
 

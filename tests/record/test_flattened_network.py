@@ -9,8 +9,9 @@ import torch
 
 from pipeline.base.config import load_params
 from pipeline.model.network import build
-from pipeline.record.flatten import flatten, project_imports
+from pipeline.record.flatten import flatten
 from pipeline.record.minify import minify, wrap
+from pipeline.record.prove import project_imports
 from stages.shell.console import machine_environment
 
 TAIL = """

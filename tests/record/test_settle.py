@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Round:
-    pass
+    seed = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +98,8 @@ DECIDED = {
         "gone",
         "print(1)",
     ),
-    "an attribute": (
-        "class Rider:\n    def __init__(self, bike: Bike):\n        self.extra = bike.extra\n"
-        "    def ride(self):\n        print(1 if self.extra is None else 'gone')\n"
-        "def main(bike: Bike):\n    Rider(bike).ride()",
+    "a constant of the module": (
+        "KIND = None\ndef main(bike: Bike):\n    print(1 if bike.extra is KIND else 'gone')",
         "gone",
         "print(1)",
     ),
@@ -139,23 +137,15 @@ OPEN = {
     "def main(bike: Bike):\n    show(bike.extra)",
     "a name bound by an inner function": "def main(bike: Bike):\n    extra = bike.extra\n    def change():\n"
     "        nonlocal extra\n        extra = 5\n    change()\n    print(extra)",
-    "an attribute stored from outside": "class Rider:\n    def __init__(self, bike: Bike):\n"
-    "        self.extra = bike.extra\n    def ride(self):\n"
-    "        print(self.extra)\n"
-    "def main(bike: Bike):\n    rider = Rider(bike)\n    rider.extra = 4\n"
-    "    rider.ride()",
-    "an attribute stored below": "class Rider:\n    def __init__(self, bike: Bike):\n        self.extra = bike.extra\n"
-    "    def ride(self):\n        print(self.extra)\n"
-    "class Racer(Rider):\n    def ride(self):\n        self.extra = 4\n"
-    "        super().ride()\ndef main(bike: Bike):\n    Racer(bike).ride()",
-    "an attribute with a default": "class Rider:\n    extra = 3\n    def __init__(self, bike: Bike, know: bool):\n"
-    "        if know:\n            self.extra = bike.extra\n    def ride(self):\n"
-    "        print(self.extra)\ndef main(bike: Bike):\n    Rider(bike, False).ride()",
     "a class with others below it": "class Rider:\n    pass\nclass Racer(Rider):\n    pass\n"
     "def show(who: Rider | None):\n"
     "    print(isinstance(who, Rider))\ndef main(bike: Bike):\n    show(Racer())",
+    "a field from above": "def show(part: Bike | Wheel):\n    print(part.seed)\n"
+    "def main(bike: Bike):\n    show(bike.rear)",
     "a class above that of settings": "def show(part: Part):\n    print(isinstance(part, Round))\n"
     "def main(bike: Bike):\n    show(bike.front)",
+    "a constant that is bound again": "COUNT = 0\ndef main(bike: Bike):\n    global COUNT\n"
+    "    COUNT += 1\n    print(COUNT)",
     "what does something": "def speak() -> None:\n    print('spoken')\ndef main(bike: Bike):\n    speak()",
     "a generator of nothing": "def parts(bike: Bike):\n    if bike.extra is not None:\n        yield bike.extra\n"
     "def main(bike: Bike):\n    print(list(parts(bike)))",
