@@ -15,7 +15,7 @@ from pipeline.base.progress import silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec import read_artifact
-from pipeline.codec.container import decode_artifact
+from pipeline.codec.container import decode_artifact, dequantize
 from pipeline.codec.dequantize import dequantized_model
 from pipeline.quant.budget import MAX_TRIALS, KnobTrial, KnobWindow, search_knob
 from pipeline.quant.config import (
@@ -327,6 +327,8 @@ def test_fit_lands_within_tolerance_below_the_budget(model, statistics):
     assert layers["bigram.table.weight"]["proxy_loss"] is None
     tensors, meta = decode_artifact(content)
     assert meta == {"k": 1}
+    values = dequantize(fit.tensors)
+    assert all(np.array_equal(values[name], stored) for name, stored in dequantize(tensors).items())
     down = tensors[LOOPED_DOWN]
     codes_RC, step_R = torch.from_numpy(down.codes.astype(np.int64)), torch.from_numpy(down.step.astype(np.float32))
     weight_RC = model.get_parameter(LOOPED_DOWN)
@@ -541,6 +543,7 @@ def test_search_survives_sizes_that_are_not_monotone():
         return KnobTrial(clip, {}, bytes(int(10_000 / clip**0.7 + 60 * np.sin(400 * clip))))
 
     search = search_knob(attempt, 3.0, KnobWindow(1.0, 50.0, 3999, 4000), 100.0)
+    assert search.best == attempt(search.best.knob)
     assert len(search.best.content) <= 4000
     assert len(search.best.content) == max(size for _, size in search.trace if size <= 4000)
     assert len(search.best.content) >= 3900
@@ -549,10 +552,13 @@ def test_search_survives_sizes_that_are_not_monotone():
 def test_search_keeps_the_largest_file_that_fits_not_the_last():
     sizes = iter([3900] + [3800] * 40)
     search = search_knob(
-        lambda clip: KnobTrial(clip, {}, bytes(next(sizes))), 3.0, KnobWindow(1.0, 50.0, 3999, 4000), 100.0
+        lambda clip: KnobTrial(clip, {"clip": np.array(clip)}, bytes(next(sizes))),
+        3.0,
+        KnobWindow(1.0, 50.0, 3999, 4000),
+        100.0,
     )
     assert len(search.best.content) == 3900
-    assert search.best.knob == 3.0
+    assert search.best.knob == search.best.tensors["clip"] == 3.0
 
 
 def test_decoding_in_a_fresh_process_gives_the_same_bits(model, statistics, tmp_path, repo):
