@@ -10,29 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ODD_VALUES = (
-    None,
-    True,
-    -1,
-    0,
-    1,
-    2**31,
-    2**63,
-    -(2**63),
-    10**30,
-    10**400,
-    1e300,
-    -0.5,
-    float("nan"),
-    float("inf"),
-    "",
-    "a" * 9,
-    [],
+_WHOLE = (0, 1, -1, 2, 3, 255, 256, 65536, 65537, 2**31 - 1, 2**31, 2**63, -(2**63), 10**26, 10**30, 10**400)
+_BROKEN = (0.0, -0.0, 0.5, -0.5, 1e-300, 1e300, float("inf"), -float("inf"), float("nan"))
+_TEXTS = ("", "x", "a" * 9, "444", "null", "size", "x" * 3000, "\u2581", "\0", "\ud800")
+_LISTS: tuple[list, ...] = ([], [[]], [None], [0, 0], [-1], [0] * 9, list(range(300)), [[[[1]]]])
+_MAPPINGS: tuple[dict, ...] = (
     {},
-    [0] * 9,
     {"kind": "core"},
-    [[[[]]]],
+    {"kind": "blocks"},
+    {"size": 1},
+    {"": 1},
+    {"kind": None},
+    {"kind": []},
 )
+ODD_VALUES = (None, True, False, *_WHOLE, *_BROKEN, *_TEXTS, *_LISTS, *_MAPPINGS)
 
 
 def damaged_bytes(content: bytes, choose: random.Random) -> bytes:
@@ -46,18 +37,22 @@ def damaged_bytes(content: bytes, choose: random.Random) -> bytes:
 
 
 def damaged_value(value: object, choose: random.Random) -> object:
-    """Return plain data with one value somewhere inside replaced, or a key dropped, renamed or added."""
+    """Return plain data with one value somewhere inside replaced, a key dropped, renamed or added, entries repeated."""
     if isinstance(value, dict) and value and choose.random() < 0.85:
         key = choose.choice(list(value))
         rest = {name: each for name, each in value.items() if name != key}
         action = choose.random()
         if action < 0.1:
             return rest
+        if action < 0.15:
+            return {**rest, choose.choice((f"{key}_", "size", "nfiles", "", "a b", "x" * 2000, "../x")): value[key]}
         if action < 0.2:
-            return {**rest, f"{key}_": value[key]} if action < 0.15 else {**value, "added": choose.choice(ODD_VALUES)}
+            return {**value, choose.choice((key, "added")): choose.choice((*ODD_VALUES, *value.values()))}
         return {**value, key: damaged_value(value[key], choose)}
     if isinstance(value, list) and value and choose.random() < 0.7:
         at = choose.randrange(len(value))
+        if choose.random() < 0.2:
+            return [*value, *[value[at]] * choose.choice((1, 10, 5000))]
         return [*value[:at], damaged_value(value[at], choose), *value[at + 1 :]]
     return choose.choice(ODD_VALUES)
 
