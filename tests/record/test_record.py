@@ -9,13 +9,13 @@ import statistics
 from pathlib import Path
 
 import pytest
+from pipeline.record.log_lines import score_line
 from scipy import stats
 
 from pipeline.base.files import folder_digest
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.build import budget_note
 from pipeline.record.config import BaselineConfig, PackageConfig
-from pipeline.record.log_lines import score_line
 from pipeline.record.minify import wrapped_forms
 from pipeline.record.record import SeedRun, assemble, imported_packages, requirements_text
 from pipeline.record.schema import check_submission

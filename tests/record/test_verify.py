@@ -9,10 +9,10 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.record.seed_log import SeedLog, implied_bytes
 from scipy import stats
 
 from pipeline.record.claims import equal_as_stated
-from pipeline.record.seed_log import SeedLog, implied_bytes
 from pipeline.record.verify import read_record as read
 from pipeline.record.verify import verify_folder, verify_table
 from stages.cli import main

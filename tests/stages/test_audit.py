@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pipeline.audit.stated import state_audit
 
 from pipeline.audit.audit import TITLES, Machine, Seen, audit_record, audit_table, file_findings
 from pipeline.audit.evaluator import Finding, Rows
+from pipeline.audit.number_checks import check_alarms
 from pipeline.audit.processes import Event, ShippedError
-from pipeline.audit.record_checks import check_alarms
 from pipeline.audit.record_files import Evidence, RecordFolder
-from pipeline.audit.stated import state_audit
 from pipeline.base.artifacts import ROOT
 from pipeline.base.files import files_below, folder_digest
 from pipeline.data.shards import write_shard
@@ -76,7 +76,7 @@ class Doctored:
     def seen(self) -> Seen:
         evidence, scores = Evidence(self.root), {}
         protocols = {item: evidence.ledger(1, item).protocol for item in ITEMS}
-        printed = [f"sha256 {RecordFolder(self.root / 'submission').digests(1)['config']} config"]
+        printed = [f"sha256 {RecordFolder(self.root / 'submission').log(1).digests['config']} config"]
         for number, item in enumerate(ITEMS):
             nats, num_bytes = np.array([1.5 + number, 2.0]), np.array([3, 0])
             scores[item] = Rows(np.arange(2), nats, num_bytes, np.zeros(2, int))
