@@ -60,7 +60,7 @@ def check_walls(record: RecordFolder, evidence: Evidence | None, items: Collecti
 
 
 def check_chain(record: RecordFolder, evidence: Evidence | None, items: Collection[str]) -> Finding:
-    """T9: the artifact that ships comes, link by link, from train shards and tokenizer; its scores are of that artifact."""
+    """T9: the artifact that ships comes, link by link, from train shards and tokenizer; its scores are its own."""
     if evidence is None:
         return not_applicable(NO_RUN)
     for seed in record.seeds:

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
 
 from benchmarks.quantization import compare, measure, report
 from benchmarks.quantization_arms import brotli_file, ladder
 from benchmarks.quantization_data import Material
 from benchmarks.quantization_runs import Bench
+from benchmarks.quantization_spreads import Axis, axes_of, axis_gains, lognormal_bits
 from benchmarks.rate_curves import bytes_at, gap_at, interval, make_curve, resample_documents
 from benchmarks.rate_plot import plot_points
 from pipeline.base.config import load_params
