@@ -186,7 +186,7 @@ def check_alarms(record: RecordFolder) -> Finding:
     for seed, bpb in zip(record.seeds, bpbs, strict=True):
         if not bpb >= LOWEST_BPB:
             alarms.append(f"seed {seed}: {bpb:.4f} bpb is below {LOWEST_BPB}")
-        result = record.record.result(str(seed))
+        result = record.record.results[str(seed)]
         if None not in (result.get("quantized_val_bpb"), result.get("pre_quant_val_bpb")):
             gap = record.of_seed(seed, "quantized_val_bpb") - record.of_seed(seed, "pre_quant_val_bpb")
             if not gap >= 0:

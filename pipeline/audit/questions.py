@@ -124,7 +124,8 @@ def ask_normalisation(basis: Basis) -> Question:
     """T3: with every id of the vocabulary in a target's place, the probabilities add up to one."""
     base_M = basis.streams[SHORT].tokens
     target = len(base_M) * 3 // 4  # in the second half, which says the first again
-    streams = [_replaced(base_M, target + 1, token) for token in range(basis.maker.vocab_size)]
+    is_target_M = np.arange(len(base_M)) == target + 1
+    streams = [np.where(is_target_M, token, base_M) for token in range(basis.maker.vocab_size)]
 
     def judge(answers: Sequence[Ledgers]) -> Finding:
         worst, sums = 0.0, 0
@@ -277,12 +278,6 @@ def ask_positions(basis: Basis) -> Question:
         return scores_agree(comparisons, basis.tolerance, f"{len(positions)} positions")
 
     return Question(streams, judge)
-
-
-def _replaced(tokens_M: np.ndarray, position: int, token: int) -> np.ndarray:
-    changed_M = tokens_M.copy()
-    changed_M[position] = token
-    return changed_M
 
 
 def _first_group(ledgers: Ledgers, item: str) -> np.ndarray:

@@ -82,7 +82,7 @@ def _artifact_size(record: Record) -> Iterator[Claim]:
         artifact = record.artifact(seed)
         sizes = {
             "its log": log.last("artifact bytes"),
-            "submission.json": number_of(record.result(seed), "artifact_bytes"),
+            "submission.json": number_of(record.results.get(seed, {}), "artifact_bytes"),
             "the file": artifact.stat().st_size if artifact else None,
         }
         yield from agreement(f"seed {seed}", sizes)
@@ -108,20 +108,21 @@ def _total_size(record: Record) -> Iterator[Claim]:
 
 
 def _digests(record: Record) -> Iterator[Claim]:
-    ours = [record.program.name, *(path.name for path in record.folder.glob("tokenizers/*"))]
+    ours = [record.program, *(path for path in record.folder.glob("tokenizers/*") if path.is_file())]
     for seed, log in record.logs.items():
         artifact = record.artifact(seed)
-        for name in dict.fromkeys([*log.digests, *ours, *([artifact.name] if artifact else [])]):
-            if path := record.find(name, f"tokenizers/{name}"):
+        paths = {path.name: path for path in [*ours, *([artifact] if artifact else [])]}
+        for name in dict.fromkeys([*log.digests, *paths]):
+            if path := paths.get(name) or record.find(name):
                 yield from agreement(name, {"the file": sha256_of_file(path), log.name: log.digests.get(name)})
         if artifact:
-            stated = record.result(seed).get("artifact_sha256")
+            stated = record.results.get(seed, {}).get("artifact_sha256")
             digests = {"the file": sha256_of_file(artifact), "submission.json": str(stated) if stated else None}
             yield from agreement(artifact.name, digests)
 
 
 def _scores(record: Record) -> Iterator[Claim]:
-    for seed, result in record.seed_results():
+    for seed, result in record.results.items():
         log = record.logs.get(seed)
         if log is None or not log.scores:
             yield f"seed {seed}: no log with a final score", None
@@ -139,7 +140,7 @@ def _scores(record: Record) -> Iterator[Claim]:
 
 
 def _means(record: Record) -> Iterator[Claim]:
-    seeds = dict(record.seed_results())
+    seeds = record.results
     for key in Score._fields:
         values = [value for entry in seeds.values() if (value := number_of(entry, key)) is not None]
         std = number_of(record.submission, f"{key}_std")
@@ -160,7 +161,7 @@ def _means(record: Record) -> Iterator[Claim]:
 
 def _statistics(record: Record) -> Iterator[Claim]:
     theirs = part_of(record.submission, "comparison_baseline").get("val_losses")
-    ours = [number_of(entry, "val_loss") for _, entry in record.seed_results()]
+    ours = [number_of(entry, "val_loss") for entry in record.results.values()]
     if not isinstance(theirs, list) or not all(isinstance(loss, Decimal | int) for loss in (*ours, *theirs)):
         return
     try:
@@ -178,7 +179,7 @@ def _statistics(record: Record) -> Iterator[Claim]:
 
 def _implied_bytes(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
-        stated, targets = number_of(record.result(seed), "eval_bytes"), log.last("targets")
+        stated, targets = number_of(record.results.get(seed, {}), "eval_bytes"), log.last("targets")
         if targets is None or not log.scores:
             yield f"seed {seed}: {log.name} does not say both targets and scores", None
             continue
@@ -223,21 +224,23 @@ def _readme(record: Record) -> Iterator[Claim]:
         yield f"seed {seed}: headline {item} {'ends' if is_last else 'does not end'} {log.name}", is_last
         for row in own.values():
             for key, value in (("target_tokens", row.targets), ("eval_bytes", row.bytes)):
-                counts = {"README.md": value, "submission.json": number_of(record.result(seed), key)}
+                counts = {"README.md": value, "submission.json": number_of(record.results.get(seed, {}), key)}
                 yield from agreement(f"seed {seed}, {row.item}: {key}", counts)
 
 
 def _counts(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
         for name, key in (("tokens", "val_tokens"), ("targets", "target_tokens")):
-            counts = {log.name: log.last(name), "submission.json": number_of(record.result(seed), key)}
+            counts = {log.name: log.last(name), "submission.json": number_of(record.results.get(seed, {}), key)}
             yield from agreement(f"seed {seed}: {name}", counts)
 
 
 def _times(record: Record) -> Iterator[Claim]:
     for seed, log in record.logs.items():
         logged, steps = log.last("scoring seconds"), log.all["training ms"]
-        scoring, training = (number_of(record.result(seed), key) for key in ("eval_time_s", "train_wallclock_ms"))
+        scoring, training = (
+            number_of(record.results.get(seed, {}), key) for key in ("eval_time_s", "train_wallclock_ms")
+        )
         if logged is None or not steps or training is None:
             yield f"seed {seed}: {log.name} or submission.json does not say how long it took", None
             continue

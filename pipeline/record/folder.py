@@ -6,7 +6,7 @@ Checked by: tests/record/test_verify.py.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,15 +34,11 @@ class Record(NamedTuple):
         """The file that is counted and run."""
         return self.folder / "train_gpt.py"
 
-    def seed_results(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield every seed with its entry, as far as entries are objects."""
-        for seed, entry in part_of(self.submission, "seed_results").items():
-            if isinstance(entry, Mapping):
-                yield str(seed), entry
-
-    def result(self, seed: str) -> Mapping[str, Any]:
-        """Return the entry of a seed, empty where there is none."""
-        return part_of(part_of(self.submission, "seed_results"), seed)
+    @property
+    def results(self) -> dict[str, Mapping[str, Any]]:
+        """Seed -> its entry, as far as entries are objects."""
+        entries = part_of(self.submission, "seed_results").items()
+        return {seed: entry for seed, entry in entries if isinstance(entry, Mapping)}
 
     def artifact(self, seed: str) -> Path | None:
         """Return the artifact of a seed, where the folder holds one."""
