@@ -130,25 +130,27 @@ def _scores(record: Record) -> Iterator[Claim]:
         yield from ((f"{log.name} states {oddity}", None) for oddity in log.oddities)
         for key, printed in log.scores[-1].score._asdict().items():
             yield recomputed(f"seed {seed}: {key}", number_of(result, key), printed, f"the end of {log.name}")
-        before, after = (number_of(result, f"{name}_val_bpb") for name in ("pre_quant", "quantized"))
-        if before is not None and log.float_score:
-            yield recomputed(f"seed {seed}: bpb before quantization", before, log.float_score.val_bpb, log.name)
-        elif before is not None:
-            yield f"seed {seed}: {log.name} states no score before quantization", None
-        if after is not None and not any(equal_as_stated(after, line.score.val_bpb) for line in log.scores):
-            yield f"seed {seed}: bpb after quantization {after} is in no final line of {log.name}", None
+        if result.get("pre_quant_val_bpb") is not None:
+            before, printed_before = number_of(result, "pre_quant_val_bpb"), log.float_score
+            what = f"seed {seed}: bpb before quantization"
+            yield recomputed(what, before, printed_before.val_bpb, log.name) if printed_before else (what, None)
+        if result.get("quantized_val_bpb") is not None:
+            after = number_of(result, "quantized_val_bpb")
+            if after is None or not any(equal_as_stated(after, line.score.val_bpb) for line in log.scores):
+                yield f"seed {seed}: bpb after quantization is in no final line of {log.name}", None
 
 
 def _means(record: Record) -> Iterator[Claim]:
     seeds = record.results
     for key in Score._fields:
         values = [value for entry in seeds.values() if (value := number_of(entry, key)) is not None]
-        std = number_of(record.submission, f"{key}_std")
         if values:
             yield recomputed(f"mean {key}", number_of(record.submission, key), statistics.fmean(values))
         if len(values) > 1:
-            yield recomputed(f"std of {key}", std, statistics.stdev(map(float, values)))
-        elif std is not None:
+            yield recomputed(
+                f"std of {key}", number_of(record.submission, f"{key}_std"), statistics.stdev(map(float, values))
+            )
+        elif record.submission.get(f"{key}_std") is not None:
             yield f"std of {key}: stated, though one seed has none", None
     if seeds:
         runs = record.submission.get("all_runs")
