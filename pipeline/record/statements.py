@@ -156,7 +156,7 @@ class SeedLog:
         stated |= {(each, value) for each, values in self.all.items() if each != "training ms" for value in values}
         stated |= {(line.name, line.score) for line in lines if line.name == "pre_quant"}
         counts = Counter(each for each, _ in stated)
-        about_scores = (line for line in text.splitlines() if "val_bpb" in line or "final_" in line)
+        about_scores = (line for line in text.split("\n") if "val_bpb" in line or "final_" in line)
         self.oddities = [f"{each} in several ways" for each in counts if counts[each] > 1]
         self.oddities += [f"{line:.80}" for line in about_scores if not _SCORE_AS_WRITTEN.fullmatch(line)]
         """What no log of a single run of ours states."""
