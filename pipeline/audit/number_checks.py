@@ -134,7 +134,7 @@ def _program_claims(record: RecordFolder, printed: Sequence[str], first: Ledgers
     stated, said = record.log(record.seeds[0]), SeedLog("train_gpt.py", "\n".join(printed))
     config = digest_line(stated.digests.get("config", "nothing"), "config")
     yield f"{stated.name}: its config digest is not the program's", config in printed
-    yield from ((f"train_gpt.py prints {oddity}", False) for oddity in said.oddities)
+    yield from ((f"train_gpt.py prints {one_line(oddity)}", False) for oddity in said.oddities)
     found = sorted(tuple(map(float, line.score)) for line in said.scores)
     wanted = sorted(rows.score for rows in first.values())
     yield f"the program prints {len(found)} scores for {len(wanted)} items", len(found) == len(wanted)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from pipeline.base.checks import require
+from pipeline.base.checks import one_line, require
 from pipeline.base.files import sha256_of_file
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
 from pipeline.record.folder import Record, number_of, part_of
@@ -127,7 +127,7 @@ def _scores(record: Record) -> Iterator[Claim]:
         if log is None or not log.scores:
             yield f"seed {seed}: no log with a final score", None
             continue
-        yield from ((f"{log.name} states {oddity}", None) for oddity in log.oddities)
+        yield from ((f"{log.name} states {one_line(oddity)}", None) for oddity in log.oddities)
         for key, printed in log.scores[-1].score._asdict().items():
             yield recomputed(f"seed {seed}: {key}", number_of(result, key), printed, f"the end of {log.name}")
         if result.get("pre_quant_val_bpb") is not None:

@@ -72,10 +72,7 @@ def test_every_written_number_is_read_by_its_reader_alone(name):
         ("sha256 00 config", "config in several ways"),
         (float_score_line(3.0, 1.0), "pre_quant in several ways"),
         ("best val_bpb: 1.0", "best val_bpb: 1.0"),
-        (
-            "\x0bfinal_a_exact val_loss:3.00000000 val_bpb:1.00000000",
-            "\x0bfinal_a_exact val_loss:3.00000000 val_bpb:1.00000000",
-        ),
+        ("\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0", "\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0"),
         ("final_ttt_exact val_loss:3.1 val_bpb:1.5", "final_ttt_exact val_loss:3.1 val_bpb:1.5"),
     ],
 )
