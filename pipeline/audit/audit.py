@@ -31,7 +31,7 @@ from pipeline.base.files import atomic_folder, files_below, folder_digest, requi
 from pipeline.base.progress import Log
 from pipeline.data.tokenizer import load_tokenizer
 
-AUDIT_VERSION = "fairway-audit-2"
+AUDIT_VERSION = "fairway-audit-3"
 _LONGEST_EVIDENCE = 500
 TITLES = {
     "T1": "every target exactly once",
@@ -42,7 +42,7 @@ TITLES = {
     "T6": "order depends on nothing unscored",
     "T7": "again, on several processes, in other batches: the same",
     "T8": "val and train kept apart, no network",
-    "T9": "the artifact does not depend on val",
+    "T9": "the artifact comes from train shards and tokenizer",
     "T10": "split hygiene",
     "T11": "provenance: digests and numbers",
     "T12": "causality at many positions",
