@@ -42,9 +42,8 @@ def audit(
     """
     import torch
 
-    from pipeline.audit.audit import Machine, audit_record, audit_table
+    from pipeline.audit.audit import Machine, audit_record, audit_table, state_audit
     from pipeline.audit.record_files import Evidence
-    from pipeline.audit.stated import state_audit
     from pipeline.base.artifacts import path_of, write_json
     from pipeline.base.checks import require
     from pipeline.base.files import write_bytes

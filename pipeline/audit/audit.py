@@ -3,27 +3,35 @@
 Checked by: tests/stages/test_audit.py.
 """
 
+import json
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.audit.behaviour import audit_behaviour
 from pipeline.audit.evaluator import Finding, Ledgers, judged
-from pipeline.audit.number_checks import check_implied_bytes, check_provenance, check_real_bytes, check_real_ledgers
+from pipeline.audit.number_checks import (
+    check_alarms,
+    check_claims,
+    check_provenance,
+    check_real_bytes,
+    check_real_ledgers,
+    check_timers,
+)
 from pipeline.audit.processes import Event, ShippedError
-from pipeline.audit.record_checks import check_alarms, check_sizes_on_disk, check_timers
 from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.audit.shipped import ShippedFiles, ShippedProgram
 from pipeline.audit.split_checks import check_split
 from pipeline.audit.streams import StreamMaker
 from pipeline.audit.untrusted import one_line
-from pipeline.audit.walls_checks import check_noise, check_walls
-from pipeline.base.checks import FairwayError
-from pipeline.base.files import files_below, folder_digest, sha256_of_file
+from pipeline.audit.walls_checks import check_chain, check_program, check_walls
+from pipeline.base.checks import FairwayError, require
+from pipeline.base.files import atomic_folder, files_below, folder_digest, require_plain_files, sha256_of_file
 from pipeline.base.progress import Log
 from pipeline.data.tokenizer import load_tokenizer
 
-AUDIT_VERSION = "fairway-audit-2"
+AUDIT_VERSION = "fairway-audit-3"
 _LONGEST_EVIDENCE = 500
 TITLES = {
     "T1": "every target exactly once",
@@ -34,7 +42,7 @@ TITLES = {
     "T6": "order depends on nothing unscored",
     "T7": "again, on several processes, in other batches: the same",
     "T8": "val and train kept apart, no network",
-    "T9": "the artifact does not depend on val",
+    "T9": "the artifact comes from train shards and tokenizer",
     "T10": "split hygiene",
     "T11": "provenance: digests and numbers",
     "T12": "causality at many positions",
@@ -68,7 +76,7 @@ def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log:
     """
     record = RecordFolder(folder)
     seed = record.seeds[0]
-    files = ShippedFiles(record.program, record.artifact(seed), record.tokenizer, seed)
+    files = ShippedFiles(record.program, record.artifacts[seed], record.tokenizer, seed)
     program = ShippedProgram(files, machine.environment, machine.timeout_seconds, log, machine.side_by_side)
     try:
         maker = StreamMaker(load_tokenizer(record.tokenizer))
@@ -119,13 +127,15 @@ def file_findings(
     items = seen.protocols
     judges: list[tuple[str, Callable[[], Finding]]] = [
         ("T1", lambda: check_real_ledgers(record, evidence, items)),
-        ("T4", lambda: check_implied_bytes(record)),
+        ("T4", lambda: check_claims(record, "implied bytes")),
         ("T4", lambda: check_real_bytes(record, evidence, items)),
-        ("T8", lambda: check_walls(record, evidence, list(items), seen.events, seen.silenced)),
-        ("T9", lambda: check_noise(record, evidence, list(items))),
+        ("T8", lambda: check_program(seen.events, seen.silenced)),
+        ("T8", lambda: check_walls(record, evidence, list(items))),
+        ("T9", lambda: check_chain(record, evidence, list(items))),
         ("T10", lambda: check_split(record, evidence, bos_id)),
+        ("T11", lambda: check_claims(record, "digests", "scores", "means", "statistics", "counts", "README")),
         ("T11", lambda: check_provenance(record, evidence, items, seen.printed, seen.ledgers, tolerance)),
-        ("T13", lambda: check_sizes_on_disk(record)),
+        ("T13", lambda: check_claims(record, "code size", "artifact size", "total size")),
         ("T14", lambda: check_timers(record, evidence, list(items))),
         ("T15", lambda: check_alarms(record)),
     ]
@@ -152,3 +162,24 @@ def audit_table(report: Mapping[str, Any]) -> str:
         f"## Audit\n\n{report['version']}: **{report['verdict']}**, folder digest `{report['folder_digest'][:16]}`.\n\n"
         "| check | shows | verdict | evidence |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
     )
+
+
+def state_audit(folder: Path, report: Mapping[str, Any], target: Path) -> None:
+    """Write a copy of an audited record folder to `target`, with its audit stated; an older copy is replaced.
+
+    A folder cannot state its own digest, so the audit names the folder as it was audited, and what is added afterwards
+    is the audit alone: audit.json, a table at the end of README.md, the verdicts in submission.json.
+    `report`: what `audit_record` returned for `folder`. Raises ValueError when the folder has changed since.
+    """
+    verdicts = [{"id": check["id"], "verdict": check["verdict"]} for check in report["checks"]]
+    require_plain_files(folder)
+    with atomic_folder(target) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True, symlinks=True)
+        digest, audited = folder_digest(partial), report["folder_digest"]
+        require(digest == audited, str(folder), f"digest {digest[:16]}", f"{audited[:16]}, as audited: audit it again")
+        submission = json.loads((partial / "submission.json").read_text("utf-8"))
+        submission["audit"] = {"version": report["version"], "checks": verdicts}
+        for name, content in (("submission.json", submission), ("audit.json", report)):
+            (partial / name).write_bytes((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+        with open(partial / "README.md", "ab") as readme:
+            readme.write(f"\n{audit_table(report)}".encode())

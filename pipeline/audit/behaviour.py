@@ -1,41 +1,31 @@
 """Checks T1 to T7 and T12: what streams and ledgers alone can prove about an evaluator.
 
-One idea: every check is a question, a few streams and a judge of their ledgers. The questions do not depend on each
-other's answers, so that one call of the evaluator, which may be one start of a shipped program, answers them all.
-
-Axes: M tokens, N = M - 1 targets; target j is token j + 1; V vocabulary.
-Source: the table of checks in docs/legality.md.
-Differs: T12 runs the record as it scores; compiled models and other attention kernels are compared by the GPU check.
+Axes: N targets; target j is token j + 1.
+Source: the table of checks in docs/legality.md; bytes are counted from the pieces, not with the library's table.
 Checked by: tests/audit/test_mutants.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import sentencepiece
 
-from pipeline.audit.comparisons import Comparison, changed_targets, scored_before, scores_agree
-from pipeline.audit.evaluator import ROUNDING_NATS, Evaluator, Finding, Ledgers, failed, judged, not_applicable, passed
-from pipeline.audit.rows_checks import Basis, judge_bytes, judge_exactly_once
-from pipeline.audit.streams import Stream, StreamMaker
+from pipeline.audit.evaluator import Evaluator, Finding, failed, judged, passed
+from pipeline.audit.questions import (
+    Basis,
+    Question,
+    ask_future,
+    ask_isolation,
+    ask_normalisation,
+    ask_order,
+    ask_positions,
+    ask_repetition,
+)
+from pipeline.audit.streams import Stream, StreamMaker, piece_bytes
 
-SUM_TOLERANCE = 1e-4
-"""T3: a float32 log-softmax over a vocabulary, exponentiated and summed, is 1 within a few 1e-6; a cheat is not."""
-SHAPE_TOLERANCE_NATS = 1e-3
-"""T7: another end of the stream makes other batch shapes, which add float32 sums up in another order."""
 DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
-MANY, SHORT, PAIR, OVER_LONG, LONG = range(5)
-"""Position of each base stream."""
-
-Judge = Callable[[Sequence[Ledgers]], Finding]
-
-
-class Question(NamedTuple):
-    """Streams, and a judge of the ledgers of these streams."""
-
-    streams: list[np.ndarray]
-    judge: Judge
 
 
 def audit_behaviour(
@@ -82,206 +72,40 @@ def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]
     return [maker.stream("pair", [1]), maker.stream("over-long document", sizes[:1]), maker.stream("long", sizes)]
 
 
-def ask_future(basis: Basis) -> Question:
-    """T2: other content after a cut moves no score that came before the first target it changes."""
-    cuts = [(MANY, cut) for cut in (2, *basis.maker.random.integers(3, len(basis.streams[MANY].tokens), 3).tolist())]
-    longest = len(basis.streams[LONG].tokens)
-    cuts += [(MANY, len(basis.streams[MANY].tokens) - 1), (LONG, int(0.72 * longest))]
-    streams = [
-        basis.maker.changed(basis.streams[index], np.arange(cut, len(basis.streams[index].tokens)))
-        for index, cut in cuts
-    ]
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        comparisons = []
-        for (index, cut), tokens, ledgers in zip(cuts, streams, answers, strict=True):
-            base, base_M = basis.ledgers[index], basis.streams[index].tokens
-            moved = changed_targets(base_M, tokens)
-            targets = {item: np.unique(scored_before(base[item], moved)) for item in basis.items}
-            where = f"{basis.streams[index].name}, other tokens from {cut} on"
-            comparisons.append(Comparison(where, base, ledgers, len(base_M) - 1, _inside(targets, len(base_M) - 1)))
-        return scores_agree(comparisons, basis.tolerance, f"{len(cuts)} cuts")
-
-    return Question(streams, judge)
-
-
-def ask_normalisation(basis: Basis) -> Question:
-    """T3: with every id of the vocabulary in a target's place, the probabilities add up to one."""
-    base_M = basis.streams[SHORT].tokens
-    target = len(base_M) * 3 // 4  # in the second half, which says the first again
-    streams = [_replaced(base_M, target + 1, token) for token in range(basis.maker.vocab_size)]
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        worst, sums = 0.0, 0
+def judge_exactly_once(basis: Basis) -> Finding:
+    """T1: every target of every base stream has exactly one row, and its nats are those of a probability."""
+    for stream, ledgers in zip(basis.streams, basis.ledgers, strict=True):
         for item in basis.items:
-            if not all(each[item].has_row(len(base_M) - 1)[target] for each in answers):
-                continue  # a dropped target is check T1's
-            nats_V = np.array([each[item].spread(each[item].nats, len(base_M) - 1)[target] for each in answers])
-            if not (np.isfinite(nats_V) & (nats_V >= -ROUNDING_NATS)).all():
-                return failed(
-                    f"{item}, short: the {len(streams)} nats of target {target} are not all those of "
-                    f"probabilities, but from {nats_V.min():g} to {nats_V.max():g}"
-                )
-            total = float(np.exp(-nats_V).sum())
-            worst, sums = max(worst, abs(total - 1.0)), sums + 1
-            if not abs(total - 1.0) <= SUM_TOLERANCE:
-                return failed(f"{item}, short: probabilities at target {target} add up to {total:.6f}")
-        if not sums:
-            return not_applicable("the sampled target was not scored")
-        return passed(f"{sums} items, {len(streams)} ids: sums within {worst:.1g} of 1 (allowed {SUM_TOLERANCE:g})")
-
-    return Question(streams, judge)
+            if fault := ledgers[item].coverage_fault(len(stream.tokens) - 1):
+                return failed(f"{item}, {stream.name}: {fault}")
+    total = sum(len(stream.tokens) - 1 for stream in basis.streams)
+    return passed(f"{len(basis.streams)} streams, {total} targets, {len(basis.items)} items: every target exactly once")
 
 
-def declares_isolation(protocol: Mapping[str, Any]) -> bool:
-    """Return whether a protocol says that documents do not see each other."""
-    return bool(protocol.get("documents")) or protocol["kind"] == "lora-ttt"
+def judge_bytes(basis: Basis) -> Finding:
+    """T4: every target stands for the bytes of its piece, and a document's add up to the UTF-8 length of its text."""
+    for stream, ledgers in zip(basis.streams, basis.ledgers, strict=True):
+        expected_N = piece_bytes(basis.maker.processor, stream.tokens)
+        if fault := _text_fault(basis.maker.processor, stream, expected_N):
+            return failed(fault)
+        for item in basis.items:
+            if fault := ledgers[item].bytes_fault(expected_N):
+                return failed(f"{item}, {stream.name}: {fault}")
+    documents = sum(len(stream.texts) for stream in basis.streams)
+    return passed(
+        f"{documents} documents, {len(basis.items)} items: bytes equal the UTF-8 length of the text, BOS and "
+        "what follows a boundary included"
+    )
 
 
-def ask_isolation(basis: Basis) -> Question:
-    """T5: where a protocol declares that documents are isolated, changing one moves no score of another."""
-    isolated = [item for item in basis.items if declares_isolation(basis.protocols[item])]
-    stream = basis.streams[MANY]
+def _text_fault(processor: sentencepiece.SentencePieceProcessor, stream: Stream, expected_N: np.ndarray) -> str | None:
+    """Return what is wrong between a stream's documents and their texts."""
     bounds = [*stream.starts.tolist(), len(stream.tokens)]
-    chosen = [0, 3, 5] if isolated else []
-    streams = [basis.maker.changed(stream, np.arange(bounds[each] + 1, bounds[each + 1])) for each in chosen]
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        if not isolated:
-            return not_applicable("no item declares isolated documents")
-        comparisons = []
-        for number, ledgers in zip(chosen, answers, strict=True):
-            # The BOS after a document is predicted from it, so that target is the document's own.
-            others = np.setdiff1d(np.arange(len(stream.tokens) - 1), np.arange(bounds[number], bounds[number + 1]))
-            where = f"{stream.name}, document {number} changed"
-            targets = dict.fromkeys(isolated, others)
-            comparisons.append(Comparison(where, basis.ledgers[MANY], ledgers, len(stream.tokens) - 1, targets))
-        return scores_agree(comparisons, basis.tolerance, f"{len(chosen)} documents changed")
-
-    return Question(streams, judge)
-
-
-def ask_order(basis: Basis) -> Question:
-    """T6: what is scored next depends on nothing that is not scored yet, the lengths of later documents included."""
-    stream, bos = basis.streams[MANY], basis.maker.bos_id
-    cut = int(stream.starts[4])
-    tails = [[], list(range(cut, len(stream.tokens), 3)), list(range(cut, len(stream.tokens), 150))]
-    streams = []
-    for starts in tails:
-        tokens_M = basis.maker.changed(stream, np.arange(cut, len(stream.tokens)))
-        tokens_M[cut:][tokens_M[cut:] == bos] = basis.maker.words[0]
-        tokens_M[starts] = bos
-        streams.append(tokens_M)
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        for starts, tokens_M, ledgers in zip(tails, streams, answers, strict=True):
-            moved = changed_targets(stream.tokens, tokens_M)
-            for item in basis.items:
-                first, second = basis.ledgers[MANY][item].target, ledgers[item].target
-                length = min(len(first), len(second))
-                differing = np.flatnonzero(first[:length] != second[:length])
-                if len(differing) and not np.isin(first[: differing[0]], moved).any():
-                    row = differing[0]
-                    return failed(
-                        f"{item}, {stream.name}, {len(starts)} documents after {cut} instead of 8: row {row} "
-                        f"scores target {second[row]} instead of {first[row]}"
-                    )
-        return passed(f"{len(tails)} other layouts of the documents after token {cut}: the same order before it")
-
-    return Question(streams, judge)
-
-
-def ask_repetition(basis: Basis, on_processes: Sequence[Ledgers], processes: str) -> Question:
-    """T7: again, on several processes and with the stream cut off at two places: the same scores.
-
-    Cut off, only the first group is compared: a protocol may plan its learning by the length of the stream. One cut
-    leaves other batches, the other a last window of a single target.
-    """
-    many, short = basis.streams[MANY].tokens, basis.streams[SHORT].tokens
-    context = max(int(protocol["context_tokens"]) for protocol in basis.protocols.values())
-    cuts = [int(0.6 * len(many)), min(len(many) - 1, context * max(1, len(many) // (2 * context)) + 2)]
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        again, *cut_off = answers
-        base, whole = basis.ledgers[MANY], dict.fromkeys(basis.items, np.arange(len(many) - 1))
-        every = dict.fromkeys(basis.items, np.arange(len(short) - 1))
-        same = scores_agree(
-            [
-                Comparison("many documents, scored again", base, again, len(many) - 1, whole),
-                Comparison(f"many documents, {processes}", base, on_processes[0], len(many) - 1, whole),
-                Comparison(f"short, {processes}", basis.ledgers[SHORT], on_processes[1], len(short) - 1, every),
-            ],
-            basis.tolerance,
-            f"again, {processes}",
-        )
-        shapes = scores_agree(
-            [
-                Comparison(
-                    f"many documents, first {kept} tokens",
-                    base,
-                    ledgers,
-                    len(many) - 1,
-                    {
-                        item: np.intersect1d(_first_group(base, item), _first_group(ledgers, item))
-                        for item in basis.items
-                    },
-                )
-                for kept, ledgers in zip(cuts, cut_off, strict=True)
-            ],
-            SHAPE_TOLERANCE_NATS + basis.tolerance,
-            "cut off",
-        )
-        if same.verdict == "fail" or shapes.verdict == "fail":
-            return same if same.verdict == "fail" else shapes
-        return passed(f"{same.evidence}; {shapes.evidence}")
-
-    return Question([many, *(many[:kept] for kept in cuts)], judge)
-
-
-def ask_positions(basis: Basis) -> Question:
-    """T12: one other token moves no score to its left, wherever it stands, and its own score follows it."""
-    stream = basis.streams[OVER_LONG]
-    length = len(stream.tokens)
-    context = max(int(protocol["context_tokens"]) for protocol in basis.protocols.values())
-    edges = [2, context - 1, context, context + 1, context + 2, 2 * context, 2 * context + 1, length - 1]
-    positions = sorted({at for at in (*edges, *basis.maker.random.integers(2, length, 3).tolist()) if 2 <= at < length})
-    streams = [basis.maker.changed(stream, np.array([at])) for at in positions]
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        base = basis.ledgers[OVER_LONG]
-        comparisons = [
-            Comparison(
-                f"{stream.name}, another token {at}",
-                base,
-                ledgers,
-                length - 1,
-                dict.fromkeys(basis.items, np.arange(at - 1)),
-            )
-            for at, ledgers in zip(positions, answers, strict=True)
-        ]
-        for item in basis.items:
-            own = [
-                base[item].spread(base[item].nats, length - 1)[at - 1]
-                - ledgers[item].spread(ledgers[item].nats, length - 1)[at - 1]
-                for at, ledgers in zip(positions, answers, strict=True)
-            ]
-            if not (np.abs(own) > 0).any():
-                return failed(f"{item}, {stream.name}: no score follows its token; they are not scores of this stream")
-        return scores_agree(comparisons, basis.tolerance, f"{len(positions)} positions")
-
-    return Question(streams, judge)
-
-
-def _replaced(tokens_M: np.ndarray, position: int, token: int) -> np.ndarray:
-    changed_M = tokens_M.copy()
-    changed_M[position] = token
-    return changed_M
-
-
-def _inside(targets: Mapping[str, np.ndarray], num_targets: int) -> dict[str, np.ndarray]:
-    return {item: each[(each >= 0) & (each < num_targets)] for item, each in targets.items()}
-
-
-def _first_group(ledgers: Ledgers, item: str) -> np.ndarray:
-    rows = ledgers[item]
-    return rows.target[rows.group == rows.group[0]] if len(rows.group) else rows.target
+    for number, text in enumerate(stream.texts):
+        first, last = bounds[number], bounds[number + 1]
+        if processor.decode(stream.tokens[first + 1 : last].tolist()) != text:
+            return f"{stream.name}, document {number}: the tokenizer does not give its text back"
+        counted, held = int(expected_N[first : last - 1].sum()), len(text.encode())
+        if counted != held:
+            return f"{stream.name}, document {number}: its pieces stand for {counted} bytes, its text has {held}"
+    return None

@@ -8,12 +8,14 @@ Source: the four conditions and the checks T1 to T15 (docs/legality.md).
 Checked by: tests/audit/test_mutants.py.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.audit.untrusted import one_line
+from pipeline.base.checks import require
 
 ROUNDING_NATS = 1e-6
 """How far below zero nats may lie: a probability of one, rounded in float32."""
@@ -31,6 +33,11 @@ class Rows(NamedTuple):
     group: np.ndarray
     """int (R,): group each was scored in; between groups the model may have learnt."""
 
+    @classmethod
+    def of(cls, columns: Mapping[str, np.ndarray]) -> "Rows":
+        """Return the rows that columns by name hold."""
+        return cls(*(columns[name].astype(np.float64 if name == "nats" else np.int64) for name in cls._fields))
+
     @property
     def sound(self) -> np.ndarray:
         """Bool (R,): rows whose nats are those of a probability: finite and not negative."""
@@ -47,6 +54,38 @@ class Rows(NamedTuple):
         inside = (self.target >= 0) & (self.target < num_targets)
         by_target_N[self.target[inside][::-1]] = column[inside][::-1]
         return by_target_N
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """Mean nats per row and bits per byte; ValueError when there is nothing to divide by."""
+        num_bytes = int(self.bytes.sum())
+        got = f"{len(self.nats)} rows, {num_bytes} bytes"
+        require(len(self.nats) > 0 and num_bytes > 0, "ledger", got, "rows that stand for bytes")
+        total = math.fsum(self.nats)
+        return total / len(self.nats), total / (math.log(2) * num_bytes)
+
+    def coverage_fault(self, num_targets: int) -> str | None:
+        """Return which targets do not have exactly one row with the nats of a probability."""
+        inside = (self.target >= 0) & (self.target < num_targets)
+        counts_N = np.bincount(self.target[inside], minlength=num_targets)
+        faults = {
+            "scored more than once": np.flatnonzero(counts_N > 1),
+            "scored never": np.flatnonzero(counts_N == 0),
+            "scored beyond the end": self.target[~inside],
+            "with nats that are negative or no finite number": self.target[~self.sound],
+        }
+        return next((f"{len(at)} targets {fault}, first {at[0]}" for fault, at in faults.items() if len(at)), None)
+
+    def bytes_fault(self, expected_N: np.ndarray) -> str | None:
+        """Return which rows stand for other bytes than their targets do."""
+        inside = np.flatnonzero((self.target >= 0) & (self.target < len(expected_N)))
+        wrong = inside[self.bytes[inside] != expected_N[self.target[inside]]]
+        if not len(wrong):
+            return None
+        row, target = wrong[0], self.target[wrong[0]]
+        return (
+            f"{len(wrong)} rows with other bytes, first {self.bytes[row]} for target {target} of {expected_N[target]}"
+        )
 
 
 Ledgers = Mapping[str, Rows]

@@ -1,29 +1,35 @@
-"""Checks T1, T4 and T11 of the real run: every number that a record states, recomputed from rows and files.
+"""Checks T1, T4, T11, T13 to T15 of the real run: every number that a record states, against rows, files, reports.
 
 One idea: the truth is the ledgers' rows and the val shards. Score lines, submission.json and README are only what is
-said of them, and a line more than there are scores is as wrong as a wrong one.
+said of them. That these agree with each other and with the folder's files is for `pipeline.record.claims` to say; a
+record of ours leaves none of it unsaid.
 
+Source: the table of checks in docs/legality.md.
 Checked by: tests/stages/test_audit.py.
 """
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.audit.evaluator import Finding, Ledgers, failed, not_applicable, passed
-from pipeline.audit.record_files import Evidence, RealLedger, RecordFolder, Score, scores_in
-from pipeline.audit.split_checks import ANY_VOCABULARY, NO_RUN
-from pipeline.audit.untrusted import field, one_line, stated_number
-from pipeline.base.files import sha256_of_file
+from pipeline.audit.record_files import ANY_VOCABULARY, NO_RUN, Evidence, RecordFolder
+from pipeline.audit.untrusted import field, one_line, read_foreign_text, stated_number
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
+from pipeline.record.claims import CLAIMS, Claim, agreement, recomputed
+from pipeline.record.ship import is_built_from
+from pipeline.record.statements import Score, SeedLog, digest_line, score_rows
 
 PRINTED = 1e-8
 """Resolution of the numbers in a log."""
+LIMIT_SECONDS = 600.0
+LOWEST_BPB, LARGEST_STD = 0.95, 0.005
+_REPORT_SECONDS = 0.1
+"""By how much stated seconds may differ from those of reports."""
 
 Protocols = Mapping[str, Mapping[str, Any]]
 """Item -> the protocol that the program declares."""
@@ -36,28 +42,12 @@ def check_real_ledgers(record: RecordFolder, evidence: Evidence | None, items: P
     num_targets = stated_number(evidence.report("manifest"), "manifest", "splits", "val", "targets")
     for seed in record.seeds:
         for item in items:
-            ledger, where = evidence.ledger(seed, item), f"seed {seed}, {item}"
-            is_all = len(ledger.targets) == num_targets
-            if not is_all or not np.array_equal(np.sort(ledger.targets), np.arange(len(ledger.targets))):
-                return failed(f"{where}: {len(ledger.targets)} rows are not the {num_targets} targets, each once")
-            if ledger.unsound:
-                return failed(f"{where}: {ledger.unsound} rows with nats that are negative or no finite number")
+            rows = evidence.ledger(seed, item).rows
+            if len(rows.target) != num_targets:
+                return failed(f"seed {seed}, {item}: {len(rows.target)} rows of {num_targets} targets")
+            if fault := rows.coverage_fault(len(rows.target)):
+                return failed(f"seed {seed}, {item}: {fault}")
     return passed(f"real run: {num_targets} targets once")
-
-
-def check_implied_bytes(record: RecordFolder) -> Finding:
-    """T4: every score line of a log implies the bytes that the record states."""
-    for seed in record.seeds:
-        stated = record.of_seed(seed, "eval_bytes")
-        for score in record.scores(seed):
-            loss, bpb = float(score.val_loss), float(score.val_bpb)
-            if not (loss > 0 and bpb > 0):
-                return failed(f"seed {seed}: a score line states {loss} nats and {bpb} bpb, which imply no bytes")
-            implied = record.of_seed(seed, "target_tokens") * loss / (math.log(2) * bpb)
-            allowed = 1 + 2 * implied * PRINTED / min(loss, bpb)
-            if not abs(implied - stated) <= allowed:
-                return failed(f"seed {seed}: a score line implies {implied:.0f} bytes, stated are {stated}")
-    return passed("the logs' score lines imply the stated bytes")
 
 
 def check_real_bytes(record: RecordFolder, evidence: Evidence | None, items: Protocols) -> Finding:
@@ -74,15 +64,19 @@ def check_real_bytes(record: RecordFolder, evidence: Evidence | None, items: Pro
             return failed(f"the val shards hold {value} {key}, the manifest states {one_line(split[key])}")
     for seed in record.seeds:
         for item in items:
-            ledger = evidence.ledger(seed, item)
-            inside = (ledger.targets >= 0) & (ledger.targets < len(expected_N))
-            wrong = ledger.bytes_by_row[inside] != expected_N[ledger.targets[inside]]
-            if wrong.any():
-                return failed(
-                    f"seed {seed}, {item}: {int(wrong.sum())} rows with other bytes than their targets stand "
-                    f"for, first target {ledger.targets[inside][wrong][0]}"
-                )
+            if fault := evidence.ledger(seed, item).rows.bytes_fault(expected_N):
+                return failed(f"seed {seed}, {item}: {fault}")
     return passed(f"real run: {counted['bytes']} bytes, target by target those of the val shards")
+
+
+def check_claims(record: RecordFolder, *names: str) -> Finding:
+    """T4, T11, T13: what the record states under these names of `CLAIMS` holds, and nothing of it is left out."""
+    return _all_hold((claim for name in names for claim in CLAIMS[name](record.record)), f"{', '.join(names)} agree")
+
+
+def _all_hold(claims: Iterable[Claim], evidence: str) -> Finding:
+    broken = next((what for what, holds in claims if not holds), None)
+    return failed(broken) if broken else passed(evidence)
 
 
 def check_provenance(
@@ -93,151 +87,116 @@ def check_provenance(
     first: Ledgers,
     tolerance: float,
 ) -> Finding:
-    """T11: digests in the logs are the files'; numbers in logs, submission.json and README are the ledgers'.
+    """T11: what README states of each item is its ledger's, and the program prints what its own ledger holds.
 
     `printed`: what the program printed for a stream when no ledger was asked for; `first`: its ledgers.
     """
-    faults = [
-        fault
-        for seed in record.seeds
-        for fault in (
-            _digest_fault(record, seed),
-            _log_fault(record, seed, list(items)),
-            _ledger_fault(record, evidence, seed, items) if evidence else None,
+
+    def claims() -> Iterator[Claim]:
+        rows = {(row.seed, row.item): row.score for row in score_rows(record.record.readme or "")}
+        for seed in record.seeds:
+            stated = [item for row_seed, item in rows if row_seed == str(seed)]
+            yield f"README.md: its table states {stated} of seed {seed}", sorted(stated) == sorted(items)
+            if evidence is None:
+                continue
+            for item, protocol in items.items():
+                yield from _ledger_claims(record, evidence, seed, item, protocol, rows[str(seed), item])
+            line = record.log(seed).float_score
+            if line and evidence.path("ledger", seed=seed, item="float").is_file():
+                held = evidence.ledger(seed, "float").rows.score
+                yield recomputed(f"seed {seed}: bpb before quantization", line.val_bpb, held[1], "its ledger")
+        yield from _program_claims(record, printed, first, tolerance)
+
+    return _all_hold(claims(), "scores are those of the ledgers; the program prints what its ledger holds")
+
+
+def _ledger_claims(
+    record: RecordFolder, evidence: Evidence, seed: int, item: str, protocol: Mapping[str, Any], stated: Score
+) -> Iterator[Claim]:
+    ledger, split = evidence.ledger(seed, item), field(evidence.report("manifest"), "manifest", "splits", "val")
+    where = f"seed {seed}, {item}"
+    yield f"{where}: the protocol of its ledger is not the one that the program declares", ledger.protocol == protocol
+    for name, number, score in zip(stated._fields, stated, ledger.rows.score, strict=True):
+        yield recomputed(f"{where}: {name}", number, score, "its ledger")
+    targets, num_bytes = len(ledger.rows.target), int(ledger.rows.bytes.sum())
+    for name, key, held in (
+        ("bytes", "eval_bytes", num_bytes),
+        ("targets", "target_tokens", targets),
+        ("tokens", "val_tokens", targets + 1),
+    ):
+        in_manifest = stated_number(split, "manifest: val", name)
+        counts = {"submission.json": record.of_seed(seed, key), "the manifest": in_manifest, "its ledger": held}
+        yield from agreement(f"{where}: {name}", counts)
+
+
+def _program_claims(record: RecordFolder, printed: Sequence[str], first: Ledgers, tolerance: float) -> Iterator[Claim]:
+    """Compare what the program prints with the first seed's log and with its own ledgers."""
+    stated, said = record.log(record.seeds[0]), SeedLog("train_gpt.py", "\n".join(printed))
+    config = digest_line(stated.digests.get("config", "nothing"), "config")
+    yield f"{stated.name}: its config digest is not the program's", config in printed
+    yield from ((f"train_gpt.py prints {one_line(oddity)}", False) for oddity in said.oddities)
+    found = sorted(tuple(map(float, line.score)) for line in said.scores)
+    wanted = sorted(rows.score for rows in first.values())
+    yield f"the program prints {len(found)} scores for {len(wanted)} items", len(found) == len(wanted)
+    for held, shown in zip(wanted, found, strict=True):
+        is_close = all(abs(a - b) <= PRINTED + tolerance for a, b in zip(held, shown, strict=True))
+        yield f"the program prints (nats, bpb) {shown}; its ledger holds {held}", is_close
+
+
+def check_timers(record: RecordFolder, evidence: Evidence | None, items: Collection[str]) -> Finding:
+    """T14: training and scoring took at most ten minutes each, by the timers of logs and reports, which agree."""
+    agreed = check_claims(record, "times")
+    if agreed.verdict == "fail":
+        return agreed
+    hardware, over, untimed = one_line(record.record.submission.get("hardware")), [], []
+    for seed in record.seeds:
+        scoring, training = record.of_seed(seed, "eval_time_s"), record.of_seed(seed, "train_wallclock_ms") / 1000
+        if evidence and (fault := _report_fault(evidence, items, seed, scoring, training)):
+            return failed(f"seed {seed}: {fault}")
+        latest = float(max(record.log(seed).all["training ms"])) / 1000
+        timed = {"training": max(training, latest), "scoring": scoring}
+        untimed += [f"seed {seed} {name}" for name, seconds in timed.items() if not seconds > 0]
+        over += [f"seed {seed} {name} {seconds:.0f} s" for name, seconds in timed.items() if seconds > LIMIT_SECONDS]
+    if over and "H100" in hardware:
+        return failed(f"{', '.join(over)}: above {LIMIT_SECONDS:g} s on {hardware}")
+    if over:
+        return not_applicable(f"{', '.join(over)} on {hardware}, where the limit of 8xH100 does not hold")
+    if untimed:
+        return not_applicable(f"{', '.join(untimed)}: no time was taken (imported weights are not trained here)")
+    return passed(f"training and scoring within {LIMIT_SECONDS:g} s on {hardware}, as the logs say")
+
+
+def _report_fault(evidence: Evidence, items: Collection[str], seed: int, scoring: float, training: float) -> str | None:
+    """Return the stated seconds that are not those of the stages' reports."""
+    reports = [(item, evidence.report("scores", seed=seed, item=item)) for item in items]
+    spent = sum(stated_number(report, f"{item}'s report", "seconds", "total") for item, report in reports)
+    trained = stated_number(evidence.report("train_report", seed=seed), "train's report", "seconds")
+    for name, stated, held in (("scoring", scoring, spent), ("training", training, trained)):
+        if not abs(stated - held) <= _REPORT_SECONDS:
+            return f"{name} took {stated:.1f} s, the stages' reports say {held:.1f}"
+    return None
+
+
+def check_alarms(record: RecordFolder) -> Finding:
+    """T15: what is too good to be true, and a source for people that is not the program's.
+
+    Too good: a bpb below any known model's, a quantizer that improves, seeds far apart.
+    """
+    alarms, bpbs = [], [record.of_seed(seed, "val_bpb") for seed in record.seeds]
+    for seed, bpb in zip(record.seeds, bpbs, strict=True):
+        if not bpb >= LOWEST_BPB:
+            alarms.append(f"seed {seed}: {bpb:.4f} bpb is below {LOWEST_BPB}")
+        result = record.record.results[str(seed)]
+        if None not in (result.get("quantized_val_bpb"), result.get("pre_quant_val_bpb")):
+            gap = record.of_seed(seed, "quantized_val_bpb") - record.of_seed(seed, "pre_quant_val_bpb")
+            if not gap >= 0:
+                alarms.append(f"seed {seed}: quantization gains {-gap:.6f} bpb")
+    std = statistics.stdev(bpbs) if len(bpbs) > 1 else 0.0
+    if not std <= LARGEST_STD:
+        alarms.append(f"seeds spread by {std:.4f} bpb, more than {LARGEST_STD}")
+    if not is_built_from(record.program.read_bytes(), read_foreign_text(record.path / "train_gpt_human.py")):
+        alarms.append(
+            "train_gpt.py is not what this Fairway builds from train_gpt_human.py: reading the latter shows little"
         )
-    ]
-    faults += [_summary_fault(record), _program_fault(record, printed, first, tolerance)]
-    found = next((fault for fault in faults if fault), None)
-    return (
-        failed(found)
-        if found
-        else passed(
-            "digests, scores and README are those of files, logs and ledgers; the program prints what its ledger holds"
-        )
-    )
-
-
-def _digest_fault(record: RecordFolder, seed: int) -> str | None:
-    """Return which file's digest the log does not state."""
-    digests = record.digests(seed)
-    for path in (record.program, record.artifact(seed), record.tokenizer):
-        if digests.get(path.name) != sha256_of_file(path):
-            return f"train_seed{seed}.log: the digest of {path.name} is not the file's"
-    return None
-
-
-def _log_fault(record: RecordFolder, seed: int, items: Sequence[str]) -> str | None:
-    """Return in what log, submission.json and README differ, or what a log states besides one score per item."""
-    scores, log = record.scores(seed), f"train_seed{seed}.log"
-    in_readme = {item: stated for (stated_seed, item), stated in record.readme_items.items() if stated_seed == seed}
-    if set(in_readme) != set(items):
-        return f"README.md: its table states {one_line(sorted(in_readme))} of seed {seed}, the items are {items}"
-    if sorted(scores) != sorted(stated.score for stated in in_readme.values()):
-        return f"{log}: {len(scores)} score lines, which are not those of README.md, one for each of {len(items)} items"
-    if record.headline not in items or in_readme[record.headline].score != scores[-1]:
-        return f"{log}: its last score is not that of the headline {one_line(record.headline)}"
-    headline = Score(*(f"{record.of_seed(seed, key):.8f}" for key in Score._fields))
-    if headline != scores[-1]:
-        return f"submission.json, seed {seed}: {headline.val_bpb} bpb, its log ends at {scores[-1].val_bpb}"
-    for key, label in (("val_tokens", "val_tokens:"), ("target_tokens", "target_tokens:")):
-        if set(record.numbers(seed, label)) != {record.of_seed(seed, key)}:
-            return f"{log}: {label} {record.numbers(seed, label)}, submission.json states {record.of_seed(seed, key)}"
-    for item, stated in in_readme.items():
-        if (stated.targets, stated.bytes) != (
-            record.of_seed(seed, "target_tokens"),
-            record.of_seed(seed, "eval_bytes"),
-        ):
-            return f"README.md, seed {seed}, {item}: {stated.targets} targets and {stated.bytes} bytes are not stated"
-    return _gap_fault(record, seed, scores)
-
-
-def _gap_fault(record: RecordFolder, seed: int, scores: Sequence[Score]) -> str | None:
-    """Return a fault in what submission.json states of the model before and after quantization."""
-    results = field(record.submission, "submission.json", "seed_results", str(seed))
-    before, after = (field(results, f"seed {seed}", f"{name}_val_bpb") for name in ("pre_quant", "quantized"))
-    line = record.float_score(seed)
-    if before is not None and (line is None or f"{record.of_seed(seed, 'pre_quant_val_bpb'):.8f}" != line.val_bpb):
-        return f"submission.json, seed {seed}: pre_quant_val_bpb {one_line(before)} is not that of its log"
-    known = {score.val_bpb for score in scores}
-    if after is not None and f"{record.of_seed(seed, 'quantized_val_bpb'):.8f}" not in known:
-        return f"submission.json, seed {seed}: quantized_val_bpb {one_line(after)} is no score of its log"
-    return None
-
-
-def _ledger_fault(record: RecordFolder, evidence: Evidence, seed: int, items: Protocols) -> str | None:
-    """Return which stated number is not that of the run's ledgers and manifest."""
-    split = field(evidence.report("manifest"), "manifest", "splits", "val")
-    for item, protocol in items.items():
-        ledger, stated = evidence.ledger(seed, item), record.readme_items[seed, item]
-        if ledger.protocol != protocol:
-            return f"seed {seed}, {item}: the ledger's protocol is not the one that the program declares"
-        if not _equal(ledger.score, stated.score):
-            return f"seed {seed}, {item}: stated {stated.score.val_bpb} bpb, its ledger holds {ledger.score.val_bpb}"
-        if fault := _count_fault(record, seed, ledger, split):
-            return f"seed {seed}, {item}: {fault}"
-    path = evidence.path("ledger", seed=seed, item="float")
-    line = record.float_score(seed)
-    if line and path.is_file() and not _equal(evidence.ledger(seed, "float").score, line):
-        return f"train_seed{seed}.log: the float model's {line.val_bpb} bpb are not those of its ledger"
-    return None
-
-
-def _equal(first: Score, second: Score) -> bool:
-    """Return whether scores agree to the last digit that is printed, but for its rounding."""
-    return all(abs(float(a) - float(b)) <= 1.5 * PRINTED for a, b in zip(first, second, strict=True))
-
-
-def _count_fault(record: RecordFolder, seed: int, ledger: RealLedger, split: Any) -> str | None:
-    """Return which count differs between ledger, manifest and submission.json."""
-    counts = {
-        "eval_bytes": ("bytes", ledger.bytes),
-        "target_tokens": ("targets", len(ledger.targets)),
-        "val_tokens": ("tokens", len(ledger.targets) + 1),
-    }
-    for key, (name, held) in counts.items():
-        stated, in_manifest = record.of_seed(seed, key), stated_number(split, "manifest: val", name)
-        if not stated == in_manifest == held:
-            return f"{key}: submission.json states {stated}, the manifest {in_manifest}, the ledger holds {held}"
-    return None
-
-
-def _summary_fault(record: RecordFolder) -> str | None:
-    """Return which number over all seeds is not computed from the seeds' own."""
-    for key in ("val_loss", "val_bpb"):
-        values = [record.of_seed(seed, key) for seed in record.seeds]
-        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-        if not abs(record.stated(key) - mean) <= PRINTED:
-            return f"submission.json: {key} {record.stated(key)} is not the seeds' mean of {mean:.8f}"
-        stated_std = field(record.submission, "submission.json", f"{key}_std")
-        if (stated_std is None) != (std is None) or (std and not abs(record.stated(f"{key}_std") - std) <= PRINTED):
-            return f"submission.json: {key}_std {one_line(stated_std)} is not the seeds' {std}"
-        if not any(f"{word}{mean:.8f}" in record.readme for word in (f"**{key} ", f"({key} ")):
-            return f"README.md: does not state the seeds' mean {key} of {mean:.8f}"
-    if record.readme.count("**val_bpb ") != 1:
-        return "README.md: states more than one val_bpb as its headline"
-    listed = field(record.submission, "submission.json", "all_runs")
-    wanted = [
-        {"seed": seed, **{key: record.of_seed(seed, key) for key in ("val_loss", "val_bpb")}} for seed in record.seeds
-    ]
-    return None if listed == wanted else "submission.json: all_runs are not the seeds' results"
-
-
-def _program_fault(record: RecordFolder, printed: Sequence[str], first: Ledgers, tolerance: float) -> str | None:
-    """Return a fault when the program prints another configuration or other scores than log and ledger."""
-    config = record.digests(record.seeds[0]).get("config")
-    if f"sha256 {config} config" not in printed:
-        return f"train_seed{record.seeds[0]}.log: its config digest is not the program's"
-    found = sorted((float(score.val_loss), float(score.val_bpb)) for score in scores_in(printed, "train_gpt.py"))
-    wanted = sorted(_mean_and_bits(rows.nats, rows.bytes) for rows in first.values())
-    if len(found) != len(wanted):
-        return f"the program prints {len(found)} scores for {len(wanted)} items"
-    for pair in zip(wanted, found, strict=True):
-        if not all(abs(a - b) <= PRINTED + tolerance for a, b in zip(*pair, strict=True)):
-            (held, held_bpb), (loss, bpb) = pair
-            return f"the program prints {loss:.8f} nats, {bpb:.8f} bpb; its ledger holds {held:.8f}, {held_bpb:.8f}"
-    return None
-
-
-def _mean_and_bits(nats: np.ndarray, num_bytes: np.ndarray) -> tuple[float, float]:
-    total = math.fsum(nats)
-    return total / len(nats), total / (math.log(2) * int(num_bytes.sum()))
+    plausible = "bpb, quantization gap and spread are plausible; train_gpt_human.py is what train_gpt.py was built from"
+    return Finding("alarm", "; ".join(alarms)) if alarms else passed(plausible)

@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.audit import guard
 from pipeline.audit.evaluator import Ledgers, Rows
 from pipeline.audit.processes import Event, ShippedError, run_guarded
-from pipeline.audit.untrusted import LEDGER_KINDS, check_columns, one_line, read_foreign_arrays
+from pipeline.audit.untrusted import one_line, read_ledger
 from pipeline.base.checks import require
 from pipeline.base.progress import Log
 from pipeline.launching.workplace import Workplace, workplace
@@ -146,8 +146,7 @@ class ShippedProgram:
 
     def _read_item(self, path: Path, num_streams: int) -> list[Rows]:
         """Return the rows of every stream under one item, and note the protocol that the file declares."""
-        arrays = read_foreign_arrays(path, [*LEDGER_KINDS, "lengths", "protocol"], _LARGEST_LEDGER_BYTES)
-        check_columns(path, arrays)
+        arrays = read_ledger(path, ["lengths", "protocol"], _LARGEST_LEDGER_BYTES)
         lengths, num_rows = arrays["lengths"], len(arrays["target"])
         is_split = lengths.shape == (num_streams,) and lengths.dtype.kind in "iu" and (lengths <= num_rows).all()
         require(
@@ -158,8 +157,7 @@ class ShippedProgram:
         )
         self.protocols[path.stem] = _declared_protocol(path, str(arrays["protocol"]))
         bounds = np.cumsum(lengths)[:-1]
-        kinds = {"nats": np.float64}
-        columns = [np.split(arrays[name].astype(kinds.get(name, np.int64)), bounds) for name in Rows._fields]
+        columns = [np.split(column, bounds) for column in Rows.of(arrays)]
         return [Rows(*row) for row in zip(*columns, strict=True)]
 
 

@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
-from pipeline.audit.record_files import Evidence, RecordFolder
+from pipeline.audit.record_files import ANY_VOCABULARY, NO_RUN, Evidence, RecordFolder
 from pipeline.audit.untrusted import field, one_line
 from pipeline.base.checks import require
 from pipeline.data.shards import open_shard
 
-NO_RUN = "the run's own files are not at hand (--evidence)"
-ANY_VOCABULARY = 1 << 16
 RUN_TOKENS = 16
 """A power of two; shorter documents mean nothing."""
 RECURRING_FRAC = 1e-3
@@ -42,7 +40,7 @@ def check_split(record: RecordFolder, evidence: Evidence | None, bos_id: int) ->
     wanted = {path.name: field(entry, "manifest: shard", "sha256") for path, entry in zip(shards, listed, strict=True)}
     wanted[record.tokenizer.name] = field(manifest, "manifest", "tokenizer_sha256")
     for path in (*shards, record.tokenizer):
-        stated = {record.digests(seed).get(path.name) for seed in record.seeds}
+        stated = {record.log(seed).digests.get(path.name) for seed in record.seeds}
         if {evidence.digest(path), *stated} != {wanted[path.name]}:
             return failed(f"{path.name}: file, manifest and logs do not state one digest")
     recurring, documents = recurring_documents(shards, evidence.shards("train"), bos_id)

@@ -118,3 +118,20 @@ class StreamMaker:
             if len(self.processor.encode(text)) == 1 and self._settle(text) == text:
                 return text
         raise ValueError("tokenizer: no piece stands for a text of its own; use another tokenizer")
+
+
+def piece_bytes(processor: sentencepiece.SentencePieceProcessor, tokens_M: np.ndarray) -> np.ndarray:
+    """Return int (N,): bytes that each target stands for, given the token before it."""
+    counts, after_boundary = [], True
+    for token in tokens_M.tolist():
+        is_boundary = processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token)
+        piece = processor.id_to_piece(token)
+        if is_boundary:
+            counts.append(0)
+        elif processor.is_byte(token):
+            counts.append(1)
+        else:
+            text = piece.replace(SPACE_MARK, " ")
+            counts.append(len(text.encode()) - (after_boundary and text.startswith(" ")))
+        after_boundary = is_boundary
+    return np.array(counts[1:])

@@ -9,6 +9,7 @@ Checked by: tests/audit/test_untrusted.py.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ def field(content: Any, where: str, *keys: str | int) -> Any:
 def stated_number(content: Any, where: str, *keys: str | int) -> float:
     """Return a finite number under a chain of keys; ValueError for anything else."""
     value = field(content, where, *keys)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and abs(float(value)) < 2**63
     require(is_number, f"{where}: {'.'.join(map(str, keys))}", one_line(value), "a number")
-    return value
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def read_foreign_arrays(path: Path, names: Sequence[str], largest_bytes: int) -> dict[str, np.ndarray]:
@@ -77,13 +78,15 @@ def read_foreign_arrays(path: Path, names: Sequence[str], largest_bytes: int) ->
         raise ValueError(f"{path.name}: not a readable ledger ({error})") from None
 
 
-LEDGER_KINDS = {"target": "iu", "nats": "f", "bytes": "iu", "group": "iu"}
+_LEDGER_KINDS = {"target": "iu", "nats": "f", "bytes": "iu", "group": "iu"}
 """Column of a ledger -> kinds of number that it may hold."""
 
 
-def check_columns(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless the arrays are a ledger's columns: flat, of one length, numbers of the right kind."""
-    for name, kinds in LEDGER_KINDS.items():
+def read_ledger(path: Path, others: Sequence[str], largest_bytes: int) -> dict[str, np.ndarray]:
+    """Return a ledger's columns, flat, of one length, numbers of the right kind, and other arrays; else ValueError."""
+    arrays = read_foreign_arrays(path, [*_LEDGER_KINDS, *others], largest_bytes)
+    for name, kinds in _LEDGER_KINDS.items():
         column = arrays[name]
         is_column = column.ndim == 1 and column.dtype.kind in kinds and len(column) == len(arrays["target"])
         require(is_column, f"{path.name}: {name}", f"{column.dtype} {column.shape}", "one number per row")
+    return arrays

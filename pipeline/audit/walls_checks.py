@@ -1,8 +1,8 @@
-"""Checks T8 and T9: what the program touched, and whose files the record's weights come from.
+"""Checks T8 and T9: what program and stages could touch, and whose files the record's weights come from.
 
 One idea: an artifact is as clean as the chain that made it. Every stage's report names by digest what the stage read
-and wrote; the chain is followed file by file from the artifact to the train shards and the tokenizer, and every stage
-on it must have run with its walls up. A report that does not name the file that lies there is a broken link.
+and wrote; T9 follows the chain file by file from the artifact to the train shards and the tokenizer, and a report that
+does not name the file that lies there is a broken link. T8 asks whether every stage on it ran with its walls up.
 
 Source: pipeline/launching/firewall.py for the walls; pipeline/base/artifacts.py for the reports.
 Checked by: tests/stages/test_audit.py.
@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 from pipeline.audit.evaluator import Finding, failed, not_applicable, passed
 from pipeline.audit.guard import CHILD_EVENTS, FILE_EVENTS
 from pipeline.audit.processes import Event
-from pipeline.audit.record_files import Evidence, RecordFolder
+from pipeline.audit.record_files import NO_RUN, Evidence, RecordFolder
 from pipeline.audit.shipped import TRAIN_SHARD
-from pipeline.audit.split_checks import NO_RUN
 from pipeline.audit.untrusted import field, one_line
 from pipeline.base.artifacts import path_of
 from pipeline.launching.firewall import is_address_local, is_host_local
@@ -33,38 +32,45 @@ _SEALED = {
 """Report of a stage -> what must have been sealed for it."""
 
 
-def check_walls(
-    record: RecordFolder, evidence: Evidence | None, items: Collection[str], events: Collection[Event], silenced: int
-) -> Finding:
-    """T8: scoring opened no train shard, reached nobody and started nothing; each stage ran with its walls up.
+def check_program(events: Collection[Event], silenced: int) -> Finding:
+    """T8: scoring opened no train shard, reached nobody and started nothing.
 
     `events`: what the program told its guard; `silenced`: its processes that stopped telling before they ended.
     """
     if silenced:
         return failed(f"{silenced} processes of the program stopped telling what they do before they ended")
-    for event in sorted(events):
-        if fault := event_fault(event):
-            return failed(f"the program {fault} while it scored")
-    clean = "the program opened no train shard, reached nobody and started nothing while it scored"
+    faults = (fault for event in sorted(events) if (fault := event_fault(event)))
+    if fault := next(faults, None):
+        return failed(f"the program {fault} while it scored")
+    return passed("the program opened no train shard, reached nobody and started nothing while it scored")
+
+
+def check_walls(record: RecordFolder, evidence: Evidence | None, items: Collection[str]) -> Finding:
+    """T8: each stage ran with its walls up, as its report says."""
     if evidence is None:
-        return passed(f"{clean}; stages: not at hand")
-    fault = _run_fault(record, evidence, items)
-    return failed(fault) if fault else passed(f"{clean}; every stage of the chain ran with its walls up")
+        return passed("stages: not at hand")
+    for seed in record.seeds:
+        for name, sealed in _SEALED.items():
+            for item in items if name == "scores" else ("",):
+                report = evidence.report(name, seed=seed, item=item)
+                walls = field(report, f"{name} {item}", "provenance", "firewall", "sealed")
+                if not isinstance(walls, list) or path_of(sealed).as_posix() not in walls:
+                    return failed(f"seed {seed}: {f'{name} {item}'.strip()} ran without {path_of(sealed)} sealed")
+    return passed("every stage ran with its walls up")
 
 
-def check_noise(record: RecordFolder, evidence: Evidence | None, items: Collection[str]) -> Finding:
-    """T9: the artifact that ships comes, link by link, from train shards and tokenizer; nothing on the way saw val."""
+def check_chain(record: RecordFolder, evidence: Evidence | None, items: Collection[str]) -> Finding:
+    """T9: the artifact that ships comes, link by link, from train shards and tokenizer; its scores are its own."""
     if evidence is None:
         return not_applicable(NO_RUN)
-    fault = _run_fault(record, evidence, items)
-    return (
-        failed(fault)
-        if fault
-        else passed(
-            "artifact, statistics, checkpoint, shards and tokenizer form one chain of digests, made without val: noise "
-            "in its place would give the same"
-        )
-    )
+    for seed in record.seeds:
+        for link in _chain(record, evidence, seed, items):
+            if link.digest != evidence.digest(link.file):
+                return failed(
+                    f"seed {seed}: {link.stated_by} does not state the digest of {link.file.name} "
+                    f"({one_line(link.digest)[:12]} instead of {evidence.digest(link.file)[:12]})"
+                )
+    return passed("artifact, statistics, checkpoint, shards and tokenizer form one chain of digests")
 
 
 def event_fault(event: Event) -> str | None:
@@ -90,31 +96,13 @@ class _Link(NamedTuple):
     file: Path
 
 
-def _run_fault(record: RecordFolder, evidence: Evidence, items: Collection[str]) -> str | None:
-    """Return the first broken link of any seed's chain, or the first stage without its walls."""
-    for seed in record.seeds:
-        for link in _chain(record, evidence, seed, items):
-            if link.digest != evidence.digest(link.file):
-                return (
-                    f"seed {seed}: {link.stated_by} does not state the digest of {link.file.name} "
-                    f"({one_line(link.digest)[:12]} instead of {evidence.digest(link.file)[:12]})"
-                )
-        for name, sealed in _SEALED.items():
-            for item in items if name == "scores" else ("",):
-                report = evidence.report(name, seed=seed, item=item)
-                walls = field(report, f"{name} {item}", "provenance", "firewall", "sealed")
-                if not isinstance(walls, list) or path_of(sealed).as_posix() not in walls:
-                    return f"seed {seed}: {f'{name} {item}'.strip()} ran without {path_of(sealed)} sealed"
-    return None
-
-
 def _chain(record: RecordFolder, evidence: Evidence, seed: int, items: Collection[str]) -> Iterator[_Link]:
     """Yield the links from the artifact that ships back to the shards, then from its scores back to it."""
     quantize, calibrate, train = (
         (f"{stage}'s report", evidence.report(f"{stage}_report", seed=seed))
         for stage in ("quantize", "calibrate", "train")
     )
-    manifest, artifact = evidence.report("manifest"), record.artifact(seed)
+    manifest, artifact = evidence.report("manifest"), record.artifacts[seed]
     yield _Link(quantize[0], field(quantize[1], quantize[0], "artifact_sha256"), artifact)
     for (stage, report), side, name in (
         (quantize, ("provenance", "inputs_sha256"), "hessians"),

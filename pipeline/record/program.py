@@ -36,7 +36,7 @@ from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import BudgetConfig, CalibrateConfig, QuantizeConfig
 from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.statistics import Statistics
-from pipeline.record.log_lines import digest_line, score_line, size_lines
+from pipeline.record.statements import count_lines, digest_line, score_line, size_lines, time_line
 from pipeline.scoring.config import EvaluateConfig
 from pipeline.scoring.ledger import LEDGER_COLUMNS
 from pipeline.scoring.run import score_item
@@ -165,10 +165,9 @@ def _score_artifact(
     """
     started, tokens_M, tell = time.perf_counter(), inputs.tokens_M, say if ranks.rank == 0 else _keep_silent
     if ranks.rank == 0:
-        for line in size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size):
+        sizes = size_lines(Path(sys.argv[0]).stat().st_size, artifact.stat().st_size)
+        for line in (*sizes, *count_lines(len(tokens_M), len(tokens_M) - 1)):
             say(line)
-        say(f"val_tokens: {len(tokens_M)}")
-        say(f"target_tokens: {len(tokens_M) - 1}")
         for path in (Path(sys.argv[0]), artifact, *inputs.paths):
             say(digest_line(sha256_of_file(path), path.name))
         say(digest_line(config_digest, "config"))
@@ -190,7 +189,7 @@ def _score_artifact(
             columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
             columns["lengths"] = [rows.num_targets for rows in ledgers]
             np.savez(folder / f"{item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
-    tell(f"total_eval_time:{time.perf_counter() - started:.1f}s")
+    tell(time_line(time.perf_counter() - started))
 
 
 def _keep_silent(line: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.record.significance import MOST_SEEDS, RECORD_LEVEL, RECORD_MARGIN_NATS, seeds_needed
+from pipeline.record.statements import headline, score_cells
 
 
 def readme_text(
@@ -47,7 +48,7 @@ def _title_section(submission: Mapping[str, Any]) -> str:
     seeds = ", ".join(str(seed) for seed in submission["seeds"])
     return (
         f"# {submission['name']}\n\n{submission['blurb']}\n\n"
-        f"**val_bpb {submission['val_bpb']:.8f}** (val_loss {submission['val_loss']:.8f} nats per target; "
+        f"{headline(submission['val_loss'], submission['val_bpb'])}; "
         f"mean over seeds {seeds}; {spread}), **{submission['bytes_total']:,} bytes**.\n\n"
         f"Author: {submission['author']} ({submission['github_id']}). Date: {submission['date']}. "
         f"Track: {submission['track']}. Hardware: {submission['hardware']}. "
@@ -57,19 +58,7 @@ def _title_section(submission: Mapping[str, Any]) -> str:
 
 
 def _score_section(submission: Mapping[str, Any], scores: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
-    rows = [
-        (
-            str(seed),
-            item,
-            score["weights"],
-            f"{score['val_loss']:.8f}",
-            f"{score['val_bpb']:.8f}",
-            f"{score['targets']:,}",
-            f"{score['bytes']:,}",
-        )
-        for seed, items in scores.items()
-        for item, score in items.items()
-    ]
+    rows = [score_cells(seed, item, score) for seed, items in scores.items() for item, score in items.items()]
     table = _table(("seed", "item", "weights", "val_loss", "val_bpb", "targets", "bytes"), rows)
     return f"## Scores\n\nThe record's score is `{submission['compliance']['headline_item']}`.\n\n{table}"
 

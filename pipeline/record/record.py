@@ -22,11 +22,10 @@ from pipeline.base.files import atomic_folder, files_below, sha256_of_file
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.build import check_budget
 from pipeline.record.config import PackageConfig
-from pipeline.record.log_lines import evaluation_seconds, log_lines
 from pipeline.record.minify import unwrap
 from pipeline.record.readme import readme_text
-from pipeline.record.schema import check_submission
 from pipeline.record.significance import comparison_fields
+from pipeline.record.statements import evaluation_seconds, log_lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,9 @@ def assemble(
             seed_digests = {**shared_digests, "config": config_digests[run.seed]}
             _write_seed(partial, run, artifact_name(runs, run.seed), code, seed_digests)
         submission = submission_fields(config, budget, len(code), runs, headline)
-        check_submission(submission)
-        _write_text(partial / "submission.json", json.dumps(submission, indent=2, sort_keys=True) + "\n")
+        _write_text(
+            partial / "submission.json", json.dumps(submission, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        )
         readme = readme_text(
             submission,
             protocols={item: score["protocol"] for item, score in runs[0].scores.items()},

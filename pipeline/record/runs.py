@@ -18,9 +18,9 @@ from pipeline.base.progress import Log
 from pipeline.codec.container import read_artifact
 from pipeline.codec.sections import ArtifactError
 from pipeline.model.config import ModelConfig
-from pipeline.record.log_lines import artifact_score_lines
 from pipeline.record.prove import ProofError, prove
 from pipeline.record.record import SeedRun, artifact_name
+from pipeline.record.statements import artifact_score_lines
 from pipeline.record.verify import check_statements
 
 

@@ -17,10 +17,11 @@ from pipeline.data.byte_count import byte_table
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
 from tests.mutants.cheats import EXPECTED, Honest, Isolated
-from tests.scoring.scoring_toys import tiny_network
+from tests.scoring.scoring_toys import TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
 TOY_CONTEXT = 16
+STREAM = {"kind": "stream", "context_tokens": 16, "stride_tokens": 4, "lane_tokens": 24}
 
 
 @pytest.mark.parametrize("mutant", EXPECTED, ids=lambda mutant: mutant.__name__)
@@ -72,17 +73,24 @@ def recipe_protocols() -> dict[str, dict]:
 
 
 def one_of_each_kind_first() -> list:
-    """Return the names of the protocols; all but the first of a kind are slow."""
+    """Return the protocols of all recipes by name; all but the first of a kind are slow."""
     kinds: set[str] = set()
     cases = []
     for name, fields in recipe_protocols().items():
-        cases.append(pytest.param(name, marks=pytest.mark.slow if fields["kind"] in kinds else ()))
+        cases.append(pytest.param(fields, id=name, marks=pytest.mark.slow if fields["kind"] in kinds else ()))
         kinds.add(fields["kind"])
     return cases
 
 
-@pytest.mark.parametrize("name", one_of_each_kind_first())
-def test_every_protocol_of_every_recipe_passes(name: str, small_processor) -> None:
-    evaluator = Library(small_processor, {"item": recipe_protocols()[name]})
+STREAMS = [
+    STREAM,
+    pytest.param({**STREAM, "lane_tokens": 400}, marks=pytest.mark.slow),
+    pytest.param({**TTT, **STREAM, "kind": "ttt", "chunk_tokens": 60}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("protocol", [*one_of_each_kind_first(), *STREAMS])
+def test_every_protocol_of_every_recipe_passes_and_so_do_streams(protocol: dict, small_processor) -> None:
+    evaluator = Library(small_processor, {"item": protocol})
     findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=0.0, num_processes=2)
     assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}

@@ -1,0 +1,93 @@
+"""What a record states is read back as it was written, by whoever reads it."""
+
+from decimal import Decimal
+
+import pytest
+
+from pipeline.record.statements import (
+    NUMBERS,
+    Score,
+    ScoreLine,
+    SeedLog,
+    count_lines,
+    float_score_line,
+    headline,
+    log_lines,
+    score_cells,
+    score_line,
+    score_rows,
+    size_lines,
+    time_line,
+)
+
+KINDS = {
+    "final_int6_roundtrip_exact": {"kind": "blocks"},
+    "final_int6_documents_exact": {"kind": "blocks", "documents": True},
+    "final_int6_sliding_window_exact": {"kind": "sliding"},
+    "final_int6_stream_exact": {"kind": "stream"},
+    "final_ttt_exact": {"kind": "ttt"},
+    "final_ttt_lora_exact": {"kind": "lora-ttt", "documents": True},
+}
+SCORE = Score(Decimal("3.12345679"), Decimal("1.50000000"))
+STEP = "step:4/4 train_loss:3.0000 train_time:2500ms step_avg:625.00ms\n"
+
+
+def report(weights: str, protocol: dict) -> dict:
+    counts = {"tokens": 1001, "targets": 1000, "bytes": 12_345, "seconds": {"total": 1.25}}
+    return {"weights": weights, "protocol": protocol, "val_loss": 3.123456789, "val_bpb": 1.5, **counts}
+
+
+@pytest.fixture
+def log() -> str:
+    scores = [report("float", {"kind": "blocks"}), *(report("artifact", protocol) for protocol in KINDS.values())]
+    digests = {"config": "aa", "my model.fwy": "bb"}
+    return log_lines(STEP, scores, code_bytes=70, unwrapped_bytes=99, artifact_bytes=2000, digests=digests)
+
+
+def test_a_log_is_read_back(log):
+    read = SeedLog("train_seed7.log", log)
+    assert read.scores == [ScoreLine(name, SCORE) for name in KINDS]
+    assert read.float_score == SCORE
+    assert read.digests == {"config": "aa", "my model.fwy": "bb"}
+    expected = dict(zip(NUMBERS, (70, 2000, 2070, 1001, 1000, Decimal("7.5"), 2500), strict=True))
+    assert {name: read.last(name) for name in NUMBERS} == expected
+    assert read.oddities == []
+    assert "Code size unwrapped: 99 bytes" in log.splitlines()
+
+
+@pytest.mark.parametrize("name", [name for name, (write, _) in NUMBERS.items() if write])
+def test_every_written_number_is_read_by_its_reader_alone(name):
+    arguments = {size_lines: (70, 2000), count_lines: (1001, 1000), time_line: (7.5,)}
+    write, own = NUMBERS[name]
+    lines = write(*arguments[write])
+    lines = lines.splitlines() if isinstance(lines, str) else lines
+    read = {line: [each for each, (_, reader) in NUMBERS.items() if reader.search(line)] for line in lines}
+    assert [readers for line, readers in read.items() if own.search(line)] == [[name]]
+
+
+@pytest.mark.parametrize(
+    ("line", "oddity"),
+    [
+        ("val_tokens: 9", "tokens in several ways"),
+        ("sha256 00 config", "config in several ways"),
+        (float_score_line(3.0, 1.0), "pre_quant in several ways"),
+        ("best val_bpb: 1.0", "best val_bpb: 1.0"),
+        ("\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0", "\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0"),
+        ("final_ttt_exact val_loss:3.1 val_bpb:1.5", "final_ttt_exact val_loss:3.1 val_bpb:1.5"),
+    ],
+)
+def test_what_no_log_of_ours_states_is_odd(log, line, oddity):
+    assert SeedLog("x.log", f"{log}{line}\n").oddities == [oddity]
+    assert SeedLog("x.log", f"{line}\n{log}").oddities == [oddity]
+
+
+def test_a_row_and_the_headline_of_the_readme_are_read_back():
+    rows = ["| " + " | ".join(score_cells(7, item, report(item, {}))) + " |" for item in ("artifact", "float")]
+    (row,) = score_rows("\n".join(rows))
+    assert row == ("7", "artifact", SCORE, 1000, 12_345)
+    assert headline(3.123456789, 1.5) == "**val_bpb 1.50000000** (val_loss 3.12345679 nats per target"
+
+
+def test_a_kind_without_a_line_is_refused():
+    with pytest.raises(ValueError, match="sliding, stream, ttt"):
+        score_line({"kind": "streams"}, 1, 2)
