@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.base.closure import import_closure
 from pipeline.codec import ArtifactError, QuantizedTensor, dequantize, read_artifact, write_artifact
 from pipeline.codec.container import decode_artifact, encode_artifact
 from pipeline.codec.foreign import decode_foreign_artifact
@@ -79,6 +80,12 @@ def test_file_and_values(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"model\.fwy: sha256 of section codes: got "):
         read_artifact(path)
+
+
+def test_a_record_carries_the_reader_of_its_own_artifact_only(repo):
+    carried = {path.name for path in import_closure("pipeline.record.program", repo) if path.parent.name == "codec"}
+    assert {"container.py", "dequantize.py", "sections.py"} <= carried
+    assert "foreign.py" not in carried
 
 
 def mutate(content, generator):
