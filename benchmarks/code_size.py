@@ -18,8 +18,7 @@ from benchmarks.results import ROOT
 from pipeline.base.config import SECTIONS, load_params
 from pipeline.record.build import recipe_of, record_source
 from pipeline.record.flatten import flatten
-from pipeline.record.minify import minify, wrap
-from pipeline.record.ship import without_unused
+from pipeline.record.ship import minify, without_unused, wrap
 
 _MARK = re.compile(r"\b\w+\('((?:pipeline)/[\w/]+\.py)'\)[;\n]")
 

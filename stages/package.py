@@ -27,10 +27,9 @@ def package(params_path: str) -> None:
     from pipeline.base.config import SECTIONS, load_params
     from pipeline.base.files import folder_digest
     from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
-    from pipeline.record.minify import unwrap
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
-    from pipeline.record.ship import shipped_program
+    from pipeline.record.ship import shipped_program, unwrap
 
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]

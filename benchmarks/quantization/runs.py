@@ -28,7 +28,7 @@ from pipeline.base.progress import Log, silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import ArtifactTensors, dequantize
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.quant.config import CalibrateConfig, RateSteps
 from pipeline.quant.plan import plan_quantization

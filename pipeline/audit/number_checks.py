@@ -21,7 +21,7 @@ from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.record.claims import CLAIMS, Claim, agreement, recomputed
-from pipeline.record.ship import is_built_from
+from pipeline.record.ship import is_wrapped, shipped_program
 from pipeline.record.statements import Score, SeedLog, digest_line, score_rows
 
 PRINTED = 1e-8
@@ -194,9 +194,17 @@ def check_alarms(record: RecordFolder) -> Finding:
     std = statistics.stdev(bpbs) if len(bpbs) > 1 else 0.0
     if not std <= LARGEST_STD:
         alarms.append(f"seeds spread by {std:.4f} bpb, more than {LARGEST_STD}")
-    if not is_built_from(record.program.read_bytes(), read_foreign_text(record.path / "train_gpt_human.py")):
+    if not _is_built_from(record.program.read_bytes(), read_foreign_text(record.path / "train_gpt_human.py")):
         alarms.append(
             "train_gpt.py is not what this Fairway builds from train_gpt_human.py: reading the latter shows little"
         )
     plausible = "bpb, quantization gap and spread are plausible; train_gpt_human.py is what train_gpt.py was built from"
     return Finding("alarm", "; ".join(alarms)) if alarms else passed(plausible)
+
+
+def _is_built_from(code: bytes, source: str) -> bool:
+    """Return whether `code`, the bytes of a train_gpt.py, is what `shipped_program` makes of `source`."""
+    try:
+        return code == shipped_program(source, readable=not is_wrapped(code))
+    except Exception:  # whatever a text that is no program of ours makes of the analysis
+        return False

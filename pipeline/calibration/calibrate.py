@@ -26,7 +26,7 @@ from pipeline.base.progress import Progress
 from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.calibration.moments import collect_moments, find_input_sites, site_uses
 from pipeline.calibration.sensitivity import collect_sensitivities
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import CalibrateConfig, ProvisionalConfig, QuantizeConfig
 from pipeline.quant.fit import quantize_plan

@@ -32,7 +32,7 @@ from pipeline.codec.container import (
     most_codes,
     take_coders,
 )
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.codec.sections import SECTION_LIMITS, ArtifactError, StoredSection, stored_sections
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES
 from pipeline.codec.trellis import TRELLIS_STATES

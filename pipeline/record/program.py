@@ -25,7 +25,7 @@ from pipeline.base.progress import silent
 from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import read_artifact
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.byte_count import ByteTable, byte_table
 from pipeline.data.shards import open_shards, shard_paths

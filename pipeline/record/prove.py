@@ -16,7 +16,7 @@ from pipeline.base.checks import FairwayError
 from pipeline.base.closure import is_project
 from pipeline.base.progress import Log
 from pipeline.launching.workplace import Workplace, kill_group, workplace
-from pipeline.record.minify import unwrap
+from pipeline.record.ship import unwrap
 
 _DIGEST = "sha256 "
 

@@ -22,8 +22,8 @@ from pipeline.base.files import atomic_folder, files_below, sha256_of_file
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.build import check_budget
 from pipeline.record.config import PackageConfig
-from pipeline.record.minify import unwrap
 from pipeline.record.readme import readme_text
+from pipeline.record.ship import unwrap
 from pipeline.record.significance import comparison_fields
 from pipeline.record.statements import evaluation_seconds, log_lines
 

@@ -45,7 +45,8 @@ class _Settler(ast.NodeTransformer):
         self.functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         self.unions = {defined_names(node)[0]: union for node in body if (union := _union(node))}
         self.made, self.bound = set(_names_used(body)), {*bound_names(tree), *dir(builtins)}
-        self.changed = set(_replaced_fields(tree))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "replace"]
+        self.changed = {keyword.arg for node in calls for keyword in node.keywords}
         self.settings: dict[str, list[Thing]] = {}
         for argument in getattr(getattr(call, "value", None), "args", ()):
             self._setting(argument)
@@ -111,13 +112,12 @@ class _Settler(ast.NodeTransformer):
         """Return an attribute's values; none where there is no such attribute, so that another object must be meant."""
         if not isinstance(value, Thing):
             return []
-        is_bare = value.kind in self.settings and not self.classes[value.kind].bases
-        return [] if is_bare and self._item(value.kind, attr) is None else value.fields[attr]
+        is_missing = self._item(value.kind, attr) is None and not self.classes[value.kind].bases
+        return [] if is_missing else value.fields[attr]
 
     def _item(self, kind: str, name: str) -> ast.stmt | None:
         """Return the statement of a class that defines a name."""
-        body = self.classes[kind].body if kind in self.classes else ()
-        return next((item for item in body if name in defined_names(item)), None)
+        return next((item for item in self.classes[kind].body if name in defined_names(item)), None)
 
     def _given(self, function: ast.stmt | None) -> list[Any]:
         """Return the values that a function can give; what gives nothing does something."""
@@ -258,12 +258,6 @@ def _assignments(node: ast.Assign | ast.AnnAssign) -> Iterable[tuple[ast.expr, a
         case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
             return [(target, value)]
     return []
-
-
-def _replaced_fields(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _name(node.func) == "replace":
-            yield from (str(keyword.arg) for keyword in node.keywords)
 
 
 def _names_used(nodes: Iterable[ast.AST]) -> Iterator[str]:

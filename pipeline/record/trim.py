@@ -80,7 +80,8 @@ class _Trimmer(ast.NodeTransformer):
         return None if node.name == "__post_init__" else self._with_body(node)
 
     def visit_If(self, node: ast.If | ast.For) -> Any:
-        return None if _only_checks(node, self.checks) else self._with_body(node)
+        keeps = any(isinstance(each, ast.Assign) for each in ast.walk(node))  # what later statements may read
+        return None if not keeps and _only_checks(node, self.checks) else self._with_body(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
         unread = _UNREAD.get(_last_name(node.func), ())
@@ -127,13 +128,11 @@ class _Bare(ast.NodeTransformer):
 
 def _without_advice(message: ast.expr) -> ast.expr:
     """Return a message up to its first semicolon: what follows says how to go on in a checkout."""
-    if isinstance(message, ast.Constant) and isinstance(message.value, str):
-        return ast.Constant(message.value.partition(";")[0])
-    if isinstance(message, ast.JoinedStr):
-        for index, part in enumerate(message.values):
-            head, semicolon, _ = str(part.value if isinstance(part, ast.Constant) else "").partition(";")
-            if semicolon:
-                return ast.JoinedStr([*message.values[:index], ast.Constant(head)])
+    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+    for index, part in enumerate(parts):
+        head, semicolon, _ = str(part.value if isinstance(part, ast.Constant) else "").partition(";")
+        if semicolon:
+            return ast.JoinedStr([*parts[:index], ast.Constant(head)])
     return message
 
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from pipeline.launching.workplace import kill_group, workplace
 from pipeline.record.claims import CLAIMS, Claim
 from pipeline.record.folder import read_record
-from pipeline.record.minify import unwrap
+from pipeline.record.ship import unwrap
 
 START_SECONDS = 120.0
 """Time that `train_gpt.py --help` may take."""

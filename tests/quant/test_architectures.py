@@ -8,7 +8,7 @@ from pipeline.base.progress import silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import decode_artifact
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.quant.config import BudgetConfig, CalibrateConfig, ProvisionalConfig, QuantizeConfig, RateSteps
 from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.roles import tensor_roles

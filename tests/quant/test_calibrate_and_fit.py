@@ -16,7 +16,7 @@ from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec import read_artifact
 from pipeline.codec.container import decode_artifact, dequantize
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.quant.budget import MAX_TRIALS, KnobTrial, KnobWindow, search_knob
 from pipeline.quant.config import (
     BudgetConfig,

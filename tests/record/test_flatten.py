@@ -16,9 +16,8 @@ from pipeline.base.closure import import_closure
 from pipeline.base.config import SECTIONS, load_params
 from pipeline.record.build import recipe_of
 from pipeline.record.flatten import flatten
-from pipeline.record.minify import minify
 from pipeline.record.prove import project_imports
-from pipeline.record.ship import without_unused
+from pipeline.record.ship import minify, without_unused
 from tests.record.test_trim import PROGRAM
 
 TOY = {
@@ -215,7 +214,7 @@ sys.path.append(sys.argv[2])
 import json
 from pathlib import Path
 from pipeline.record.flatten import flatten
-from pipeline.record.minify import minify
+from pipeline.record.ship import minify
 from pipeline.record.ship import without_unused
 asked = json.load(sys.stdin)
 source = flatten(asked["module"], Path(asked["root"]), asked["tail"])

@@ -10,8 +10,8 @@ import torch
 from pipeline.base.config import load_params
 from pipeline.model.network import build
 from pipeline.record.flatten import flatten
-from pipeline.record.minify import minify, wrap
 from pipeline.record.prove import project_imports
+from pipeline.record.ship import minify, wrap
 from stages.shell.console import machine_environment
 
 TAIL = """

@@ -15,10 +15,10 @@ from pipeline.base.config import SECTIONS, Params, load_params
 from pipeline.data.shards import write_shard
 from pipeline.record.build import recipe_digest
 from pipeline.record.flatten import flatten
-from pipeline.record.minify import minify
 from pipeline.record.program import Recipe, main
 from pipeline.record.record import SeedRun
 from pipeline.record.runs import check_settings, read_run
+from pipeline.record.ship import minify
 
 NAMES = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.launching.openmp import WAITING
-from pipeline.record.minify import wrap
 from pipeline.record.prove import ProofError, prove
 from pipeline.record.record import SeedRun
 from pipeline.record.runs import prove_runs
+from pipeline.record.ship import wrap
 from stages.shell.console import machine_environment
 
 PROGRAM = """

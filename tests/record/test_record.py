@@ -14,8 +14,8 @@ from pipeline.base.files import folder_digest, sha256_of_file
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.build import budget_note
 from pipeline.record.config import BaselineConfig, PackageConfig
-from pipeline.record.minify import wrap
 from pipeline.record.record import SeedRun, assemble, imported_packages, requirements_text
+from pipeline.record.ship import wrap
 from pipeline.record.statements import SeedLog
 
 CONFIG = PackageConfig(

@@ -132,3 +132,5 @@ def test_what_a_record_needs_no_more_is_gone(gone: str):
 def test_a_block_that_checks_nothing_stays():
     source = "def main():\n    if len(['x']):\n        found = 1\n    print(found)\n\n\nmain()\n"
     assert printed(ast.unparse(without_checks(ast.parse(source)))) == "1\n"
+    checked = source.replace("found = 1", "found = 1\n        require(found > 0, 'found')")
+    assert printed(ast.unparse(without_checks(ast.parse(checked)))) == "1\n"

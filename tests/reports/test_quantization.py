@@ -11,7 +11,7 @@ from pipeline.base.progress import silent
 from pipeline.base.ranks import Ranks
 from pipeline.calibration.calibrate import calibrate
 from pipeline.codec.container import QuantizedTensor, encode_artifact
-from pipeline.codec.dequantize import dequantized_model
+from pipeline.codec.restore import dequantized_model
 from pipeline.quant.fit import quantize_plan
 from pipeline.quant.plan import plan_quantization
 from pipeline.reports.quantization import predicted_losses, tensor_costs

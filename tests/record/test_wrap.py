@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.record.minify import is_wrapped, latin1_literal, minify, unwrap, wrap
+from pipeline.record.ship import is_wrapped, latin1_literal, minify, unwrap, wrap
 
 PROGRAM = '''
 """Program."""
@@ -107,7 +107,7 @@ def test_every_form_prints_what_the_source_prints(form, tmp_path, expected):
     assert "first_layer" in expected
 
 
-def test_minify_is_deterministic():
+def test_wrap_is_deterministic():
     assert minify(PROGRAM) == minify(PROGRAM)
 
 
