@@ -16,6 +16,7 @@ import ast
 import builtins
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 from pipeline.record.reachable import bound_names, defined_names
@@ -44,14 +45,14 @@ class _Settler(ast.NodeTransformer):
         self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
         self.functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         self.unions = {defined_names(node)[0]: union for node in body if (union := _union(node))}
-        self.made, self.bound = set(_names_used(body)), {*bound_names(tree), *dir(builtins)}
+        self.made, self.once = set(_names_used(body)), Counter(bound_names(tree))
+        self.bound = {*self.once, *dir(builtins)}
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "replace"]
         self.changed = {keyword.arg for node in calls for keyword in node.keywords}
         self.settings: dict[str, list[Thing]] = {}
         for argument in getattr(getattr(call, "value", None), "args", ()):
             self._setting(argument)
         self.names: Names = {}
-        self.once = Counter(bound_names(tree))
 
     def _setting(self, node: ast.expr) -> Any:
         """Return the value of a part of the recipe; its objects are noted by class."""
@@ -178,14 +179,12 @@ class _Settler(ast.NodeTransformer):
         return node
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
-        """Leave it: a text inside of a text would need other quotes."""
-        return node
+        return node  # a text inside of a text would need other quotes
 
     def visit_Assign(self, node: ast.Assign | ast.AnnAssign) -> ast.AST:
-        """Note what a name holds that is assigned nowhere else."""
         node.value = node.value and self.visit(node.value)
         for target, value in _assignments(node):
-            if isinstance(target, ast.Name) and self.once[target.id] == 1:
+            if isinstance(target, ast.Name) and self.once[target.id] == 1:  # assigned nowhere else
                 _note(self.names, target.id, self.values, value)
         return node
 
@@ -238,6 +237,7 @@ def _note(names: Names, name: str, find: Callable[[Any], list[Any]], node: ast.e
         pass
 
 
+@cache
 def _expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 

@@ -43,8 +43,8 @@ def without_annotations(tree: ast.Module) -> ast.Module:
 
 def _only_checks(node: ast.FunctionDef | ast.If | ast.For, checks: set[str]) -> bool:
     """Return whether a function or block checks something, and does nothing else."""
-    raises = any(isinstance(each, ast.Raise) or _calls(each, checks) for each in ast.walk(node))
-    return raises and all(_is_check(each, checks) for each in [*node.body, *getattr(node, "orelse", ())])
+    idle = all(_is_check(each, checks) for each in [*node.body, *getattr(node, "orelse", ())])
+    return idle and any(isinstance(each, ast.Raise) or _calls(each, checks) for each in ast.walk(node))
 
 
 def _is_check(node: ast.stmt, checks: set[str]) -> bool:
