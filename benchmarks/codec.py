@@ -82,7 +82,7 @@ def _measure_fairway(matrices: list[np.ndarray], repeats: int) -> dict[str, Any]
             back_RC = np.zeros_like(codes_RC)
             reader.take_matrix(back_RC, 1, coder)
             assert np.array_equal(back_RC, codes_RC)
-        reader.finish()
+        reader.check_end()
 
     (stream, excess_N, parameters), encode_seconds = _timed(encode, repeats)
     _, decode_seconds = _timed(decode, repeats)

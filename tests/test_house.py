@@ -91,7 +91,7 @@ def test_stages_import_no_torch_at_the_top():
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize(("folder", "limit"), [("pipeline", 306), ("stages", 160)])
+@pytest.mark.parametrize(("folder", "limit"), [("pipeline", 300), ("stages", 160)])
 def test_modules_stay_short(folder: str, limit: int):
     lengths = {str(p.relative_to(REPO)): len(p.read_text().splitlines()) for p in (REPO / folder).rglob("*.py")}
     assert {name: n for name, n in lengths.items() if n > limit} == {}
@@ -102,7 +102,7 @@ def test_functions_stay_short():
         f"{path.relative_to(REPO)}:{node.lineno} {node.name} ({node.end_lineno - node.lineno + 1} lines)"
         for path, tree in _trees()
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 64
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
     ]
     assert not long, long
 

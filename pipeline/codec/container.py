@@ -160,7 +160,7 @@ def decode_sections(sections: Mapping[str, bytes]) -> tuple[ArtifactTensors, dic
             for entry, coder in zip(quantized, coders, strict=True)
             for size, vector in zip(entry.shape, (coder.row_steps, coder.column_steps), strict=True)
         ]
-    reader.finish()
+    reader.check_end()
     for entry, coder, code_RC, on_path_R in zip(quantized, coders, codes, on_paths, strict=True):
         step_R, step_C, *steps = steps
         column_step = None if (step_C == 1).all() else step_C

@@ -193,7 +193,6 @@ class IntegerReader:
         column_C = self._take_vector(num_columns, coder.columns)
         if states > 1:
             on_path_R = row_R >= coder.least
-        bound = np.iinfo(code_RC.dtype)
         state = np.zeros((num_paths(int(on_path_R.sum())), num_columns), np.int32)
         for row_N, class_NC in _blocks(row_R, column_C, on_path_R):
             state = state[: len(row_N)]
@@ -201,16 +200,16 @@ class IntegerReader:
             whole = self._take((class_NC + NUM_CLASSES * union).reshape(-1), coder.bits).reshape(class_NC.shape)
             whole += _shared(load_R[row_N], profile_C)
             code = whole << (states > 1) | union
-            fits = code.min() >= bound.min and code.max() <= bound.max
-            require(fits, "section codes: code", int(np.abs(code).max()), f"one that {code_RC.dtype} holds")
             code_RC[row_N] = code
+            held = f"one that {code_RC.dtype} holds"
+            require((code_RC[row_N] == code).all(), "section codes: code", int(np.abs(code).max()), held)
             if on_path_R[row_N[0]]:
                 state = next_state(state, whole, states)
         return on_path_R
 
-    def finish(self) -> None:
+    def check_end(self) -> None:
         """Raise ValueError unless everything was used up."""
-        self._decoder.finish()
+        self._decoder.check_lanes()
         require(not len(self._excess_N), "excesses left", len(self._excess_N), "0")
 
 

@@ -61,8 +61,8 @@ class RunDecoder:
 
     def __init__(self, stream: bytes | memoryview, lanes: int) -> None:
         """Read the lane states."""
-        whole = len(stream) >= 4 * lanes and len(stream) % 2 == 0
-        require(whole, "section codes: bytes", len(stream), f"{lanes} coder states and words")
+        require(len(stream) >= 4 * lanes, "section codes: bytes", len(stream), f"{lanes} coder states")
+        require(len(stream) % 2 == 0, "section codes: bytes", len(stream), "whole words")
         self._state_L = np.frombuffer(stream, "<u4", lanes).astype(np.int64)
         self._words = np.frombuffer(stream, "<u2", offset=4 * lanes)
         self._place = 0
@@ -95,7 +95,7 @@ class RunDecoder:
         state[low] = state[low] << 16 | words
         self._place += len(low)
 
-    def finish(self) -> None:
+    def check_lanes(self) -> None:
         """Raise ValueError unless every word was read and every lane is back where encoding began."""
         require(self._place == len(self._words), "section codes: words left", len(self._words) - self._place, "0")
         lost = np.count_nonzero(self._state_L != _LOW)

@@ -233,7 +233,7 @@ def initialise(model: LoopedUNet, generator: torch.Generator) -> None:
     if model.bigram is not None:
         nn.init.zeros_(model.bigram.table.weight)
     if model.value_embedding is not None:
-        nn.init.normal_(model.value_embedding.table.weight, std=ValueEmbedding.INITIAL_STD, generator=generator)
+        nn.init.normal_(model.value_embedding.table.weight, std=model.value_embedding.INITIAL_STD, generator=generator)
     for module in model.modules():
         for writer in getattr(module, "writers", list)():
             nn.init.zeros_(writer.weight)

@@ -84,7 +84,7 @@ def test_file_and_values(tmp_path):
 
 def test_a_record_carries_the_reader_of_its_own_artifact_only(repo):
     carried = {path.name for path in import_closure("pipeline.record.program", repo) if path.parent.name == "codec"}
-    assert {"container.py", "dequantize.py", "sections.py"} <= carried
+    assert {"container.py", "restore.py", "sections.py"} <= carried
     assert "foreign.py" not in carried
 
 

@@ -29,7 +29,7 @@ def round_trip(matrices):
         back_RC = np.zeros_like(codes_RC)
         reader.take_matrix(back_RC, 1, coder)
         assert np.array_equal(back_RC, codes_RC)
-    reader.finish()
+    reader.check_end()
     return stream, excess_N, parameters
 
 
@@ -85,7 +85,7 @@ def test_vectors_are_kept_exactly_when_told_to(value_N):
     assert np.array_equal(kept_N, value_N)
     reader = IntegerReader(writer.stream(1), np.concatenate(writer.excess), 1)
     assert np.array_equal(reader.take_indices(len(value_N), 31744, coder), value_N)
-    reader.finish()
+    reader.check_end()
 
 
 def compressed_sizes(matrices):

@@ -33,7 +33,7 @@ def test_round_trip_is_exact(sizes, lane_bits, seed):
     decoder = RunDecoder(stream, 1 << lane_bits)
     for bits, class_N, column_N in drawn:
         assert np.array_equal(decoder.take(code_tables(bits), class_N), column_N)
-    decoder.finish()
+    decoder.check_lanes()
 
 
 def test_size_is_the_codelength():
@@ -72,7 +72,7 @@ def test_damage_is_noticed():
     def decode(damaged):
         decoder = RunDecoder(damaged, 4)
         decoder.take(code_tables(5), class_N)
-        decoder.finish()
+        decoder.check_lanes()
 
     decode(stream)
     flips = [stream[:at] + bytes([stream[at] ^ 1 << at % 8]) + stream[at + 1 :] for at in range(0, len(stream), 37)]

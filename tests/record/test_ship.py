@@ -60,7 +60,7 @@ def test_the_shipped_program_trains_quantizes_and_scores_as_the_library(inputs, 
         "magic": b"GWYA" + content[4:],
         "version": content[:4] + bytes([content[4] + 1]) + content[5:],
         "sha256": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
-        "truncated": content[:-1],
+        "truncated": content[:20],
     }
     for word, damaged in damages.items():
         artifact.write_bytes(damaged)
