@@ -103,10 +103,10 @@ class _Settler(ast.NodeTransformer):
                 found = [value for each in self.values(node.value) for value in self._attribute(each, node.attr)]
                 return list({repr(value) if _is_plain(value) else id(value): value for value in found}.values())
             case ast.Call(func=ast.Name(id=name)):
-                return self._given(self.functions[name])
+                return self.of_annotation(self.functions[name].returns)
             case ast.Call(func=ast.Attribute(value=owner, attr=attr)):
                 (method,) = {self._item(each.kind, attr) for each in self.values(owner) if isinstance(each, Thing)}
-                return self._given(method)
+                return self.of_annotation(getattr(method, "returns", None))
         raise LookupError(ast.dump(node))
 
     def _attribute(self, value: Any, attr: str) -> list[Any]:
@@ -119,12 +119,6 @@ class _Settler(ast.NodeTransformer):
     def _item(self, kind: str, name: str) -> ast.stmt | None:
         """Return the statement of a class that defines a name."""
         return next((item for item in self.classes[kind].body if name in defined_names(item)), None)
-
-    def _given(self, function: ast.stmt | None) -> list[Any]:
-        """Return the values that a function can give; what gives nothing does something."""
-        if isinstance(function, ast.FunctionDef) and not isinstance(function.returns, ast.Constant):
-            return self.of_annotation(function.returns)
-        raise LookupError(function)
 
     def visit(self, node: ast.AST) -> Any:
         """Write an expression as its only value, if that is plain, after all that is inside of it."""
@@ -156,7 +150,7 @@ class _Settler(ast.NodeTransformer):
                     if isinstance(part, ast.expr):
                         ast.literal_eval(part)
                 return [eval(compile(ast.Expression(node), "<constants>", "eval"), {})]
-        return self.values(node)
+        return [] if isinstance(node, ast.Call) else self.values(node)  # what is called may do something besides
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         if node.name in self.settings:

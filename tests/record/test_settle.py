@@ -146,6 +146,8 @@ OPEN = {
     "def main(bike: Bike):\n    show(bike.front)",
     "a constant that is bound again": "COUNT = 0\ndef main(bike: Bike):\n    global COUNT\n"
     "    COUNT += 1\n    print(COUNT)",
+    "what does something and gives nothing that exists": "def speak() -> Ski | None:\n    print('spoken')\n"
+    "def main(bike: Bike):\n    said = speak()\n    print(said is None)\n    speak()",
     "what does something": "def speak() -> None:\n    print('spoken')\ndef main(bike: Bike):\n    speak()",
     "a generator of nothing": "def parts(bike: Bike):\n    if bike.extra is not None:\n        yield bike.extra\n"
     "def main(bike: Bike):\n    print(list(parts(bike)))",
