@@ -239,18 +239,3 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def architecture(name: str) -> ModelConfig:
     """Return one of ARCHITECTURES."""
     return changed(TINY, ARCHITECTURES[name])
-
-
-def small_core(**values: Any) -> ModelConfig:
-    """Return TINY with some plain values of a looped core replaced, by their own names."""
-    homes = {
-        "unique_blocks": "schedule",
-        "looped_blocks": "schedule",
-        "num_loops": "schedule",
-        "num_heads": "attention",
-        "num_kv_heads": "attention",
-        "exclusive_blocks": "attention",
-        "base_tokens": "rope",
-        "loop_scales": "rope",
-    }
-    return changed(TINY, {f"{homes[name]}.{name}" if name in homes else name: v for name, v in values.items()})

@@ -1,7 +1,7 @@
 """Which project files a module or a stage runs, read from syntax trees.
 
 The one idea: what importing a module executes can be known without executing it. DVC's code dependencies, a report's
-code digest and the statistics all rest on this list.
+code digest and the flattened program all rest on this list.
 
 Checked by: tests/base/test_closure.py.
 """
@@ -15,7 +15,8 @@ from pipeline.base.config import SECTIONS
 PROJECT_PACKAGES = ("pipeline", "stages")
 """Top-level packages of this project; every other import is somebody else's."""
 APART = ("pipeline.launching", "pipeline.reports", "stages.shell")
-"""Rooms that no result depends on: where processes run, what people read. A change there makes no stage run again."""
+"""Rooms that no result of making or scoring depends on: where processes run, what people read. A change there
+makes none of those stages run again."""
 
 
 def import_closure(module: str, root: Path, apart: Collection[str] = ()) -> list[Path]:
@@ -42,16 +43,16 @@ def import_closure(module: str, root: Path, apart: Collection[str] = ()) -> list
     return sorted(found)
 
 
-def stage_closure(stage: str, root: Path) -> list[Path]:
-    """Return the files that the results of stage `stage` depend on: its import closure without the rooms `APART`.
+def stage_closure(stage: str, root: Path, apart: Collection[str] = ()) -> list[Path]:
+    """Return the files that stage `stage` runs, without those of the packages `apart`.
 
-    It holds the config classes of the sections that the stage loads: the loader imports those by name, where no import
-    statement shows it.
+    They are its import closure and the config classes of the sections that it loads: the loader imports those by name,
+    where no import statement shows it.
     """
-    files = set(import_closure(f"stages.{stage}", root, APART))
+    files = set(import_closure(f"stages.{stage}", root, apart))
     for section in loaded_sections(stage, root):
         if address := SECTIONS[section]:
-            files.update(import_closure(address.partition(":")[0], root, APART))
+            files.update(import_closure(address.partition(":")[0], root, apart))
     return sorted(files)
 
 

@@ -5,7 +5,7 @@ pass by pass without knowing any architecture. Matrices that are always fed the 
 one attention) form one input *site*: its moment is computed and stored once, under the first member's name.
 
 With a second network, run on the same tokens, the products of what *it* is fed with what the model is fed are taken
-too: what the model's inputs still tell of the reference's (`targets.py`).
+too: what the model's inputs still tell of the reference's (`quant/targets.py`).
 
 Axes: N calibration sequences or tokens, T position, C columns (in features), V vocabulary.
 Source: Frantar et al., arXiv 2210.17323 (H of a layer), arXiv 2504.02692 (products of two networks' inputs); the

@@ -1,1 +1,1 @@
-"""Where and beside whom a run computes: `processes`, devices, signals, locks, walls. No result depends on it."""
+"""Where and beside whom a run computes: `processes`, signals, locks, walls. No result of a run depends on it."""

@@ -1,9 +1,9 @@
 """Processes and devices: who am I, how do several of me start and agree, and what do we run on.
 
 The one idea: a rank is a plain value read once from torchrun's environment; everything else takes it as an argument.
-This is the only module that touches the environment: it reads RANK, LOCAL_RANK and WORLD_SIZE, and hands ranks that it
-starts OMP_NUM_THREADS, their share of the cores, unless the user set it. A torchrun that the user started himself is
-left as it is: there the 1 that torchrun sets by default looks like a 1 that the user chose.
+This is the only module of the library that touches the environment: it reads RANK, LOCAL_RANK and WORLD_SIZE, and hands
+ranks that it starts OMP_NUM_THREADS, their share of the cores, unless the user set it. A torchrun that the user started
+himself is left as it is: there the 1 that torchrun sets by default looks like a 1 that the user chose.
 
 Source: torch.distributed.run (torchrun), called in process.
 Differs: no restarts; a rank that dies ends the run with one line; ranks share the cores, where torchrun by default

@@ -30,7 +30,7 @@ def save_checkpoint(path: Path, model: LoopedUNet, model_config: ModelConfig, me
 
 
 def hessian_identity(checkpoint: Path, calibrate: object) -> dict[str, Any]:
-    """Return what a Hessians belongs to: the checkpoint's digest and the section `calibrate` (a dataclass)."""
+    """Return what calibration statistics belong to: the checkpoint's digest and section `calibrate`, a dataclass."""
     return {"checkpoint_sha256": sha256_of_file(checkpoint), "calibrate": dataclasses.asdict(calibrate)}  # type: ignore
 
 

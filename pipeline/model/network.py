@@ -1,15 +1,15 @@
 """The network: a causal language model that visits its blocks in the order of a schedule.
 
 Features:
-* encoder, looped core, decoder; folded looped U-Nets; shared-only stacks; helices (`schedule.py`, `helix.py`)
+* encoder, looped core, decoder; folded looped U-Nets; shared-only stacks; helices (`schedule.py`, `parts/helix.py`)
 * weighted skips from encoder to decoder, last in first out, added or blended in through gates
 * grouped key/value heads, normalised queries and keys with a learned gain, exclusive self-attention, sparse head gates
   (`attention.py`)
 * partial rotary positions with another speed in every pass (`rotary.py`)
-* squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`choke.py`); sequential or parallel branches, controls per
-  block or per visit, a look back at the embedding (`block.py`)
-* conditioners of the passes: FLOW, offsets, anchor, tap, smear, step (`conditioners.py`)
-* hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`value_embedding.py`)
+* squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches, controls
+  per block or per visit, a look back at the embedding (`block.py`)
+* conditioners of the passes: FLOW, offsets, anchor, tap, smear, step (`parts/conditioners.py`)
+* hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`parts/value_embedding.py`)
 * norms without weights, no biases, tied head with soft-capped logits, factorised embedding
 
 Every matrix that multiplies activations is an `nn.Linear` called as a module (the tied head excepted), every lookup

@@ -7,7 +7,7 @@ Keys (parameter names hold no slash):
 * `uses/<matrix>/<owner>`  int64 scalar: every matrix's site, the value is its visits per forward
 * `moment/head` float32 (D, D), `tokens/head` int64: the final hidden states, input of the tied head
 * `token_frequency` int64 (V,): how often each token id occurs in the calibration text
-* `sensitivity/...`: see `sensitivity.py`
+* `sensitivity/...`: see `calibration/sensitivity.py`
 
 A site is named after its first matrix. Visits are kept apart; a quantizer pools them with `pooled_mean`.
 

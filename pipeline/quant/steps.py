@@ -3,11 +3,11 @@
 Clip rule (SDClip): the grid of a row spans a fixed number of that row's standard deviations.
 
 Rate rule: minimise total loss + lambda * bits. A uniform grid of step D costs D^2/12 per weight in squared error, which
-costs half the weight's curvature in nats; bits fall by one per doubling of D. Setting the derivative to zero gives
-D^2 ~ lambda / curvature for every weight, whatever its size: weights that are small next to D cost no bits and clip
-nothing. The curvature of weight (r, c) is g_r * d_c: g_r of the output row (`sensitivity.py`), d_c the part of input c
-that later columns cannot compensate, V_cc^2 of GPTQ's factor. So a step is a row factor times a column factor.
-Exponents temper estimated ratios within a tensor; ratios between tensors are taken as they are.
+costs half the weight's curvature in nats; bits fall by one per doubling of D. Setting the derivative to zero gives D^2
+~ lambda / curvature for every weight, whatever its size: weights that are small next to D cost no bits and clip
+nothing. The curvature of weight (r, c) is g_r * d_c: g_r of the output row (`calibration/sensitivity.py`), d_c the part
+of input c that later columns cannot compensate, V_cc^2 of GPTQ's factor. So a step is a row factor times a column
+factor. Exponents temper estimated ratios within a tensor; ratios between tensors are taken as they are.
 
 Steps are rounded to what the file stores *before* codes are chosen: codes then fit the grid that the decoder will use.
 

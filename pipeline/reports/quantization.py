@@ -1,9 +1,9 @@
 """What the quantize stage says of an artifact: bits and errors of every tensor, its bytes, the loss they predict.
 
 The one idea: to second order an error E in a matrix costs 1/2 sum over visits and rows of g_r * (E H E^T)_rr nats per
-token, g_r and H of that visit (`sensitivity.py`). E is that of the file against the float weights, whatever the codes
-aimed at, so that tensors, solvers and step rules are comparable. Left out is that errors of several tensors meet. A
-tensor's bytes are its share of the file by the size of a file of it alone: any codec may be behind.
+token, g_r and H of that visit (`calibration/sensitivity.py`). E is that of the file against the float weights, whatever
+the codes aimed at, so that tensors, solvers and step rules are comparable. Left out is that errors of several tensors
+meet. A tensor's bytes are its share of the file by the size of a file of it alone: any codec may be behind.
 
 Terms: bits per weight is the order-0 entropy of the codes; proxy loss is tr(E H E^T) with the undamped mean moment;
 SQNR is the ratio of the weights' energy to the error's, in decibels. Under sequential targets these three speak of the
@@ -170,7 +170,7 @@ def _file_shares(parts: Sequence[ArtifactTensors], file_bytes: int) -> list[int]
 def predicted_losses(
     model: LoopedUNet, statistics: Mapping[str, Tensor], tensors: ArtifactTensors
 ) -> dict[str, PredictedLoss]:
-    """Return what the errors of every quantized tensor cost; raises ValueError naming what the statistics lacks."""
+    """Return what the errors of every quantized tensor cost; raises ValueError naming what the statistics lack."""
     roles, weights = tensor_roles(model), model.state_dict()
     owners = {member: owner for owner, members in site_members(statistics).items() for member in members}
     losses = {}
