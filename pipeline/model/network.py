@@ -6,8 +6,8 @@ Features:
 * grouped key/value heads, normalised queries and keys with a learned gain, exclusive self-attention, sparse head gates
   (`attention.py`)
 * partial rotary positions with another speed in every pass (`rotary.py`)
-* squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches, controls
-  per block or per visit, a look back at the embedding (`block.py`)
+* squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches,
+  controls per block or per visit, a look back at the embedding (`block.py`)
 * conditioners of the passes: FLOW, offsets, anchor, tap, smear, step (`parts/conditioners.py`)
 * hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`parts/value_embedding.py`)
 * norms without weights, no biases, tied head with soft-capped logits, factorised embedding
