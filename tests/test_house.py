@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.closure import import_closure
+
 REPO = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("pipeline", "stages", "benchmarks") for path in (REPO / folder).rglob("*.py"))
 
@@ -173,3 +175,18 @@ def test_every_file_named_in_prose_exists():
         if Path(name).name not in made and not any(file.endswith(f"/{name}") for file in there)
     ]
     assert not missing, "\n".join(missing)
+
+
+def test_a_quoted_annotation_names_classes_of_the_library():
+    # What a record's program does not define is taken to have no objects (pipeline/record/settle.py).
+    carried = import_closure("pipeline.record.program", REPO)
+    library = [(path, tree) for path, tree in _trees() if path in carried]
+    classes = {node.name for _, tree in library for node in tree.body if isinstance(node, ast.ClassDef)}
+    wrong = []
+    for path, tree in library:
+        for node in ast.walk(tree):
+            note = getattr(node, "annotation", None) or getattr(node, "returns", None)
+            if isinstance(note, ast.Constant) and isinstance(note.value, str):
+                names = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*(?![\w.])", note.value)) - {"None"}
+                wrong += [f"{path.relative_to(REPO)}:{node.lineno} {name}" for name in names - classes]
+    assert not wrong, wrong

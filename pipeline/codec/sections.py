@@ -66,7 +66,7 @@ def stored_sections(content: bytes) -> Iterator[StoredSection]:
         require_always(found == digest, what, found.hex(), f"{digest.hex()}: the file is damaged")
         yield StoredSection(name, stored, raw_length)
         offset += length
-    require(offset == len(content), "artifact: bytes", len(content), f"{offset}, the end of its sections")
+    require_always(offset == len(content), "artifact: bytes", len(content), f"{offset}, the end of its sections")
 
 
 def split_sections(content: bytes) -> dict[str, bytes]:

@@ -153,7 +153,7 @@ def fit_to_budget(
         needed = min(num_bytes for _, num_bytes in trace)
         raise BudgetError(
             f"budget.limit_bytes: {budget.limit_bytes} leaves {budget_bytes} bytes for the artifact, which needs at "
-            f"least {needed} at the coarsest steps tried: raise budget.limit_bytes to at least "
+            f"least {needed} at the coarsest steps tried; raise budget.limit_bytes to at least "
             f"{needed + budget.code_reserve_bytes}"
         )
     return FittedArtifact(plan, *best, window, trace, clock.seconds)

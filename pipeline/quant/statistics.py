@@ -118,7 +118,10 @@ def square_entry(statistics: Mapping[str, Tensor], key: str, width: int) -> Tens
 
 def statistics_entry(statistics: Mapping[str, Tensor], key: str) -> Tensor:
     """Return one tensor of the statistics; raises ValueError naming the key that it lacks."""
-    if key not in statistics:
-        first = "set calibrate.provisional.target_share above 0 and " if key.startswith("cross/") else ""
-        raise ValueError(f"calibration statistics: no {key} in it; {first}{_REMEDY}")
+    require(
+        key in statistics,
+        "calibration statistics",
+        f"no {key} in it",
+        "one: " + ("set calibrate.provisional.target_share above 0 and " if key.startswith("cross/") else "") + _REMEDY,
+    )
     return statistics[key]

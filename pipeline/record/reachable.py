@@ -9,10 +9,7 @@ Checked by: tests/record/test_flatten.py, tests/record/test_trim.py.
 
 import ast
 import builtins
-from collections.abc import Iterator
-
-_CALLED_BY_TORCH = ("forward", "backward")
-"""Methods that others call, besides those with two underscores."""
+from collections.abc import Iterable, Iterator
 
 
 def defined_names(statement: ast.stmt) -> list[str]:
@@ -38,6 +35,8 @@ def bound_names(tree: ast.AST) -> Iterator[str]:
                 yield node.arg
             case ast.alias():
                 yield import_binding(node)
+            case ast.Global(names=names) | ast.Nonlocal(names=names):
+                yield from names
             case ast.ExceptHandler(name=str() as name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
                 yield name
 
@@ -74,6 +73,12 @@ def remove_unreachable(tree: ast.Module) -> ast.Module:
     return ast.Module([node for node in tree.body if node in kept], type_ignores=[])
 
 
+def replacing_calls(nodes: Iterable[ast.AST]) -> list[ast.Call]:
+    """Return the calls of `dataclasses.replace`, or of anything else called so."""
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    return [call for call in calls if "replace" in (getattr(call.func, "id", ""), getattr(call.func, "attr", ""))]
+
+
 def remove_unread(tree: ast.Module) -> ast.Module:
     """Remove methods that nothing names and settings that nothing reads; changes `tree`.
 
@@ -83,6 +88,8 @@ def remove_unread(tree: ast.Module) -> ast.Module:
     nodes = [node for statement in tree.body[:-1] for node in ast.walk(statement)]
     named: set[object] = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     named |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for call in replacing_calls(nodes):
+        named |= {keyword.arg for keyword in call.keywords}
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     settings: dict[str, list[ast.Call]] = {name: [] for name in classes}
     pending: list[ast.AST] = [tree.body[-1]]
@@ -95,11 +102,19 @@ def remove_unread(tree: ast.Module) -> ast.Module:
             case other if not isinstance(other, ast.Dict):
                 pending += ast.iter_child_nodes(other)
     for name, node in classes.items():
-        node.body = [item for item in node.body if _is_named(item, named, bool(settings[name]))] or [ast.Pass()]
+        node.body = [item for item in node.body if _is_named(item, named, bool(settings[name]))]
+    return tree
+
+
+def filled(tree: ast.Module) -> ast.Module:
+    """Return a program in which no block is empty; changes `tree`."""
+    for node in ast.walk(tree):
+        if getattr(node, "body", None) == []:
+            node.body = [ast.Pass()]  # type: ignore[attr-defined]
     return tree
 
 
 def _is_named(item: ast.stmt, named: set[object], is_setting: bool) -> bool:
     if isinstance(item, ast.FunctionDef):
-        return item.name in named or item.name in _CALLED_BY_TORCH or item.name.startswith("__")
+        return item.name in {*named, "forward", "backward"} or item.name.startswith("__")  # torch calls those
     return not (is_setting and isinstance(item, ast.AnnAssign)) or not named.isdisjoint(defined_names(item))

@@ -14,17 +14,17 @@ Checked by: tests/record/test_settle.py, tests/record/test_ship.py.
 
 import ast
 import builtins
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from pipeline.record.reachable import bound_names, defined_names
+from pipeline.record.reachable import bound_names, defined_names, replacing_calls
 
 Names = dict[str, list[Any]]
 """Name -> all values that it can have, plain ones and `Thing`s; what is not in it is not known."""
-_UNKNOWN = (LookupError, ValueError, TypeError)
-"""What looking for values raises where the recipe does not say."""
+_UNKNOWN = (LookupError, ValueError, TypeError)  # what looking for values raises where the recipe does not say
 
 
 class Thing(NamedTuple):
@@ -43,15 +43,16 @@ class _Settler(ast.NodeTransformer):
     def __init__(self, tree: ast.Module) -> None:
         body, call = tree.body[:-1], tree.body[-1]
         self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-        self.functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         self.unions = {defined_names(node)[0]: union for node in body if (union := _union(node))}
         self.made, self.once = set(_names_used(body)), Counter(bound_names(tree))
+        functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+        self.functions = {node.name: node for node in functions if self.once[node.name] == 1}
         self.bound = {*self.once, *dir(builtins)}
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == "replace"]
-        self.changed = {keyword.arg for node in calls for keyword in node.keywords}
+        self.changed = {keyword.arg for call in replacing_calls(ast.walk(tree)) for keyword in call.keywords}
         self.settings: dict[str, list[Thing]] = {}
         for argument in getattr(getattr(call, "value", None), "args", ()):
             self._setting(argument)
+        self.settings = {kind: things for kind, things in self.settings.items() if kind not in self.made}
         self.names: Names = {}
 
     def _setting(self, node: ast.expr) -> Any:
@@ -59,11 +60,11 @@ class _Settler(ast.NodeTransformer):
         match node:
             case ast.Call(func=ast.Name(id=kind)):
                 values = {str(keyword.arg): [self._setting(keyword.value)] for keyword in node.keywords}
-                thing = Thing(kind, {name: values[name] for name in values.keys() - self.changed})
+                thing = Thing(kind, {name: values[name] for name in values if not {name, None} & self.changed})
                 self.settings.setdefault(kind, []).append(thing)
                 return thing
             case ast.Dict():
-                return Thing("", {str(number): [self._setting(value)] for number, value in enumerate(node.values)})
+                return Thing("", {"values": [self._setting(value) for value in node.values]})
             case ast.Tuple():
                 return tuple(self._setting(part) for part in node.elts)
         return ast.literal_eval(node)
@@ -71,10 +72,8 @@ class _Settler(ast.NodeTransformer):
     def of_annotation(self, node: ast.expr | None) -> list[Any]:
         """Return all values that what is annotated so can have."""
         match node:
-            case ast.Constant(value=None):
-                return [None]
-            case ast.Constant():
-                return self.of_annotation(_expression(str(node.value)))
+            case ast.Constant(value=value):
+                return [None] if value is None else self.of_annotation(_expression(str(value)))
             case ast.BinOp():
                 return self.of_annotation(node.left) + self.of_annotation(node.right)
         name = _name(node)
@@ -82,17 +81,26 @@ class _Settler(ast.NodeTransformer):
             return self.of_annotation(self.unions[name])
         if self.is_never_made(name):
             return []
-        if name in self.settings and name in self.made:
-            raise LookupError("the program makes others")
         return self.settings[name]
 
     def is_never_made(self, name: str) -> bool:
         """Return whether no object of a type exists: of a class that is only asked for, or is not even there."""
         if name in self.classes:
-            return name not in self.made and name not in self.settings
+            is_form = {"Protocol", "TypedDict"} & set(map(_name, self.classes[name].bases))
+            return name not in self.made and name not in self.settings and not is_form
         return name != "" and name not in self.bound
 
     def values(self, node: ast.expr) -> list[Any]:
+        """Return all values that what is assigned can have: also what a call gives, which is still made."""
+        match node:
+            case ast.Call(func=ast.Name(id=name)):
+                return self.of_annotation(self.functions[name].returns)
+            case ast.Call(func=ast.Attribute(value=owner, attr=attr)):
+                (method,) = {self._item(each.kind, attr) for each in self.known(owner) if isinstance(each, Thing)}
+                return self.of_annotation(getattr(method, "returns", None))
+        return self.known(node)
+
+    def known(self, node: ast.expr) -> list[Any]:
         """Return all values that an expression can have; one of `_UNKNOWN` is raised where that is not known."""
         match node:
             case ast.Constant():
@@ -100,21 +108,15 @@ class _Settler(ast.NodeTransformer):
             case ast.Name():
                 return self.names[node.id]
             case ast.Attribute():
-                found = [value for each in self.values(node.value) for value in self._attribute(each, node.attr)]
+                things = [each for each in self.known(node.value) if isinstance(each, Thing)]  # None has no attributes
+                found = [value for each in things for value in self._field(each, node.attr)]
                 return list({repr(value) if _is_plain(value) else id(value): value for value in found}.values())
-            case ast.Call(func=ast.Name(id=name)):
-                return self.of_annotation(self.functions[name].returns)
-            case ast.Call(func=ast.Attribute(value=owner, attr=attr)):
-                (method,) = {self._item(each.kind, attr) for each in self.values(owner) if isinstance(each, Thing)}
-                return self.of_annotation(getattr(method, "returns", None))
-        raise LookupError(ast.dump(node))
+        raise LookupError("a call may do something besides, an operator is left to the run")
 
-    def _attribute(self, value: Any, attr: str) -> list[Any]:
+    def _field(self, thing: Thing, attr: str) -> list[Any]:
         """Return an attribute's values; none where there is no such attribute, so that another object must be meant."""
-        if not isinstance(value, Thing):
-            return []
-        is_missing = self._item(value.kind, attr) is None and not self.classes[value.kind].bases
-        return [] if is_missing else value.fields[attr]
+        is_missing = self._item(thing.kind, attr) is None and not self.classes[thing.kind].bases
+        return [] if is_missing else thing.fields[attr]
 
     def _item(self, kind: str, name: str) -> ast.stmt | None:
         """Return the statement of a class that defines a name."""
@@ -124,12 +126,10 @@ class _Settler(ast.NodeTransformer):
         """Write an expression as its only value, if that is plain, after all that is inside of it."""
         node = super().visit(node)
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", None) or ast.Load(), ast.Load):
-            try:
+            with contextlib.suppress(*_UNKNOWN):
                 values = self._outcomes(node)
-            except _UNKNOWN:
-                return node
-            if len(values) == 1 and _is_plain(values[0]) and not isinstance(node, ast.Constant):
-                return _expression(repr(values[0]))
+                if len(values) == 1 and _is_plain(values[0]) and not isinstance(node, ast.Constant):
+                    return _expression(repr(values[0]))
         return node
 
     def _outcomes(self, node: ast.expr) -> list[Any]:
@@ -137,26 +137,28 @@ class _Settler(ast.NodeTransformer):
         match node:
             case ast.Call(func=ast.Name(id="isinstance"), args=[value, kinds]):
                 wanted = {_name(each) for each in _alternatives(kinds)}
-                if all(map(self.is_never_made, wanted)):
+                if all(map(self.is_never_made, wanted)) and not any(
+                    isinstance(each, ast.Call) for each in ast.walk(value)
+                ):
                     return [False]
-                known = [each.kind if isinstance(each, Thing) else None for each in self.values(value)]
-                if wanted & self.made:
+                if not wanted <= self.classes.keys() - self.made:
                     raise LookupError("classes above those of settings, or others")
-                return list({kind in wanted for kind in known})
+                return list({isinstance(each, Thing) and each.kind in wanted for each in self.known(value)})
             case ast.Compare(ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
-                return list({(each is None) == isinstance(op, ast.Is) for each in self.values(node.left)})
+                return list({(each is None) == isinstance(op, ast.Is) for each in self.known(node.left)})
             case ast.Compare() | ast.UnaryOp():
                 for part in ast.iter_child_nodes(node):
                     if isinstance(part, ast.expr):
                         ast.literal_eval(part)
                 return [eval(compile(ast.Expression(node), "<constants>", "eval"), {})]
-        return [] if isinstance(node, ast.Call) else self.values(node)  # what is called may do something besides
+        return self.known(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        if node.name in self.settings:
-            self.names["self"] = self.settings[node.name]
+        outer = self.names, self.once
+        self.names = {**self.names, "self": self.settings.get(node.name, [])}
+        self.once = Counter()  # what a class gives its objects is no name of the module
         self.generic_visit(node)
-        self.names.pop("self", None)
+        self.names, self.once = outer
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -166,10 +168,10 @@ class _Settler(ast.NodeTransformer):
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
             if argument.annotation and self.once[argument.arg] == 1:
                 _note(self.names, argument.arg, self.of_annotation, argument.annotation)
-        was_generator, body = _yields(node), self._block(node.body)
+        was_generator, node.body = _yields(node), self._block(node.body)
         self.names, self.once = outer
-        if was_generator == any(map(_yields, body)):  # else it would be another kind of function
-            node.body = body
+        if was_generator and not _yields(node):  # else it would be another kind of function
+            node.body += ast.parse("if 0:\n    yield").body
         return node
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
@@ -202,15 +204,15 @@ class _Settler(ast.NodeTransformer):
         node.test = self.visit(node.test)
         truth = _truth(node.test)
         if truth is not None:
-            return self._block(node.body if truth else node.orelse, may_be_empty=True)
-        node.body, node.orelse = self._block(node.body), self._block(node.orelse, may_be_empty=True)
+            return self._block(node.body if truth else node.orelse)
+        node.body, node.orelse = self._block(node.body), self._block(node.orelse)
         return node
 
     def visit_For(self, node: ast.For) -> Any:
         self.generic_visit(node)
         return node.orelse if ast.unparse(node.iter) in ("range(0)", "()") else node
 
-    def _block(self, body: list[ast.stmt], may_be_empty: bool = False) -> list[ast.stmt]:
+    def _block(self, body: list[ast.stmt]) -> list[ast.stmt]:
         """Return the statements of a block up to the first after which none runs."""
         kept: list[ast.stmt] = []
         for statement in body:
@@ -218,17 +220,14 @@ class _Settler(ast.NodeTransformer):
             kept += done if isinstance(done, list) else [done]
             if kept and isinstance(kept[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
                 break
-        return kept or ([] if may_be_empty else [ast.Pass()])
+        return kept
 
 
 def _note(names: Names, name: str, find: Callable[[Any], list[Any]], node: ast.expr | None) -> None:
-    """Note the values that `find` finds, if it finds any."""
+    """Note the values that `find` finds, if it can."""
     names.pop(name, None)
-    try:
-        if values := find(node):
-            names[name] = values
-    except _UNKNOWN:
-        pass
+    with contextlib.suppress(*_UNKNOWN):
+        names[name] = find(node)
 
 
 @cache
@@ -289,6 +288,12 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, Thing) and (not isinstance(value, tuple) or all(map(_is_plain, value)))
 
 
-def _yields(node: ast.AST) -> bool:
-    """Return whether a function, or a statement of one, gives values one by one; inner functions count too."""
-    return any(isinstance(each, ast.Yield | ast.YieldFrom) for each in ast.walk(node))
+def _yields(function: ast.FunctionDef) -> bool:
+    """Return whether a function itself gives values one by one."""
+    pending: list[ast.AST] = [*function.body]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        pending += [] if isinstance(node, ast.FunctionDef | ast.Lambda) else ast.iter_child_nodes(node)
+    return False

@@ -17,9 +17,9 @@ import builtins
 import brotli
 import python_minifier
 
-from pipeline.record.reachable import remove_unreachable, remove_unread
+from pipeline.record.reachable import filled, remove_unreachable, remove_unread
 from pipeline.record.settle import settle
-from pipeline.record.trim import without_annotations, without_checks
+from pipeline.record.trim import Bare, without_checks
 
 _STUB = (
     "#coding:l1\nimport brotli,linecache as c;f=__file__;s=brotli.decompress(",
@@ -36,7 +36,10 @@ def without_unused(source: str) -> str:
     """Return the text of a program without what its record does not need."""
     tree = remove_unreachable(without_checks(ast.parse(source)))
     tree = remove_unreachable(settle(remove_unreachable(settle(tree))))
-    return ast.unparse(remove_unreachable(remove_unread(remove_unreachable(without_annotations(tree)))))
+    tree = Bare().visit(tree)
+    for _ in range(2):  # what only an unread method reads is unread
+        tree = remove_unread(remove_unreachable(tree))
+    return ast.unparse(filled(remove_unreachable(tree)))
 
 
 def minify(source: str) -> str:
@@ -44,10 +47,8 @@ def minify(source: str) -> str:
     return python_minifier.minify(
         source,
         remove_literal_statements=True,
-        rename_locals=True,
         rename_globals=True,
         hoist_literals=False,
-        convert_posargs_to_args=False,
         preserve_globals=dir(builtins),
     )
 

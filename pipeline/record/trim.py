@@ -1,7 +1,7 @@
 """What a program needs no more once it is a record: checks of its own settings, advice, unread words, annotations.
 
 The one idea: the configuration was checked when the record was built, so `require`, functions that only require,
-`__post_init__` (frozen dataclasses can do nothing else there) and asserts cannot fire. Kept is what a judge can cause:
+and asserts cannot fire. Kept is what a judge can cause:
 missing or foreign data, a damaged artifact or tokenizer, a machine that does not fit (`require_always`, and every other
 exception), without the part of a message that says how to go on in a checkout.
 
@@ -12,12 +12,8 @@ Checked by: tests/record/test_trim.py, tests/record/test_ship.py.
 import ast
 from typing import Any
 
-_IMPOSSIBLE = ("HessianError", "BudgetError")
-"""Exceptions that only another recipe could raise."""
 _UNREAD = {"zip": ("strict",), "add_argument": ("help", "metavar"), "ArgumentParser": ("description",)}
-"""Call -> keyword arguments without which it does the same, or tells less."""
-_MEANT = ("ClassVar", "InitVar", "KW_ONLY")
-"""Annotations that dataclass reads a meaning from."""
+"""Call -> keyword arguments without which it does the same on sound input, or tells less."""
 
 
 def without_checks(tree: ast.Module) -> ast.Module:
@@ -36,15 +32,10 @@ def without_checks(tree: ast.Module) -> ast.Module:
     return _Trimmer(checks).visit(tree)
 
 
-def without_annotations(tree: ast.Module) -> ast.Module:
-    """Return a program in which annotations only declare fields, as int; changes `tree`."""
-    return _Bare().visit(tree)
-
-
 def _only_checks(node: ast.FunctionDef | ast.If | ast.For, checks: set[str]) -> bool:
     """Return whether a function or block checks something, and does nothing else."""
     idle = all(_is_check(each, checks) for each in [*node.body, *getattr(node, "orelse", ())])
-    return idle and any(isinstance(each, ast.Raise) or _calls(each, checks) for each in ast.walk(node))
+    return idle and any(_calls(each, checks) for each in ast.walk(node))
 
 
 def _is_check(node: ast.stmt, checks: set[str]) -> bool:
@@ -56,8 +47,6 @@ def _is_check(node: ast.stmt, checks: set[str]) -> bool:
             return True
         case ast.Expr():
             return _calls(node.value, checks)
-        case ast.Raise(exc=ast.Call() as error):
-            return _last_name(error.func) in _IMPOSSIBLE
     return isinstance(node, ast.Assert | ast.Pass) or (isinstance(node, ast.Return) and node.value is None)
 
 
@@ -77,11 +66,12 @@ class _Trimmer(ast.NodeTransformer):
         return None
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        return None if node.name == "__post_init__" else self._with_body(node)
+        return None if node.name == "__post_init__" and _only_checks(node, self.checks) else self.generic_visit(node)
 
-    def visit_If(self, node: ast.If | ast.For) -> Any:
-        keeps = any(isinstance(each, ast.Assign) for each in ast.walk(node))  # what later statements may read
-        return None if not keeps and _only_checks(node, self.checks) else self._with_body(node)
+    def visit_If(self, node: ast.If) -> Any:
+        kept = (ast.Assign, ast.NamedExpr, ast.Return)  # what later statements may rest on
+        is_check = _only_checks(node, self.checks) and not any(isinstance(each, kept) for each in ast.walk(node))
+        return None if is_check else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
         unread = _UNREAD.get(_last_name(node.func), ())
@@ -96,16 +86,10 @@ class _Trimmer(ast.NodeTransformer):
             node.exc.args = [_without_advice(each) for each in node.exc.args]
         return self.generic_visit(node)
 
-    def _with_body(self, node: Any) -> Any:
-        self.generic_visit(node)
-        node.body = node.body or [ast.Pass()]
-        return node
 
-    visit_For = visit_If
-    visit_With = visit_While = visit_ClassDef = _with_body
+class Bare(ast.NodeTransformer):
+    """Leaves annotations only where they declare fields, as int."""
 
-
-class _Bare(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
         return self.generic_visit(node)
@@ -115,13 +99,14 @@ class _Bare(ast.NodeTransformer):
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        self.generic_visit(node)
         return ast.copy_location(ast.Assign([node.target], node.value), node) if node.value else None
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         for item in node.body:
             if not isinstance(item, ast.AnnAssign):
                 self.visit(item)
-            elif _last_name(getattr(item.annotation, "value", item.annotation)) not in _MEANT:
+            elif "ClassVar" not in ast.unparse(item.annotation):
                 item.annotation = ast.Name("int", ast.Load())
         return node
 

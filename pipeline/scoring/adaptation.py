@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pipeline.base.checks import require
 from pipeline.base.ranks import Ranks, gather_over_ranks
 from pipeline.scoring.config import TTTProtocol
 from pipeline.scoring.windows import Group
@@ -126,15 +127,14 @@ def freeze_first_blocks(model: nn.Module, num_blocks: int) -> list[nn.Parameter]
     for parameter in _tensors_of_first_blocks(model, num_blocks) if num_blocks else []:
         parameter.requires_grad_(False)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ValueError(f"freeze_blocks: got {num_blocks}, which freezes every tensor; expected some left to train")
+    require(len(trainable) > 0, "freeze_blocks", num_blocks, "fewer, so that some tensor is left to train")
     return trainable
 
 
 def _tensors_of_first_blocks(model: nn.Module, num_blocks: int) -> list[nn.Parameter]:
-    blocks, schedule = getattr(model, "blocks", None), getattr(model, "schedule", None)
-    if blocks is None or schedule is None:
-        raise ValueError(f"freeze_blocks: got {num_blocks} for a model without blocks and schedule, expected 0")
+    blocks: Any = getattr(model, "blocks", None)
+    schedule: Any = getattr(model, "schedule", None)
+    require(None not in (blocks, schedule), "freeze_blocks", num_blocks, "0 for a model without blocks and schedule")
     looped = sorted(schedule.looped)
     unique = [index for index in range(len(blocks)) if index not in looped]
     return [

@@ -66,8 +66,8 @@ class Ledger:
             )
             column.setflags(write=False)
             object.__setattr__(self, name, column)
-        exactly_once = np.array_equal(np.sort(self.target), np.arange(self.num_targets))
-        require(exactly_once, "ledger.target", "repeated or missing targets", "every target exactly once")
+        targets_N, wrong = np.arange(self.num_targets), "repeated or missing targets"
+        require(np.array_equal(np.sort(self.target), targets_N), "ledger.target", wrong, "every target exactly once")
 
     @cached_property
     def total_nats(self) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.base.checks import require
+from pipeline.base.checks import require_always
 from pipeline.base.progress import Progress
 from pipeline.base.ranks import ALONE, Ranks
 from pipeline.data.byte_count import ByteTable, count_bytes
@@ -37,7 +37,7 @@ def score_item(
             "the model was trained on, or train again"
         )
     bytes_N = count_bytes(tokens_M, table)
-    require(bytes_N.sum() > 0, "validation text", int(bytes_N.sum()), "targets that stand for at least one byte")
+    require_always(bytes_N.sum() > 0, "validation text", int(bytes_N.sum()), "targets that stand for at least one byte")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     scores = score(
         model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress, ranks=ranks

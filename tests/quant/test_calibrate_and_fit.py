@@ -258,7 +258,7 @@ def test_targets_without_cross_moments_say_what_to_set(model, statistics):
     lacking = {key: tensor for key, tensor in statistics.items() if not key.startswith("cross/")}
     plan_quantization(model, lacking, RATE)
     with pytest.raises(
-        ValueError, match=r"^calibration statistics: no cross/.* set calibrate\.provisional\.target_share"
+        ValueError, match=r"^calibration statistics: got 'no cross/.* set calibrate\.provisional\.target_share"
     ):
         plan_quantization(model, lacking, replace(RATE, target_share=0.5))
 

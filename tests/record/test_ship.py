@@ -32,24 +32,28 @@ def run(folder: Path, inputs: Path, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def run_record(program: bytes, inputs: Path, folder: Path) -> tuple[list[str], bytes]:
-    """Return what a program prints of a run from scratch, but for sizes and times, and its artifact."""
+def run_record(program: bytes, inputs: Path, folder: Path) -> tuple[list[str], bytes, list[bytes]]:
+    """Return what a program prints of a run from scratch, but for sizes and times, its artifact and its ledgers."""
     folder.mkdir()
     (folder / "train_gpt.py").write_bytes(program)
     done = run(folder, inputs)
     assert done.returncode == 0, done.stderr
+    again = run(folder, inputs, "--evaluate-only", "model.fwy", "--ledger", "ledgers")
+    assert again.returncode == 0, again.stderr
     own = ("Code size", "Total submission", "total_eval_time")
     lines = [line for line in done.stdout.splitlines() if not line.startswith(own) and "train_gpt.py" not in line]
-    return [re.sub(r"(train_time|step_avg):[0-9.]+ms", "", line) for line in lines], (folder / "model.fwy").read_bytes()
+    said = [re.sub(r"(train_time|step_avg):[0-9.]+ms", "", line) for line in lines]
+    ledgers = [path.read_bytes() for path in sorted((folder / "ledgers").iterdir())]
+    return said, (folder / "model.fwy").read_bytes(), ledgers
 
 
 def check_recipe(name: str, inputs: Path, folder: Path) -> None:
-    """Train, quantize and score with the library's text and with what ships: same log, same artifact."""
+    """Train, quantize and score with the library's text and with what ships: same log, artifact, ledgers."""
     recipe = shrunk_recipe(REPO / "recipes" / f"{name}.yaml")
     source = record_source(recipe, REPO)
     whole = run_record(source.encode(), inputs, folder / "whole")
     assert run_record(shipped_program(source, readable=False), inputs, folder / "small") == whole
-    assert sum(line.startswith("final_") for line in whole[0]) == len(recipe.evaluate.items)
+    assert sum(line.startswith("final_") for line in whole[0]) == len(whole[2]) == len(recipe.evaluate.items)
 
 
 def test_the_shipped_program_trains_quantizes_and_scores_as_the_library(inputs, tmp_path):
@@ -61,6 +65,7 @@ def test_the_shipped_program_trains_quantizes_and_scores_as_the_library(inputs, 
         "version": content[:4] + bytes([content[4] + 1]) + content[5:],
         "sha256": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
         "truncated": content[:20],
+        "end of its sections": content + b"0",
     }
     for word, damaged in damages.items():
         artifact.write_bytes(damaged)

@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from pipeline.record.reachable import remove_unreachable, remove_unread
-from pipeline.record.trim import without_annotations, without_checks
+from pipeline.record.reachable import filled, remove_unreachable, remove_unread
+from pipeline.record.trim import Bare, without_checks
 from tests.record.test_settle import printed
 
 PROGRAM = """
@@ -97,7 +97,6 @@ GONE = [
     "spokes_message",
     "total_message",
     "assert_message",
-    "hessian_message",
     "described_message",
     "help_message",
     "META",
@@ -106,7 +105,6 @@ GONE = [
     "check_all",
     "_check_more",
     "never_named",
-    "HessianError",
     "__post_init__",
     "bool",
 ]
@@ -114,7 +112,7 @@ GONE = [
 
 def small() -> str:
     tree = remove_unreachable(without_checks(ast.parse(PROGRAM)))
-    return ast.unparse(remove_unreachable(remove_unread(remove_unreachable(without_annotations(tree)))))
+    return ast.unparse(filled(remove_unreachable(remove_unread(remove_unreachable(Bare().visit(tree))))))
 
 
 def test_a_trimmed_program_prints_the_same_but_for_advice():
@@ -129,8 +127,24 @@ def test_what_a_record_needs_no_more_is_gone(gone: str):
     assert gone not in small()
 
 
-def test_a_block_that_checks_nothing_stays():
-    source = "def main():\n    if len(['x']):\n        found = 1\n    print(found)\n\n\nmain()\n"
-    assert printed(ast.unparse(without_checks(ast.parse(source)))) == "1\n"
-    checked = source.replace("found = 1", "found = 1\n        require(found > 0, 'found')")
-    assert printed(ast.unparse(without_checks(ast.parse(checked)))) == "1\n"
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if len(['x']):\n    found = 1\nprint(found)",
+        "if len(['x']):\n    found = 1\n    require(found > 0, 'found')\nprint(found)",
+        "if len(['x']):\n    require(True, 'x')\n    return print(1)\nprint(2)",
+        "if (found := 3) > 2:\n    require(True, 'x')\nprint(found)",
+        "for found in (1, 2):\n    require(True, 'x')\nprint(found)",
+        "try:\n    require(True, 'x')\nfinally:\n    print(1)",
+    ],
+)
+def test_what_others_rest_on_stays(body: str):
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    source = f"def require(ok, message):\n    pass\n\n\ndef main():\n{lines}\n\nmain()\n"
+    assert printed(ast.unparse(filled(without_checks(ast.parse(source))))) == printed(source) != ""
+
+
+def test_what_prepares_a_dataclass_stays():
+    source = PROGRAM.replace("self._check_more()", "object.__setattr__(self, 'spokes', 40)")
+    tree = remove_unreachable(without_checks(ast.parse(source)))
+    assert "spokes are 40" in printed(ast.unparse(filled(tree)))

@@ -107,10 +107,6 @@ def test_every_form_prints_what_the_source_prints(form, tmp_path, expected):
     assert "first_layer" in expected
 
 
-def test_wrap_is_deterministic():
-    assert minify(PROGRAM) == minify(PROGRAM)
-
-
 def test_wrap_is_the_smallest_form_and_unwraps():
     assert is_wrapped(wrap(LONG))
     assert len(wrap(LONG)) < len(LONG)
