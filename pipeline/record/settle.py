@@ -154,11 +154,10 @@ class _Settler(ast.NodeTransformer):
         return self.known(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        outer = self.names, self.once
-        self.names = {**self.names, "self": self.settings.get(node.name, [])}
-        self.once = Counter()  # what a class gives its objects is no name of the module
+        outer = self.names  # what a class gives its objects is no name of the module
+        self.names = {**outer, "self": self.settings.get(node.name, [])}
         self.generic_visit(node)
-        self.names, self.once = outer
+        self.names = outer
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:

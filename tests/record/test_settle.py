@@ -176,7 +176,9 @@ OPEN = {
     "a default called like a builtin": "class Row(NamedTuple):\n    bytes: int = 0\ndef main(bike: Bike):\n"
     "    print(bytes(2), Row())",
     "a name of an outer function": "def main(bike: Bike):\n    state = 5\n    def bump():\n        nonlocal state\n"
-    "        state += 1\n    bump()\n    print(state)",
+    "        state += 1\n    def reset():\n        nonlocal state\n        state = 0\n        bump()\n"
+    "        print(state)\n"
+    "    reset()",
     "a field that a module's function replaces": "import dataclasses\ndef show(bike: Bike):\n    print(bike.gears)\n"
     "def main(bike: Bike):\n    show(dataclasses.replace(bike, gears=(9,)))",
     "fields that nobody names replaced": "def show(bike: Bike):\n    print(bike.gears)\ndef main(bike: Bike):\n"

@@ -119,6 +119,7 @@ def test_a_trimmed_program_prints_the_same_but_for_advice():
     expected = printed(PROGRAM).replace("; advice_message 36", "")
     assert printed(small()) == expected
     assert "kept_message\n" in expected
+    assert "shared: ClassVar[int] = 4" in small()
 
 
 @pytest.mark.parametrize("gone", GONE)
