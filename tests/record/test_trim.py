@@ -133,7 +133,7 @@ def test_what_a_record_needs_no_more_is_gone(gone: str):
     [
         "if len(['x']):\n    found = 1\nprint(found)",
         "if len(['x']):\n    found = 1\n    require(found > 0, 'found')\nprint(found)",
-        "if len(['x']):\n    require(True, 'x')\n    return print(1)\nprint(2)",
+        "print(1)\nif len(['x']):\n    require(True, 'x')\n    return\nprint(2)",
         "if (found := 3) > 2:\n    require(True, 'x')\nprint(found)",
         "for found in (1, 2):\n    require(True, 'x')\nprint(found)",
         "try:\n    require(True, 'x')\nfinally:\n    print(1)",
