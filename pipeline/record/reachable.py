@@ -91,18 +91,18 @@ def remove_unread(tree: ast.Module) -> ast.Module:
     for call in replacing_calls(nodes):
         named |= {keyword.arg for keyword in call.keywords}
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    settings: dict[str, list[ast.Call]] = {name: [] for name in classes}
+    settings: set[str] = set()
     pending: list[ast.AST] = [tree.body[-1]]
     while pending:
         match pending.pop():
             case ast.Call(func=ast.Name(id=name)) as call if name in classes:
-                settings[name].append(call)
+                settings.add(name)
                 call.keywords = [keyword for keyword in call.keywords if keyword.arg in named]
                 pending += [keyword.value for keyword in call.keywords]
             case other if not isinstance(other, ast.Dict):
                 pending += ast.iter_child_nodes(other)
     for name, node in classes.items():
-        node.body = [item for item in node.body if _is_named(item, named, bool(settings[name]))]
+        node.body = [item for item in node.body if _is_named(item, named, name in settings)]
     return tree
 
 

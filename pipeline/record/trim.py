@@ -1,9 +1,9 @@
 """What a program needs no more once it is a record: checks of its own settings, advice, unread words, annotations.
 
-The one idea: the configuration was checked when the record was built, so `require`, functions that only require,
-and asserts cannot fire. Kept is what a judge can cause:
-missing or foreign data, a damaged artifact or tokenizer, a machine that does not fit (`require_always`, and every other
-exception), without the part of a message that says how to go on in a checkout.
+The one idea: the configuration was checked when the record was built, so `require`, functions that only require, and
+asserts cannot fire. Kept is what a judge can cause: missing or foreign data, a damaged artifact or tokenizer, a machine
+that does not fit (`require_always`, and every other exception), without the part of a message that says how to go on in
+a checkout.
 
 Rests on checks whose arguments and conditions do nothing but give values.
 Checked by: tests/record/test_trim.py, tests/record/test_ship.py.
