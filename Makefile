@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: .venv demo test test-slow gpu-check lint clean
+.PHONY: .venv demo test test-slow lint clean
 
 .venv: .venv/.complete
 
@@ -24,9 +24,6 @@ test: .venv
 
 test-slow: .venv
 	pytest -m slow -n $(WORKERS) --dist worksteal --durations 20
-
-gpu-check: .venv
-	python -m benchmarks.gpu_check
 
 lint: .venv
 	ruff check .
