@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._inductor.utils import fresh_cache
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_check.parts import Findings
@@ -112,17 +112,15 @@ def walls(device: torch.device, size: str) -> Findings:
         if event in ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system"):
             started[f"{event} {os.path.basename(os.fsdecode(arguments[0]))}"[:100]] += 1
 
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"] = f"{cache}/inductor", f"{cache}/triton"
+    def smooth(x: Tensor) -> Tensor:
+        return (torch.tanh(x) @ torch.softmax(x, 0).mT).square().mean()
+
+    x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    eager = smooth(x)
+    (eager_grad,) = torch.autograd.grad(eager, x)
+    with fresh_cache():
         sys.addaudithook(note)
         raise_walls("train")
-        x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
-
-        def smooth(x: Tensor) -> Tensor:
-            return (torch.tanh(x) @ torch.softmax(x, 0).mT).square().mean()
-
-        eager = smooth(x)
-        (eager_grad,) = torch.autograd.grad(eager, x)
         compiled = torch.compile(smooth, fullgraph=True, dynamic=False)(x)
         (grad,) = torch.autograd.grad(compiled, x)
     error = max(float((compiled - eager).abs()), float((grad - eager_grad).abs().max()))
