@@ -7,6 +7,7 @@ Checked by: tests/benchmarks/test_gpu_check.py
 """
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -83,25 +84,25 @@ def share_of(recipe: str, device: torch.device, size: str) -> Share:
 
 
 def nightcrawler(device: torch.device, size: str) -> Findings:
-    """Time the training step of nightcrawler-7f3c under the kernel that training takes."""
-    share = share_of("nightcrawler-7f3c", device, size)
-    kernel = resolve_attention("auto", device, share.train.precision == BF16)
-    yield "attention", {"kernel": kernel}
-    yield from our_step(share, device, size, attention_kernel(kernel))
+    """Time the training step of nightcrawler-7f3c as training takes it."""
+    yield from trained("nightcrawler-7f3c", device, size)
 
 
 def nightcrawler_cudnn(device: torch.device, size: str) -> Findings:
     """Time the same step under cuDNN's attention."""
-    share = share_of("nightcrawler-7f3c", device, size)
-    yield from our_step(
-        share, device, size, sdpa_kernel(SDPBackend.CUDNN_ATTENTION if size == "full" else SDPBackend.MATH)
-    )
+    yield from our_step(share_of("nightcrawler-7f3c", device, size), device, size, sdpa_kernel(_CUDNN[device.type]))
 
 
 def sp8192(device: torch.device, size: str) -> Findings:
-    """Time the training step of sp8192-loop3."""
-    share = share_of("sp8192-loop3", device, size)
+    """Time the training step of sp8192-loop3 as training takes it."""
+    yield from trained("sp8192-loop3", device, size)
+
+
+def trained(recipe: str, device: torch.device, size: str) -> Findings:
+    """Time a recipe's training step under the attention kernel that training takes here."""
+    share = share_of(recipe, device, size)
     kernel = resolve_attention("auto", device, share.train.precision == BF16)
+    yield "attention", {"kernel": kernel}
     yield from our_step(share, device, size, attention_kernel(kernel))
 
 
@@ -122,11 +123,12 @@ def scoring(device: torch.device, size: str) -> Findings:
     share = share_of("nightcrawler-7f3c", device, size)
     model, windows = build(share.model, seed=0).to(device).eval(), 64 if size == "full" else 2
     ids_BT = share._replace(sequences=windows).tokens(device)
-    for name, kernel in {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": _CUDNN[device.type]}.items():
-        yield f"windows, {name}", timed(lambda: forward(model, ids_BT, STRIDE[size]), sdpa_kernel(kernel), device)
+    batch = functools.partial(forward, model, ids_BT, STRIDE[size])
+    yield "windows, flash", timed(batch, sdpa_kernel(SDPBackend.FLASH_ATTENTION), device)
     for recipe, item in (("nightcrawler-7f3c", "sliding"), ("sp8192-loop3", "ttt"), ("frontier", "lora")):
         yield f"{recipe} {item}", scored(recipe, item, device, size)
     yield from flash_gradients(device, size)
+    yield "windows, cudnn", timed(batch, sdpa_kernel(_CUDNN[device.type]), device)
 
 
 def forward(model: LoopedUNet, ids_BT: Tensor, num_scored: int) -> Tensor:
@@ -198,6 +200,7 @@ def our_step(share: Share, device: torch.device, size: str, kernel: AbstractCont
     model, tokens_BT = build(share.model, seed=0).to(device), share.tokens(device)
     bf16, micro = share.train.precision == BF16, share.train.micro_batch_sequences
     settings: dict[str, Any] = {"bf16": bf16, "compiled": share.train.compile, "micro_batch_sequences": micro}
+    work = flops_per_token(model) * share.sequences * share.model.context_tokens
     backward, optimizer_step = build_backward(model, device, **settings), OptimizerStep(model, share.train, ALONE)
     with kernel:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -216,7 +219,6 @@ def our_step(share: Share, device: torch.device, size: str, kernel: AbstractCont
         rows = [phases(lambda: backward(tokens_BT), optimizer_step, device) for _ in range(STEPS[size])]
         yield "phases", {**{name: statistics.median(row[name] for row in rows) for name in rows[0]}, **memory(device)}
         times = [seconds_of(step, device) for _ in range(STEPS[size])]
-        work = flops_per_token(model) * share.sequences * share.model.context_tokens
         yield "step", {"ms": [1e3 * seconds for seconds in times], "flops": work / statistics.median(times)}
         yield "profile", profiled(step, device)
 
