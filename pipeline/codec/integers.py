@@ -40,6 +40,8 @@ _LOAD_SHIFT = 8
 EXACT = 1 << 40
 """Samples at which a vector's integers are never replaced by cheaper ones beside them."""
 _BLOCK_INTEGERS = 1 << 18
+_FIT_INTEGERS = 1 << 15
+"""Of a matrix at a time: what fits the cache."""
 _ANYWHERE = 1 << 20
 _MISFIT_BITS = math.log(2) / 64
 """What one class beside the true scale costs a code; it grows with the square of the distance."""
@@ -274,13 +276,15 @@ class _ScaleFit:
         It passes through the codelengths at the index and `reach` classes to both sides. No index goes below where most
         of its classes are 0: that makes no code shorter. Codelengths are skewed, so that only short reaches are exact.
         """
-        class_RC = np.rint(row_R[:, None] + column_C).astype(np.int32)
-        below, here, above = (
-            self._bits.take(np.clip(class_RC + shift, 0, NUM_CLASSES - 1) * self._num_values + self._cell_RC).sum(
-                axis, dtype=np.float64
-            )
-            for shift in (-reach, 0, reach)
-        )
+        parts, size = [], max(_FIT_INTEGERS // len(column_C), 1)
+        for at in range(0, len(row_R), size):
+            class_RC = np.rint(row_R[at : at + size, None] + column_C).astype(np.int32)
+            row_cells = [
+                np.clip(class_RC + shift, 0, NUM_CLASSES - 1) * self._num_values + self._cell_RC[at : at + size]
+                for shift in (-reach, 0, reach)
+            ]
+            parts.append([self._bits.take(cell_RC).sum(axis, dtype=np.float64) for cell_RC in row_cells])
+        below, here, above = np.concatenate(parts, 1) if axis else np.sum(parts, 0)
         bend = np.maximum(below - 2 * here + above, _LEAST_BEND)
         own, other = (row_R, column_C) if axis else (column_C, row_R)
         move = reach * np.clip((below - above) / (2 * bend), -_FIT_STRETCH, _FIT_STRETCH)
