@@ -1,7 +1,7 @@
 """Which kernel computes attention on a GPU: FlashAttention 4, 3 or 2, or whatever the library picks.
 
 One idea: a choice is a pure function of the name asked for, the GPU's compute capability, the precision and the
-kernels that are installed. A name that cannot be had is an error; only `auto` chooses. All kernels stand behind
+kernels that are installed. A name that cannot be had is an error; only `auto` chooses, from 3 and 2. All kernels stand behind
 `scaled_dot_product_attention`, so the network and the compiler see one operation: FlashAttention 2 is built into torch,
 3 and 4 come with packages of their own, imported only when chosen, and take its place for the length of a block.
 
@@ -25,8 +25,8 @@ FLASH_GENERATIONS = {FLASH_2: (8, 9, 10, 12), FLASH_3: (9,), FLASH_4: (9, 10)}
 """Kernel -> major compute capabilities of the GPUs it runs on."""
 FLASH_PACKAGES = {FLASH_3: ("FA3", "flash_attn_interface"), FLASH_4: ("FA4", "flash_attn.cute")}
 """Kernel -> torch's name for it and the module that brings it."""
-PREFERENCE = (FLASH_3, FLASH_4, FLASH_2)
-"""What `auto` tries: on the one generation that all three run on, 3 was written for it."""
+PREFERENCE = (FLASH_3, FLASH_2)
+"""What `auto` tries; 4, which compiles itself while it runs, is taken by name alone."""
 
 
 def choose_attention(name: str, capability: tuple[int, int] | None, installed: Collection[str], bf16: bool) -> str:
@@ -41,11 +41,12 @@ def choose_attention(name: str, capability: tuple[int, int] | None, installed: C
     Raises ValueError saying what a named kernel lacks and which name would do.
     """
     require(name in ("auto", SDPA, *FLASH_GENERATIONS), "launch.attention", name, "auto, sdpa, flash-2, -3 or -4")
-    usable = [kernel for kernel in PREFERENCE if not _obstacle(kernel, capability, installed, bf16)]
-    best = usable[0] if usable else SDPA
+    usable = (kernel for kernel in PREFERENCE if not _obstacle(kernel, capability, installed, bf16))
+    best = next(usable, SDPA)
     if name in ("auto", SDPA):
         return best if name == "auto" else SDPA
-    require(name in usable, "launch.attention", name, f"{best} or auto: {_obstacle(name, capability, installed, bf16)}")
+    obstacle = _obstacle(name, capability, installed, bf16)
+    require(not obstacle, "launch.attention", name, f"{best} or auto: {obstacle}")
     return name
 
 

@@ -17,9 +17,10 @@ EVERYTHING = {"flash-2", "flash-3", "flash-4"}
         ((9, 0), set(), True, "sdpa"),
         ((8, 0), EVERYTHING, True, "flash-2"),
         ((9, 0), {"flash-2"}, True, "flash-2"),
-        ((9, 0), {"flash-2", "flash-4"}, True, "flash-4"),
+        ((9, 0), {"flash-2", "flash-4"}, True, "flash-2"),
         ((9, 0), EVERYTHING, True, "flash-3"),
-        ((10, 0), EVERYTHING, True, "flash-4"),
+        ((10, 0), EVERYTHING, True, "flash-2"),
+        ((10, 0), {"flash-4"}, True, "sdpa"),
         ((12, 0), EVERYTHING, True, "flash-2"),
     ],
 )
@@ -42,7 +43,7 @@ def test_a_named_kernel_that_runs_is_taken():
     [
         ("flash-3", (9, 0), {"flash-2"}, True, r"flash-2 or auto.*flash_attn_interface"),
         ("flash-4", (9, 0), {"flash-2"}, True, r"flash-2 or auto.*flash_attn\.cute"),
-        ("flash-3", (10, 0), EVERYTHING, True, r"flash-4 or auto.*runs on compute capability 9\.x.*has 10\.0"),
+        ("flash-3", (10, 0), EVERYTHING, True, r"flash-2 or auto.*runs on compute capability 9\.x.*has 10\.0"),
         ("flash-2", (7, 5), EVERYTHING, True, r"sdpa or auto.*has 7\.5"),
         ("flash-2", (9, 0), EVERYTHING, False, r"sdpa or auto.*train\.precision bf16"),
         ("flash-4", None, EVERYTHING, True, r"sdpa or auto.*GPUs only"),
