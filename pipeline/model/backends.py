@@ -1,9 +1,10 @@
 """Which kernel computes attention on a GPU: FlashAttention 4, 3 or 2, or whatever the library picks.
 
 One idea: a choice is a pure function of the name asked for, the GPU's compute capability, the precision and the
-kernels that are installed. A name that cannot be had is an error; only `auto` chooses, from 3 and 2. All kernels stand behind
-`scaled_dot_product_attention`, so the network and the compiler see one operation: FlashAttention 2 is built into torch,
-3 and 4 come with packages of their own, imported only when chosen, and take its place for the length of a block.
+kernels that are installed. A name that cannot be had is an error; only `auto` chooses, between 3, 2 and the library.
+All kernels stand behind `scaled_dot_product_attention`, so the network and the compiler see one operation:
+FlashAttention 2 is built into torch, 3 and 4 come with packages of their own, imported only when chosen, and take its
+place for the length of a block.
 
 Source: torch.nn.attention; FlashAttention arXiv 2307.08691, 2407.08608.
 Differs: float32 never takes a flash kernel, and a CPU has none: there the choice is `sdpa`.
