@@ -14,13 +14,13 @@ from pipeline.training.config import EmaConfig, FakeQuantConfig
 from pipeline.training.memory import activation_bytes, state_bytes, step_bytes
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, settings_at
-from tests.networks import ARCHITECTURES, architecture
+from tests.networks import architecture
 from tests.training.tiny_run import ALONE, MODEL, train_config
 
 REPO = Path(__file__).resolve().parents[2]
 GPU_BYTES = 80e9
 RECIPES = recipe_names(REPO / "recipes")
-MEASURED_GB = {("nightcrawler-7f3c", 48): 44.14, ("single-h100", 64): 31.34}
+MEASURED_GB = {("nightcrawler-7f3c", 48): 44.14, ("single-h100", 64): 31.34, ("crawler-3f2c", 32): 19.51}
 """Recipe and sequences of a pass -> what torch 2.11's CUDA allocator gave out at most in a compiled step."""
 
 
@@ -42,7 +42,7 @@ def test_the_estimate_is_a_close_upper_bound(name: str, sequences: int) -> None:
     assert 1 <= estimate(name, sequences) / (1e9 * MEASURED_GB[name, sequences]) < 1.25
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["tiny", "grouped choke", "helix, attention", "frontier"])
 def test_activations_are_those_of_a_real_pass(name: str) -> None:
     """In float32, where nothing is cast, and beyond the contexts that a CPU treats by itself."""
     config, num_tokens = architecture(name), LONGEST_PRODUCTS_TOKENS + 8
