@@ -50,7 +50,7 @@ def build_backward(
         except torch.OutOfMemoryError:
             raise DeviceMemoryError(
                 f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; set "
-                f"train.micro_batch_sequences to {max(1, len(parts[0]) // 2)} or raise launch.num_processes"
+                f"train.micro_batch_sequences to {len(parts[0]) // 2 or 1} or raise launch.num_processes"
             ) from None
         return total_loss
 

@@ -20,7 +20,12 @@ from tests.training.tiny_run import ALONE, MODEL, train_config
 REPO = Path(__file__).resolve().parents[2]
 GPU_BYTES = 80e9
 RECIPES = recipe_names(REPO / "recipes")
-MEASURED_GB = {("nightcrawler-7f3c", 48): 44.14, ("single-h100", 64): 31.34, ("crawler-3f2c", 32): 19.51}
+MEASURED_GB = {
+    ("nightcrawler-7f3c", 48): 44.14,
+    ("single-h100", 64): 31.34,
+    ("crawler-3f2c", 32): 19.51,
+    ("frontier", 48): 45.76,
+}
 """Recipe and sequences of a pass -> what torch 2.11's CUDA allocator gave out at most in a compiled step."""
 
 
