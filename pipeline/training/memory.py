@@ -9,7 +9,7 @@ needs is less: it begins when the activations are gone.
     logits        of one chunk of the loss, in several versions
 
 Source: full-size passes under torch 2.11's CUDA allocator: the estimate was 2 to 8 % above the most bytes allocated in
-    passes of eager recipes, 9 to 15 % in compiled ones, which keep a little less.
+    eager passes, 9 to 15 % in compiled ones, which keep a little less.
 Differs: the fake tensors lie on a CPU; what CUDA's autocast does otherwise, and the flash kernel, are put in their
     place. The CUDA context and the buffers of NCCL are not counted.
 Checked by: tests/training/test_memory.py.
