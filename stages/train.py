@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @seed_option
 @params_option
-@click.option("--dry-run", is_flag=True, help="Print the schedule as a table and train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the schedule and the memory of a step; train nothing.")
 @click.option("--step-ms", type=float, help="Assumed milliseconds per step of a dry run; a clock budget needs it.")
 def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> None:
     """Train the float checkpoint of one seed: Muon on matrices, AdamW on the rest.
@@ -35,11 +35,16 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
     Stopped by Ctrl-C (exit code 130) or SIGTERM (143), or killed, it continues from its last snapshot when run again.
     """
     from pipeline.base.config import load_params
+    from pipeline.launching.processes import resolve_processes
     from pipeline.reports.schedule_table import schedule_table
+    from pipeline.training.memory import step_bytes
 
     params = load_params(params_path, ["model", "train", "launch"])
     if dry_run:
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
+        num_processes = resolve_processes(params.launch.num_processes, params.launch.device)
+        gigabytes = step_bytes(params.model, params.train, num_processes) / 1e9
+        click.echo(f"GPU memory of a step: {gigabytes:.1f} GB a process")
         return
     run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 

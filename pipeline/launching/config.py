@@ -15,8 +15,8 @@ class LaunchConfig:
     device: Literal["auto", "cpu", "cuda"]
     """`auto` takes CUDA when there is one; the log and the report say which."""
     attention: Literal["auto", "sdpa", "flash-2", "flash-3", "flash-4"]
-    """Attention backend; `auto` takes the fastest that this machine has, the log says which; a named one that is
-    absent is an error."""
+    """Attention backend; `auto` takes flash-3, flash-2 or sdpa, the first that runs here, and the log says which; a
+    named one that is absent is an error."""
     snapshot_seconds: float | None
     """Seconds of training between snapshots; null is never: a run that stops starts afresh."""
 

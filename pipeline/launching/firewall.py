@@ -16,6 +16,7 @@ Checked by: tests/launching/test_firewall.py, tests/stages/test_walls.py.
 import glob
 import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -46,6 +47,8 @@ _LOOKUPS = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostb
 """Audit event -> position of the address, or of the host."""
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 """Audit events of a program that starts."""
+_BEFORE_PATHS = re.compile(r"^-\w|[\s=:,;'\"]")
+"""What options and shells put before a path within a word."""
 
 
 class FirewallError(FairwayError):
@@ -72,7 +75,7 @@ class Walls:
         self.network = network
         names = [str(folder) for folder in folders]
         self.folders = [os.path.abspath(name) for name in names]
-        self.names = (*names, *self.folders)
+        self.names = (*(name for name in names if os.sep in name), *self.folders)  # many folders are called .cache
         self.listed = [shard for root in self._roots() for shard in _listed_shards(root)]
         self.cache = os.path.abspath(CACHE)
         open_splits = {path_of("train_shards"), path_of("val_shards")}.difference(folders)
@@ -119,7 +122,8 @@ class Walls:
         """
         place, words = os.fsdecode(folder or ""), list(_words(arguments))
         for word in (place, *words):
-            if any(each in word for each in self.names) or self.is_sealed(os.path.join(place, word)):
+            paths = (os.path.join(place, part) for part in (word, *_BEFORE_PATHS.split(word)))
+            if any(each in word for each in self.names) or any(map(self.is_sealed, paths)):
                 raise FirewallError(f"{self.stage}: may not hand {word}, sealed in this stage, to a child process")
         asks_git = any(os.path.basename(word) == "git" for word in words[:2]) or any(
             w.startswith("git ") for w in words

@@ -1,9 +1,10 @@
 """Which kernel computes attention on a GPU: FlashAttention 4, 3 or 2, or whatever the library picks.
 
 One idea: a choice is a pure function of the name asked for, the GPU's compute capability, the precision and the
-kernels that are installed. A name that cannot be had is an error; only `auto` chooses. All kernels stand behind
-`scaled_dot_product_attention`, so the network and the compiler see one operation: FlashAttention 2 is built into torch,
-3 and 4 come with packages of their own, imported only when chosen, and take its place for the length of a block.
+kernels that are installed. A name that cannot be had is an error; only `auto` chooses, between 3, 2 and the library.
+All kernels stand behind `scaled_dot_product_attention`, so the network and the compiler see one operation:
+FlashAttention 2 is built into torch, 3 and 4 come with packages of their own, imported only when chosen, and take its
+place for the length of a block.
 
 Source: torch.nn.attention; FlashAttention arXiv 2307.08691, 2407.08608.
 Differs: float32 never takes a flash kernel, and a CPU has none: there the choice is `sdpa`.
@@ -26,7 +27,7 @@ FLASH_GENERATIONS = {FLASH_2: (8, 9, 10, 12), FLASH_3: (9,), FLASH_4: (9, 10)}
 FLASH_PACKAGES = {FLASH_3: ("FA3", "flash_attn_interface"), FLASH_4: ("FA4", "flash_attn.cute")}
 """Kernel -> torch's name for it and the module that brings it."""
 PREFERENCE = (FLASH_3, FLASH_2)
-"""What `auto` tries; 4 is young, and whether its package imports says little of how it runs: by name only."""
+"""What `auto` tries; 4, which compiles itself while it runs, is taken by name alone."""
 
 
 def choose_attention(name: str, capability: tuple[int, int] | None, installed: Collection[str], bf16: bool) -> str:
@@ -41,11 +42,12 @@ def choose_attention(name: str, capability: tuple[int, int] | None, installed: C
     Raises ValueError saying what a named kernel lacks and which name would do.
     """
     require(name in ("auto", SDPA, *FLASH_GENERATIONS), "launch.attention", name, "auto, sdpa, flash-2, -3 or -4")
-    usable = [kernel for kernel in FLASH_GENERATIONS if not _obstacle(kernel, capability, installed, bf16)]
-    best = next((kernel for kernel in PREFERENCE if kernel in usable), SDPA)
+    usable = (kernel for kernel in PREFERENCE if not _obstacle(kernel, capability, installed, bf16))
+    best = next(usable, SDPA)
     if name in ("auto", SDPA):
         return best if name == "auto" else SDPA
-    require(name in usable, "launch.attention", name, f"{best} or auto: {_obstacle(name, capability, installed, bf16)}")
+    obstacle = _obstacle(name, capability, installed, bf16)
+    require(not obstacle, "launch.attention", name, f"{best} or auto: {obstacle}")
     return name
 
 

@@ -49,8 +49,8 @@ def build_backward(
                 total_loss += loss.detach()
         except torch.OutOfMemoryError:
             raise DeviceMemoryError(
-                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; lower "
-                "train.micro_batch_sequences or raise launch.num_processes"
+                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; set "
+                f"train.micro_batch_sequences to {len(parts[0]) // 2 or 1} or raise launch.num_processes"
             ) from None
         return total_loss
 

@@ -1,5 +1,6 @@
 """The walls of a stage, tried: every way to a sealed file that Python offers, and to other machines."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -72,6 +73,9 @@ READS = {
     "listed elsewhere": "open('elsewhere.bin')",
     "child with an option": f"import subprocess; subprocess.run(['git', '--file={VAL}'])",
     "child": f"import subprocess; subprocess.run(['cat', '{VAL}'])",
+    "child in the cache": "import subprocess; subprocess.run('true', cwd='.cache')",
+    "child with the cache": "import subprocess; subprocess.run(['true', '-I.cache/hub'])",
+    "shell with the cache": "import subprocess; subprocess.run('cat \"$PWD\";cat .cache/hub/*', shell=True)",
     "scores": "open('artifacts/seeds/7/evaluate/ledger-blocks.npz')",
     "corpus": "open('.cache/corpus.whl')",
     "folder by another name": "open('alias/val/val_000000.bin')",
@@ -190,6 +194,67 @@ def test_a_listing_opens_nothing_that_another_one_seals(checkout: Path) -> None:
 def test_a_toolchain_may_start_what_it_needs(checkout: Path, stage: str, statement: str) -> None:
     """What Triton, inductor, ctypes and Python 3.13's subprocess do."""
     assert attempt(checkout, stage, statement) == "read"
+
+
+WORK = "/home/me/.cache/inductor/5u/c5ujs3kvmvyoik"
+PACKAGES = "/home/me/.cache/uv/environments-v2/lib/python3.11/site-packages"
+COMPILERS = {
+    "architecture": (["file", "-b", "/usr/bin/python3.11"], None),
+    "triton: launcher": (
+        ["/usr/bin/gcc", "/tmp/tmp2us/launcher.c", "-O3", "-shared", "-o", "/tmp/tmp2us/launcher.so"]
+        + ["-l:libcuda.so.1", f"-L{PACKAGES}/triton/lib", f"-I{PACKAGES}/triton/include", "-I/tmp/tmp2us"],
+        None,
+    ),
+    "triton: assembler": ([f"{PACKAGES}/triton/backends/nvidia/bin/ptxas", "--version"], None),
+    "triton: assembler on a kernel": (
+        ["ptxas", "-lineinfo", "-v", "--gpu-name=sm_90a", f"{WORK}.ptx", "-o", WORK],
+        None,
+    ),
+    "inductor: version": (["nvcc", "--version"], None),
+    "inductor: workers": (
+        ["python", f"{PACKAGES}/torch/_inductor/compile_worker/__main__.py", "--kind=fork", "--workers=8"]
+        + ["--pickler=torch._inductor.compile_worker.subproc_pool.SubprocPickler", "--torch-key=VhXO0YP8EH9uq="],
+        None,
+    ),
+    "inductor: C++": (
+        ["g++", f"{WORK}.main.cpp", "-D", "CPU_CAPABILITY_AVX512", "-fopenmp", f"-I{PACKAGES}/torch/include"]
+        + ["-include", f"{WORK}.h", "-o", f"{WORK}.main.so", "-ltorch", f"-L{PACKAGES}/torch/lib"],
+        f"{WORK}.main_CxxBuild",
+    ),
+    "inductor: digest": (["openssl", "sha512", f"{WORK}.i"], None),
+    "torch: libraries": (["/sbin/ldconfig", "-p"], None),
+}
+"""What torch, inductor and Triton start when they compile with their caches in a home's .cache: words, folder."""
+
+
+@pytest.mark.parametrize("stage", SEALED)
+@pytest.mark.parametrize("call", COMPILERS)
+def test_compilers_start_their_programs(checkout: Path, monkeypatch, stage: str, call: str) -> None:
+    monkeypatch.chdir(checkout)
+    walls, (words, folder) = Walls(stage, SEALED[stage], network=False), COMPILERS[call]
+    walls.check("subprocess.Popen", (words[0], words, folder, {"PATH": "/usr/bin"}))
+    walls.check("os.posix_spawn", (words[0].encode(), [word.encode() for word in words], {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["train", "calibrate", "evaluate"])
+def test_a_function_compiles_inside_the_walls(checkout: Path, tmp_path: Path, stage: str) -> None:
+    """From nothing: no cache of a compiler, and one that lies in a home's .cache."""
+    program = f"""
+        import os
+        os.environ.update(TORCHINDUCTOR_CACHE_DIR={str(tmp_path / "home/.cache/inductor")!r})
+        import torch
+        from pipeline.launching.firewall import raise_walls
+        raise_walls({stage!r})
+        x = torch.ones(3, requires_grad=True)
+        torch.compile(lambda x: (x * x).sum(), fullgraph=True)(x).backward()
+        assert x.grad.tolist() == [2.0, 2.0, 2.0]
+        """
+    environment = {"PYTHONPATH": str(REPO), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("home/.cache/inductor/**/*.so"))
 
 
 @pytest.mark.parametrize(

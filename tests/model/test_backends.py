@@ -18,9 +18,9 @@ EVERYTHING = {"flash-2", "flash-3", "flash-4"}
         ((8, 0), EVERYTHING, True, "flash-2"),
         ((9, 0), {"flash-2"}, True, "flash-2"),
         ((9, 0), {"flash-2", "flash-4"}, True, "flash-2"),
-        ((10, 0), {"flash-4"}, True, "sdpa"),
         ((9, 0), EVERYTHING, True, "flash-3"),
         ((10, 0), EVERYTHING, True, "flash-2"),
+        ((10, 0), {"flash-4"}, True, "sdpa"),
         ((12, 0), EVERYTHING, True, "flash-2"),
     ],
 )

@@ -1,6 +1,7 @@
 """The dry run: a table of the schedule that training will follow."""
 
 import math
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -87,5 +88,7 @@ def test_the_command_prints_it_and_trains_nothing(tmp_path, monkeypatch, repo) -
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(fairway, [*arguments, "--step-ms", "149.6"], catch_exceptions=False)
     assert shown.exit_code == 0
-    assert [row.split()[0] for row in shown.output.splitlines()][-1] == "4010", "some 4,012 steps, as published"
+    *table, memory = shown.output.splitlines()
+    assert table[-1].split()[0] == "4010", "some 4,012 steps, as published"
+    assert re.fullmatch(r"GPU memory of a step: \d\d\.\d GB a process", memory)
     assert list(tmp_path.iterdir()) == []
