@@ -4,15 +4,18 @@ The one idea: ranks are plain values; a world of one needs no process group and 
 
 Source: torch.distributed.
 Checked by: tests/training/test_ranks.py, tests/training/test_sharded_muon.py,
-tests/calibration/test_calibration_ranks.py, tests/scoring/test_scoring_ranks.py.
+tests/calibration/test_calibration_ranks.py, tests/quant/test_quantization_ranks.py,
+tests/scoring/test_scoring_ranks.py.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 class Ranks(NamedTuple):
@@ -80,3 +83,28 @@ def from_all_ranks(value: Any, ranks: Ranks) -> list[Any]:
     if ranks.world_size > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def from_work_of_all_ranks(work: Callable[[], Result], ranks: Ranks) -> list[Result]:
+    """Return what `work` returns on every rank, by rank, on every rank; an error of one is raised on all of them."""
+    if ranks.world_size == 1:
+        return [work()]
+    outcome: Result | Exception
+    try:
+        outcome = work()
+    except Exception as error:
+        outcome = error
+    outcomes = from_all_ranks(outcome, ranks)
+    for each in outcomes:
+        if isinstance(each, Exception):
+            raise each
+    return outcomes
+
+
+def dealt(costs: Sequence[float], num_ranks: int) -> list[int]:
+    """Return which rank takes each piece of work: the costliest first, each to whoever has least to do so far."""
+    loads, taker = [0.0] * num_ranks, [0] * len(costs)
+    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+        taker[piece] = loads.index(min(loads))
+        loads[taker[piece]] += costs[piece]
+    return taker

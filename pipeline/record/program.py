@@ -95,8 +95,8 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
         if arguments.evaluate_only is None:
             model = _train_record(recipe, arguments, ranks, device)
             statistics = calibrate_record(recipe, model, arguments.data, ranks, device)
+            fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent, ranks)
             if ranks.rank == 0:
-                fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent)
                 write_bytes(artifact, fit.content)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)
