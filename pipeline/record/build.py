@@ -18,12 +18,20 @@ _SLACK_FRAC = 0.0005
 
 
 def recipe_of(params: Params) -> Recipe:
-    """Return what a record of `params`, with all sections, carries inside."""
-    names = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
-    sections = {name: getattr(params, name) for name in names}
-    meta = {"model": dataclasses.asdict(params.model)}
+    """Return what a record of `params`, with all sections, carries inside: of the items its headline."""
     return Recipe(
-        seed=params.seeds[0], meta=meta, device=params.launch.device, attention=params.launch.attention, **sections
+        seed=params.seeds[0],
+        meta={"model": dataclasses.asdict(params.model)},
+        device=params.launch.device,
+        attention=params.launch.attention,
+        model=params.model,
+        train=params.train,
+        calibrate=params.calibrate,
+        quantize=params.quantize,
+        budget=params.budget,
+        item=params.evaluate.headline,
+        protocol=params.evaluate.protocols[params.evaluate.headline],
+        batch_tokens=params.evaluate.batch_tokens,
     )
 
 

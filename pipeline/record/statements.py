@@ -218,5 +218,5 @@ def log_lines(
 
 
 def evaluation_seconds(scores: Sequence[Mapping]) -> float:
-    """Return the seconds spent scoring the artifact, all protocols together."""
+    """Return the seconds spent scoring the artifact."""
     return sum(score["seconds"]["total"] for score in scores if score["weights"] == "artifact")
