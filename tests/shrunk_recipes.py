@@ -11,6 +11,7 @@ import sentencepiece
 from pipeline.base.config import parse_value, read_yaml
 from pipeline.data.shards import write_shard
 from pipeline.record.program import Recipe
+from pipeline.record.statements import score_name
 from pipeline.scoring.config import EvaluateConfig
 from tests.configurations import section_class
 
@@ -52,13 +53,15 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
     sections = {name: parse_value(section_class(name), document[name], name) for name in _CARRIED}
     evaluate = parse_value(EvaluateConfig, document["evaluate"], "evaluate")
     item = item or evaluate.headline
+    protocol = evaluate.protocols[item]
     return Recipe(
         seed=3,
         meta={"model": dataclasses.asdict(sections["model"])},
         device="cpu",
         attention="auto",
         item=item,
-        protocol=evaluate.protocols[item],
+        score_name=score_name(dataclasses.asdict(protocol)),
+        protocol=protocol,
         batch_tokens=evaluate.batch_tokens,
         **sections,
     )

@@ -8,14 +8,13 @@ tests/calibration/test_calibration_ranks.py, tests/quant/test_quantization_ranks
 tests/scoring/test_scoring_ranks.py.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-Result = TypeVar("Result")
 
 
 class Ranks(NamedTuple):
@@ -85,26 +84,25 @@ def from_all_ranks(value: Any, ranks: Ranks) -> list[Any]:
     return values
 
 
-def from_work_of_all_ranks(work: Callable[[], Result], ranks: Ranks) -> list[Result]:
-    """Return what `work` returns on every rank, by rank, on every rank; an error of one is raised on all of them."""
-    if ranks.world_size == 1:
-        return [work()]
-    outcome: Result | Exception
+@contextmanager
+def errors_shared(ranks: Ranks) -> Iterator[None]:
+    """Raise on every rank what the block raised on one: no rank waits for another that has given up."""
+    caught = None
     try:
-        outcome = work()
+        yield
     except Exception as error:
-        outcome = error
-    outcomes = from_all_ranks(outcome, ranks)
-    for each in outcomes:
-        if isinstance(each, Exception):
+        caught = error
+    for each in from_all_ranks(caught, ranks):
+        if each:
             raise each
-    return outcomes
 
 
-def dealt(costs: Sequence[float], num_ranks: int) -> list[int]:
-    """Return which rank takes each piece of work: the costliest first, each to whoever has least to do so far."""
-    loads, taker = [0.0] * num_ranks, [0] * len(costs)
-    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
-        taker[piece] = loads.index(min(loads))
-        loads[taker[piece]] += costs[piece]
-    return taker
+def share_of(costs: Mapping[str, int], ranks: Ranks) -> set[str]:
+    """Return this rank's part of named work: dealt the costliest first, each to whoever has least to do so far."""
+    loads, share = [0] * ranks.world_size, set()
+    for name in sorted(costs, key=costs.__getitem__, reverse=True):
+        rank = loads.index(min(loads))
+        loads[rank] += costs[name]
+        if rank == ranks.rank:
+            share.add(name)
+    return share

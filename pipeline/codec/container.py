@@ -85,17 +85,14 @@ class Entry(NamedTuple):
         return math.prod(self.shape)
 
 
-class CodedTensor(NamedTuple):
-    """The codes of a tensor, ready for the range coder: all that takes long of an encoding."""
-
-    matrix: MatrixCoder
-    integers: IntegerWriter
+CodedTensor = tuple[MatrixCoder, IntegerWriter]
+"""The codes of a tensor, ready for the range coder: all that takes long of an encoding."""
 
 
 def code_tensor(tensor: QuantizedTensor) -> CodedTensor:
     """Return the coded codes of a tensor; ValueError for codes that are no paths of its trellis."""
     writer = IntegerWriter()
-    return CodedTensor(writer.add_matrix(tensor.codes, tensor.states, tensor.on_path), writer)
+    return writer.add_matrix(tensor.codes, tensor.states, tensor.on_path), writer
 
 
 def encode_artifact(

@@ -57,10 +57,8 @@ class IntegerWriter:
         tables = code_tables(bits)
         limit_N = tables.limit_K.take(class_N)
         cell_N = np.clip(value_N, -limit_N, limit_N) + (class_N * tables.frequency_KS.shape[1] + (1 << bits) - 1)
-        start_N, frequency_N = (
-            cell_KS.take(cell_N).astype(np.uint16) for cell_KS in (tables.start_KS, tables.frequency_KS)
-        )
-        self.runs.append(Run(start_N, frequency_N))
+        parts = (part_KS.take(cell_N).astype("<u2") for part_KS in (tables.start_KS, tables.frequency_KS))
+        self.runs.append(Run(*parts))
         beyond_N = np.abs(value_N) - limit_N
         self.excess.append(beyond_N[beyond_N >= 0].astype("<u2"))
 

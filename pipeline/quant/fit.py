@@ -8,8 +8,9 @@ Differs: nothing is ever pruned or dropped to fit; one knob, a factor on all ste
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
-import time
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from pipeline.base.checks import FairwayError, require
 from pipeline.base.progress import Progress
-from pipeline.base.ranks import ALONE, Ranks, from_work_of_all_ranks
-from pipeline.codec.container import ArtifactTensors, CodedTensor, QuantizedTensor, code_tensor, encode_artifact
+from pipeline.base.ranks import ALONE, Ranks, errors_shared, from_all_ranks
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, code_tensor, encode_artifact
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.budget import MAX_TRIALS, KnobTrial, KnobWindow, search_knob
 from pipeline.quant.config import BudgetConfig, ClipSteps, QuantizeConfig, RateSteps
@@ -110,8 +111,6 @@ class FittedArtifact(NamedTuple):
     """What the search was to land in; its limit is the budget."""
     trace: list[tuple[float, int]]
     """(knob, bytes) of every trial, in order."""
-    phase_seconds: dict[str, float]
-    """What planning, solving and encoding took, by `<phase>_seconds`."""
 
 
 @one_thread()
@@ -132,19 +131,18 @@ def fit_to_budget(
     All ranks of a process group call this with equal arguments, share the work, and get equal artifacts: the bytes that
     one process makes.
     """
-    clock = _Clock()
     plan = plan_quantization(model, statistics, config, ranks)
-    clock.lap("plan_seconds")
     budget_bytes = budget.limit_bytes - budget.code_reserve_bytes
     trials = 0
 
     def attempt(knob: float) -> KnobTrial:
         nonlocal trials
-        shares = from_work_of_all_ranks(lambda: _coded_share(plan, knob, clock), ranks)
-        found = {name: tensor for tensors, _ in shares for name, tensor in tensors.items()}
+        with errors_shared(ranks):
+            own = quantize_plan(plan, knob)
+            own_coded = {name: code_tensor(each) for name, each in own.items() if isinstance(each, QuantizedTensor)}
+        found, coded = (reduce(or_, parts) for parts in zip(*from_all_ranks((own, own_coded), ranks), strict=True))
         tensors = {name: found[name] for name in plan.order}
-        content = encode_artifact(tensors, meta, {name: each for _, coded in shares for name, each in coded.items()})
-        clock.lap("encode_seconds")
+        content = encode_artifact(tensors, meta, coded)
         trials += 1
         progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
         return KnobTrial(knob, tensors, content)
@@ -163,30 +161,7 @@ def fit_to_budget(
             f"least {needed} at the coarsest steps tried; raise budget.limit_bytes to at least "
             f"{needed + budget.code_reserve_bytes}"
         )
-    return FittedArtifact(plan, *best, window, trace, clock.seconds)
-
-
-def _coded_share(
-    plan: QuantizationPlan, knob: float, clock: "_Clock"
-) -> tuple[ArtifactTensors, dict[str, CodedTensor]]:
-    """Return this rank's tensors at one knob, and their codes ready for the range coder."""
-    tensors = quantize_plan(plan, knob)
-    clock.lap("solve_seconds")
-    return tensors, {name: code_tensor(each) for name, each in tensors.items() if isinstance(each, QuantizedTensor)}
-
-
-class _Clock:
-    """Seconds of the phases of a run, all their turns together."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        """End a turn of `phase`."""
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
-        self._since = now
+    return FittedArtifact(plan, *best, window, trace)
 
 
 def _knob_window(rule: ClipSteps | RateSteps, rate: RateEstimate, floor_bytes: int, limit_bytes: int) -> KnobWindow:

@@ -8,9 +8,8 @@ Source: GPTQ, arXiv 2210.17323; SDClip, challenge PR 1394; docs/concepts.md, "On
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
-from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.base.checks import require
-from pipeline.base.ranks import ALONE, Ranks, dealt, from_work_of_all_ranks
+from pipeline.base.ranks import ALONE, Ranks, errors_shared, share_of
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_pool
@@ -60,24 +59,20 @@ def plan_quantization(
 ) -> QuantizationPlan:
     """Assign every tensor of `model` a role, stack and factorise; raises ValueError or HessianError naming a tensor.
 
-    Ranks share the groups: weights that have the same input stay together. An error of one is raised on all of them.
+    Ranks share the tensors, those of one input together; what one of them raises all of them raise.
     """
     roles = tensor_roles(model)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     max_codes = _max_codes(model, config.steps)
-    sites = _checked_sites(roles, weights, statistics)
-    lookups = [name for name, role in roles.items() if role in ("table", "embedding")]
-    sizes = [sum(weights[name].numel() for name in names) for names in (*sites.values(), *([name] for name in lookups))]
-    mine = [rank == ranks.rank for rank in dealt(sizes, ranks.world_size)]
-    groups: list[TensorGroup] = []
-
-    def prepare() -> None:
-        for owner, members in compress(sites.items(), mine):
-            groups.extend(_matrix_groups(owner, members, weights, statistics, config, max_codes))
-        for name in compress(lookups, mine[len(sites) :]):
-            groups.append(_lookup_group(name, roles[name], weights, statistics, config, max_codes))
-
-    from_work_of_all_ranks(prepare, ranks)
+    sizes = {name: weights[name].numel() for name, role in roles.items() if role in ("table", "embedding")}
+    for owner, members in site_members(statistics).items():
+        sizes[owner] = sum(weights[name].numel() for name in members if name in weights)
+    share = share_of(sizes, ranks)
+    with errors_shared(ranks):
+        groups = [
+            *_matrix_groups(roles, weights, statistics, config, max_codes, share),
+            *_lookup_groups(roles, weights, statistics, config, max_codes, share),
+        ]
     passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
     return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
 
@@ -90,13 +85,16 @@ def _max_codes(model: LoopedUNet, rule: ClipSteps | RateSteps) -> dict[str, int]
     return {name: max_code_of(bits[owner]) for name, owner in code_owners(model).items()}
 
 
-def _checked_sites(
-    roles: Mapping[str, Role], weights: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
-) -> dict[str, list[str]]:
-    """Return the matrices of every input, by owner; ValueError unless they are those of the model."""
-    sites = site_members(statistics)
+def _matrix_groups(
+    roles: Mapping[str, Role],
+    weights: Mapping[str, Tensor],
+    statistics: Mapping[str, Tensor],
+    config: QuantizeConfig,
+    max_codes: Mapping[str, int],
+    share: Collection[str],
+) -> Iterator[TensorGroup]:
     missing = {name for name, role in roles.items() if role == "matrix"}
-    for owner, members in sites.items():
+    for owner, members in site_members(statistics).items():
         missing -= set(members)
         width = weights[owner].shape[-1] if owner in weights else 0
         for name in members:
@@ -106,43 +104,33 @@ def _checked_sites(
                 f"moments of {name} beside {owner}",
                 "the matrices of this checkpoint: calibrate it again",
             )
+        if owner not in share:
+            continue
+        sensitivities: list[Tensor] = []
+        if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
+            sensitivities = [row_sensitivity(statistics, visit_names(statistics, owner, name)) for name in members]
+        pool = visit_pool(config.visit_weights, sensitivities, len(visit_names(statistics, owner, owner)), owner)
+        hessian_CC = pooled_mean(statistics, "moment", owner, width, pool)
+        factor = factorise(hessian_CC, config.damp_frac, owner)
+        weight_RC = torch.cat([weights[name] for name in members]).float()
+        if config.target_share:
+            cross_CC = pooled_mean(statistics, "cross", owner, width, pool)
+            weight_RC = sequential_target(weight_RC, cross_CC, hessian_CC, factor.damping, config.target_share)
+        lengths = tuple(len(weights[name]) for name in members)
+        if isinstance(config.steps, RateSteps):
+            exponent = config.steps.row_exponent
+            curvature_R = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
+            step_C = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
+            steps = RateGrids(weight_RC, curvature_R, step_C)
+            yield TensorGroup(tuple(members), lengths, "matrix", weight_RC, factor, steps)
+        else:
+            yield from _clip_groups(dict(zip(members, weight_RC.split(lengths), strict=True)), factor, max_codes)
     require(
         not missing,
         "calibration statistics",
         "no moments of " + ", ".join(sorted(missing)),
         "moments of every matrix: calibrate this checkpoint again",
     )
-    return sites
-
-
-def _matrix_groups(
-    owner: str,
-    members: list[str],
-    weights: Mapping[str, Tensor],
-    statistics: Mapping[str, Tensor],
-    config: QuantizeConfig,
-    max_codes: Mapping[str, int],
-) -> Iterator[TensorGroup]:
-    width = weights[owner].shape[-1]
-    sensitivities: list[Tensor] = []
-    if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
-        sensitivities = [row_sensitivity(statistics, visit_names(statistics, owner, name)) for name in members]
-    pool = visit_pool(config.visit_weights, sensitivities, len(visit_names(statistics, owner, owner)), owner)
-    hessian_CC = pooled_mean(statistics, "moment", owner, width, pool)
-    factor = factorise(hessian_CC, config.damp_frac, owner)
-    weight_RC = torch.cat([weights[name] for name in members]).float()
-    if config.target_share:
-        cross_CC = pooled_mean(statistics, "cross", owner, width, pool)
-        weight_RC = sequential_target(weight_RC, cross_CC, hessian_CC, factor.damping, config.target_share)
-    lengths = tuple(len(weights[name]) for name in members)
-    if isinstance(config.steps, RateSteps):
-        exponent = config.steps.row_exponent
-        curvature_R = torch.cat([tempered_curvature(visited.sum(0), exponent) for visited in sensitivities])
-        step_C = rate_factor(tempered_curvature(conditional_variance(factor), config.steps.column_exponent), 1.0)
-        steps = RateGrids(weight_RC, curvature_R, step_C)
-        yield TensorGroup(tuple(members), lengths, "matrix", weight_RC, factor, steps)
-    else:
-        yield from _clip_groups(dict(zip(members, weight_RC.split(lengths), strict=True)), factor, max_codes)
 
 
 def _clip_groups(members: Mapping[str, Tensor], factor: Factor, max_codes: Mapping[str, int]) -> Iterator[TensorGroup]:
@@ -154,25 +142,28 @@ def _clip_groups(members: Mapping[str, Tensor], factor: Factor, max_codes: Mappi
         yield TensorGroup(names, tuple(len(members[name]) for name in names), "matrix", weight_RC, factor, steps)
 
 
-def _lookup_group(
-    name: str,
-    role: Role,
+def _lookup_groups(
+    roles: Mapping[str, Role],
     weights: Mapping[str, Tensor],
     statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
     max_codes: Mapping[str, int],
-) -> TensorGroup:
-    weight_RC = weights[name].float()
-    factor, rule = None, config.steps
-    if role == "embedding":
-        factor = factorise(square_entry(statistics, "moment/head", weight_RC.shape[1]), config.damp_frac, name)
-    steps: ClipGrids | RateGrids
-    if isinstance(rule, RateSteps):
-        steps = RateGrids(weight_RC, *lookup_curvature(name, statistics, factor, rule))
-    else:
-        ratio = rule.embedding_clip_ratio if role == "embedding" else rule.table_clip_ratio
-        steps = ClipGrids(name, weight_RC, ratio, max_codes[name])
-    return TensorGroup((name,), (len(weight_RC),), role, weight_RC, factor, steps)
+    share: Collection[str],
+) -> Iterator[TensorGroup]:
+    for name, role in roles.items():
+        if role not in ("table", "embedding") or name not in share:
+            continue
+        weight_RC = weights[name].float()
+        factor, rule = None, config.steps
+        if role == "embedding":
+            factor = factorise(square_entry(statistics, "moment/head", weight_RC.shape[1]), config.damp_frac, name)
+        steps: ClipGrids | RateGrids
+        if isinstance(rule, RateSteps):
+            steps = RateGrids(weight_RC, *lookup_curvature(name, statistics, factor, rule))
+        else:
+            ratio = rule.embedding_clip_ratio if role == "embedding" else rule.table_clip_ratio
+            steps = ClipGrids(name, weight_RC, ratio, max_codes[name])
+        yield TensorGroup((name,), (len(weight_RC),), role, weight_RC, factor, steps)
 
 
 def _to_float16(name: str, tensor: Tensor) -> np.ndarray:

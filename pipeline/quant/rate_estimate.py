@@ -33,13 +33,13 @@ class RateEstimate:
     def __init__(self, plan: QuantizationPlan, ranks: Ranks = ALONE) -> None:
         """Measure every row once, of the groups of all ranks."""
         self._rule = plan.config.steps
-        own = [(plan.order.index(each.names[0]), each.weight_RC.shape, _row_octaves(each)) for each in plan.groups]
-        shared = sorted((each for rank in from_all_ranks(own, ranks) for each in rank), key=lambda each: each[0])
-        parts = [part for _, _, part in shared]
-        counts = torch.tensor([float(shape.numel()) for _, shape, _ in shared], dtype=torch.float64)
+        own = [(plan.order.index(each.names[0]), *each.weight_RC.shape, _row_octaves(each)) for each in plan.groups]
+        # In one order for any number of ranks.
+        shared = sorted(each for rank in from_all_ranks(own, ranks) for each in rank)
+        _, rows, columns, parts = zip(*shared, strict=True)
+        counts = torch.tensor(rows, dtype=torch.float64) * torch.tensor(columns)
         sizes = torch.tensor([part.numel() for part in parts])
-        self.rows = sum(shape[0] for _, shape, _ in shared)
-        self.weights = int(counts.sum())
+        self.rows, self.weights = sum(rows), int(counts.sum())
         self._octaves = torch.cat([part.flatten() for part in parts])
         self._share = (counts / sizes / self.weights).repeat_interleave(sizes)
 

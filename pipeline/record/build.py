@@ -12,6 +12,7 @@ from pipeline.launching.openmp import POLICY, WAITING
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.flatten import flatten
 from pipeline.record.program import Recipe, seeded_digest, settings_digest
+from pipeline.record.statements import score_name
 
 _SLACK_FRAC = 0.0005
 """Share of the limit above which unused code reserve is worth mentioning."""
@@ -19,6 +20,7 @@ _SLACK_FRAC = 0.0005
 
 def recipe_of(params: Params) -> Recipe:
     """Return what a record of `params`, with all sections, carries inside: of the items its headline."""
+    protocol = params.evaluate.protocols[params.evaluate.headline]
     return Recipe(
         seed=params.seeds[0],
         meta={"model": dataclasses.asdict(params.model)},
@@ -30,7 +32,8 @@ def recipe_of(params: Params) -> Recipe:
         quantize=params.quantize,
         budget=params.budget,
         item=params.evaluate.headline,
-        protocol=params.evaluate.protocols[params.evaluate.headline],
+        score_name=score_name(dataclasses.asdict(protocol)),
+        protocol=protocol,
         batch_tokens=params.evaluate.batch_tokens,
     )
 

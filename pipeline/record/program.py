@@ -60,6 +60,8 @@ class Recipe:
     budget: BudgetConfig
     item: str
     """What the ledger of the score is called."""
+    score_name: str
+    """What the line of the score is called."""
     protocol: Protocol
     """What the artifact is scored under."""
     batch_tokens: int
@@ -184,7 +186,7 @@ def _score_artifact(
     ledgers = []
     for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
         ledger = score_item(model, stream_M, inputs.table, recipe.protocol, device, recipe.batch_tokens, silent, ranks)
-        tell(score_line(asdict(recipe.protocol), ledger.val_loss, ledger.val_bpb))
+        tell(score_line(recipe.score_name, ledger.val_loss, ledger.val_bpb))
         ledgers.append(ledger)
     if folder is not None and ranks.rank == 0:
         columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}

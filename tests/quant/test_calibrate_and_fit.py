@@ -335,7 +335,6 @@ def test_fit_lands_within_tolerance_below_the_budget(model, statistics):
     of_file = proxy_loss(weight_RC, codes_RC, step_R, pooled_mean(statistics, "moment", LOOPED_DOWN, codes_RC.shape[1]))
     assert layers[LOOPED_DOWN]["proxy_loss"] == pytest.approx(of_file, rel=1e-5)  # float32 products
     assert report["knob"] in [trial["knob"] for trial in report["search"]]
-    assert set(report["phases"]) == {"plan_seconds", "solve_seconds", "encode_seconds", "report_seconds"}
     # Codes were chosen with the stored steps: nearest rounding of a table must reproduce from the file alone.
     table = tensors["bigram.table.weight"]
     nearest = np.rint(model.bigram.table.weight.detach().double().numpy() / table.step.astype(np.float64)[:, None])
