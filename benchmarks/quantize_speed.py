@@ -1,9 +1,9 @@
 """How long a model of a recipe's size takes to quantize, and how much memory: search and report included.
 
-Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip] [--ranks N]` on a quiet machine. Weights are random, Hessians
-synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in real ones; the sizes are those
-of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
-the recipe's). Memory is the process's peak up to the report, the float32 statistics and the model included.
+Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip] [--ranks N]` on a quiet machine. Weights are
+random, Hessians synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in real ones; the
+sizes are those of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps
+instead of the recipe's). Memory is the process's peak up to the report, the float32 statistics and the model included.
 
 `shares`: what one process and the slowest of N spend on the work that ranks share, by processor seconds.
 
