@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.audit.evaluator import Finding, Ledgers, failed, not_applicable, passed
 from pipeline.audit.record_files import ANY_VOCABULARY, NO_RUN, Evidence, RecordFolder
-from pipeline.audit.untrusted import field, one_line, read_foreign_text, stated_number
+from pipeline.audit.untrusted import field, one_line, read_foreign_object, read_foreign_text, stated_number
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
