@@ -312,6 +312,17 @@ def budget_config(limit_bytes, tolerance_frac=0.002):
     return BudgetConfig(limit_bytes=limit_bytes, code_reserve_bytes=1000, tolerance_frac=tolerance_frac)
 
 
+def test_bytes_do_not_depend_on_threads_as_everything_is_computed_on_one(model, statistics):
+    """Factors of wide matrices do: a Cholesky factorisation on two threads adds up in another order."""
+    seen, before = set(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    budget = budget_config(22_000)
+    fit_to_budget(model, statistics, QUANTIZE, budget, {}, lambda *shown: seen.add(torch.get_num_threads()))
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert (seen, after) == ({1}, 2)
+
+
 def test_fit_lands_within_tolerance_below_the_budget(model, statistics):
     budget = budget_config(22_000)
     fit = fit_to_budget(model, statistics, QUANTIZE, budget, {"k": 1}, silent)
