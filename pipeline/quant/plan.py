@@ -27,6 +27,9 @@ from pipeline.quant.statistics import pooled_mean, row_sensitivity, site_members
 from pipeline.quant.steps import ClipGrids, RateGrids, max_code_of, rate_factor, tempered_curvature
 from pipeline.quant.targets import sequential_target
 
+_SEARCHED = 3000
+"""Columns of a matrix from which on a weight takes longer for what other columns ask of it than for its own code."""
+
 
 class TensorGroup(NamedTuple):
     """Tensors that are quantized in one solve: same input, same grid rule."""
@@ -64,10 +67,12 @@ def plan_quantization(
     roles = tensor_roles(model)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     max_codes = _max_codes(model, config.steps)
-    sizes = {name: weights[name].numel() for name, role in roles.items() if role in ("table", "embedding")}
-    for owner, members in site_members(statistics).items():
-        sizes[owner] = sum(weights[name].numel() for name in members if name in weights)
-    share = share_of(sizes, ranks)
+    lookups = {name: [name] for name, role in roles.items() if role in ("table", "embedding")}
+    costs = {
+        owner: sum(weights[name].numel() * (_SEARCHED + weights[name].shape[1]) for name in members if name in weights)
+        for owner, members in (lookups | site_members(statistics)).items()
+    }
+    share = share_of(costs, ranks)
     with errors_shared(ranks):
         groups = [
             *_matrix_groups(roles, weights, statistics, config, max_codes, share),
@@ -151,7 +156,7 @@ def _lookup_groups(
     share: Collection[str],
 ) -> Iterator[TensorGroup]:
     for name, role in roles.items():
-        if role not in ("table", "embedding") or name not in share:
+        if role == "matrix" or name not in share:
             continue
         weight_RC = weights[name].float()
         factor, rule = None, config.steps
