@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from pipeline.base.ranks import ALONE, dealt
+from pipeline.base.ranks import ALONE, Ranks, share_of
 from pipeline.launching.processes import torchrun
 from tests.quant.quantize_run import quantize_toy
 
@@ -32,7 +32,8 @@ def test_ranks_make_the_artifact_of_one_process(num_processes, repo, tmp_path, m
         assert all(outcome == whole for outcome in each)
 
 
-def test_work_is_dealt_evenly_and_the_first_gets_the_largest():
-    assert dealt([1, 5, 3, 3, 2], 2) == [1, 0, 1, 1, 0]
-    assert dealt([4, 4, 4], 5) == [0, 1, 2]
-    assert dealt([1, 2], 1) == [0, 0]
+def test_work_is_dealt_evenly_each_piece_once():
+    costs = {"a": 1, "b": 5, "c": 3, "d": 3, "e": 2}
+    assert [share_of(costs, Ranks(rank, rank, 2)) for rank in range(2)] == [{"b", "e"}, {"a", "c", "d"}]
+    assert [share_of({"a": 4, "b": 4}, Ranks(rank, rank, 3)) for rank in range(3)] == [{"a"}, {"b"}, set()]
+    assert share_of(costs, ALONE) == set(costs)
