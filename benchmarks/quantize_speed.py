@@ -1,9 +1,11 @@
 """How long a model of a recipe's size takes to quantize, and how much memory: search and report included.
 
-Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip]` on a quiet machine. Weights are random, Hessians
-synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in real ones; the sizes are those
-of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps instead of
-the recipe's). Memory is the process's peak up to the report, the float32 statistics and the model included.
+Run `python -m benchmarks.quantize_speed [--recipe NAME] [--rule clip] [--ranks N]` on a quiet machine. Weights are
+random, Hessians synthetic: correlated through a low-rank part, of spread-out scales, one per visit as in real ones; the
+sizes are those of the recipe, whose `budget` and `quantize` sections are used as they are (`--rule clip`: SDClip steps
+instead of the recipe's). Memory is the process's peak up to the report, the float32 statistics and the model included.
+
+`shares`: what one process and the slowest of N spend on the work that ranks share, by processor seconds.
 
 The baseline is GPTQ as published (IST-DASLab's `gptq.py`): one matrix at a time, float32, three factorisations per
 Hessian, every column pushing its error onto the later ones of its block. It runs on the matrices of two blocks, of
@@ -18,6 +20,7 @@ import dataclasses
 import resource
 import time
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +28,15 @@ from torch import Tensor, nn
 from benchmarks.results import ROOT, write_result
 from pipeline.base.config import load_params
 from pipeline.base.progress import silent
+from pipeline.base.ranks import ALONE, Ranks
 from pipeline.calibration.moments import find_input_sites
+from pipeline.codec.container import ArtifactTensors, CodedTensor, QuantizedTensor, code_tensor, encode_artifact
 from pipeline.model.network import LoopedUNet, build
 from pipeline.quant.config import BudgetConfig, ClipSteps, CodeBits, QuantizeConfig, RateSteps
-from pipeline.quant.fit import fit_to_budget
+from pipeline.quant.fit import fit_to_budget, quantize_plan
 from pipeline.quant.gptq import factorise, solve_stack
 from pipeline.quant.plan import TensorGroup, plan_quantization
+from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.reports.quantization import quantization_report
 from pipeline.reports.training import hardware_name
 
@@ -43,12 +49,15 @@ _CLIP = ClipSteps(
     max_clip_std=60.0,
 )
 _MIB = 1 << 20
+_SHARED_BITS = 3.0
+"""Bits per weight at which shares are timed: about what 16 MB leave."""
 
 
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description="Measure the seconds and the memory of quantizing a model.")
     parser.add_argument("--recipe", default="nightcrawler-7f3c")
+    parser.add_argument("--ranks", type=int, default=8, help="processes that share the work")
     parser.add_argument("--rule", choices=("rate", "clip"), default="rate")
     arguments = parser.parse_args()
     params = load_params(ROOT / "recipes" / f"{arguments.recipe}.yaml", ["model", "quantize", "budget"])
@@ -61,6 +70,7 @@ def main() -> None:
         "trellis_states": config.trellis_states,
         "threads": torch.get_num_threads(),
         **measure_fit(model, statistics, config, params.budget),
+        "shares": measure_shares(model, statistics, config, arguments.ranks),
         "baseline": measure_baseline(model, statistics, config),
     }
     for name, value in measured.items():
@@ -128,7 +138,6 @@ def measure_fit(model: LoopedUNet, statistics: dict[str, Tensor], config: Quanti
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
         "processor_seconds": processor_seconds,
-        **report["phases"],
         "trials": len(report["search"]),
         "artifact_bytes": len(fit.content),
         "unused_bytes": report["budget"]["unused_bytes"],
@@ -136,6 +145,40 @@ def measure_fit(model: LoopedUNet, statistics: dict[str, Tensor], config: Quanti
         "peak_before_mib": before_bytes // _MIB,
         "statistics_mib": sum(tensor.nbytes for tensor in statistics.values()) // _MIB,
     }
+
+
+def measure_shares(
+    model: LoopedUNet, statistics: dict[str, Tensor], config: QuantizeConfig, num_ranks: int
+) -> dict[str, Any]:
+    """Return what one process, and the slowest of `num_ranks`, take: processor seconds of one thread.
+
+    The shares are computed one after the other, and nothing travels. `plan`: once; `trial`: of each trial that part
+    which is shared; `join`: the rest of a trial, which every process does.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone, tensors, coded = _seconds_of_share(model, statistics, config, ALONE)
+    started = time.process_time()
+    encode_artifact(tensors, {}, coded)
+    join_seconds = time.process_time() - started
+    with mock.patch("pipeline.base.ranks.from_all_ranks", lambda value, ranks: [value]):
+        each = [_seconds_of_share(model, statistics, config, Ranks(r, r, num_ranks))[0] for r in range(num_ranks)]
+    torch.set_num_threads(threads)
+    slowest = {name: max(share[name] for share in each) for name in alone}
+    parts = {f"{name}_seconds": {"alone": alone[name], "slowest": slowest[name]} for name in alone}
+    ratio = (alone["trial"] + join_seconds) / (slowest["trial"] + join_seconds)
+    return {"ranks": num_ranks, **parts, "join_seconds": join_seconds, "trial_alone_over_slowest": ratio}
+
+
+def _seconds_of_share(
+    model: LoopedUNet, statistics: dict[str, Tensor], config: QuantizeConfig, ranks: Ranks
+) -> tuple[dict[str, float], ArtifactTensors, dict[str, CodedTensor]]:
+    started = time.process_time()
+    plan = plan_quantization(model, statistics, config, ranks)
+    planned = time.process_time()
+    tensors = quantize_plan(plan, RateEstimate(plan).knob(_SHARED_BITS))
+    coded = {name: code_tensor(each) for name, each in tensors.items() if isinstance(each, QuantizedTensor)}
+    return {"plan": planned - started, "trial": time.process_time() - planned}, tensors, coded
 
 
 def _peak_bytes() -> int:

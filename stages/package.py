@@ -35,7 +35,7 @@ def package(params_path: str) -> None:
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
     val_shards = _checked_inputs(params, stage)
-    runs = [read_run(seed, params.evaluate.items) for seed in params.seeds]
+    runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
     recipe = recipe_of(params)
     source = record_source(recipe, ROOT)
     code = shipped_program(source, params.package.readable)
@@ -52,7 +52,7 @@ def package(params_path: str) -> None:
         human_code=source,
         runs=runs,
         tokenizer=path_of("tokenizer"),
-        headline=params.evaluate.items[-1],
+        headline=params.evaluate.headline,
         versions={name: version(name) for name in imported_packages(code)},
         digests={shard.path.name: shard.sha256 for shard in val_shards},
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},

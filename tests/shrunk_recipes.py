@@ -11,15 +11,20 @@ import sentencepiece
 from pipeline.base.config import parse_value, read_yaml
 from pipeline.data.shards import write_shard
 from pipeline.record.program import Recipe
+from pipeline.record.statements import score_name
+from pipeline.scoring.config import EvaluateConfig
 from tests.configurations import section_class
 
 _PIECES = 300
 _CONTEXT_TOKENS = 64
-_CARRIED = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
+_CARRIED = ("model", "train", "calibrate", "quantize", "budget")
 
 
-def shrunk_recipe(path: Path) -> Recipe:
-    """Return the recipe of a file with small numbers; what is off stays off, what is on stays on."""
+def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
+    """Return the recipe of a file with small numbers; what is off stays off, what is on stays on.
+
+    `item`: what the record is scored under; None is the headline.
+    """
     document = read_yaml(path)
     model, train = document["model"], document["train"]
     _shrink_model(model)
@@ -46,8 +51,20 @@ def shrunk_recipe(path: Path) -> Recipe:
         sizes = {"context_tokens": _CONTEXT_TOKENS, "stride_tokens": 32, "chunk_tokens": chunk, "epochs": 1, "rank": 4}
         protocol |= {key: value for key, value in sizes.items() if key in protocol}
     sections = {name: parse_value(section_class(name), document[name], name) for name in _CARRIED}
-    meta = {"model": dataclasses.asdict(sections["model"])}
-    return Recipe(seed=3, meta=meta, device="cpu", attention="auto", **sections)
+    evaluate = parse_value(EvaluateConfig, document["evaluate"], "evaluate")
+    item = item or evaluate.headline
+    protocol = evaluate.protocols[item]
+    return Recipe(
+        seed=3,
+        meta={"model": dataclasses.asdict(sections["model"])},
+        device="cpu",
+        attention="auto",
+        item=item,
+        score_name=score_name(dataclasses.asdict(protocol)),
+        protocol=protocol,
+        batch_tokens=evaluate.batch_tokens,
+        **sections,
+    )
 
 
 def _shrink_model(model: dict[str, Any]) -> None:

@@ -137,7 +137,7 @@ def file_findings(
         ("T11", lambda: check_provenance(record, evidence, items, seen.printed, seen.ledgers, tolerance)),
         ("T13", lambda: check_claims(record, "code size", "artifact size", "total size")),
         ("T14", lambda: check_timers(record, evidence, list(items))),
-        ("T15", lambda: check_alarms(record)),
+        ("T15", lambda: check_alarms(record, evidence)),
     ]
     findings: dict[str, Finding] = {}
     for check, judge in judges:

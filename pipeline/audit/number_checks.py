@@ -8,6 +8,7 @@ Source: the table of checks in docs/legality.md.
 Checked by: tests/stages/test_audit.py.
 """
 
+import itertools
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from pipeline.audit.evaluator import Finding, Ledgers, failed, not_applicable, passed
 from pipeline.audit.record_files import ANY_VOCABULARY, NO_RUN, Evidence, RecordFolder
-from pipeline.audit.untrusted import field, one_line, read_foreign_text, stated_number
+from pipeline.audit.untrusted import field, one_line, read_foreign_object, read_foreign_text, stated_number
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
@@ -177,20 +178,18 @@ def _report_fault(evidence: Evidence, items: Collection[str], seed: int, scoring
     return None
 
 
-def check_alarms(record: RecordFolder) -> Finding:
+def check_alarms(record: RecordFolder, evidence: Evidence | None = None) -> Finding:
     """T15: what is too good to be true, and a source for people that is not the program's.
 
-    Too good: a bpb below any known model's, a quantizer that improves, seeds far apart.
+    Too good: a bpb below any known model's, a quantizer that improves by what the record states or the run's reports
+    say, seeds far apart.
     """
     alarms, bpbs = [], [record.of_seed(seed, "val_bpb") for seed in record.seeds]
     for seed, bpb in zip(record.seeds, bpbs, strict=True):
         if not bpb >= LOWEST_BPB:
             alarms.append(f"seed {seed}: {bpb:.4f} bpb is below {LOWEST_BPB}")
-        result = record.record.results[str(seed)]
-        if None not in (result.get("quantized_val_bpb"), result.get("pre_quant_val_bpb")):
-            gap = record.of_seed(seed, "quantized_val_bpb") - record.of_seed(seed, "pre_quant_val_bpb")
-            if not gap >= 0:
-                alarms.append(f"seed {seed}: quantization gains {-gap:.6f} bpb")
+        gaps = (gap for gap in _quantization_gaps(record, evidence, seed) if not gap >= 0)
+        alarms += [f"seed {seed}: quantization gains {-gap:.6f} bpb" for gap in gaps]
     std = statistics.stdev(bpbs) if len(bpbs) > 1 else 0.0
     if not std <= LARGEST_STD:
         alarms.append(f"seeds spread by {std:.4f} bpb, more than {LARGEST_STD}")
@@ -200,6 +199,21 @@ def check_alarms(record: RecordFolder) -> Finding:
         )
     plausible = "bpb, quantization gap and spread are plausible; train_gpt_human.py is what train_gpt.py was built from"
     return Finding("alarm", "; ".join(alarms)) if alarms else passed(plausible)
+
+
+def _quantization_gaps(record: RecordFolder, evidence: Evidence | None, seed: int) -> Iterator[float]:
+    """Yield what quantization costs in bpb: as stated, else by the reports of items scored like the float weights."""
+    result = record.record.results[str(seed)]
+    if None not in (result.get("quantized_val_bpb"), result.get("pre_quant_val_bpb")):
+        yield record.of_seed(seed, "quantized_val_bpb") - record.of_seed(seed, "pre_quant_val_bpb")
+    elif evidence is not None:
+        folder = evidence.path("scores", seed=seed, item="float").parent
+        reports = [read_foreign_object(path) for path in sorted(folder.glob("scores-*.json"))]
+        for before, after in itertools.product(reports, repeat=2):
+            weights = before.get("weights"), after.get("weights")
+            if weights == ("float", "artifact") and before.get("protocol") == after.get("protocol"):
+                before_bpb, after_bpb = (stated_number(each, "scores", "val_bpb") for each in (before, after))
+                yield after_bpb - before_bpb
 
 
 def _is_built_from(code: bytes, source: str) -> bool:

@@ -4,10 +4,12 @@ The one idea: ranks are plain values; a world of one needs no process group and 
 
 Source: torch.distributed.
 Checked by: tests/training/test_ranks.py, tests/training/test_sharded_muon.py,
-tests/calibration/test_calibration_ranks.py, tests/scoring/test_scoring_ranks.py.
+tests/calibration/test_calibration_ranks.py, tests/quant/test_quantization_ranks.py,
+tests/scoring/test_scoring_ranks.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -80,3 +82,27 @@ def from_all_ranks(value: Any, ranks: Ranks) -> list[Any]:
     if ranks.world_size > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def errors_shared(ranks: Ranks) -> Iterator[None]:
+    """Raise on every rank what the block raised on one: no rank waits for another that has given up."""
+    caught = None
+    try:
+        yield
+    except Exception as error:
+        caught = error
+    for each in from_all_ranks(caught, ranks):
+        if each:
+            raise each
+
+
+def share_of(costs: Mapping[str, int], ranks: Ranks) -> set[str]:
+    """Return this rank's part of named work: dealt the costliest first, each to whoever has least to do so far."""
+    loads, share = [0] * ranks.world_size, set()
+    for name in sorted(costs, key=costs.__getitem__, reverse=True):
+        rank = loads.index(min(loads))
+        loads[rank] += costs[name]
+        if rank == ranks.rank:
+            share.add(name)
+    return share

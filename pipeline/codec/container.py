@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.base.checks import require
 from pipeline.base.files import write_bytes
-from pipeline.codec.coders import NUM_WORDS, TensorCoder, VectorCoder, coders_of_words, coders_to_words
+from pipeline.codec.coders import NUM_WORDS, MatrixCoder, TensorCoder, VectorCoder, coders_of_words, coders_to_words
 from pipeline.codec.integers import EXACT, IntegerReader, IntegerWriter
 from pipeline.codec.range_coder import num_lanes
 from pipeline.codec.sections import ArtifactError, join_sections, split_sections
@@ -85,10 +85,23 @@ class Entry(NamedTuple):
         return math.prod(self.shape)
 
 
-def encode_artifact(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: dict) -> bytes:
+CodedTensor = tuple[MatrixCoder, IntegerWriter]
+"""The codes of a tensor, ready for the range coder: all that takes long of an encoding."""
+
+
+def code_tensor(tensor: QuantizedTensor) -> CodedTensor:
+    """Return the coded codes of a tensor; ValueError for codes that are no paths of its trellis."""
+    writer = IntegerWriter()
+    return writer.add_matrix(tensor.codes, tensor.states, tensor.on_path), writer
+
+
+def encode_artifact(
+    tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: dict, coded: Mapping[str, CodedTensor] | None = None
+) -> bytes:
     """Return the file content for `tensors` (passthrough arrays are float16 or float32) and the JSON dict `meta`.
 
-    Deterministic. Raises ValueError for tensors of other types, or too large to read back.
+    `coded`: the quantized tensors where they are coded already. Deterministic. Raises ValueError for tensors of other
+    types, or too large to read back.
     """
     layout = []
     for name, tensor in tensors.items():
@@ -96,13 +109,17 @@ def encode_artifact(tensors: Mapping[str, QuantizedTensor | np.ndarray], meta: d
         main = tensor.codes if isinstance(tensor, QuantizedTensor) else tensor
         layout.append(Entry(name, main.dtype.name, main.shape))
     header = json.dumps({"meta": meta, "tensors": layout}, separators=(",", ":"), sort_keys=True, allow_nan=False)
-    quantized = [tensor for tensor in tensors.values() if isinstance(tensor, QuantizedTensor)]
+    quantized = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)}
     plain = [tensor for tensor in tensors.values() if not isinstance(tensor, QuantizedTensor)]
     writer = IntegerWriter()
-    matrices = [writer.add_matrix(tensor.codes, tensor.states, tensor.on_path) for tensor in quantized]
-    factors = [_to_words(factor) for tensor in quantized for factor in tensor.factors()]
+    matrices = []
+    for name, tensor in quantized.items():
+        matrix, integers = coded[name] if coded else code_tensor(tensor)
+        matrices.append(matrix)
+        writer.join(integers)
+    factors = [_to_words(factor) for tensor in quantized.values() for factor in tensor.factors()]
     levels, steps, vectors = _write_steps(writer, factors)
-    states = [tensor.states for tensor in quantized]
+    states = [tensor.states for tensor in quantized.values()]
     coders = list(map(TensorCoder, matrices, vectors[::2], vectors[1::2], states))
     numbers = [np.array([len(levels)], "<u2"), coders_to_words(coders)]
     words = [*numbers, levels, *steps, *map(_to_words, plain), *writer.excess]

@@ -59,7 +59,8 @@ class IntegerWriter:
         tables = code_tables(bits)
         limit_N = tables.limit_K.take(class_N)
         cell_N = np.clip(value_N, -limit_N, limit_N) + (class_N * tables.frequency_KS.shape[1] + (1 << bits) - 1)
-        self.runs.append(Run(tables.start_KS.take(cell_N), tables.frequency_KS.take(cell_N)))
+        parts = (part_KS.take(cell_N).astype("<u2") for part_KS in (tables.start_KS, tables.frequency_KS))
+        self.runs.append(Run(*parts))
         beyond_N = np.abs(value_N) - limit_N
         self.excess.append(beyond_N[beyond_N >= 0].astype("<u2"))
 
@@ -111,11 +112,15 @@ class IntegerWriter:
         trials = []
         for load_R, profile_C in _profiles(whole_RC):
             trial, rest_RC = IntegerWriter(), whole_RC - _shared(load_R, profile_C)
-            trials.append((trial._add_rest(rest_RC, union_RC, on_path_R, load_R, profile_C), trial))
-        coder, best = min(trials, key=lambda pair: pair[1].num_bits())
-        self.runs += best.runs
-        self.excess += best.excess
+            trials.append((trial, trial._add_rest(rest_RC, union_RC, on_path_R, load_R, profile_C)))
+        best, coder = min(trials, key=lambda pair: pair[0].num_bits())
+        self.join(best)
         return coder
+
+    def join(self, other: "IntegerWriter") -> None:
+        """Add all that was added to another one."""
+        self.runs += other.runs
+        self.excess += other.excess
 
     def _add_rest(
         self,
@@ -149,7 +154,9 @@ class IntegerWriter:
     def num_bits(self) -> float:
         """Return the codelength of all runs, and about that of the excesses."""
         large = sum(np.count_nonzero(excess_N) for excess_N in self.excess)
-        return _EXCESS_BITS * large + sum(np.sum(TABLE_BITS - np.log2(run.frequency_N)) for run in self.runs)
+        return _EXCESS_BITS * large + sum(
+            np.sum(TABLE_BITS - np.log2(run.frequency_N, dtype=np.float64)) for run in self.runs
+        )
 
     def stream(self, lanes: int) -> bytes:
         """Return the coded runs."""

@@ -36,8 +36,9 @@ class Run(NamedTuple):
     """Integers to be coded one after the other, each by its place in a table."""
 
     start_N: np.ndarray
-    """First slot of its symbol."""
+    """uint16: first slot of its symbol."""
     frequency_N: np.ndarray
+    """uint16."""
 
 
 def encode_runs(runs: Sequence[Run], lanes: int) -> bytes:

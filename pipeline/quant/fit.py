@@ -8,8 +8,9 @@ Differs: nothing is ever pruned or dropped to fit; one knob, a factor on all ste
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
-import time
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from pipeline.base.checks import FairwayError, require
 from pipeline.base.progress import Progress
-from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
+from pipeline.base.ranks import ALONE, Ranks, errors_shared, from_all_ranks
+from pipeline.codec.container import ArtifactTensors, QuantizedTensor, code_tensor, encode_artifact
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.budget import MAX_TRIALS, KnobTrial, KnobWindow, search_knob
 from pipeline.quant.config import BudgetConfig, ClipSteps, QuantizeConfig, RateSteps
-from pipeline.quant.gptq import round_to_nearest, solve_stack
+from pipeline.quant.gptq import one_thread, round_to_nearest, solve_stack
 from pipeline.quant.plan import QuantizationPlan, TensorGroup, plan_quantization
 from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.quant.steps import Grid, max_code_of
@@ -42,7 +44,7 @@ class BudgetError(FairwayError):
 
 
 def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
-    """Return the artifact's tensors at one knob."""
+    """Return the artifact's tensors at one knob: those of the plan's groups, and those that pass through."""
     tensors: ArtifactTensors = dict(plan.passthrough)
     states = plan.config.trellis_states or 1
     for stack in _stacks(plan):
@@ -59,7 +61,7 @@ def quantize_plan(plan: QuantizationPlan, knob: float) -> ArtifactTensors:
                 tensors[name] = QuantizedTensor(
                     codes_RC[rows].to(dtype).numpy(), step, column_step, states, on_path if on_path.any() else None
                 )
-    return {name: tensors[name] for name in plan.order}
+    return {name: tensors[name] for name in plan.order if name in tensors}
 
 
 def _stacks(plan: QuantizationPlan) -> Iterator[list[TensorGroup]]:
@@ -100,6 +102,7 @@ class FittedArtifact(NamedTuple):
     """The best artifact of a search, and how it was found."""
 
     plan: QuantizationPlan
+    """With the groups of this rank."""
     knob: float
     tensors: ArtifactTensors
     content: bytes
@@ -108,10 +111,9 @@ class FittedArtifact(NamedTuple):
     """What the search was to land in; its limit is the budget."""
     trace: list[tuple[float, int]]
     """(knob, bytes) of every trial, in order."""
-    phase_seconds: dict[str, float]
-    """What planning, solving and encoding took, by `<phase>_seconds`."""
 
 
+@one_thread()
 def fit_to_budget(
     model: LoopedUNet,
     statistics: Mapping[str, Tensor],
@@ -119,33 +121,36 @@ def fit_to_budget(
     budget: BudgetConfig,
     meta: dict,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> FittedArtifact:
     """Return the largest artifact found that fits limit_bytes - code_reserve_bytes, `meta` inside.
 
     It lands within tolerance_frac * limit_bytes below that budget, or further below in two cases, both accepted: the
     finest allowed steps already give a smaller file, or no tried knob came closer, because file sizes jump over the
     tolerance or the search used up its trials. Deterministic. Raises BudgetError when no tried knob fits.
+    All ranks of a process group call this with equal arguments, share the work, and get equal artifacts: the bytes that
+    one process makes.
     """
-    clock = _Clock()
-    plan = plan_quantization(model, statistics, config)
-    clock.lap("plan_seconds")
+    plan = plan_quantization(model, statistics, config, ranks)
     budget_bytes = budget.limit_bytes - budget.code_reserve_bytes
     trials = 0
 
     def attempt(knob: float) -> KnobTrial:
         nonlocal trials
-        tensors = quantize_plan(plan, knob)
-        clock.lap("solve_seconds")
-        content = encode_artifact(tensors, meta)
-        clock.lap("encode_seconds")
+        with errors_shared(ranks):
+            own = quantize_plan(plan, knob)
+            own_coded = {name: code_tensor(each) for name, each in own.items() if isinstance(each, QuantizedTensor)}
+        found, coded = (reduce(or_, parts) for parts in zip(*from_all_ranks((own, own_coded), ranks), strict=True))
+        tensors = {name: found[name] for name in plan.order}
+        content = encode_artifact(tensors, meta, coded)
         trials += 1
         progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
         return KnobTrial(knob, tensors, content)
 
-    rate = RateEstimate(plan)
+    rate = RateEstimate(plan, ranks)
     floor_bytes = budget_bytes - int(budget.tolerance_frac * budget.limit_bytes)
     window = _knob_window(config.steps, rate, floor_bytes, budget_bytes)
-    guess = rate.knob(_code_bits(plan, (floor_bytes + budget_bytes) / 2) / rate.weights)
+    guess = rate.knob(_code_bits(plan, rate.rows, (floor_bytes + budget_bytes) / 2) / rate.weights)
     bytes_per_octave = (rate.bits(guess * 0.5**0.5) - rate.bits(guess * 2**0.5)) * rate.weights / 8
     best, trace = search_knob(attempt, guess, window, bytes_per_octave)
     progress(trials, trials, "search done")
@@ -156,21 +161,7 @@ def fit_to_budget(
             f"least {needed} at the coarsest steps tried; raise budget.limit_bytes to at least "
             f"{needed + budget.code_reserve_bytes}"
         )
-    return FittedArtifact(plan, *best, window, trace, clock.seconds)
-
-
-class _Clock:
-    """Seconds of the phases of a run, all their turns together."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        """End a turn of `phase`."""
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
-        self._since = now
+    return FittedArtifact(plan, *best, window, trace)
 
 
 def _knob_window(rule: ClipSteps | RateSteps, rate: RateEstimate, floor_bytes: int, limit_bytes: int) -> KnobWindow:
@@ -181,10 +172,9 @@ def _knob_window(rule: ClipSteps | RateSteps, rate: RateEstimate, floor_bytes: i
     return KnobWindow(finest, finest * 2**_KNOB_OCTAVES, floor_bytes, limit_bytes)
 
 
-def _code_bits(plan: QuantizationPlan, file_bytes: float) -> float:
-    """Return what a file of so many bytes leaves for codes."""
-    overhead_bytes = sum(array.nbytes for array in plan.passthrough.values())
-    overhead_bytes += sum(2 * len(group.weight_RC) for group in plan.groups)
+def _code_bits(plan: QuantizationPlan, rows: int, file_bytes: float) -> float:
+    """Return what a file of so many bytes leaves for codes of so many rows."""
+    overhead_bytes = sum(array.nbytes for array in plan.passthrough.values()) + 2 * rows
     return 8 * max(file_bytes - overhead_bytes, 1.0)
 
 

@@ -116,10 +116,10 @@ def solve(weight_RC: Tensor, factor: Factor, step: Tensor, max_code: int | None,
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Work on one thread: many small operations wait longer for a second one than it saves them.
 
-    It also makes codes of a given factor independent of the number of cores, which decides how products are split.
+    It also makes factors and codes independent of the number of cores, which decides how products are split.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def solve_stack(
     """
     for weight_RC, factor, step in zip(weights, factors, steps, strict=True):
         _check_solve_inputs(weight_RC, factor, step, block_columns)
-    with _one_thread():
+    with one_thread():
         return _solve_checked(weights, factors, steps, max_code, block_columns, search)
 
 

@@ -8,7 +8,7 @@ Source: GPTQ, arXiv 2210.17323; SDClip, challenge PR 1394; docs/concepts.md, "On
 Checked by: tests/quant/test_calibrate_and_fit.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.base.checks import require
+from pipeline.base.ranks import ALONE, Ranks, errors_shared, share_of
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import ClipSteps, QuantizeConfig, RateSteps
 from pipeline.quant.curvature import conditional_variance, lookup_curvature, visit_pool
@@ -25,6 +26,9 @@ from pipeline.quant.roles import Role, code_owners, tensor_roles
 from pipeline.quant.statistics import pooled_mean, row_sensitivity, site_members, square_entry, visit_names
 from pipeline.quant.steps import ClipGrids, RateGrids, max_code_of, rate_factor, tempered_curvature
 from pipeline.quant.targets import sequential_target
+
+_SEARCHED = 3000
+"""Columns of a matrix from which on a weight takes longer for what other columns ask of it than for its own code."""
 
 
 class TensorGroup(NamedTuple):
@@ -46,21 +50,34 @@ class QuantizationPlan(NamedTuple):
     """All that a trial needs: the prepared groups and the tensors that pass through."""
 
     groups: tuple[TensorGroup, ...]
+    """Those of this rank."""
     passthrough: dict[str, np.ndarray]
     order: tuple[str, ...]
     """Names in state-dict order, the order of the file."""
     config: QuantizeConfig
 
 
-def plan_quantization(model: LoopedUNet, statistics: Mapping[str, Tensor], config: QuantizeConfig) -> QuantizationPlan:
-    """Assign every tensor of `model` a role, stack and factorise; raises ValueError or HessianError naming a tensor."""
+def plan_quantization(
+    model: LoopedUNet, statistics: Mapping[str, Tensor], config: QuantizeConfig, ranks: Ranks = ALONE
+) -> QuantizationPlan:
+    """Assign every tensor of `model` a role, stack and factorise; raises ValueError or HessianError naming a tensor.
+
+    Ranks share the tensors, those of one input together; what one of them raises all of them raise.
+    """
     roles = tensor_roles(model)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     max_codes = _max_codes(model, config.steps)
-    groups = [
-        *_matrix_groups(roles, weights, statistics, config, max_codes),
-        *_lookup_groups(roles, weights, statistics, config, max_codes),
-    ]
+    lookups = {name: [name] for name, role in roles.items() if role in ("table", "embedding")}
+    costs = {
+        owner: sum(weights[name].numel() * (_SEARCHED + weights[name].shape[1]) for name in members if name in weights)
+        for owner, members in (lookups | site_members(statistics)).items()
+    }
+    share = share_of(costs, ranks)
+    with errors_shared(ranks):
+        groups = [
+            *_matrix_groups(roles, weights, statistics, config, max_codes, share),
+            *_lookup_groups(roles, weights, statistics, config, max_codes, share),
+        ]
     passthrough = {name: _to_float16(name, weights[name]) for name, role in roles.items() if role == "passthrough"}
     return QuantizationPlan(tuple(groups), passthrough, tuple(roles), config)
 
@@ -79,6 +96,7 @@ def _matrix_groups(
     statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
     max_codes: Mapping[str, int],
+    share: Collection[str],
 ) -> Iterator[TensorGroup]:
     missing = {name for name, role in roles.items() if role == "matrix"}
     for owner, members in site_members(statistics).items():
@@ -91,6 +109,8 @@ def _matrix_groups(
                 f"moments of {name} beside {owner}",
                 "the matrices of this checkpoint: calibrate it again",
             )
+        if owner not in share:
+            continue
         sensitivities: list[Tensor] = []
         if isinstance(config.steps, RateSteps) or config.visit_weights == "sensitivity":
             sensitivities = [row_sensitivity(statistics, visit_names(statistics, owner, name)) for name in members]
@@ -133,9 +153,10 @@ def _lookup_groups(
     statistics: Mapping[str, Tensor],
     config: QuantizeConfig,
     max_codes: Mapping[str, int],
+    share: Collection[str],
 ) -> Iterator[TensorGroup]:
     for name, role in roles.items():
-        if role not in ("table", "embedding"):
+        if role == "matrix" or name not in share:
             continue
         weight_RC = weights[name].float()
         factor, rule = None, config.steps

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.base.ranks import ALONE, Ranks, from_all_ranks
 from pipeline.quant.config import ClipSteps
 from pipeline.quant.plan import QuantizationPlan, TensorGroup
 from pipeline.quant.steps import ClipGrids
@@ -29,13 +30,16 @@ _MOST_BITS = 64.0
 class RateEstimate:
     """Expected bits per weight of a plan's codes by knob."""
 
-    def __init__(self, plan: QuantizationPlan) -> None:
-        """Measure every row once."""
+    def __init__(self, plan: QuantizationPlan, ranks: Ranks = ALONE) -> None:
+        """Measure every row once, of the groups of all ranks."""
         self._rule = plan.config.steps
-        parts = [_row_octaves(group) for group in plan.groups]
-        counts = torch.tensor([float(group.weight_RC.numel()) for group in plan.groups], dtype=torch.float64)
+        own = [(plan.order.index(each.names[0]), *each.weight_RC.shape, _row_octaves(each)) for each in plan.groups]
+        # In one order for any number of ranks.
+        shared = sorted(each for rank in from_all_ranks(own, ranks) for each in rank)
+        _, rows, columns, parts = zip(*shared, strict=True)
+        counts = torch.tensor(rows, dtype=torch.float64) * torch.tensor(columns)
         sizes = torch.tensor([part.numel() for part in parts])
-        self.weights = int(counts.sum())
+        self.rows, self.weights = sum(rows), int(counts.sum())
         self._octaves = torch.cat([part.flatten() for part in parts])
         self._share = (counts / sizes / self.weights).repeat_interleave(sizes)
 

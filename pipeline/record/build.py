@@ -12,18 +12,29 @@ from pipeline.launching.openmp import POLICY, WAITING
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.flatten import flatten
 from pipeline.record.program import Recipe, seeded_digest, settings_digest
+from pipeline.record.statements import score_name
 
 _SLACK_FRAC = 0.0005
 """Share of the limit above which unused code reserve is worth mentioning."""
 
 
 def recipe_of(params: Params) -> Recipe:
-    """Return what a record of `params`, with all sections, carries inside."""
-    names = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
-    sections = {name: getattr(params, name) for name in names}
-    meta = {"model": dataclasses.asdict(params.model)}
+    """Return what a record of `params`, with all sections, carries inside: of the items its headline."""
+    protocol = params.evaluate.protocols[params.evaluate.headline]
     return Recipe(
-        seed=params.seeds[0], meta=meta, device=params.launch.device, attention=params.launch.attention, **sections
+        seed=params.seeds[0],
+        meta={"model": dataclasses.asdict(params.model)},
+        device=params.launch.device,
+        attention=params.launch.attention,
+        model=params.model,
+        train=params.train,
+        calibrate=params.calibrate,
+        quantize=params.quantize,
+        budget=params.budget,
+        item=params.evaluate.headline,
+        score_name=score_name(dataclasses.asdict(protocol)),
+        protocol=protocol,
+        batch_tokens=params.evaluate.batch_tokens,
     )
 
 

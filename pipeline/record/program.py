@@ -37,7 +37,7 @@ from pipeline.quant.config import BudgetConfig, CalibrateConfig, QuantizeConfig
 from pipeline.quant.fit import fit_to_budget
 from pipeline.quant.statistics import Statistics
 from pipeline.record.statements import count_lines, digest_line, score_line, size_lines, time_line
-from pipeline.scoring.config import EvaluateConfig
+from pipeline.scoring.config import Protocol
 from pipeline.scoring.ledger import LEDGER_COLUMNS
 from pipeline.scoring.run import score_item
 from pipeline.training.config import TrainConfig
@@ -58,7 +58,14 @@ class Recipe:
     calibrate: CalibrateConfig
     quantize: QuantizeConfig
     budget: BudgetConfig
-    evaluate: EvaluateConfig
+    item: str
+    """What the ledger of the score is called."""
+    score_name: str
+    """What the line of the score is called."""
+    protocol: Protocol
+    """What the artifact is scored under."""
+    batch_tokens: int
+    """Tokens per forward pass of scoring."""
 
 
 def settings_digest(recipe: Recipe) -> str:
@@ -95,8 +102,8 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
         if arguments.evaluate_only is None:
             model = _train_record(recipe, arguments, ranks, device)
             statistics = calibrate_record(recipe, model, arguments.data, ranks, device)
+            fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent, ranks)
             if ranks.rank == 0:
-                fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent)
                 write_bytes(artifact, fit.content)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)
@@ -159,7 +166,7 @@ def _score_artifact(
     folder: Path | None,
     ranks: Ranks,
 ) -> None:
-    """Score the val stream under every item on all ranks; rank 0, which alone reads the artifact, prints.
+    """Score the val stream on all ranks; rank 0, which alone reads the artifact, prints.
 
     With a `folder` score each val shard by itself instead, and leave the rows there.
     """
@@ -176,19 +183,15 @@ def _score_artifact(
         model = LoopedUNet.empty(recipe.model)
     model.eval()
     share_from_rank_zero(model.state_dict().values(), ranks)
-    for item in recipe.evaluate.items:
-        protocol = recipe.evaluate.protocols[item]
-        ledgers = []
-        for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
-            ledger = score_item(
-                model, stream_M, inputs.table, protocol, device, recipe.evaluate.batch_tokens, silent, ranks
-            )
-            tell(score_line(asdict(protocol), ledger.val_loss, ledger.val_bpb))
-            ledgers.append(ledger)
-        if folder is not None and ranks.rank == 0:
-            columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
-            columns["lengths"] = [rows.num_targets for rows in ledgers]
-            np.savez(folder / f"{item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
+    ledgers = []
+    for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
+        ledger = score_item(model, stream_M, inputs.table, recipe.protocol, device, recipe.batch_tokens, silent, ranks)
+        tell(score_line(recipe.score_name, ledger.val_loss, ledger.val_bpb))
+        ledgers.append(ledger)
+    if folder is not None and ranks.rank == 0:
+        columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
+        columns["lengths"] = [rows.num_targets for rows in ledgers]
+        np.savez(folder / f"{recipe.item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
     tell(time_line(time.perf_counter() - started))
 
 

@@ -123,15 +123,7 @@ def _timing_section(submission: Mapping[str, Any], imports: Mapping[int, Mapping
         )
         for seed, result in submission["seed_results"].items()
     ]
-    header = (
-        "seed",
-        "precision",
-        "steps",
-        "ended by",
-        "ms per step",
-        "training, s",
-        "scoring all items of the artifact, s",
-    )
+    header = ("seed", "precision", "steps", "ended by", "ms per step", "training, s", "scoring, s")
     notes = "".join(
         f"\n\nSeed {seed} was not trained by this program: its weights are `{origin['file']}` (layout "
         f"{origin['layout']}, sha256 {origin['checkpoint_sha256']})."

@@ -43,7 +43,7 @@ class SeedRun:
     quantize: dict
     """Report of quantize."""
     scores: dict[str, dict]
-    """Score report of each item, in the order of evaluate.items."""
+    """Score reports of `float` and of the record's item."""
     log: str
     """What training logged."""
 
@@ -170,12 +170,12 @@ def submission_fields(
 
 def seed_result(run: SeedRun, headline: str) -> dict[str, Any]:
     """Return one seed's entry of submission.json, computed from its reports."""
-    score = run.scores[headline]
+    score, before = run.scores[headline], run.scores["float"]
     return {
         "val_loss": score["val_loss"],
         "val_bpb": score["val_bpb"],
-        "pre_quant_val_bpb": _first_bpb(run, weights="float"),
-        "quantized_val_bpb": _first_bpb(run, weights="artifact"),
+        "pre_quant_val_bpb": before["val_bpb"],
+        "quantized_val_bpb": score["val_bpb"] if score["protocol"] == before["protocol"] else None,
         "artifact_bytes": run.quantize["artifact_bytes"],
         "artifact_sha256": run.quantize["artifact_sha256"],
         "precision": run.train["precision"],
@@ -239,9 +239,3 @@ def _sample_std(values: Sequence[float]) -> float | None:
 
 def _distinct(values: Iterator[str]) -> str:
     return "; ".join(dict.fromkeys(values))
-
-
-def _first_bpb(run: SeedRun, weights: str) -> float | None:
-    """Return the bpb of the first item scored without adaptation on `weights`; None when there is none."""
-    plain = [score for score in run.scores.values() if score["protocol"]["kind"] == "blocks"]
-    return next((score["val_bpb"] for score in plain if score["weights"] == weights), None)

@@ -24,8 +24,8 @@ from pipeline.record.statements import artifact_score_lines
 from pipeline.record.verify import check_statements
 
 
-def read_run(seed: int, items: Sequence[str]) -> SeedRun:
-    """Return the reports, scores (of `float` and every item, in order), artifact and training log of one seed.
+def read_run(seed: int, headline: str) -> SeedRun:
+    """Return the reports, scores (of `float` and the headline), artifact and training log of one seed.
 
     Raises ValueError for files that are absent, damaged, or not those that their report names.
     """
@@ -39,7 +39,7 @@ def read_run(seed: int, items: Sequence[str]) -> SeedRun:
         train=train,
         calibrate=read_json(path_of("calibrate_report", seed=seed)),
         quantize=read_json(path_of("quantize_report", seed=seed)),
-        scores={item: read_json(path_of("scores", seed=seed, item=item)) for item in ("float", *items)},
+        scores={item: read_json(path_of("scores", seed=seed, item=item)) for item in ("float", headline)},
         log=log,
     )
 

@@ -59,11 +59,8 @@ def digest_line(digest: str, name: str) -> str:
 _DIGEST = re.compile(r"^sha256 (\S+) (.+)$", re.MULTILINE)
 
 
-def score_line(protocol: Mapping, val_loss: float, val_bpb: float) -> str:
-    """Return the line that states the artifact's score under a protocol, given as plain data.
-
-    `val_loss`: mean nats per target; `val_bpb`: bits per byte. Raises ValueError for a kind without a line.
-    """
+def score_name(protocol: Mapping) -> str:
+    """Return what a line calls the artifact's score under a protocol, plain data; ValueError for an unknown kind."""
     names = {
         "blocks": "final_int6_roundtrip_exact",
         "document blocks": "final_int6_documents_exact",
@@ -76,7 +73,12 @@ def score_line(protocol: Mapping, val_loss: float, val_bpb: float) -> str:
     if kind not in names:
         known = ", ".join(names)
         raise ValueError(f"protocol kind: got {kind!r}, expected one of {known}")
-    return f"{names[kind]} val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}"
+    return names[kind]
+
+
+def score_line(name: str, val_loss: float, val_bpb: float) -> str:
+    """Return the line that states the artifact's score: mean nats per target and bits per byte."""
+    return f"{name} val_loss:{val_loss:.8f} val_bpb:{val_bpb:.8f}"
 
 
 def float_score_line(val_loss: float, val_bpb: float) -> str:
@@ -189,7 +191,7 @@ def _score(loss: str, bpb: str) -> Score:
 def artifact_score_lines(scores: Sequence[Mapping]) -> list[str]:
     """Return the score lines of those score reports that scored the artifact, in their order."""
     artifact = [score for score in scores if score["weights"] == "artifact"]
-    return [score_line(score["protocol"], score["val_loss"], score["val_bpb"]) for score in artifact]
+    return [score_line(score_name(score["protocol"]), score["val_loss"], score["val_bpb"]) for score in artifact]
 
 
 def log_lines(
@@ -218,5 +220,5 @@ def log_lines(
 
 
 def evaluation_seconds(scores: Sequence[Mapping]) -> float:
-    """Return the seconds spent scoring the artifact, all protocols together."""
+    """Return the seconds spent scoring the artifact."""
     return sum(score["seconds"]["total"] for score in scores if score["weights"] == "artifact")

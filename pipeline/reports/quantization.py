@@ -16,7 +16,6 @@ Checked by: tests/reports/test_quantization.py, tests/quant/test_calibrate_and_f
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,7 +49,6 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
     `model` is the float model. The bytes of all tensors and of what passes through add up to those of the file. Losses
     are None when the statistics hold no sensitivities.
     """
-    started = time.perf_counter()
     num_bytes, (min_knob, _, floor_bytes, budget_bytes) = len(fit.content), fit.window
     described = describe_quantization(fit.plan, fit.tensors)
     costs = tensor_costs(model, statistics, fit.tensors, num_bytes)
@@ -68,7 +66,6 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
             "finest_fits": fit.knob == min_knob,
         },
         "search": [{"knob": knob, "bytes": trial_bytes} for knob, trial_bytes in fit.trace],
-        "phases": {**fit.phase_seconds, "report_seconds": time.perf_counter() - started},
         "passthrough_bytes": costs.passthrough_bytes,
         "predicted_nats": costs.predicted_nats,
     }

@@ -213,3 +213,9 @@ class EvaluateConfig:
         for item in self.items:
             require(item in self.protocols, "items", item, f"names among protocols ({known})")
         require(len(set(self.items)) == len(self.items), "items", self.items, "each name once")
+        require(len(self.items) > 0, "items", self.items, "at least one: the last is the record's")
+
+    @property
+    def headline(self) -> str:
+        """The item that a record ships, and whose score is the record's."""
+        return self.items[-1]

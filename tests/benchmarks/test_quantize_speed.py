@@ -1,11 +1,11 @@
 """The speed benchmark at small size: it measures what it says, and its plain solver finds our codes."""
 
-import pytest
 import torch
 
 from benchmarks.quantize_speed import (
     measure_baseline,
     measure_fit,
+    measure_shares,
     plain_factor,
     plain_solve,
     random_model,
@@ -42,8 +42,6 @@ def test_a_small_model_is_measured():
     statistics = synthetic_statistics(model)
     budget = BudgetConfig(limit_bytes=40_000, code_reserve_bytes=1000, tolerance_frac=0.01)
     measured = measure_fit(model, statistics, QUANTIZE, budget)
-    phases = sum(measured[f"{phase}_seconds"] for phase in ("plan", "solve", "encode", "report"))
-    assert phases == pytest.approx(measured["seconds"], rel=0.1)
     assert 0 <= measured["unused_bytes"] == 39_000 - measured["artifact_bytes"]
     baseline = measure_baseline(model, statistics, QUANTIZE)
     assert baseline["matrices"] == sum(
@@ -51,3 +49,7 @@ def test_a_small_model_is_measured():
         for name, parameter in model.named_parameters()
     )
     assert baseline["plain_over_ours"] > 0
+    shares = measure_shares(model, statistics, QUANTIZE, 3)
+    for name in ("plan_seconds", "trial_seconds"):
+        assert 0 < shares[name]["slowest"] < shares[name]["alone"]
+    assert 1 < shares["trial_alone_over_slowest"] < 3

@@ -13,14 +13,12 @@ import sentencepiece
 from pipeline.base.artifacts import params_digest, path_of, read_text
 from pipeline.base.config import SECTIONS, Params, load_params
 from pipeline.data.shards import write_shard
-from pipeline.record.build import recipe_digest
+from pipeline.record.build import recipe_digest, recipe_of
 from pipeline.record.flatten import flatten
 from pipeline.record.program import Recipe, main
 from pipeline.record.record import SeedRun
 from pipeline.record.runs import check_settings, read_run
 from pipeline.record.ship import minify
-
-NAMES = ("model", "train", "calibrate", "quantize", "budget", "evaluate")
 
 
 @pytest.fixture
@@ -30,8 +28,7 @@ def params(repo: Path) -> Params:
 
 @pytest.fixture
 def recipe(params: Params) -> Recipe:
-    sections = {name: getattr(params, name) for name in NAMES}
-    return Recipe(seed=1, meta={}, device="cpu", attention="auto", **sections)
+    return dataclasses.replace(recipe_of(params), seed=1, device="cpu")
 
 
 def test_the_minified_program_computes_the_digest_of_the_library(recipe, repo, capsys):
@@ -159,7 +156,7 @@ def test_a_missing_training_log_names_its_stage(tmp_path, monkeypatch):
     path_of("scores", seed=3, item="float").parent.mkdir(parents=True)
     path_of("scores", seed=3, item="float").write_text("{}")
     with pytest.raises(ValueError, match=r"train\.log: no such file; run `dvc repro"):
-        read_run(3, [])
+        read_run(3, "ttt")
     path_of("train_log", seed=3).write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"train\.log: not valid UTF-8"):
         read_text(path_of("train_log", seed=3))

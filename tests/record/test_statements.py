@@ -14,7 +14,7 @@ from pipeline.record.statements import (
     headline,
     log_lines,
     score_cells,
-    score_line,
+    score_name,
     score_rows,
     size_lines,
     time_line,
@@ -90,4 +90,4 @@ def test_a_row_and_the_headline_of_the_readme_are_read_back():
 
 def test_a_kind_without_a_line_is_refused():
     with pytest.raises(ValueError, match="sliding, stream, ttt"):
-        score_line({"kind": "streams"}, 1, 2)
+        score_name({"kind": "streams"})

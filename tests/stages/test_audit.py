@@ -22,7 +22,7 @@ from pipeline.base.files import files_below, folder_digest
 from pipeline.data.shards import write_shard
 from pipeline.record.verify import check_statements
 
-ITEMS = ["blocks", "sliding", "ttt"]
+ITEMS = ["ttt"]
 
 
 def test_the_shipped_record_passes_every_check(finished) -> None:
@@ -116,7 +116,7 @@ def _train_on_val(root: Path) -> None:
     write_shard(root / "data/train/train_999999.bin", tokens)
 
 
-def _ledger(change: Callable[[dict], None], item: str = "sliding") -> Callable[[Path], None]:
+def _ledger(change: Callable[[dict], None], item: str = "ttt") -> Callable[[Path], None]:
     def rewrite(root: Path) -> None:
         path = root / f"seeds/1/evaluate/ledger-{item}.npz"
         with np.load(path) as file:
@@ -206,7 +206,7 @@ DOCTORED = {
     "a target beyond the end of the real ledger": (_ledger(_cell("target", -1, 10**6)), {"T1"}),
     "a negative score in the real ledger": (_ledger(_cell("nats", 5, -0.5)), {"T1", "T11"}),
     "no number in the real ledger": (_ledger(_cell("nats", 5, np.nan)), {"T1", "T11"}),
-    "an infinite score in the real ledger": (_ledger(_cell("nats", 5, np.inf), "blocks"), {"T1", "T11"}),
+    "an infinite score in the real ledger": (_ledger(_cell("nats", 5, np.inf)), {"T1", "T11"}),
     "other scores in the real ledger": (_ledger(_scaled), {"T11"}),
     "bytes at other targets of the real ledger": (_ledger(_shifted_bytes), {"T4"}),
     "another protocol in the real ledger": (
@@ -221,7 +221,7 @@ DOCTORED = {
     "a second headline at the end": (_log(lambda lines: lines.append(SCORE)), {"T4", "T11"}),
     "a score line twice": (_log(lambda lines: lines.append(next(x for x in lines if "ttt_exact" in x))), {"T11"}),
     "a score line in other words": (_log(lambda lines: lines.insert(0, "best val_bpb: 1.0")), {"T11"}),
-    "a score line less": (_log(lambda lines: lines.remove(next(x for x in lines if "trip_exact" in x))), {"T11"}),
+    "a score line less": (_log(lambda lines: lines.remove(next(x for x in lines if "ttt_exact" in x))), {"T11"}),
     "two numbers of targets": (_log(lambda lines: lines.append("target_tokens: 9")), {"T4", "T11"}),
     "two digests of the artifact": (_log(lambda lines: lines.append("sha256 00 model.fwy")), {"T11"}),
     "calibrate with val open": (_seal("calibrate/report"), {"T8"}),
@@ -455,6 +455,16 @@ def test_weights_that_nobody_trained_are_not_in_time(copied: Path) -> None:
 def test_what_is_too_good_raises_an_alarm(copied: Path, change: Callable[[dict], None]) -> None:
     edit_json(copied / "submission/submission.json", change)
     assert check_alarms(RecordFolder(copied / "submission")).verdict == "alarm"
+
+
+def test_a_quantizer_that_gains_by_the_runs_reports_raises_an_alarm(copied: Path) -> None:
+    """The record states the headline only, which is not scored like the float weights; `blocks` is."""
+    record, evidence = RecordFolder(copied / "submission"), Evidence(copied)
+    for blocks, gains in ((1.5, False), (1.4, True)):
+        for item, bpb in (("float", 1.45), ("blocks", blocks), ("ttt", 1.3)):
+            edit_json(copied / f"seeds/1/evaluate/scores-{item}.json", lambda each, bpb=bpb: each.update(val_bpb=bpb))
+        assert ("quantization gains 0.05" in check_alarms(record, evidence).evidence) == gains
+    assert "quantization gains" not in check_alarms(record).evidence
 
 
 def test_a_program_that_is_not_built_from_what_people_read_raises_an_alarm(copied: Path, shipped) -> None:
