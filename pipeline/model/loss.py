@@ -42,8 +42,12 @@ class _MeanNats(torch.autograd.Function):
         for hidden_RD, targets_R in _chunks(hidden_ND.to(dtype), targets_N, len(weight_VD)):
             tanh_RV, exp_RV, sum_R1, nats_R1 = _row_nats(hidden_RD @ products_VD.mT, targets_R, cap)
             nats.append(nats_R1.sum())
-            slope_RV = exp_RV.div_(sum_R1).scatter_add_(1, targets_R[:, None], torch.full_like(nats_R1, -1.0))
-            slope_RV = slope_RV.mul_(1 - tanh_RV * tanh_RV).mul_(1 / len(targets_N)).to(dtype)
+            slope_RV, target_R1 = exp_RV.div_(sum_R1), targets_R[:, None]
+            if torch.compiler.is_compiling():  # a scatter upon zeros becomes a comparison inside one kernel
+                slope_RV = slope_RV - torch.zeros_like(slope_RV).scatter(1, target_R1, 1.0)
+            else:
+                slope_RV.scatter_add_(1, target_R1, torch.full_like(nats_R1, -1.0))
+            slope_RV = slope_RV.mul_(1 - tanh_RV.square_()).mul_(1 / len(targets_N)).to(dtype)
             grads.append(slope_RV @ products_VD)
             grad_VD += slope_RV.mT @ hidden_RD
         ctx.save_for_backward(torch.cat(grads).to(hidden_ND.dtype), grad_VD.to(weight_VD.dtype))

@@ -3,6 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.joint_graph import joint_graph_passes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model.layers import softcap
@@ -110,3 +114,21 @@ def test_the_network_hands_out_both():
     head = (model.token_embedding.weight, targets_BT, model.config.logit_softcap)
     assert torch.allclose(target_nats(model.hidden(inputs_BT), *head), expected_BT, atol=1e-4)
     assert model(inputs_BT, targets_BT).item() == pytest.approx(expected_BT.mean().item(), rel=1e-5)
+
+
+def test_a_compiler_makes_one_comparison_of_the_targets():
+    """A scatter into the probabilities would keep float32 copies of all logits of a chunk in memory between kernels."""
+    graphs = []
+
+    def keep(graph, example_inputs):
+        joint_graph_passes(graph)
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return make_boxed_func(graph)
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=keep, decompositions=select_decomp_table())
+    compiled = torch.compile(mean_nats, backend=backend, fullgraph=True)
+    hidden_ND, weight_VD, targets_N = head(torch.float32, 20)
+    compiled(hidden_ND, weight_VD, targets_N, 30.0).backward()
+    assert any("aten.tanh" in target for target in graphs[0])
+    assert not any("scatter" in target for target in graphs[0])
