@@ -59,9 +59,8 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
         meta={"model": dataclasses.asdict(sections["model"])},
         device="cpu",
         attention="auto",
-        item=item,
+        protocols={item: protocol},
         score_name=score_name(dataclasses.asdict(protocol)),
-        protocol=protocol,
         batch_tokens=evaluate.batch_tokens,
         **sections,
     )

@@ -31,9 +31,8 @@ def recipe_of(params: Params) -> Recipe:
         calibrate=params.calibrate,
         quantize=params.quantize,
         budget=params.budget,
-        item=params.evaluate.headline,
+        protocols={params.evaluate.headline: protocol},
         score_name=score_name(dataclasses.asdict(protocol)),
-        protocol=protocol,
         batch_tokens=params.evaluate.batch_tokens,
     )
 

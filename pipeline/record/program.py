@@ -58,12 +58,10 @@ class Recipe:
     calibrate: CalibrateConfig
     quantize: QuantizeConfig
     budget: BudgetConfig
-    item: str
-    """What the ledger of the score is called."""
+    protocols: dict[str, Protocol]
+    """What the artifact is scored under: one, by the name of its ledger."""
     score_name: str
     """What the line of the score is called."""
-    protocol: Protocol
-    """What the artifact is scored under."""
     batch_tokens: int
     """Tokens per forward pass of scoring."""
 
@@ -183,15 +181,16 @@ def _score_artifact(
         model = LoopedUNet.empty(recipe.model)
     model.eval()
     share_from_rank_zero(model.state_dict().values(), ranks)
+    ((item, protocol),) = recipe.protocols.items()
     ledgers = []
     for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
-        ledger = score_item(model, stream_M, inputs.table, recipe.protocol, device, recipe.batch_tokens, silent, ranks)
+        ledger = score_item(model, stream_M, inputs.table, protocol, device, recipe.batch_tokens, silent, ranks)
         tell(score_line(recipe.score_name, ledger.val_loss, ledger.val_bpb))
         ledgers.append(ledger)
     if folder is not None and ranks.rank == 0:
         columns: Any = {name: np.concatenate([getattr(rows, name) for rows in ledgers]) for name in LEDGER_COLUMNS}
         columns["lengths"] = [rows.num_targets for rows in ledgers]
-        np.savez(folder / f"{recipe.item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
+        np.savez(folder / f"{item}.npz", protocol=json.dumps(ledgers[0].protocol), **columns)
     tell(time_line(time.perf_counter() - started))
 
 

@@ -221,7 +221,7 @@ DOCTORED = {
     "a second headline at the end": (_log(lambda lines: lines.append(SCORE)), {"T4", "T11"}),
     "a score line twice": (_log(lambda lines: lines.append(next(x for x in lines if "ttt_exact" in x))), {"T11"}),
     "a score line in other words": (_log(lambda lines: lines.insert(0, "best val_bpb: 1.0")), {"T11"}),
-    "a score line less": (_log(lambda lines: lines.remove(next(x for x in lines if "ttt_exact" in x))), {"T11"}),
+    "a score line less": (_log(lambda lines: lines.remove(next(x for x in lines if "ttt_exact" in x))), {"T4", "T11"}),
     "two numbers of targets": (_log(lambda lines: lines.append("target_tokens: 9")), {"T4", "T11"}),
     "two digests of the artifact": (_log(lambda lines: lines.append("sha256 00 model.fwy")), {"T11"}),
     "calibrate with val open": (_seal("calibrate/report"), {"T8"}),
