@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pipeline.base.checks import require
 from pipeline.base.progress import Progress
 from pipeline.base.ranks import ALONE, Ranks, sum_over_ranks
+from pipeline.model.backends import attention_kernel, scoring_attention
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
 from pipeline.scoring.lora import DocumentLora
@@ -65,7 +66,8 @@ def score(
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
-    with torch.inference_mode(False):
+    kernel = scoring_attention(torch.device(device), dtype != torch.float32)
+    with torch.inference_mode(False), attention_kernel(kernel):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows = len(tokens) - 1, 0, []
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
@@ -125,9 +127,10 @@ def score_windows(
     """
     ids_BT = pad_sequence([tokens_M[window.start : window.stop] for window in batch], batch_first=True).to(device)
     targets_R = torch.cat([tokens_M[window.first_scored + 1 : window.stop + 1] for window in batch]).to(device)
-    num_scored = ids_BT.size(1) - (batch[0].first_scored - batch[0].start)
-    counts_B1 = torch.tensor([[window.stop - window.first_scored] for window in batch])
-    scored_BT = (torch.arange(num_scored) < counts_B1).to(device)
+    bounds_B2 = torch.tensor([(window.first_scored - window.start, window.stop - window.start) for window in batch])
+    place_T = torch.arange(int(bounds_B2[:, 0].min()), ids_BT.size(1))
+    scored_BT = ((bounds_B2[:, :1] <= place_T) & (place_T < bounds_B2[:, 1:])).to(device)
+    num_scored = len(place_T)
     with torch.inference_mode(), autocast_to(dtype, ids_BT.device):
         if not hasattr(model, "nats"):
             logits_RV = model(ids_BT)[:, -num_scored:][scored_BT]
