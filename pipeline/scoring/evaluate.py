@@ -13,7 +13,9 @@ Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py,
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +33,10 @@ from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTP
 from pipeline.scoring.lora import DocumentLora
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
-from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
+from pipeline.scoring.windows import Group, Step, Window, plan, steps_of_rank
+
+WORTH_COMPILING = 1000
+"""Forward passes of one shape on a process from which on a GPU compiles them: fewer would not win back its seconds."""
 
 
 class Scores(NamedTuple):
@@ -78,13 +83,18 @@ def score(
             if learns:
                 adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
+            steps_of = partial(steps_of_rank, groups, protocol, batch_tokens, world_size=ranks.world_size)
+            # Rank 0's: one rule for all of them.
+            often = shapes_to_compile(steps_of(0)) if torch.device(device).type == "cuda" and head is None else set()
+            compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False)
 
             def nats_of(batch: list[Window]) -> np.ndarray:
                 if isinstance(protocol, StreamProtocol | TTTProtocol) and protocol.lane_tokens:
                     return score_lanes(worker, tokens, batch, device, dtype, protocol)
-                return score_windows(worker, tokens, batch, device, dtype, head)
+                whole = compiled if pass_shape(batch) in often else None
+                return score_windows(worker, tokens, batch, device, dtype, head, whole)
 
-            for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
+            for step in steps_of(ranks.rank):
                 adaptation.before(step.groups)
                 for batch, nats_R in zip(step.batches, map_batches(nats_of, step.batches), strict=True):
                     rows.append(_frozen_rows(batch, nats_R))
@@ -119,11 +129,12 @@ def score_windows(
     device: Any,
     dtype: torch.dtype,
     head: Callable[[Tensor], Tensor] | None = None,
+    whole: Callable[..., Tensor] | None = None,
 ) -> np.ndarray:
     """Return the float64 nats of the scored targets of a batch's windows, in order, from one forward pass.
 
     Shorter windows are padded on the right, where no causal model looks. `head` makes logits (B, T, V) of hidden states
-    in the place of the model's own.
+    in the place of the model's own; `whole` is `nats_of_whole_windows`, compiled, for windows of one length.
     """
     ids_BT = pad_sequence([tokens_M[window.start : window.stop] for window in batch], batch_first=True).to(device)
     targets_R = torch.cat([tokens_M[window.first_scored + 1 : window.stop + 1] for window in batch]).to(device)
@@ -132,6 +143,8 @@ def score_windows(
     scored_BT = ((bounds_B2[:, :1] <= place_T) & (place_T < bounds_B2[:, 1:])).to(device)
     num_scored = len(place_T)
     with torch.inference_mode(), autocast_to(dtype, ids_BT.device):
+        if whole is not None:
+            return whole(model, ids_BT, targets_R).double().cpu().numpy()
         if not hasattr(model, "nats"):
             logits_RV = model(ids_BT)[:, -num_scored:][scored_BT]
             return _target_nats(logits_RV, targets_R).double().cpu().numpy()
@@ -139,6 +152,24 @@ def score_windows(
         if head is not None:
             return _target_nats(head(hidden_BTD)[scored_BT], targets_R).double().cpu().numpy()
         return model.nats(hidden_BTD[scored_BT], targets_R).double().cpu().numpy()
+
+
+def nats_of_whole_windows(model: Any, ids_BT: Tensor, targets_R: Tensor) -> Tensor:
+    """Return the nats (R,) of windows of one length, of each its last R / B targets."""
+    hidden_BSD = model.hidden(ids_BT, len(targets_R) // len(ids_BT))
+    return model.nats(hidden_BSD.flatten(0, 1), targets_R)
+
+
+def pass_shape(batch: list[Window]) -> tuple[int, ...]:
+    """Return windows, inputs and scored targets of a forward pass whose windows are of one length; () for another."""
+    shapes = {(window.stop - window.start, window.stop - window.first_scored) for window in batch}
+    return (len(batch), *shapes.pop()) if len(shapes) == 1 else ()
+
+
+def shapes_to_compile(steps: Iterable[Step]) -> set[tuple[int, ...]]:
+    """Return the shapes that return so often that compiling them pays."""
+    counts = Counter(pass_shape(batch) for step in steps for batch in step.batches)
+    return {shape for shape, count in counts.items() if shape and count >= WORTH_COMPILING}
 
 
 def document_targets(tokens_M: Tensor, bos_id: int | None) -> list[int]:
