@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
 
 MOST_RANKS = 8
-"""Processes that share what learns: the parts of an SGD batch and the queues of documents are so many, whoever runs them.
-"""
+"""Processes that share what learns: parts of an SGD batch and queues of documents are so many, whoever runs them."""
 
 LENGTHS_PER_CONTEXT = 8
 """Windows of different lengths share a batch, padded, when they differ by less than this part of the longest."""
