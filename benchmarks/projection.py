@@ -234,7 +234,7 @@ def project(path: Path) -> dict[str, Any]:
     return {
         "num_processes": processes,
         "step_seconds": step,
-        "steps": train.max_steps or round((train.max_seconds - train.reserve_seconds) / step),
+        "steps": train.max_steps or round(((train.max_seconds or 0.0) - train.reserve_seconds) / step),
         "evaluate_seconds": {
             item: scoring_seconds(
                 params.model, params.evaluate.protocols[item], params.evaluate.batch_tokens, processes, num_targets

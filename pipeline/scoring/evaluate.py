@@ -13,9 +13,7 @@ Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py,
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +31,10 @@ from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTP
 from pipeline.scoring.lora import DocumentLora
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
-from pipeline.scoring.windows import Group, Step, Window, plan, steps_of_rank
+from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
 
 WORTH_COMPILING = 1000
-"""Forward passes of one shape on a process from which on a GPU compiles them: fewer would not win back its seconds."""
+"""Forward passes of a process from which on a GPU compiles the full ones: 37 s bought about 50 ms a pass."""
 
 
 class Scores(NamedTuple):
@@ -83,18 +81,19 @@ def score(
             if learns:
                 adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
-            steps_of = partial(steps_of_rank, groups, protocol, batch_tokens, world_size=ranks.world_size)
-            # Rank 0's: one rule for all of them.
-            often = shapes_to_compile(steps_of(0)) if torch.device(device).type == "cuda" and head is None else set()
+            windows_per_pass = max(1, batch_tokens // protocol.context_tokens)
+            passes = sum(len(group.windows) for group in groups) // (windows_per_pass * ranks.world_size)
+            compiles = head is None and worth_compiling(torch.device(device), passes)
             compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False)
 
             def nats_of(batch: list[Window]) -> np.ndarray:
                 if isinstance(protocol, StreamProtocol | TTTProtocol) and protocol.lane_tokens:
                     return score_lanes(worker, tokens, batch, device, dtype, protocol)
-                whole = compiled if pass_shape(batch) in often else None
-                return score_windows(worker, tokens, batch, device, dtype, head, whole)
+                lengths = {window.stop - window.start for window in batch}
+                whole = compiles and len(batch) == windows_per_pass and lengths == {protocol.context_tokens}
+                return score_windows(worker, tokens, batch, device, dtype, head, compiled if whole else None)
 
-            for step in steps_of(ranks.rank):
+            for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
                 adaptation.before(step.groups)
                 for batch, nats_R in zip(step.batches, map_batches(nats_of, step.batches), strict=True):
                     rows.append(_frozen_rows(batch, nats_R))
@@ -160,16 +159,9 @@ def nats_of_whole_windows(model: Any, ids_BT: Tensor, targets_R: Tensor) -> Tens
     return model.nats(hidden_BSD.flatten(0, 1), targets_R)
 
 
-def pass_shape(batch: list[Window]) -> tuple[int, ...]:
-    """Return windows, inputs and scored targets of a forward pass whose windows are of one length; () for another."""
-    shapes = {(window.stop - window.start, window.stop - window.first_scored) for window in batch}
-    return (len(batch), *shapes.pop()) if len(shapes) == 1 else ()
-
-
-def shapes_to_compile(steps: Iterable[Step]) -> set[tuple[int, ...]]:
-    """Return the shapes that return so often that compiling them pays."""
-    counts = Counter(pass_shape(batch) for step in steps for batch in step.batches)
-    return {shape for shape, count in counts.items() if shape and count >= WORTH_COMPILING}
+def worth_compiling(device: torch.device, passes: int) -> bool:
+    """Return whether so many passes per process win back what compiling one costs; a CPU compiles nothing."""
+    return device.type == "cuda" and passes >= WORTH_COMPILING
 
 
 def document_targets(tokens_M: Tensor, bos_id: int | None) -> list[int]:
