@@ -181,8 +181,8 @@ def test_a_document_that_ends_makes_room_and_its_end_moves_nothing_before_it() -
         found = steps_of_rank(plan(documents, protocol), protocol, 64, 0, MOST_RANKS)
         return [[group.windows[0].first_scored for group in step.groups] for step in found]
 
-    third = 12 + sum(between)
-    assert chunks([8, 4, *between, 12]) == [[0, 8], [4], [third], [third + 4], [third + 8]]
+    third = 16 + sum(between)
+    assert chunks([12, 4, *between, 12]) == [[0, 12], [4], [third], [8], [third + 4], [third + 8]]
     assert chunks([12, 8]) == [[0, 12], [4, 16], [8]]
     assert chunks([12, 5])[:2] == chunks([12, 8])[:2]
 
