@@ -83,7 +83,7 @@ def score(
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
             windows_per_pass = max(1, batch_tokens // protocol.context_tokens)
             passes = sum(len(group.windows) for group in groups) // (windows_per_pass * ranks.world_size)
-            compiles = head is None and worth_compiling(torch.device(device), passes)
+            compiles = head is None and hasattr(worker, "nats") and worth_compiling(torch.device(device), dtype, passes)
             compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False)
 
             def nats_of(batch: list[Window]) -> np.ndarray:
@@ -159,9 +159,12 @@ def nats_of_whole_windows(model: Any, ids_BT: Tensor, targets_R: Tensor) -> Tens
     return model.nats(hidden_BSD.flatten(0, 1), targets_R)
 
 
-def worth_compiling(device: torch.device, passes: int) -> bool:
-    """Return whether so many passes per process win back what compiling one costs; a CPU compiles nothing."""
-    return device.type == "cuda" and passes >= WORTH_COMPILING
+def worth_compiling(device: torch.device, dtype: torch.dtype, passes: int) -> bool:
+    """Return whether so many passes per process win back what compiling one costs; a CPU compiles nothing.
+
+    Nor does float32: no compiler reads the mask of its attention.
+    """
+    return device.type == "cuda" and dtype == torch.bfloat16 and passes >= WORTH_COMPILING
 
 
 def document_targets(tokens_M: Tensor, bos_id: int | None) -> list[int]:

@@ -190,10 +190,11 @@ def test_bfloat16_is_close_to_float32() -> None:
 
 
 def test_only_a_gpu_with_many_passes_compiles() -> None:
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert evaluate.worth_compiling(cuda, evaluate.WORTH_COMPILING)
-    assert not evaluate.worth_compiling(cuda, evaluate.WORTH_COMPILING - 1)
-    assert not evaluate.worth_compiling(cpu, 10 * evaluate.WORTH_COMPILING)
+    cuda, cpu, bf16, many = torch.device("cuda"), torch.device("cpu"), torch.bfloat16, evaluate.WORTH_COMPILING
+    assert evaluate.worth_compiling(cuda, bf16, many)
+    assert not evaluate.worth_compiling(cuda, bf16, many - 1)
+    assert not evaluate.worth_compiling(cuda, torch.float32, many)
+    assert not evaluate.worth_compiling(cpu, bf16, many)
 
 
 @pytest.mark.parametrize("protocol", [BLOCKS, SLIDING, TTT])
@@ -206,7 +207,7 @@ def test_full_batches_alone_are_compiled_and_score_the_same(protocol: dict, monk
 
     whole, tokens = evaluate.nats_of_whole_windows, random_tokens(16 + 6 * 20 + 3)
     plain = run(tiny_network(), tokens, protocol)
-    monkeypatch.setattr(evaluate, "worth_compiling", lambda device, passes: True)
+    monkeypatch.setattr(evaluate, "worth_compiling", lambda device, dtype, passes: True)
     monkeypatch.setattr(torch, "compile", lambda function, **options: compiled)
     np.testing.assert_allclose(run(tiny_network(), tokens, protocol).nats, plain.nats, rtol=0, atol=1e-5)
     assert set(shapes) == {(4, 16)}
