@@ -81,6 +81,14 @@ def resolve_attention(name: str, device: torch.device, bf16: bool) -> str:
     return choose_attention(name, capability, installed_flash_kernels(), bf16)
 
 
+def scoring_attention(device: torch.device, bf16: bool) -> str:
+    """Return the kernel that scores: FlashAttention 2, which no package changes, wherever it runs."""
+    if device.type != "cuda":
+        return SDPA
+    installed = {FLASH_2} & installed_flash_kernels()
+    return choose_attention("auto", torch.cuda.get_device_capability(device), installed, bf16)
+
+
 @contextlib.contextmanager
 def attention_kernel(kernel: str) -> Iterator[None]:
     """Let every attention inside the block run on `kernel`, one that `resolve_attention` returned, or fail.

@@ -12,22 +12,18 @@ tests/scoring/test_scoring_ranks.py.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.base.checks import require
 from pipeline.base.ranks import Ranks, gather_over_ranks
 from pipeline.scoring.config import TTTProtocol
-from pipeline.scoring.windows import Group
-
-MOST_RANKS = 8
-"""Parts of an SGD batch, where it has as many sequences; of more processes some would compute no gradient."""
+from pipeline.scoring.windows import MOST_RANKS, Group
 
 
 class NoAdaptation:
@@ -103,7 +99,7 @@ class ChunkSGD(NoAdaptation):
     def _gradient(self, inputs_BT: Tensor, targets_BT: Tensor, batch_targets: int) -> Tensor:
         """Return a part's share of the gradient of its batch's mean loss, all parameters in one row."""
         # The caller may sit inside no_grad; the model must still train.
-        with reproducible_attention(inputs_BT.device), torch.enable_grad():
+        with reproducible_gradients(inputs_BT.device), torch.enable_grad():
             with autocast_to(self.dtype, inputs_BT.device):
                 logits_BTV = self.model(inputs_BT)
                 nats = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
@@ -142,13 +138,19 @@ def _tensors_of_first_blocks(model: nn.Module, num_blocks: int) -> list[nn.Param
     ]
 
 
-def reproducible_attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which attention's gradients are the same in every run.
+@contextmanager
+def reproducible_gradients(device: torch.device) -> Iterator[None]:
+    """Let gradients inside the block be the same in every run.
 
-    The fused CUDA kernels add gradients up in the order in which blocks of threads happen to finish; a record must
-    score the same twice. Their forward passes have no such freedom, so scoring itself keeps them.
+    The fused CUDA kernels of attention add gradients up in the order in which blocks of threads happen to finish,
+    unless all of torch is told not to; a record must score the same twice. Forward passes have no such freedom.
     """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cuda")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:

@@ -25,12 +25,16 @@ from torch.nn.utils.rnn import pad_sequence
 from pipeline.base.checks import require
 from pipeline.base.progress import Progress
 from pipeline.base.ranks import ALONE, Ranks, sum_over_ranks
+from pipeline.model.backends import attention_kernel, scoring_attention
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
 from pipeline.scoring.lora import DocumentLora
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
+
+WORTH_COMPILING = 1000
+"""Forward passes of a process from which on a GPU compiles the full ones: 37 s bought about 50 ms a pass."""
 
 
 class Scores(NamedTuple):
@@ -65,7 +69,8 @@ def score(
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
-    with torch.inference_mode(False):
+    kernel = scoring_attention(torch.device(device), dtype != torch.float32)
+    with torch.inference_mode(False), attention_kernel(kernel):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows = len(tokens) - 1, 0, []
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
@@ -76,11 +81,17 @@ def score(
             if learns:
                 adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
+            windows_per_pass = max(1, batch_tokens // protocol.context_tokens)
+            passes = sum(len(group.windows) for group in groups) // (windows_per_pass * ranks.world_size)
+            compiles = head is None and hasattr(worker, "nats") and worth_compiling(torch.device(device), dtype, passes)
+            compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False)
 
             def nats_of(batch: list[Window]) -> np.ndarray:
                 if isinstance(protocol, StreamProtocol | TTTProtocol) and protocol.lane_tokens:
                     return score_lanes(worker, tokens, batch, device, dtype, protocol)
-                return score_windows(worker, tokens, batch, device, dtype, head)
+                lengths = {window.stop - window.start for window in batch}
+                whole = compiles and len(batch) == windows_per_pass and lengths == {protocol.context_tokens}
+                return score_windows(worker, tokens, batch, device, dtype, head, compiled if whole else None)
 
             for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
                 adaptation.before(step.groups)
@@ -117,18 +128,22 @@ def score_windows(
     device: Any,
     dtype: torch.dtype,
     head: Callable[[Tensor], Tensor] | None = None,
+    whole: Callable[..., Tensor] | None = None,
 ) -> np.ndarray:
     """Return the float64 nats of the scored targets of a batch's windows, in order, from one forward pass.
 
     Shorter windows are padded on the right, where no causal model looks. `head` makes logits (B, T, V) of hidden states
-    in the place of the model's own.
+    in the place of the model's own; `whole` is `nats_of_whole_windows`, compiled, for windows of one length.
     """
     ids_BT = pad_sequence([tokens_M[window.start : window.stop] for window in batch], batch_first=True).to(device)
     targets_R = torch.cat([tokens_M[window.first_scored + 1 : window.stop + 1] for window in batch]).to(device)
-    num_scored = ids_BT.size(1) - (batch[0].first_scored - batch[0].start)
-    counts_B1 = torch.tensor([[window.stop - window.first_scored] for window in batch])
-    scored_BT = (torch.arange(num_scored) < counts_B1).to(device)
+    bounds_B2 = torch.tensor([(window.first_scored - window.start, window.stop - window.start) for window in batch])
+    place_T = torch.arange(int(bounds_B2[:, 0].min()), ids_BT.size(1))
+    scored_BT = ((bounds_B2[:, :1] <= place_T) & (place_T < bounds_B2[:, 1:])).to(device)
+    num_scored = len(place_T)
     with torch.inference_mode(), autocast_to(dtype, ids_BT.device):
+        if whole is not None:
+            return whole(model, ids_BT, targets_R).double().cpu().numpy()
         if not hasattr(model, "nats"):
             logits_RV = model(ids_BT)[:, -num_scored:][scored_BT]
             return _target_nats(logits_RV, targets_R).double().cpu().numpy()
@@ -136,6 +151,20 @@ def score_windows(
         if head is not None:
             return _target_nats(head(hidden_BTD)[scored_BT], targets_R).double().cpu().numpy()
         return model.nats(hidden_BTD[scored_BT], targets_R).double().cpu().numpy()
+
+
+def nats_of_whole_windows(model: Any, ids_BT: Tensor, targets_R: Tensor) -> Tensor:
+    """Return the nats (R,) of windows of one length, of each its last R / B targets."""
+    hidden_BSD = model.hidden(ids_BT, len(targets_R) // len(ids_BT))
+    return model.nats(hidden_BSD.flatten(0, 1), targets_R)
+
+
+def worth_compiling(device: torch.device, dtype: torch.dtype, passes: int) -> bool:
+    """Return whether so many passes per process win back what compiling one costs; a CPU compiles nothing.
+
+    Nor does float32: no compiler reads the mask of its attention.
+    """
+    return device.type == "cuda" and dtype == torch.bfloat16 and passes >= WORTH_COMPILING
 
 
 def document_targets(tokens_M: Tensor, bos_id: int | None) -> list[int]:

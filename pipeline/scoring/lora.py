@@ -3,29 +3,42 @@
 One idea: documents that know nothing of each other run side by side, so an adapter is a pair of batched matrices, one
 slice per document, and a product with it is a `bmm` beside the matrix it adapts. All documents start from the same
 adapters, which change nothing; the model's own weights never move. After a chunk is scored every document takes one
-Adam step on the mean loss of its own chunk, then reads on. Documents that end leave the batch.
+Adam step on the mean loss of its own chunk, then reads on. All adapters of a document lie in one row, so that the step
+of a batch is a few operations. Who runs beside whom changes from chunk to chunk: a row is kept under the number of the
+group that reads on with it.
 
 Adapted are the projections of attention and MLP in every block, the same adapter in every pass of a looped one, and the
 head, before its soft cap.
 
-Axes: B documents, T positions of a window, C targets of a chunk, I/O inputs and outputs of a matrix, R rank.
+Axes: B documents, T positions of a window, C targets of a chunk, I/O inputs and outputs of a matrix, R rank, P values
+of all adapters of a document.
 Source: LoRA arXiv 2106.09685; per-document test-time training of the challenge's records.
 Differs: documents keep their file order: a queue sorted by length would use lengths that are not scored yet.
 Checked by: tests/scoring/test_lora.py, against one document at a time with torch's autograd and Adam.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.base.checks import require
 from pipeline.model.layers import softcap
-from pipeline.scoring.adaptation import NoAdaptation, autocast_to, reproducible_attention
+from pipeline.scoring.adaptation import NoAdaptation, autocast_to, reproducible_gradients
 from pipeline.scoring.config import LoraProtocol
 from pipeline.scoring.windows import Group
+
+
+class DocumentState(NamedTuple):
+    """What a document has learnt."""
+
+    rows_3P: Tensor
+    """Values of its adapters, and Adam's moving averages of their gradients and of the squares."""
+    steps: int
+    """Adam steps taken."""
 
 
 class DocumentLora(NoAdaptation):
@@ -42,72 +55,84 @@ class DocumentLora(NoAdaptation):
         matrices = adapted_matrices(model.blocks)
         for number, matrix in enumerate(matrices):
             matrix.register_forward_hook(
-                lambda module, inputs, output, number=number: output + self._product(number, inputs[0])
+                lambda module, inputs, output, number=number: self._added(number, inputs[0], output)
             )
         self.weights = [*(matrix.weight for matrix in matrices), model.token_embedding.weight]
-        self.values: list[Tensor] = []
-        """Of each matrix (B, R, I), random, and (B, O, R), zero at first."""
-        self.means: list[Tensor] = []
-        self.squares: list[Tensor] = []
-        """Adam's moving averages."""
-        self.steps = 0
-        self.num_documents = 0
+        self.fresh = DocumentState(self._fresh_rows(), 0)
+        self.waiting: dict[int, DocumentState] = {}
+        """Group number -> state of the document that it reads on."""
+        self.states: list[DocumentState] = []
+        """Of the groups that are read now."""
+        self.adapters: list[Tensor] = []
+        """Of each matrix (B, R, I), random at first, and (B, O, R), zero at first."""
 
     def before(self, groups: Sequence[Group]) -> None:
-        """Start over when all documents of the last batch have ended."""
-        if not self.num_documents:
-            self.values, self.steps, self.num_documents = self._fresh(len(groups)), 0, len(groups)
-            self.means, self.squares = ([torch.zeros_like(each) for each in self.values] for _ in range(2))
+        """Take up the documents where their last chunks left them."""
+        self.states = [self.waiting.pop(group.number, self.fresh) for group in groups]
+        self._use(torch.stack([state.rows_3P[0] for state in self.states]))
 
     def after(self, groups: Sequence[Group], revealed: Sequence[Tensor]) -> None:
-        """Take the step of the documents that go on: their chunks are whole and lie at one place in their windows."""
+        """Take the step of the documents that go on: their chunks are whole and end with their windows."""
         going = [row for row, group in enumerate(groups) if not group.is_last]
-        if len(going) < len(groups):
-            self.num_documents = len(going)
-            self.values, self.means, self.squares = (
-                [each[going] for each in column] for column in (self.values, self.means, self.squares)
-            )
-        if going:
-            skipped = groups[0].windows[0].first_scored - groups[0].start
-            tokens_BT = torch.stack([revealed[row] for row in going])
-            self._adam_step(self._gradients(tokens_BT[:, :-1], tokens_BT[:, 1 + skipped :]))
+        if not going:
+            return
+        states = [self.states[row] for row in going]
+        rows_3BP = torch.stack([state.rows_3P for state in states], dim=1)
+        self._adam_step(rows_3BP, [state.steps for state in states], [revealed[row] for row in going])
+        for row, state, rows_3P in zip(going, states, rows_3BP.unbind(1), strict=True):
+            self.waiting[groups[row].number + 1] = DocumentState(rows_3P, state.steps + 1)
 
     def head(self, hidden_BTD: Tensor) -> Tensor:
         """Return float32 logits (B, T, V) of each document's own head."""
-        z_BTV = F.linear(hidden_BTD, self.weights[-1]) + self._product(len(self.weights) - 1, hidden_BTD)
+        z_BTV = self._added(len(self.weights) - 1, hidden_BTD, F.linear(hidden_BTD, self.weights[-1]))
         return softcap(z_BTV.float(), self.model.config.logit_softcap)
 
-    def _product(self, number: int, x_BTI: Tensor) -> Tensor:
-        down_BRI, up_BOR = self.values[2 * number : 2 * number + 2]
-        return torch.bmm(torch.bmm(x_BTI, down_BRI.mT), up_BOR.mT)
+    def _added(self, number: int, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+        down_BRI, up_BOR = self.adapters[2 * number : 2 * number + 2]
+        return torch.baddbmm(output_BTO, torch.bmm(x_BTI, down_BRI.mT), up_BOR.mT)
 
-    def _fresh(self, num_documents: int) -> list[Tensor]:
-        generator, values = torch.Generator().manual_seed(0), []
+    def _fresh_rows(self) -> Tensor:
+        generator, parts, rank = torch.Generator().manual_seed(0), list[Tensor](), self.protocol.rank
         for weight in self.weights:
-            down_RI = torch.randn(self.protocol.rank, weight.size(1), generator=generator) / weight.size(1) ** 0.5
-            values.append(down_RI.to(weight.device).repeat(num_documents, 1, 1))
-            values.append(torch.zeros(num_documents, weight.size(0), self.protocol.rank, device=weight.device))
-        return values
+            down_RI = torch.randn(rank, weight.size(1), generator=generator) / weight.size(1) ** 0.5
+            parts += [down_RI.flatten(), torch.zeros(len(weight) * rank)]
+        values_P = torch.cat(parts).to(self.weights[0].device)
+        return torch.stack([values_P, torch.zeros_like(values_P), torch.zeros_like(values_P)])
 
-    def _gradients(self, inputs_BT: Tensor, targets_BC: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradient of every document's mean loss in its own slices."""
-        with reproducible_attention(inputs_BT.device), torch.enable_grad():
-            self.values = [each.requires_grad_() for each in self.values]
-            with autocast_to(self.dtype, inputs_BT.device):
-                logits_BCV = self.head(self.model.hidden(inputs_BT, targets_BC.size(1)))
+    def _use(self, values_BP: Tensor) -> None:
+        """Let the matrices add the products of these adapters, in the dtype of the other products."""
+        rank = self.protocol.rank
+        shapes = [shape for weight in self.weights for shape in ((rank, weight.size(1)), (len(weight), rank))]
+        parts = values_BP.to(self.dtype).split([rows * columns for rows, columns in shapes], dim=1)
+        self.adapters = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _gradient(self, values_BP: Tensor, revealed: Sequence[Tensor]) -> Tensor:
+        """Return the gradient of every document's mean loss in its own row."""
+        size = self.protocol.chunk_tokens
+        targets_BC = torch.stack([tokens[-size:] for tokens in revealed])
+        ids_BT = pad_sequence([tokens[:-1] for tokens in revealed], batch_first=True)
+        places = [len(tokens) - 1 - size for tokens in revealed]
+        num_scored = ids_BT.size(1) - min(places)
+        index_B1 = torch.tensor(places, device=ids_BT.device)[:, None] - min(places)
+        index_BC = index_B1 + torch.arange(size, device=ids_BT.device)
+        with reproducible_gradients(ids_BT.device), torch.enable_grad():
+            self._use(values_BP.requires_grad_())
+            with autocast_to(self.dtype, ids_BT.device):
+                hidden_BTD = self.model.hidden(ids_BT, num_scored)
+                logits_BCV = self.head(torch.take_along_dim(hidden_BTD, index_BC[..., None], dim=1))
             nats = F.cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten(), reduction="sum")
-            loss = nats / targets_BC.size(1)
-            return torch.autograd.grad(loss, self.values, allow_unused=True, materialize_grads=True)
+            return torch.autograd.grad(nats / size, values_BP)[0]
 
     @torch.no_grad()
-    def _adam_step(self, gradients: Sequence[Tensor]) -> None:
-        rule, self.steps = self.protocol, self.steps + 1
-        rate = rule.learning_rate / (1 - rule.beta1**self.steps)
-        for value, mean, square, gradient in zip(self.values, self.means, self.squares, gradients, strict=True):
-            mean.lerp_(gradient, 1 - rule.beta1)
-            square.lerp_(gradient.square(), 1 - rule.beta2)
-            root = (square / (1 - rule.beta2**self.steps)).sqrt_().add_(rule.eps)
-            value.requires_grad_(False).addcdiv_(mean, root, value=-rate)
+    def _adam_step(self, rows_3BP: Tensor, steps: Sequence[int], revealed: Sequence[Tensor]) -> None:
+        rule, (values_BP, means_BP, squares_BP) = self.protocol, rows_3BP
+        gradient_BP = self._gradient(values_BP.detach(), revealed)
+        debias_2B1 = torch.tensor([[[1 - beta ** (taken + 1)] for taken in steps] for beta in (rule.beta1, rule.beta2)])
+        debias1_B1, debias2_B1 = debias_2B1.to(gradient_BP)
+        means_BP.lerp_(gradient_BP, 1 - rule.beta1)
+        squares_BP.lerp_(gradient_BP.square_(), 1 - rule.beta2)
+        root_BP = (squares_BP / debias2_B1).sqrt_().add_(rule.eps)
+        values_BP.addcdiv_(means_BP * (-rule.learning_rate / debias1_B1), root_BP)
 
 
 def adapted_matrices(blocks: nn.Module) -> list[nn.Linear]:

@@ -13,10 +13,13 @@ Checked by: tests/scoring/test_windows.py.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, zip_longest
-from typing import NamedTuple
+from itertools import accumulate, islice
+from typing import Any, NamedTuple
 
 from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
+
+MOST_RANKS = 8
+"""Processes that share what learns: parts of an SGD batch and queues of documents are so many, whoever runs them."""
 
 LENGTHS_PER_CONTEXT = 8
 """Windows of different lengths share a batch, padded, when they differ by less than this part of the longest."""
@@ -118,19 +121,46 @@ def steps_of_rank(
 ) -> Iterator[Step]:
     """Yield what one of `world_size` processes runs, in order.
 
-    Whole batches of documents are dealt to the processes; other groups run on all of them, their batches dealt.
+    Queues of documents are dealt to the processes; other groups run on all of them, their batches dealt.
     """
     if not isinstance(protocol, LoraProtocol):
         for group in groups:
             yield Step([group], window_batches(group.windows, batch_tokens, protocol.context_tokens)[rank::world_size])
         return
+    for queue in document_queues(groups, protocol.batch_documents)[rank::world_size]:
+        yield from queue_steps(queue, protocol, batch_tokens)
+
+
+def document_queues(groups: Sequence[Group], batch_documents: int) -> list[list[Sequence[Group]]]:
+    """Return the documents, each the list of its groups, dealt to queues so many at a time, in file order."""
     ends = [index + 1 for index, group in enumerate(groups) if group.is_last]
     documents = [groups[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    size = protocol.batch_documents
-    for first in range(rank * size, len(documents), world_size * size):
-        for chunk in zip_longest(*documents[first : first + size]):
-            side_by_side = [group for group in chunk if group]
-            yield Step(side_by_side, [[group.windows[0] for group in side_by_side]])
+    queues: list[list[Sequence[Group]]] = [[] for _ in range(MOST_RANKS)]
+    for number, document in enumerate(documents):
+        queues[number // batch_documents % MOST_RANKS].append(document)
+    return queues
+
+
+def queue_steps(queue: Sequence[Sequence[Group]], protocol: LoraProtocol, batch_tokens: int) -> Iterator[Step]:
+    """Yield the steps of a queue: `batch_documents` are open, and one that ends makes room for the next.
+
+    All that are open advance by a chunk, then again. Those go side by side whose chunks lie at about one place of their
+    windows, which says nothing of what is not scored yet, within `batch_tokens` inputs.
+    """
+    waiting, reading, unit = iter(queue), list[Iterator[Group]](), _unit(protocol.context_tokens)
+    while True:
+        reading += [iter(document) for document in islice(waiting, protocol.batch_documents - len(reading))]
+        heads = [next(document) for document in reading]
+        if not heads:
+            return
+        reading = [document for document, head in zip(reading, heads, strict=True) if not head.is_last]
+        alike: dict[int, list[Group]] = {}
+        for head in heads:
+            place = head.windows[0].first_scored - head.start
+            alike.setdefault(-(-(place + protocol.chunk_tokens) // unit), []).append(head)
+        for units, members in alike.items():
+            for batch in _cut(members, min(units * unit, protocol.context_tokens), batch_tokens):
+                yield Step(batch, [[group.windows[0] for group in batch]])
 
 
 def window_batches(windows: Sequence[Window], batch_tokens: int, context_tokens: int) -> list[list[Window]]:
@@ -140,14 +170,22 @@ def window_batches(windows: Sequence[Window], batch_tokens: int, context_tokens:
 
     Windows of a batch are padded on the right to the longest, so they all start to be scored at one position.
     """
-    unit = max(-(-(window.stop - window.start) // LENGTHS_PER_CONTEXT) for window in windows) if windows else 1
+    unit = _unit(max(window.stop - window.start for window in windows)) if windows else 1
     alike: dict[tuple[int, int], list[Window]] = {}
     for window in windows:
         shape = -(-(window.stop - window.start) // unit), window.first_scored - window.start
         alike.setdefault(shape, []).append(window)
     return [
-        members[first : first + size]
+        batch
         for (units, _), members in alike.items()
-        for size in [max(1, batch_tokens // min(units * unit, context_tokens))]
-        for first in range(0, len(members), size)
+        for batch in _cut(members, min(units * unit, context_tokens), batch_tokens)
     ]
+
+
+def _unit(longest: int) -> int:
+    return -(-longest // LENGTHS_PER_CONTEXT)
+
+
+def _cut(members: list[Any], length: int, batch_tokens: int) -> list[list[Any]]:
+    size = max(1, batch_tokens // length)
+    return [members[first : first + size] for first in range(0, len(members), size)]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.model import backends
 from pipeline.model.backends import attention_kernel, choose_attention, installed_flash_kernels, resolve_attention
 
 EVERYTHING = {"flash-2", "flash-3", "flash-4"}
@@ -54,6 +55,22 @@ def test_a_named_kernel_is_never_replaced(name, capability, installed, bf16, mes
     with pytest.raises(ValueError, match=rf"^launch\.attention: got '{name}', expected .*{message}") as caught:
         choose_attention(name, capability, installed, bf16)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "bf16", "kernel"),
+    [
+        ((9, 0), EVERYTHING, True, "flash-2"),
+        ((9, 0), {"flash-3"}, True, "sdpa"),
+        ((7, 5), EVERYTHING, True, "sdpa"),
+        ((9, 0), EVERYTHING, False, "sdpa"),
+    ],
+)
+def test_scoring_takes_the_flash_kernel_of_torch_and_no_other(capability, installed, bf16, kernel, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(backends, "installed_flash_kernels", lambda: installed)
+    assert backends.scoring_attention(torch.device("cuda"), bf16) == kernel
+    assert backends.scoring_attention(torch.device("cpu"), bf16) == "sdpa"
 
 
 def test_this_machine_has_an_answer():

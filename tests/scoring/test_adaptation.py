@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipeline.scoring import score_tokens
-from pipeline.scoring.adaptation import NoAdaptation, chunk_learning_rate, freeze_first_blocks, reproducible_attention
+from pipeline.scoring.adaptation import NoAdaptation, chunk_learning_rate, freeze_first_blocks, reproducible_gradients
 from pipeline.scoring.windows import Group
 from tests.oracle_pervisit import PervisitOracle
 from tests.scoring.scoring_toys import TTT, in_context, random_tokens, tiny_network
@@ -136,16 +136,12 @@ def test_a_model_without_blocks_adapts_only_unfrozen() -> None:
         score_tokens(plain, random_tokens(100), TTT)
 
 
-def test_only_cuda_trains_without_the_fused_attention_kernels() -> None:
-    def enabled() -> tuple[bool, bool, bool]:
-        library = torch.backends.cuda
-        return library.flash_sdp_enabled(), library.mem_efficient_sdp_enabled(), library.math_sdp_enabled()
-
-    before = enabled()
-    with reproducible_attention(torch.device("cuda")):
-        assert enabled() == (False, False, True)
-    with reproducible_attention(torch.device("cpu")):
-        assert enabled() == before == (True, True, True)
+@pytest.mark.parametrize(("device", "deterministic"), [("cuda", True), ("cpu", False)])
+def test_only_cuda_asks_for_deterministic_gradients_and_gives_the_choice_back(device: str, deterministic: bool) -> None:
+    with reproducible_gradients(torch.device(device)):
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()  # flash attention would only warn
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_rate_falls_from_peak_to_zero() -> None:

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.model import loss
-from pipeline.scoring import score_tokens
+from pipeline.model.network import LoopedUNet
+from pipeline.scoring import evaluate, score_tokens
+from pipeline.scoring.windows import Window
 from tests.scoring.scoring_toys import (
     BLOCKS,
     DOCUMENTS,
@@ -185,3 +187,43 @@ def test_bfloat16_is_close_to_float32() -> None:
     exact = score_tokens(model, tokens, SLIDING)
     assert 0 < np.abs(reduced - exact).max() < 0.5  # 8 bits of mantissa through 7 visits
     assert abs(reduced.mean() - exact.mean()) < 0.05
+
+
+def test_only_a_gpu_with_many_passes_compiles() -> None:
+    cuda, cpu, bf16, many = torch.device("cuda"), torch.device("cpu"), torch.bfloat16, evaluate.WORTH_COMPILING
+    assert evaluate.worth_compiling(cuda, bf16, many)
+    assert not evaluate.worth_compiling(cuda, bf16, many - 1)
+    assert not evaluate.worth_compiling(cuda, torch.float32, many)
+    assert not evaluate.worth_compiling(cpu, bf16, many)
+
+
+@pytest.mark.parametrize("protocol", [BLOCKS, SLIDING, TTT])
+def test_full_batches_alone_are_compiled_and_score_the_same(protocol: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def compiled(model: LoopedUNet, ids_BT: torch.Tensor, targets_R: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(ids_BT.shape))
+        return whole(model, ids_BT, targets_R)
+
+    whole, tokens = evaluate.nats_of_whole_windows, random_tokens(16 + 6 * 20 + 3)
+    plain = run(tiny_network(), tokens, protocol)
+    monkeypatch.setattr(evaluate, "worth_compiling", lambda device, dtype, passes: True)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled)
+    np.testing.assert_allclose(run(tiny_network(), tokens, protocol).nats, plain.nats, rtol=0, atol=1e-5)
+    assert set(shapes) == {(4, 16)}
+
+
+def test_a_whole_pass_gives_the_nats_of_the_plain_one_and_is_one_graph() -> None:
+    model, tokens = tiny_network().eval(), random_tokens(64)
+    batch = [Window(0, 16, 10), Window(6, 22, 16)]
+    whole = torch.compile(evaluate.nats_of_whole_windows, backend="eager", fullgraph=True, dynamic=False)
+    args = (model, tokens, batch, "cpu", torch.float32, None)
+    np.testing.assert_allclose(evaluate.score_windows(*args, whole), evaluate.score_windows(*args), rtol=0, atol=1e-6)
+
+
+def test_windows_that_begin_to_be_scored_at_different_places_share_a_pass() -> None:
+    model, tokens = tiny_network().eval(), random_tokens(64)
+    batch = [Window(0, 16, 10), Window(20, 31, 20), Window(6, 14, 12)]
+    found = evaluate.score_windows(model, tokens, batch, "cpu", torch.float32)
+    alone = [evaluate.score_windows(model, tokens, [window], "cpu", torch.float32) for window in batch]
+    np.testing.assert_allclose(found, np.concatenate(alone), rtol=0, atol=1e-5)

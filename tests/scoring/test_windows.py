@@ -14,7 +14,7 @@ from pipeline.scoring.config import (
     SlidingProtocol,
     TTTProtocol,
 )
-from pipeline.scoring.windows import plan, steps_of_rank, window_batches
+from pipeline.scoring.windows import LENGTHS_PER_CONTEXT, MOST_RANKS, plan, steps_of_rank, window_batches
 
 DOCUMENTS = st.lists(st.one_of(st.integers(0, 2), st.integers(0, 130)), max_size=8)
 """Targets per document: many empty and one-token documents, some longer than any window."""
@@ -145,29 +145,46 @@ def test_ranks_share_the_batches_of_one_process(documents: list[int], protocol: 
     assert sorted(window for batch in alone for window in batch) == [w for group in groups for w in group.windows]
 
 
-@given(DOCUMENTS, st.integers(1, 40), st.integers(1, 4), st.data())
-def test_documents_side_by_side_keep_their_order_and_their_chunks(
-    documents: list[int], context: int, batch_documents: int, data: st.DataObject
+@given(DOCUMENTS, st.integers(1, 40), st.integers(1, 4), st.integers(1, 200), st.data())
+def test_documents_side_by_side_keep_their_chunks_and_start_in_file_order(
+    documents: list[int], context: int, batch_documents: int, batch_tokens: int, data: st.DataObject
 ) -> None:
     chunk = data.draw(st.integers(1, context))
     protocol = lora(context, chunk, batch_documents)
     bounds = [0, *accumulate(documents)]
-    batches: list[list[int]] = []
-    for step in steps_of_rank(plan(documents, protocol), protocol, 1, 0, 1):
+    read: dict[int, int] = {}  # targets of the documents that are open
+    begun = []
+    for step in steps_of_rank(plan(documents, protocol), protocol, batch_tokens, 0, MOST_RANKS):
         (windows,) = step.batches
         assert [group.windows for group in step.groups] == [(window,) for window in windows]
-        assert len({window.first_scored - window.start for window in windows}) == 1
-        owners = [sum(bound <= window.first_scored for bound in bounds[1:]) for window in windows]
-        firsts = {window.first_scored - bounds[owner] for window, owner in zip(windows, owners, strict=True)}
-        if firsts == {0}:
-            batches.append(owners)
-        else:
-            assert set(owners) <= set(batches[-1])
-        assert len(firsts) == 1  # chunks of one number
-        for group, owner in zip(step.groups, owners, strict=True):
-            assert group.is_last == (group.stop == bounds[owner + 1])
+        places = [window.first_scored - window.start for window in windows]
+        assert max(places) - min(places) < -(-context // LENGTHS_PER_CONTEXT)
+        assert len(windows) == 1 or len(windows) * (max(places) + chunk) <= batch_tokens
+        for group, window in zip(step.groups, windows, strict=True):
+            owner = sum(bound <= window.first_scored for bound in bounds[1:])
+            begun += [owner] if owner not in read else []
+            assert read.setdefault(owner, 0) == window.first_scored - bounds[owner]
+            read[owner] += window.stop - window.first_scored
+            assert group.is_last == (read[owner] == documents[owner])
+            if group.is_last:
+                del read[owner]
+        assert len(read) <= batch_documents
     filled = [owner for owner, targets in enumerate(documents) if targets]
-    assert batches == [filled[at : at + batch_documents] for at in range(0, len(filled), batch_documents)]
+    assert sorted(begun) == [o for at, o in enumerate(filled) if at // batch_documents % MOST_RANKS == 0]
+
+
+def test_a_document_that_ends_makes_room_and_its_end_moves_nothing_before_it() -> None:
+    """The third document of a queue of two begins when the second has ended, while the first reads on."""
+    protocol, between = lora(16, 4, 2), [3] * 2 * (MOST_RANKS - 1)
+
+    def chunks(documents: list[int]) -> list[list[int]]:
+        found = steps_of_rank(plan(documents, protocol), protocol, 64, 0, MOST_RANKS)
+        return [[group.windows[0].first_scored for group in step.groups] for step in found]
+
+    third = 16 + sum(between)
+    assert chunks([12, 4, *between, 12]) == [[0, 12], [4], [third], [8], [third + 4], [third + 8]]
+    assert chunks([12, 8]) == [[0, 12], [4, 16], [8]]
+    assert chunks([12, 5])[:2] == chunks([12, 8])[:2]
 
 
 def test_the_window_after_the_last_unscored_target_does_not_exist() -> None:
