@@ -40,7 +40,7 @@ PARTS = (
     Part("tests", 60, "numbers", "tests"),
     Part("nightcrawler", 150, "speed", "nightcrawler"),
     Part("nightcrawler-cudnn", 90, "speed", "nightcrawler_cudnn"),
-    Part("scoring", 80, "speed", "scoring"),
+    Part("scoring", 120, "speed", "scoring"),
     Part("calibration", 30, "numbers", "calibration"),
     Part("plain", 90, "speed", "plain"),
     Part("sp8192", 120, "speed", "sp8192"),

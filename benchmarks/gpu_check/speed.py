@@ -31,9 +31,9 @@ from pipeline.base.progress import silent
 from pipeline.base.ranks import ALONE
 from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
-from pipeline.model.network import LoopedUNet, build
+from pipeline.model.network import build
 from pipeline.scoring.config import LoraProtocol
-from pipeline.scoring.evaluate import score
+from pipeline.scoring.evaluate import nats_of_whole_windows, score
 from pipeline.training.backward import build_backward
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer_step import OptimizerStep
@@ -119,22 +119,23 @@ def plain(device: torch.device, size: str) -> Findings:
 
 
 def scoring(device: torch.device, size: str) -> Findings:
-    """Time a batch of windows under both kernels, and a stream of each kind of learning as `score` runs it."""
+    """Time a batch of windows, eager, compiled and by kernel, and a stream of each kind of learning."""
     share = share_of("nightcrawler-7f3c", device, size)
     model, windows = build(share.model, seed=0).to(device).eval(), 64 if size == "full" else 2
-    ids_BT = share._replace(sequences=windows).tokens(device)
-    batch = functools.partial(forward, model, ids_BT, STRIDE[size])
-    yield "windows, flash", timed(batch, sdpa_kernel(SDPBackend.FLASH_ATTENTION), device)
+    tokens_BT = share._replace(sequences=windows).tokens(device)
+    inputs = model, tokens_BT[:, :-1], tokens_BT[:, -STRIDE[size] :].flatten()
+
+    def windows_by(forward: Callable[..., Tensor], kernel: SDPBackend) -> dict[str, Any]:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            return timed(functools.partial(forward, *inputs), sdpa_kernel(kernel), device)
+
+    yield "windows, flash", windows_by(nats_of_whole_windows, SDPBackend.FLASH_ATTENTION)
     for recipe, item in (("nightcrawler-7f3c", "sliding"), ("sp8192-loop3", "ttt"), ("frontier", "lora")):
         yield f"{recipe} {item}", scored(recipe, item, device, size)
     yield from flash_gradients(device, size)
-    yield "windows, cudnn", timed(batch, sdpa_kernel(_CUDNN[device.type]), device)
-
-
-def forward(model: LoopedUNet, ids_BT: Tensor, num_scored: int) -> Tensor:
-    """Return the nats of so many last targets of every window."""
-    with torch.inference_mode(), torch.autocast(ids_BT.device.type, torch.bfloat16):
-        return model.nats(model.hidden(ids_BT[:, :-1], num_scored), ids_BT[:, -num_scored:])
+    compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False) if size == "full" else None
+    yield "windows, flash, compiled", windows_by(compiled or nats_of_whole_windows, SDPBackend.FLASH_ATTENTION)
+    yield "windows, cudnn", windows_by(nats_of_whole_windows, _CUDNN[device.type])
 
 
 def scored(recipe: str, item: str, device: torch.device, size: str) -> dict[str, Any]:

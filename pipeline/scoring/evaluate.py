@@ -34,7 +34,7 @@ from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
 
 WORTH_COMPILING = 1000
-"""Forward passes of a process from which on a GPU compiles the full ones: 37 s bought about 50 ms a pass."""
+"""Forward passes of a process from which on a GPU compiles the full ones: estimated is a minute for 50 ms a pass."""
 
 
 class Scores(NamedTuple):
