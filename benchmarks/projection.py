@@ -146,7 +146,7 @@ def scoring_seconds(
     if isinstance(protocol, LoraProtocol):
         return lora_seconds(config, protocol, steps)
     batches = [batch for step in steps for batch in step.batches]
-    compiled = len(batches) >= WORTH_COMPILING
+    compiled = num_processes * len(batches) >= WORTH_COMPILING
     scored = getattr(protocol, "stride_tokens", protocol.context_tokens)
     window = forward_counts(config, protocol.context_tokens, scored)
     seconds = sum(window.scaled(padded_windows(batch, protocol.context_tokens)).seconds(compiled) for batch in batches)

@@ -133,8 +133,14 @@ def scoring(device: torch.device, size: str) -> Findings:
     for recipe, item in (("nightcrawler-7f3c", "sliding"), ("sp8192-loop3", "ttt"), ("frontier", "lora")):
         yield f"{recipe} {item}", scored(recipe, item, device, size)
     yield from flash_gradients(device, size)
-    compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False) if size == "full" else None
+    compiled = torch.compile(nats_of_whole_windows, options={"deterministic": True}) if size == "full" else None
     yield "windows, flash, compiled", windows_by(compiled or nats_of_whole_windows, SDPBackend.FLASH_ATTENTION)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        off_R = (compiled or nats_of_whole_windows)(*inputs) - nats_of_whole_windows(*inputs)
+    yield (
+        "compiled nats",
+        {"passed": float(off_R.mean().abs()) < LARGEST_COMPILED_ERROR, "most": float(off_R.abs().max())},
+    )
     yield "windows, cudnn", windows_by(nats_of_whole_windows, _CUDNN[device.type])
 
 

@@ -94,7 +94,7 @@ def errors_shared(ranks: Ranks) -> Iterator[None]:
         caught = error
     for each in from_all_ranks(caught, ranks):
         if each:
-            raise each
+            raise caught or each
 
 
 def share_of(costs: Mapping[str, int], ranks: Ranks) -> set[str]:

@@ -47,7 +47,7 @@ _LOOKUPS = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostb
 """Audit event -> position of the address, or of the host."""
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 """Audit events of a program that starts."""
-_BEFORE_PATHS = re.compile(r"^-\w|[\s=:,;'\"]")
+_BEFORE_PATHS = re.compile(r"^-\w|[\s=:,;'\"<>|&(){}$@`]")
 """What options and shells put before a path within a word."""
 
 

@@ -62,7 +62,7 @@ def attend_by_library(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
     num_queries, num_keys = q_BHTE.size(2), k_BGTE.size(2)
     if num_queries == num_keys:
         return F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True, enable_gqa=True)
-    if q_BHTE.device.type == "cuda" and q_BHTE.dtype == torch.bfloat16 and q_BHTE.size(-1) % 8 == 0:
+    if q_BHTE.device.type == "cuda" and q_BHTE.dtype == torch.bfloat16 and q_BHTE.size(-1) in range(8, 257, 8):
         # The mask below, which no compiler reads, would come to the same kernel: causal is lower right to it.
         return torch.ops.aten._scaled_dot_product_flash_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True)[0]
     if q_BHTE.device.type == "cpu":

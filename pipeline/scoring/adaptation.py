@@ -145,12 +145,15 @@ def reproducible_gradients(device: torch.device) -> Iterator[None]:
     The fused CUDA kernels of attention add gradients up in the order in which blocks of threads happen to finish,
     unless all of torch is told not to; a record must score the same twice. Forward passes have no such freedom.
     """
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(before or device.type == "cuda")
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:

@@ -150,7 +150,7 @@ class LoraProtocol:
     chunk_tokens: int
     """Targets scored, then learnt from, at a time."""
     batch_documents: int
-    """Documents side by side, in file order; each process takes whole batches."""
+    """Documents that are open at a time in each of eight queues, which processes share."""
     rank: int
     """Rank of every adapter."""
     learning_rate: float

@@ -33,8 +33,9 @@ from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
 
-WORTH_COMPILING = 1000
-"""Forward passes of a process from which on a GPU compiles the full ones: estimated is a minute for 50 ms a pass."""
+WORTH_COMPILING = 8000
+"""Forward passes of an item from which on GPUs compile the full ones, however many processes share them: estimated is a
+minute of compiling on each of eight for 50 ms a pass."""
 
 
 class Scores(NamedTuple):
@@ -68,8 +69,8 @@ def score(
     """
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
-    # Tensors made in inference mode could never train: leave it, should the caller be inside.
     kernel = scoring_attention(torch.device(device), dtype != torch.float32)
+    # Tensors made in inference mode could never train: leave it, should the caller be inside.
     with torch.inference_mode(False), attention_kernel(kernel):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows = len(tokens) - 1, 0, []
@@ -82,15 +83,18 @@ def score(
                 adaptation = adaptation_for(worker, protocol, len(groups), dtype, ranks, map_batches)
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
             windows_per_pass = max(1, batch_tokens // protocol.context_tokens)
-            passes = sum(len(group.windows) for group in groups) // (windows_per_pass * ranks.world_size)
-            compiles = head is None and hasattr(worker, "nats") and worth_compiling(torch.device(device), dtype, passes)
-            compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False)
+            passes = sum(len(group.windows) for group in groups) // windows_per_pass
+            compiled = None
+            if head is None and hasattr(worker, "nats") and worth_compiling(torch.device(device), dtype, passes):
+                # Deterministic: kernels are chosen by rule and not by a race between them.
+                options: dict[str, Any] = {"deterministic": True}
+                compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False, options=options)
 
             def nats_of(batch: list[Window]) -> np.ndarray:
                 if isinstance(protocol, StreamProtocol | TTTProtocol) and protocol.lane_tokens:
                     return score_lanes(worker, tokens, batch, device, dtype, protocol)
                 lengths = {window.stop - window.start for window in batch}
-                whole = compiles and len(batch) == windows_per_pass and lengths == {protocol.context_tokens}
+                whole = len(batch) == windows_per_pass and lengths == {protocol.context_tokens}
                 return score_windows(worker, tokens, batch, device, dtype, head, compiled if whole else None)
 
             for step in steps_of_rank(groups, protocol, batch_tokens, ranks.rank, ranks.world_size):
@@ -160,7 +164,7 @@ def nats_of_whole_windows(model: Any, ids_BT: Tensor, targets_R: Tensor) -> Tens
 
 
 def worth_compiling(device: torch.device, dtype: torch.dtype, passes: int) -> bool:
-    """Return whether so many passes per process win back what compiling one costs; a CPU compiles nothing.
+    """Return whether so many passes win back what compiling one costs; a CPU compiles nothing.
 
     Nor does float32: no compiler reads the mask of its attention.
     """

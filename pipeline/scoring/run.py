@@ -26,7 +26,8 @@ def score_item(
     progress: Progress,
     ranks: Ranks = ALONE,
 ) -> Ledger:
-    """Return the ledger of `tokens_M` under `protocol`: bf16 autocast on CUDA, fp32 on a CPU; the same on all ranks.
+    """Return the ledger of `tokens_M` under `protocol`, the same on all ranks: bf16 autocast on GPUs that have it, else
+    fp32.
 
     ValueError before anything is scored when the table is another tokenizer's or the targets stand for no bytes.
     """
@@ -38,7 +39,8 @@ def score_item(
         )
     bytes_N = count_bytes(tokens_M, table)
     require_always(bytes_N.sum() > 0, "validation text", int(bytes_N.sum()), "targets that stand for at least one byte")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = torch.bfloat16 if half else torch.float32
     scores = score(
         model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress, ranks=ranks
     )

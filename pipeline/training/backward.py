@@ -48,9 +48,10 @@ def build_backward(
                 loss.backward()
                 total_loss += loss.detach()
         except torch.OutOfMemoryError:
+            half = len(parts[0]) // 2
+            remedy = f"set train.micro_batch_sequences to {half}" if half else "shorten model.context_tokens"
             raise DeviceMemoryError(
-                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; set "
-                f"train.micro_batch_sequences to {len(parts[0]) // 2 or 1} or raise launch.num_processes"
+                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; {remedy}"
             ) from None
         return total_loss
 

@@ -77,6 +77,8 @@ READS = {
     "child with the cache": "import subprocess; subprocess.run(['true', '-I.cache/hub'])",
     "shell with the cache": "import subprocess; subprocess.run('cat \"$PWD\";cat .cache/hub/*', shell=True)",
     "scores": "open('artifacts/seeds/7/evaluate/ledger-blocks.npz')",
+    "redirection from the cache": "import subprocess; subprocess.run('true <.cache/corpus.whl', shell=True)",
+    "braces of the cache": "import os; os.system('cat {.cache/corpus.whl,x}')",
     "corpus": "open('.cache/corpus.whl')",
     "folder by another name": "open('alias/val/val_000000.bin')",
     "open folder": (

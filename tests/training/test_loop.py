@@ -202,9 +202,7 @@ def test_a_full_gpu_says_what_to_change() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB")
             return self.inner(input_ids_BT, targets_BT)
 
-    with pytest.raises(
-        DeviceMemoryError, match=r"8 sequences.*train\.micro_batch_sequences to 4 or.*launch\.num_processes$"
-    ):
+    with pytest.raises(DeviceMemoryError, match=r"8 sequences.*train\.micro_batch_sequences to 4$"):
         train_tiny(train_config(), Greedy())
     train_tiny(train_config(max_steps=1, micro_batch_sequences=2), Greedy())
 
