@@ -4,7 +4,8 @@ One idea: a forward pass is run on fake tensors, which have shapes and no number
 counted: kernels, bytes read and written, multiply-adds. A pass takes as long as the slowest of three: starting its
 kernels, moving its bytes, multiplying. How often which pass runs, the planner of scoring says. A compiled pass starts
 no kernel by itself and moves the operands of its products twice: one fused kernel between two products reads what one
-wrote and writes what the other reads.
+wrote and writes what the other reads. A training step is longer than that: what fused kernels keep for the backward
+pass and the optimizer are not counted.
 
 Run `python -m benchmarks.projection`. Projected, not measured: the constants are stated below, with their sources.
 
@@ -35,6 +36,7 @@ from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
 from pipeline.scoring.evaluate import WORTH_COMPILING, nats_of_whole_windows
 from pipeline.scoring.lora import DocumentLora
 from pipeline.scoring.windows import MOST_RANKS, Group, Step, Window, plan, steps_of_rank
+from pipeline.training.memory import step_bytes
 
 LAUNCH_SECONDS = 4e-6
 """Of the host, per kernel of an eager pass: what torch's dispatcher takes on a server's core."""
@@ -224,7 +226,7 @@ def lora_counts(
 
 
 def project(path: Path) -> dict[str, Any]:
-    """Return the projected seconds of a recipe for the challenge's shards: every item, a training step, the steps."""
+    """Return a recipe's projection on the challenge's shards: memory and seconds of a step, steps, evaluation."""
     params = load_params(path, ["model", "train", "launch", "evaluate"])
     processes, train = int(params.launch.num_processes), params.train
     sequences = train.batch_tokens // params.model.context_tokens // processes
@@ -233,6 +235,7 @@ def project(path: Path) -> dict[str, Any]:
     num_targets = VAL_TARGETS[params.model.vocab_size]
     return {
         "num_processes": processes,
+        "memory_bytes": step_bytes(params.model, train, processes),
         "step_seconds": step,
         "steps": train.max_steps or round(((train.max_seconds or 0.0) - train.reserve_seconds) / step),
         "evaluate_seconds": {

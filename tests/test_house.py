@@ -133,6 +133,18 @@ def test_no_bare_except_and_no_unsafe_load():
     assert not wrong, wrong
 
 
+def test_the_network_calls_no_generic_alias():
+    """The compiler of torch 2.11 does not read `list[Tensor]()`."""
+    found = [
+        f"{path.relative_to(REPO)}:{node.lineno}"
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if path.is_relative_to(REPO / "pipeline/model") and isinstance(node, ast.Call)
+        if isinstance(node.func, ast.Subscript) and ast.unparse(node.func.value) in ("list", "dict", "set", "tuple")
+    ]
+    assert not found, found
+
+
 def test_only_the_launcher_reads_the_environment():
     readers = {
         str(path.relative_to(REPO))

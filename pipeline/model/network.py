@@ -163,7 +163,8 @@ class LoopedUNet(nn.Module):
 
     def _run_helix(self, helix: Helix, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         """Run encoder and decoder, the looped blocks beside them on a stream of their own; merge the two."""
-        loop_BTD, pushed = x_BTD, list[Tensor]()
+        loop_BTD = x_BTD
+        pushed: list[Tensor] = []
         for visit, beside in zip(self.schedule.encoder + self.schedule.decoder, self.schedule.beside, strict=True):
             if visit.phase == "decoder" and pushed:
                 x_BTD = self._add_skip(len(self.schedule.encoder) - len(pushed), x_BTD, pushed.pop())

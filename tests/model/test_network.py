@@ -35,6 +35,15 @@ def test_equals_the_unrolled_oracle(name):
     assert (logits_BTV - expected_BTV).abs().max() < 2e-4
 
 
+@pytest.mark.parametrize("name", ["helix", pytest.param("frontier", marks=pytest.mark.slow)])
+def test_a_compiler_reads_the_whole_network(name):
+    config = architecture(name)
+    model, ids_BT = randomised(config), random_ids(config, 2, 9)
+    torch._dynamo.reset()
+    loss = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)(ids_BT[:, :-1], ids_BT[:, 1:])
+    assert loss.item() == pytest.approx(model(ids_BT[:, :-1], ids_BT[:, 1:]).item(), rel=1e-6)
+
+
 def random_core(choose):
     """Return a looped core with random sizes and options."""
     unique, looped, loops = choose.randint(0, 6), choose.randint(1, 3), choose.randint(1, 4)
