@@ -37,11 +37,8 @@ def test_documents_of_the_challenge_add_up_and_are_the_same_in_every_run() -> No
     assert documents == challenge_documents(VAL_TARGETS[8192])
 
 
-# One with the thinnest margin is always run.
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem != "universal-4b7l"), id=p.stem) for p in challenge_recipes()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", challenge_recipes(), ids=lambda path: path.stem)
 def test_the_headline_of_a_recipe_for_eight_gpus_fits_its_limit(path: Path) -> None:
     params = load_params(path, ["model", "launch", "evaluate"])
     evaluate, vocab_size = params.evaluate, params.model.vocab_size

@@ -10,7 +10,7 @@ from pipeline.launching.processes import torchrun
 from tests.quant.quantize_run import quantize_toy
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("num_processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ranks_make_the_artifact_of_one_process(num_processes, repo, tmp_path, monkeypatch):
     monkeypatch.chdir(repo)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
