@@ -35,12 +35,13 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
     Stopped by Ctrl-C (exit code 130) or SIGTERM (143), or killed, it continues from its last snapshot when run again.
     """
     from pipeline.base.config import load_params
-    from pipeline.launching.processes import resolve_processes
-    from pipeline.reports.schedule_table import schedule_table
-    from pipeline.training.memory import step_bytes
 
     params = load_params(params_path, ["model", "train", "launch"])
     if dry_run:
+        from pipeline.launching.processes import resolve_processes
+        from pipeline.reports.schedule_table import schedule_table
+        from pipeline.training.memory import step_bytes
+
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
         num_processes = resolve_processes(params.launch.num_processes, params.launch.device)
         gigabytes = step_bytes(params.model, params.train, num_processes) / 1e9

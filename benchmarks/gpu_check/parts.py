@@ -45,4 +45,4 @@ PARTS = (
     Part("plain", 90, "speed", "plain"),
     Part("sp8192", 120, "speed", "sp8192"),
 )
-"""Expected to take 430 s together up to `plain`; `sp8192` gets what is left."""
+"""Their limits add up to more than there is: what takes less leaves time to those behind it."""

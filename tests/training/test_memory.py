@@ -1,6 +1,7 @@
 """The estimate of a step's memory against real passes, against optimizers that have stepped, against measured peaks."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,22 @@ REPO = Path(__file__).resolve().parents[2]
 GPU_BYTES = 80e9
 RECIPES = recipe_names(REPO / "recipes")
 MEASURED_GB = {
-    ("nightcrawler-7f3c", 48): 44.14,
-    ("single-h100", 64): 31.34,
+    ("bwx-9f1c", 48): 30.30,
     ("crawler-3f2c", 32): 19.51,
     ("frontier", 48): 45.76,
+    ("frugendorff-6x2", 48): 37.02,
+    ("helix", 128): 17.19,
+    ("microcrawler-4f1c", 48): 19.32,
+    ("nightcrawler-7f3c", 48): 43.87,
+    ("ouroboros-9f1c", 48): 27.21,
+    ("single-h100", 64): 31.34,
+    ("sp8192-loop3", 48): 45.51,
+    ("universal-4b7l", 24): 56.66,
 }
 """Recipe and sequences of a pass -> what torch 2.11's CUDA allocator gave out at most in a compiled step."""
 
 
+@cache
 def estimate(name: str, sequences: int | None = None) -> int:
     """Return the estimate of a recipe, as it stands or with passes of so many sequences."""
     params = load_params(recipe_path(REPO / "recipes", name), ["model", "train", "launch"])
