@@ -44,8 +44,9 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
         num_processes = resolve_processes(params.launch.num_processes, params.launch.device)
-        gigabytes = step_bytes(params.model, params.train, num_processes) / 1e9
-        click.echo(f"GPU memory of a step: {gigabytes:.1f} GB a process")
+        click.echo(
+            f"GPU memory of a step: {step_bytes(params.model, params.train, num_processes) / 1e9:.1f} GB a process"
+        )
         return
     run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 
