@@ -43,10 +43,9 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
         from pipeline.training.memory import step_bytes
 
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
-        num_processes = resolve_processes(params.launch.num_processes, params.launch.device)
-        click.echo(
-            f"GPU memory of a step: {step_bytes(params.model, params.train, num_processes) / 1e9:.1f} GB a process"
-        )
+        world_size = resolve_processes(params.launch.num_processes, params.launch.device)
+        gigabytes = step_bytes(params.model, params.train, world_size) / 1e9
+        click.echo(f"GPU memory of a step: {gigabytes:.1f} GB a process")
         return
     run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 
@@ -135,9 +134,8 @@ def _write_outputs(
 
 def _ending(result: "TrainResult", max_steps: int | None) -> str:
     """Return how many steps a run took, and that the clock stopped it where it did."""
-    if result.ended_by == "steps":
-        return f"{result.last['step']} steps"
-    return f"stopped by the clock after {result.last['step']}{f' of {max_steps}' if max_steps else ''} steps"
+    steps, limit = result.last["step"], f" of {max_steps}" if max_steps else ""
+    return f"{steps} steps" if result.ended_by == "steps" else f"stopped by the clock after {steps}{limit} steps"
 
 
 def _open_snapshots(
