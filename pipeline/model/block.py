@@ -86,12 +86,12 @@ class Block(nn.Module):
 
         Keys and values need every position, all else only those.
         """
-        mix_2D, attention_scale, mlp_scale = inputs.controls or (
-            self.residual_mix,
-            self.attention_scale,
-            self.mlp_scale,
+        dtype = inputs.x0_BTD.dtype  # the stream's
+        mix_2D, attention_scale, mlp_scale = (
+            control.to(dtype)
+            for control in inputs.controls or (self.residual_mix, self.attention_scale, self.mlp_scale)
         )
-        x_BTD = mix_2D[0] * x_BTD + mix_2D[1] * inputs.x0_BTD
+        x_BTD = mix_2D[0] * x_BTD.to(dtype) + mix_2D[1] * inputs.x0_BTD
         read_BTD = self._normed(x_BTD)
         attended_BTD = self.attention(read_BTD, inputs.rotation, inputs.added_value, inputs.num_scored, inputs.cache)
         x_BTD = tail(x_BTD, inputs.num_scored) + attention_scale * attended_BTD

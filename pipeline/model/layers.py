@@ -29,3 +29,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which a matrix product of `x` runs: autocast's where it is on, else that of `x`."""
     device_type = x.device.type
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+
+
+def stream_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of the residual stream that begins with `x`: float32 or wider, and autocast's on a GPU.
+
+    Half the bytes of all that lies between two products is what a GPU gains by it.
+    """
+    return compute_dtype(x) if x.is_cuda else torch.promote_types(x.dtype, torch.float32)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from pipeline.model.block import Block, VisitControls, VisitInputs
 from pipeline.model.config import ModelConfig
 from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
-from pipeline.model.layers import rms_norm, softcap, tail
+from pipeline.model.layers import rms_norm, softcap, stream_dtype, tail
 from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.parts.conditioners import build_conditioners
 from pipeline.model.parts.conditioning import CorePass, PassConditioner
@@ -120,6 +120,7 @@ class LoopedUNet(nn.Module):
         num_tokens = input_ids_BT.size(1)
         start, seen_BT = (0, input_ids_BT) if cache is None else cache.begin(input_ids_BT)
         x_BTD = tail(self.embed(seen_BT), num_tokens)
+        x_BTD = x_BTD.to(stream_dtype(x_BTD))
         added = [] if self.value_embedding is None else self.value_embedding(input_ids_BT)
         inputs = _ForwardInputs(x_BTD, self.rotary(num_tokens, start), added, num_scored, cache)
 
@@ -203,7 +204,7 @@ class LoopedUNet(nn.Module):
             core_pass = CorePass(core_pass.loop, entry_BTD, core_pass.encoder_outputs, core_pass.memory)
         for conditioner in reversed(conditioners):
             x_BTD = conditioner.after(x_BTD, core_pass)
-        return x_BTD
+        return x_BTD.to(inputs.x0_BTD.dtype)
 
     def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         reader = self.readers.get(visit.slot)

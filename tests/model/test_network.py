@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model.attention import (
@@ -189,6 +190,33 @@ def test_attention_on_cuda_stays_in_bfloat16_under_autocast():
         logits_BTV = model(ids_BT)
     assert set(seen) == {torch.bfloat16}
     assert (logits_BTV - exact_BTV).abs().mean() < 0.1 * exact_BTV.std()
+
+
+class OnCuda(TorchFunctionMode):
+    """Lets every tensor say that it lies on a GPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return True if func == torch.Tensor.is_cuda.__get__ else func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_on_a_gpu_no_block_reads_or_writes_a_wide_stream(name):
+    """Half the traffic of everything between two products: what a GPU waits for in a step."""
+    config, seen = architecture(name), []
+    model, ids_BT = randomised(config), random_ids(config, 1, 9)
+    for block in model.blocks:
+        block.register_forward_hook(lambda block, args, output: seen.extend((args[1].x0_BTD.dtype, output.dtype)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wide_BTV = model(ids_BT)
+        assert torch.float32 in seen
+        seen.clear()
+        with OnCuda():
+            narrow_BTV = model(ids_BT)
+    assert set(seen) == {torch.bfloat16}
+    assert (narrow_BTV - wide_BTV).abs().mean() < 0.1 * wide_BTV.std()
+    with torch.no_grad(), OnCuda():
+        model(ids_BT)
+    assert seen[-1] == torch.float32, "without autocast nothing is rounded"
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])

@@ -22,17 +22,17 @@ REPO = Path(__file__).resolve().parents[2]
 GPU_BYTES = 80e9
 RECIPES = recipe_names(REPO / "recipes")
 MEASURED_GB = {
-    ("bwx-9f1c", 48): 30.30,
-    ("crawler-3f2c", 32): 19.51,
-    ("frontier", 48): 45.76,
-    ("frugendorff-6x2", 48): 37.02,
-    ("helix", 128): 17.19,
-    ("microcrawler-4f1c", 48): 19.32,
-    ("nightcrawler-7f3c", 48): 43.87,
-    ("ouroboros-9f1c", 48): 27.21,
-    ("single-h100", 64): 31.34,
-    ("sp8192-loop3", 48): 45.51,
-    ("universal-4b7l", 24): 56.66,
+    ("bwx-9f1c", 48): 26.44,
+    ("crawler-3f2c", 32): 17.22,
+    ("frontier", 48): 41.34,
+    ("frugendorff-6x2", 48): 32.49,
+    ("helix", 128): 15.04,
+    ("microcrawler-4f1c", 48): 16.96,
+    ("nightcrawler-7f3c", 48): 38.80,
+    ("ouroboros-9f1c", 48): 23.65,
+    ("single-h100", 64): 27.16,
+    ("sp8192-loop3", 48): 41.11,
+    ("universal-4b7l", 24): 48.23,
 }
 """Recipe and sequences of a pass -> what torch 2.11's CUDA allocator gave out at most in a compiled step."""
 
