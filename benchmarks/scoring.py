@@ -56,6 +56,7 @@ _CHUNKS = {
     "batch_sequences": 4,
     "freeze_blocks": 0,
     "lane_tokens": None,
+    "mixture": None,
 }
 
 
@@ -238,7 +239,7 @@ def stream_protocols(size: str) -> list[list[dict[str, Any]]]:
 
 
 def _windows_and_streams(context: int, stride: int, lanes: tuple[int, ...]) -> list[dict[str, Any]]:
-    sizes = {"context_tokens": context, "stride_tokens": stride}
+    sizes = {"context_tokens": context, "stride_tokens": stride, "mixture": None}
     return [{"kind": "sliding", **sizes}, *({"kind": "stream", **sizes, "lane_tokens": lane} for lane in lanes)]
 
 

@@ -32,8 +32,9 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.base.artifacts import outputs_of, path_of, save_tensors, write_json
     from pipeline.base.files import sha256_of_file
     from pipeline.calibration.calibrate import calibrate as collect
+    from pipeline.calibration.mixtures import collect_mixtures, mixture_gains
     from pipeline.data.batches import calibration_sequences
-    from pipeline.data.manifest import listed_shards, open_listed
+    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
     from pipeline.launching.processes import process_group, resolve_device
     from pipeline.model.checkpoint import hessian_identity, load_checkpoint
     from pipeline.quant.statistics import check_statistics
@@ -51,13 +52,23 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     ids_NT = calibration_sequences(shards, model.config.context_tokens, params.calibrate.num_sequences)
     with stage.progress("calibrate", "batches") as progress, process_group(ranks, device):
         statistics = collect(model, ids_NT, params.calibrate, ranks, device, progress)
+        gains, mixture = {}, params.calibrate.mixture
+        if mixture is not None:
+            bos_id = read_manifest(path_of("manifest"))["bos_id"]
+            fitted = collect_mixtures(model, shards, bos_id, mixture, ranks, device)
+            gains = mixture_gains(model, shards, fitted, mixture, ranks, device)
+            statistics |= fitted
     if ranks.rank == 0:
         check_statistics(statistics)
         save_tensors(hessians, statistics, hessian_identity(checkpoint, params.calibrate))
         digests = {str(hessians): sha256_of_file(hessians)}
-        report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "outputs_sha256": digests}
+        report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "outputs_sha256": digests, "mixtures": gains}
         write_json(path_of("calibrate_report", seed=seed), {**report, "provenance": stage.provenance})
     stage.summary(
         f"calibrate: seed {seed}, {ids_NT.numel():,} tokens, {params.calibrate.sweeps} sweeps",
-        f"           {len(statistics)} statistics; {hessians}",
+        "".join(
+            f"           mixture {name}: {gain['network']:.4f} -> {gain['mixed']:.4f} nats per token of further text\n"
+            for name, gain in gains.items()
+        )
+        + f"           {len(statistics)} statistics; {hessians}",
     )

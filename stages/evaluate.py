@@ -62,7 +62,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     outputs = outputs_of("evaluate", seed=seed, item=item)
     stage = seal("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
     try:
-        model = load_checkpoint(weights) if item == "float" else load_artifact_model(weights)
+        model, mixtures = (load_checkpoint(weights), {}) if item == "float" else load_artifact_model(weights)
     except ArtifactError as error:
         raise ValueError(f"{error}; run `dvc repro`") from None
     decoded = stage.seconds
@@ -80,7 +80,8 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     loaded = stage.seconds
     with stage.progress(f"evaluate {item}", "targets") as progress, process_group(ranks, device):
         clock = ScoringClock(params.evaluate.limit_seconds if ranks.rank == 0 else None, loaded, progress)
-        ledger = score_item(model, tokens_M, table, protocol, device, params.evaluate.batch_tokens, clock, ranks)
+        size = params.evaluate.batch_tokens
+        ledger = score_item(model, tokens_M, table, protocol, device, size, clock, ranks, mixtures)
     phases = {"decode": decoded, "load": loaded - decoded, **clock.seconds()}
     report = score_report(item, ledger, tokens_M, manifest)
     scores_path = path_of("scores", seed=seed, item=item)

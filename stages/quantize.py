@@ -23,7 +23,7 @@ def quantize(seed: int, params_path: str) -> None:
     from pipeline.base.files import write_bytes
     from pipeline.model.checkpoint import hessian_identity, load_checkpoint
     from pipeline.quant.fit import fit_to_budget
-    from pipeline.quant.statistics import check_statistics
+    from pipeline.quant.statistics import check_statistics, mixture_meta
     from pipeline.reports.byte_map import draw_byte_map
     from pipeline.reports.quantization import quantization_report
 
@@ -38,7 +38,7 @@ def quantize(seed: int, params_path: str) -> None:
         require(statistics_meta.get(key) == value, f"{hessians}: {key}", one_line(statistics_meta.get(key)), remedy)
     check_statistics(statistics)
     with stage.progress("quantize", "trials") as progress:
-        meta = {"model": dataclasses.asdict(model.config)}
+        meta = {"model": dataclasses.asdict(model.config), **mixture_meta(statistics)}
         fit = fit_to_budget(model, statistics, params.quantize, params.budget, meta, progress)
     write_bytes(path_of("model", seed=seed), fit.content)
     report, digest = quantization_report(model, statistics, fit), hashlib.sha256(fit.content).hexdigest()

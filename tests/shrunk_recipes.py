@@ -44,6 +44,8 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
     train |= budget | {key: value for key, value in small.items() if train[key] is not None}
     calibrate = {"num_sequences": 6, "batch_sequences": 3, "sensitivity_sequences": 4}
     document["calibrate"] |= {key: value for key, value in calibrate.items() if document["calibrate"][key]}
+    if document["calibrate"]["mixture"]:
+        document["calibrate"]["mixture"]["tokens"] = 1000
     document["budget"] |= {"limit_bytes": 120_000, "code_reserve_bytes": 40_000, "tolerance_frac": 0.02}
     document["evaluate"]["batch_tokens"] = 8 * _CONTEXT_TOKENS
     for protocol in document["evaluate"]["protocols"].values():

@@ -19,6 +19,7 @@ RANK = {
     "data": 2,
     "optim": 2,
     "recipes": 2,
+    "mixture": 2,
     "corpus": 3,
     "codec": 3,
     "quant": 4,

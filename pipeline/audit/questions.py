@@ -151,7 +151,8 @@ def ask_normalisation(basis: Basis) -> Question:
 
 def declares_isolation(protocol: Mapping[str, Any]) -> bool:
     """Return whether a protocol says that documents do not see each other."""
-    return bool(protocol.get("documents")) or protocol["kind"] == "lora-ttt"
+    isolated = bool(protocol.get("documents")) or protocol["kind"] == "lora-ttt"
+    return isolated and protocol.get("mixture") != "stream"
 
 
 def ask_isolation(basis: Basis) -> Question:

@@ -36,6 +36,7 @@ from pipeline.codec.restore import dequantized_model
 from pipeline.codec.sections import SECTION_LIMITS, ArtifactError, StoredSection, stored_sections
 from pipeline.codec.tables import MAX_MAGNITUDE_BITS, NUM_CLASSES
 from pipeline.codec.trellis import TRELLIS_STATES
+from pipeline.mixture.mixing import Mixtures, checked_mixtures
 from pipeline.model.checkpoint import check_shapes
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet
@@ -44,19 +45,23 @@ _MAX_TENSORS = 1 << 10
 _READ_BYTES = 1 << 16
 
 
-def load_artifact_model(path: Path) -> LoopedUNet:
-    """Return the dequantized model of an artifact, built from the config inside; raises ArtifactError."""
+def load_artifact_model(path: Path) -> tuple[LoopedUNet, Mixtures]:
+    """Return the dequantized model of an artifact, built from the config inside, and its mixtures by name.
+
+    Raises ArtifactError.
+    """
     content = path.read_bytes()
     try:
         tensors, meta = decode_foreign_artifact(content)
         config = parse_value(ModelConfig, meta.get("model"), "model")
+        mixtures = checked_mixtures(parse_value(Mixtures, meta.get("mixtures", {}), "mixtures"))
         shapes = {
             name: (each.codes if isinstance(each, QuantizedTensor) else each).shape for name, each in tensors.items()
         }
         check_shapes(config, shapes, "the artifact does not fit the model config inside")
     except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from None
-    return dequantized_model(tensors, config)
+    return dequantized_model(tensors, config), mixtures
 
 
 def decode_foreign_artifact(content: bytes) -> tuple[ArtifactTensors, dict]:

@@ -4,6 +4,7 @@ Checked by: tests/model/test_checkpoint.py.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def save_checkpoint(path: Path, model: LoopedUNet, model_config: ModelConfig, me
 
 def hessian_identity(checkpoint: Path, calibrate: object) -> dict[str, Any]:
     """Return what calibration statistics belong to: the checkpoint's digest and section `calibrate`, a dataclass."""
-    return {"checkpoint_sha256": sha256_of_file(checkpoint), "calibrate": dataclasses.asdict(calibrate)}  # type: ignore
+    settings = json.loads(json.dumps(dataclasses.asdict(calibrate)))  # type: ignore  # as a file has it: no tuples
+    return {"checkpoint_sha256": sha256_of_file(checkpoint), "calibrate": settings}
 
 
 def load_checkpoint(path: Path) -> LoopedUNet:

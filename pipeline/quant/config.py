@@ -95,6 +95,26 @@ class ProvisionalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Counts of what is scored that protocols may mix in, and the text that their constants are fitted to."""
+
+    tokens: int
+    """Tokens of the train split, from its first on."""
+    document_orders: tuple[int, ...]
+    """Lengths of the contexts counted in a document, ascending."""
+    stream_orders: tuple[int, ...]
+    """The same in the stream, which comes before the document; none leaves `mixture: stream` out."""
+
+    def __post_init__(self) -> None:
+        require(self.tokens >= 2, "tokens", self.tokens, "at least 2")
+        for name in ("document_orders", "stream_orders"):
+            orders = getattr(self, name)
+            sound = all(1 <= order <= 16 for order in orders) and list(orders) == sorted(set(orders))
+            require(sound, name, orders, "lengths from 1 to 16, ascending")
+        require(len(self.document_orders) > 0, "document_orders", self.document_orders, "at least one length")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """How many training tokens the statistics come from, and on whose trajectory."""
 
@@ -108,6 +128,8 @@ class CalibrateConfig:
     """Passes over the sequences with the model's own codes in place; 0 stays on the float model's trajectory."""
     provisional: ProvisionalConfig
     """Quantizer settings of the sweeps."""
+    mixture: MixtureConfig | None
+    """Which constants protocols with a mixture find in the artifact; None: none."""
 
     def __post_init__(self) -> None:
         require(self.num_sequences >= 1, "num_sequences", self.num_sequences, "at least 1")

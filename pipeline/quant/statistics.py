@@ -8,6 +8,7 @@ Keys (parameter names hold no slash):
 * `moment/head` float32 (D, D), `tokens/head` int64: the final hidden states, input of the tied head
 * `token_frequency` int64 (V,): how often each token id occurs in the calibration text
 * `sensitivity/...`: see `calibration/sensitivity.py`
+* `mixture/<name>` float64 (S, C): the steps of `mixture/mixing.py`; they pass into the artifact as they are
 
 A site is named after its first matrix. Visits are kept apart; a quantizer pools them with `pooled_mean`.
 
@@ -28,7 +29,7 @@ Statistics = dict[str, Tensor]
 _REMEDY = "calibrate this checkpoint again"
 
 
-_AXES = {"moment": 2, "cross": 2, "tokens": 0, "uses": 0, "token_frequency": 1, "sensitivity": 1}
+_AXES = {"moment": 2, "cross": 2, "tokens": 0, "uses": 0, "token_frequency": 1, "sensitivity": 1, "mixture": 2}
 """Kind of entry -> axes."""
 _COUNTS = ("tokens", "uses", "token_frequency")
 
@@ -56,6 +57,12 @@ def check_statistics(statistics: Mapping[str, Tensor]) -> None:
                 "values that are not finite floats",
                 f"finite ones: weights or inputs of that tensor are too large; {_REMEDY}",
             )
+
+
+def mixture_meta(statistics: Mapping[str, Tensor]) -> dict[str, dict[str, list]]:
+    """Return what an artifact says in its `meta` of the mixtures among its statistics; nothing where there are none."""
+    found = {key.partition("/")[2]: steps.tolist() for key, steps in statistics.items() if key.startswith("mixture/")}
+    return {"mixtures": found} if found else {}
 
 
 def site_members(statistics: Mapping[str, Tensor]) -> dict[str, list[str]]:

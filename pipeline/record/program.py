@@ -22,8 +22,9 @@ import torch
 from pipeline.base.checks import FairwayError, require_always
 from pipeline.base.files import sha256_of_file, write_bytes
 from pipeline.base.progress import silent
-from pipeline.base.ranks import Ranks, share_from_rank_zero
+from pipeline.base.ranks import Ranks, from_rank_zero, share_from_rank_zero
 from pipeline.calibration.calibrate import calibrate
+from pipeline.calibration.mixtures import collect_mixtures
 from pipeline.codec.container import read_artifact
 from pipeline.codec.restore import dequantized_model
 from pipeline.data.batches import calibration_sequences
@@ -35,7 +36,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import BudgetConfig, CalibrateConfig, QuantizeConfig
 from pipeline.quant.fit import fit_to_budget
-from pipeline.quant.statistics import Statistics
+from pipeline.quant.statistics import Statistics, mixture_meta
 from pipeline.record.statements import count_lines, digest_line, score_line, size_lines, time_line
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.ledger import LEDGER_COLUMNS
@@ -99,19 +100,27 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
         artifact = arguments.evaluate_only or arguments.output
         if arguments.evaluate_only is None:
             model = _train_record(recipe, arguments, ranks, device)
-            statistics = calibrate_record(recipe, model, arguments.data, ranks, device)
-            fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, recipe.meta, silent, ranks)
+            statistics = calibrate_record(recipe, model, arguments.data, inputs.bos_id, ranks, device)
+            meta = recipe.meta
+            if recipe.calibrate.mixture is not None:
+                meta = {**meta, **mixture_meta(statistics)}
+            fit = fit_to_budget(model.cpu(), statistics, recipe.quantize, recipe.budget, meta, silent, ranks)
             if ranks.rank == 0:
                 write_bytes(artifact, fit.content)
         digest = seeded_digest(settings, recipe.seed)
         _score_artifact(recipe, digest, artifact, inputs, device, arguments.ledger, ranks)
 
 
-def calibrate_record(recipe: Recipe, model: LoopedUNet, data: Path, ranks: Ranks, device: torch.device) -> Statistics:
+def calibrate_record(
+    recipe: Recipe, model: LoopedUNet, data: Path, bos_id: int, ranks: Ranks, device: torch.device
+) -> Statistics:
     """Return the calibration statistics of a trained model, the same on every rank."""
     shards = open_shards(shard_paths(data, "train"), recipe.model.vocab_size)
     ids_NT = calibration_sequences(shards, recipe.model.context_tokens, recipe.calibrate.num_sequences)
-    return calibrate(model, ids_NT, recipe.calibrate, ranks, device, silent)
+    statistics = calibrate(model, ids_NT, recipe.calibrate, ranks, device, silent)
+    if recipe.calibrate.mixture is not None:
+        statistics |= collect_mixtures(model, shards, bos_id, recipe.calibrate.mixture, ranks, device)
+    return statistics
 
 
 def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
@@ -138,6 +147,7 @@ class ScoringInputs(NamedTuple):
     paths: list[Path]
     tokens_M: np.ndarray
     table: ByteTable
+    bos_id: int
 
 
 def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs:
@@ -152,7 +162,7 @@ def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs
         processor.vocab_size(),
         f"{recipe.model.vocab_size}, the model's",
     )
-    return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor))
+    return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor), processor.bos_id())
 
 
 def _score_artifact(
@@ -176,15 +186,19 @@ def _score_artifact(
         for path in (Path(sys.argv[0]), artifact, *inputs.paths):
             say(digest_line(sha256_of_file(path), path.name))
         say(digest_line(config_digest, "config"))
-        model = dequantized_model(read_artifact(artifact)[0], recipe.model)
+        tensors, meta = read_artifact(artifact)
+        model = dequantized_model(tensors, recipe.model)
     else:
-        model = LoopedUNet.empty(recipe.model)
+        model, meta = LoopedUNet.empty(recipe.model), None
     model.eval()
     share_from_rank_zero(model.state_dict().values(), ranks)
     ((item, protocol),) = recipe.protocols.items()
+    mixtures = {} if protocol.mixture is None else from_rank_zero(meta, ranks)["mixtures"]
     ledgers = []
     for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
-        ledger = score_item(model, stream_M, inputs.table, protocol, device, recipe.batch_tokens, silent, ranks)
+        ledger = score_item(
+            model, stream_M, inputs.table, protocol, device, recipe.batch_tokens, silent, ranks, mixtures
+        )
         tell(score_line(recipe.score_name, ledger.val_loss, ledger.val_bpb))
         ledgers.append(ledger)
     if folder is not None and ranks.rank == 0:

@@ -153,13 +153,23 @@ def _condition_section(submission: Mapping[str, Any]) -> str:
         "lora-ttt": "Every document has adapters of its own, which train on a chunk of it only after all targets of "
         "that chunk are scored; nothing is carried from one document to another.",
     }
-    update = updates.get(submission["compliance"]["headline_protocol"]["kind"], "Scoring never changes the model.")
+    protocol = submission["compliance"]["headline_protocol"]
+    update = updates.get(protocol["kind"], "Scoring never changes the model.")
+    mixture = protocol.get("mixture")
+    reads = ", and the counts what was scored before" if mixture else ""
+    normalised = (
+        " Counts of what followed the last tokens so far are mixed in: what they take from a token they give to the "
+        "others, so the sum over the vocabulary stays one."
+        if mixture
+        else ""
+    )
+    update += f" A target is counted after it is scored, in its {mixture}." if mixture else ""
     return (
         "## The four conditions\n\n"
         "1. **Strict causality.** Attention, the smear gate and the bigram table read only the current and earlier "
-        "tokens: the distribution at a position depends on the artifact and on what precedes it.\n"
+        f"tokens{reads}: the distribution at a position depends on the artifact and on what precedes it.\n"
         "2. **One normalised distribution.** Each target's loss is the log-softmax over the whole vocabulary, computed "
-        "before the target is used.\n"
+        f"before the target is used.{normalised}\n"
         f"3. **Score before update.** {update}\n"
         "4. **One pass.** Left to right, every target once; no result chooses between runs. Calibration reads training "
         "shards only.\n\n"

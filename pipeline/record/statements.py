@@ -73,7 +73,8 @@ def score_name(protocol: Mapping) -> str:
     if kind not in names:
         known = ", ".join(names)
         raise ValueError(f"protocol kind: got {kind!r}, expected one of {known}")
-    return names[kind]
+    mixture = protocol.get("mixture")
+    return names[kind] if mixture is None else names[kind].replace("_exact", f"_{mixture}_mixture_exact")
 
 
 def score_line(name: str, val_loss: float, val_bpb: float) -> str:

@@ -14,6 +14,8 @@ class BlocksProtocol:
     kind: Literal["blocks"]
     context_tokens: int
     """Window length L."""
+    mixture: Literal["document", "stream"] | None
+    """Counts of what was scored, mixed in: of the document, or of the stream and of the document; None: no counts."""
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
@@ -30,6 +32,8 @@ class DocumentBlocksProtocol:
     """Token that starts a document."""
     context_tokens: int
     """Longest window."""
+    mixture: Literal["document", "stream"] | None
+    """Counts of what was scored, mixed in: of the document, or of the stream and of the document; None: no counts."""
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
@@ -45,6 +49,8 @@ class SlidingProtocol:
     """Window length L."""
     stride_tokens: int
     """Distance S between windows."""
+    mixture: Literal["document", "stream"] | None
+    """Counts of what was scored, mixed in: of the document, or of the stream and of the document; None: no counts."""
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
@@ -70,6 +76,8 @@ class StreamProtocol:
     """Tokens S fed per step."""
     lane_tokens: int
     """Targets of a lane: what is fed into one cache; lanes of S targets are sliding windows."""
+    mixture: Literal["document", "stream"] | None
+    """Counts of what was scored, mixed in: of the document, or of the stream and of the document; None: no counts."""
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
@@ -112,6 +120,8 @@ class TTTProtocol:
     """The first n unique and the first n looped blocks stay as they are."""
     lane_tokens: int | None
     """Targets of a lane, as in `stream`: a chunk is scored in lanes; None: in sliding windows."""
+    mixture: Literal["document", "stream"] | None
+    """Counts of what was scored, mixed in: of the document, or of the stream and of the document; None: no counts."""
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")
@@ -161,6 +171,8 @@ class LoraProtocol:
     """Adam's decay of the mean square."""
     eps: float
     """Adam's addend to the root."""
+    mixture: Literal["document", "stream"] | None
+    """Counts of what was scored, mixed in: of the document, or of the stream and of the document; None: no counts."""
 
     def __post_init__(self) -> None:
         require(self.context_tokens >= 1, "context_tokens", self.context_tokens, "at least 1")

@@ -13,7 +13,7 @@ Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py,
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pipeline.base.checks import require
 from pipeline.base.progress import Progress
 from pipeline.base.ranks import ALONE, Ranks, sum_over_ranks
+from pipeline.mixture.mixing import Mixture, mixed_nats
 from pipeline.model.backends import attention_kernel, scoring_attention
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
@@ -59,16 +60,19 @@ def score(
     batch_tokens: int,
     progress: Progress,
     ranks: Ranks = ALONE,
+    mixtures: Mapping[str, Mixture] | None = None,
 ) -> Scores:
     """Score every target exactly once; `model` stays as it is, adaptation works on a copy.
 
     `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
-    this in one process group, and of threads changes no bit. dtype: float32 or bfloat16.
+    this in one process group, and of threads changes no bit. dtype: float32 or bfloat16. `mixtures`: those that
+    `protocol.mixture` may name.
     Raises ValueError for a stream that is empty, not one row of ids, or beyond the vocabulary, and for nats that are
     not finite.
     """
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
+    check_mixture(protocol, mixtures)
     kernel = scoring_attention(torch.device(device), dtype != torch.float32)
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
     with torch.inference_mode(False), attention_kernel(kernel):
@@ -84,11 +88,8 @@ def score(
             head = adaptation.head if isinstance(adaptation, DocumentLora) else None
             windows_per_pass = max(1, batch_tokens // protocol.context_tokens)
             passes = sum(len(group.windows) for group in groups) // windows_per_pass
-            compiled = None
-            if head is None and hasattr(worker, "nats") and worth_compiling(torch.device(device), dtype, passes):
-                # Deterministic: kernels are chosen by rule and not by a race between them.
-                options: dict[str, Any] = {"deterministic": True}
-                compiled = torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False, options=options)
+            may_compile = head is None and hasattr(worker, "nats")
+            compiled = compiled_pass() if may_compile and worth_compiling(torch.device(device), dtype, passes) else None
 
             def nats_of(batch: list[Window]) -> np.ndarray:
                 if isinstance(protocol, StreamProtocol | TTTProtocol) and protocol.lane_tokens:
@@ -107,7 +108,7 @@ def score(
                 adaptation.after(step.groups, revealed)
                 if done < num_targets:  # learning took its time
                     progress(done, num_targets, "learnt")
-    return _gather_scores(groups, rows, num_targets, ranks)
+    return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device)
 
 
 def adaptation_for(
@@ -163,6 +164,12 @@ def nats_of_whole_windows(model: Any, ids_BT: Tensor, targets_R: Tensor) -> Tens
     return model.nats(hidden_BSD.flatten(0, 1), targets_R)
 
 
+def compiled_pass() -> Callable[..., Tensor]:
+    """Return `nats_of_whole_windows` compiled, its kernels chosen by rule and not by a race between them."""
+    options: dict[str, Any] = {"deterministic": True}
+    return torch.compile(nats_of_whole_windows, fullgraph=True, dynamic=False, options=options)
+
+
 def worth_compiling(device: torch.device, dtype: torch.dtype, passes: int) -> bool:
     """Return whether so many passes win back what compiling one costs; a CPU compiles nothing.
 
@@ -186,6 +193,13 @@ def check_tokens(tokens_M: np.ndarray | Tensor, vocab_size: int | None) -> Tenso
     require(least >= 0, "tokens", least, "ids from 0 on")
     require(vocab_size is None or most < vocab_size, "tokens", most, f"ids below the model's vocabulary ({vocab_size})")
     return torch.from_numpy(tokens.astype(np.int64))
+
+
+def check_mixture(protocol: Protocol, mixtures: Mapping[str, Mixture] | None) -> None:
+    """Raise ValueError when a protocol mixes in counts with constants that are not there."""
+    there = ", ".join(("null", *(mixtures or ())))
+    expected = f"one of {there}: what the weights hold constants of; set calibrate.mixture and make the artifact again"
+    require(protocol.mixture in (None, *(mixtures or ())), "protocol.mixture", protocol.mixture, expected)
 
 
 def scoring_model(model: Any, context_tokens: int, device: torch.device, learns: bool) -> Any:
@@ -232,6 +246,20 @@ def _frozen_rows(batch: list[Window], nats: np.ndarray) -> ScoredRows:
             "lower learning_rate of a ttt protocol"
         )
     return rows
+
+
+def _with_mixture(
+    scores: Scores,
+    tokens_M: Tensor,
+    protocol: Protocol,
+    mixtures: Mapping[str, Mixture] | None,
+    device: str | torch.device,
+) -> Scores:
+    """Return the scores with the counts mixed in that `protocol` asks for: every rank holds all, and computes alike."""
+    if protocol.mixture is None or mixtures is None:
+        return scores
+    nats_N = mixed_nats(tokens_M.to(device), torch.from_numpy(scores.nats).to(device), mixtures[protocol.mixture])
+    return scores._replace(nats=nats_N.cpu().numpy())
 
 
 def _gather_scores(groups: list[Group], rows: list[ScoredRows], num_targets: int, ranks: Ranks) -> Scores:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.base.config import parse_value
 from pipeline.base.progress import silent
+from pipeline.mixture.mixing import Mixture
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 
@@ -33,14 +34,25 @@ def score_tokens(
     protocol: Mapping[str, Any] | Protocol,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    mixtures: Mapping[str, Mixture] | None = None,
 ) -> np.ndarray:
     """Return float64 nats (M-1,), entry j = nats of token j + 1 under `protocol`; `model` is unchanged afterwards.
 
-    `model(ids_BT)` gives logits (B, T, V). Raises ValueError with one line for a bad protocol or token stream.
+    `model(ids_BT)` gives logits (B, T, V); `mixtures`: those that a protocol may name. Raises ValueError with one line
+    for a bad protocol or token stream.
     """
     checked = parse_protocol(protocol)
     batch_tokens = DEFAULT_BATCH_TOKENS.get(torch.device(device).type, DEFAULT_BATCH_TOKENS["cpu"])
-    return score(model, tokens_M, checked, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=silent).nats
+    return score(
+        model,
+        tokens_M,
+        checked,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        progress=silent,
+        mixtures=mixtures,
+    ).nats
 
 
 def parse_protocol(protocol: Mapping[str, Any] | Protocol) -> Protocol:

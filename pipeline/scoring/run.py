@@ -3,6 +3,8 @@
 Checked by: tests/scoring/test_run.py, tests/stages/test_pipeline.py.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from pipeline.base.checks import require_always
 from pipeline.base.progress import Progress
 from pipeline.base.ranks import ALONE, Ranks
 from pipeline.data.byte_count import ByteTable, count_bytes
+from pipeline.mixture.mixing import Mixture
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 from pipeline.scoring.ledger import Ledger, make_ledger
@@ -25,9 +28,10 @@ def score_item(
     batch_tokens: int,
     progress: Progress,
     ranks: Ranks = ALONE,
+    mixtures: Mapping[str, Mixture] | None = None,
 ) -> Ledger:
     """Return the ledger of `tokens_M` under `protocol`, the same on all ranks: bf16 autocast on GPUs that have it, else
-    fp32.
+    fp32. `mixtures`: those of the artifact.
 
     ValueError before anything is scored when the table is another tokenizer's or the targets stand for no bytes.
     """
@@ -42,6 +46,14 @@ def score_item(
     half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if half else torch.float32
     scores = score(
-        model, tokens_M, protocol, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress, ranks=ranks
+        model,
+        tokens_M,
+        protocol,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        progress=progress,
+        ranks=ranks,
+        mixtures=mixtures,
     )
     return make_ledger(scores, bytes_N, protocol)

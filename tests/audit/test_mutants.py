@@ -17,11 +17,11 @@ from pipeline.data.byte_count import byte_table
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
 from tests.mutants.cheats import EXPECTED, Honest, Isolated
-from tests.scoring.scoring_toys import TTT, tiny_network
+from tests.scoring.scoring_toys import MIXTURES, PROTOCOLS, TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
 TOY_CONTEXT = 16
-STREAM = {"kind": "stream", "context_tokens": 16, "stride_tokens": 4, "lane_tokens": 24}
+STREAM = {"kind": "stream", "context_tokens": 16, "stride_tokens": 4, "lane_tokens": 24, "mixture": None}
 
 
 @pytest.mark.parametrize("mutant", EXPECTED, ids=lambda mutant: mutant.__name__)
@@ -49,7 +49,9 @@ class Library:
 
     def rows(self, tokens: np.ndarray, item: str) -> Rows:
         protocol = parse_protocol(self.protocols[item])
-        ledger = score_item(self.model, tokens, self.table, protocol, torch.device("cpu"), 4096, silent)
+        ledger = score_item(
+            self.model, tokens, self.table, protocol, torch.device("cpu"), 4096, silent, mixtures=MIXTURES
+        )
         return Rows(ledger.target, ledger.nats, ledger.bytes, ledger.group)
 
 
@@ -84,6 +86,8 @@ def one_of_each_kind_first() -> list:
 
 STREAMS = [
     STREAM,
+    PROTOCOLS["documents, counts"],
+    PROTOCOLS["ttt, counts"],
     pytest.param({**STREAM, "lane_tokens": 400}, marks=pytest.mark.slow),
     pytest.param({**TTT, **STREAM, "kind": "ttt", "chunk_tokens": 60}, marks=pytest.mark.slow),
 ]

@@ -54,7 +54,7 @@ def test_only_the_sections_asked_for_come_back(repo: Path):
             "train.max_steps: got None, expected a number here or in",
         ),
         ("evaluate", "kind: sliding", "kind: slide", "evaluate.protocols.sliding.kind: got 'slide'"),
-        ("evaluate", r"\[blocks, sliding, ttt\]", "[blocks, slidin]", "evaluate.items: got 'slidin'"),
+        ("evaluate", r"\[blocks, sliding, ttt, mixture\]", "[blocks, slidin]", "evaluate.items: got 'slidin'"),
         ("seeds", r"seeds: \[\d+\]", "seeds: [444, 444]", "seeds: got [444, 444]"),
         ("data", "\nlaunch:", "\nlunch:", "lunch: unknown key in"),
         ("data", r"seeds: \[\d+\]", "seeds: [444", "not valid YAML"),

@@ -24,7 +24,7 @@ def test_losses_are_those_of_protocol_blocks(targets):
     )
     judge = Judge(model, stream)
     for net, nats_D in ((model, judge.float_D), (other, judge(other).nats_D)):
-        protocol = BlocksProtocol(kind="blocks", context_tokens=CONTEXT)
+        protocol = BlocksProtocol(kind="blocks", context_tokens=CONTEXT, mixture=None)
         scores = score(
             net, stream.tokens_M, protocol, device="cpu", dtype=torch.float32, batch_tokens=4 * CONTEXT, progress=silent
         )

@@ -40,6 +40,7 @@ def test_ranks_hold_the_statistics_of_one_process(num_processes, repo, tmp_path,
     zero, *others = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(num_processes))
     assert zero.keys() == alone.keys()
     assert any(key.startswith("cross/") for key in zero)
+    assert {"mixture/document", "mixture/stream"} <= zero.keys()
     for key, entry in alone.items():
         assert all(torch.equal(zero[key], other[key]) for other in others), f"{key}: the ranks disagree"
         torch.testing.assert_close(zero[key], entry, rtol=2e-7, atol=0, msg=key)

@@ -142,7 +142,7 @@ LEDGER = Ledger(
     bytes=np.ones(ROWS),
     group=np.zeros(ROWS),
     num_targets=ROWS,
-    protocol={"kind": "sliding", "context_tokens": 4, "stride_tokens": 2},
+    protocol={"kind": "sliding", "context_tokens": 4, "stride_tokens": 2, "mixture": None},
 )
 
 

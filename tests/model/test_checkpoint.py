@@ -55,7 +55,7 @@ def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path: Path, confi
 def test_an_artifact_that_does_not_fit_its_config_is_an_artifact_error(tmp_path: Path, config: ModelConfig):
     state = {name: tensor.half().numpy() for name, tensor in build(config).state_dict().items()}
     write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(config)})
-    assert load_artifact_model(tmp_path / "a").config == config
+    assert load_artifact_model(tmp_path / "a")[0].config == config
     write_artifact(tmp_path / "a", state, {"model": dataclasses.asdict(dataclasses.replace(config, model_dim=64))})
     with pytest.raises(ArtifactError, match="does not fit the model config inside"):
         load_artifact_model(tmp_path / "a")

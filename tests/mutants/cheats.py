@@ -5,6 +5,7 @@ check passes it; each mutant overrides the one step that its historical model go
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -316,9 +317,84 @@ class Canned(Honest):
         return np.full(len(tokens) - 1, np.log(len(self.embedding_VD)))
 
 
+class Counting(Honest):
+    """Honest, with counts of what followed each token of the document so far, mixed into every distribution."""
+
+    discount, strength = 0.7, 2.0
+
+    def nats(self, tokens: np.ndarray) -> np.ndarray:
+        probabilities, books = np.exp(-super().nats(tokens)), dict[int, Counter[int]]()
+        for target, (previous, token) in enumerate(zip(tokens[:-1].tolist(), tokens[1:].tolist(), strict=True)):
+            books = {} if previous == self.bos_id else books
+            counts = books.setdefault(previous, Counter())
+            probabilities[target] = self.mixed(probabilities[target], counts, token)
+            counts[token] += 1
+        return -np.log(probabilities)
+
+    def mixed(self, base: float, counts: Counter[int], token: int) -> float:
+        freed = self.freed(counts) + self.strength
+        kept = max(0.0, self.seen(counts, token) - self.discount)
+        return (kept + freed * base) / (counts.total() + self.strength)
+
+    def seen(self, counts: Counter[int], token: int) -> int:
+        return counts[token]
+
+    def freed(self, counts: Counter[int]) -> float:
+        return self.discount * sum(count > 0 for count in counts.values())
+
+
+class IsolatedCounting(Counting, Isolated):
+    """The same with documents that do not see each other, and says so."""
+
+
+class CountedFirst(Counting):
+    """Counts a target before it is scored: it is sure to have been seen."""
+
+    def mixed(self, base: float, counts: Counter[int], token: int) -> float:
+        return super().mixed(base, counts + Counter([token]), token)
+
+
+class LostDiscount(Counting):
+    """Takes the discount from what was seen and gives it to nobody."""
+
+    def freed(self, counts: Counter[int]) -> float:
+        return 0.0
+
+
+class SkippedForTheTarget(Counting):
+    """Leaves the counts out where the target is not among them: it keeps its whole probability."""
+
+    def mixed(self, base: float, counts: Counter[int], token: int) -> float:
+        return super().mixed(base, counts, token) if counts[token] else base
+
+
+class HashedPairs(Counting):
+    """Looks pairs up under a hash of four values: a token finds what others left there."""
+
+    def seen(self, counts: Counter[int], token: int) -> int:
+        return sum(count for other, count in counts.items() if other % 4 == token % 4)
+
+
+class StreamCounting(IsolatedCounting):
+    """Declares isolated documents and goes on counting from one to the next."""
+
+    def nats(self, tokens: np.ndarray) -> np.ndarray:
+        bos_id, self.bos_id = self.bos_id, -1
+        nats = Counting.nats(self, tokens)
+        self.bos_id = bos_id
+        return nats
+
+
 EXPECTED = {
     Honest: set(),
     Isolated: set(),
+    Counting: set(),
+    IsolatedCounting: set(),
+    CountedFirst: {"T3"},
+    LostDiscount: {"T3"},
+    SkippedForTheTarget: {"T3"},
+    HashedPairs: {"T3"},
+    StreamCounting: {"T5"},
     FreshAdapters: set(),
     FutureAttention: {"T2", "T7", "T12"},
     Slot: {"T2", "T3", "T7", "T12"},

@@ -18,7 +18,7 @@ from tests.networks import ARCHITECTURES, architecture, randomised
 STEPS = RateSteps(kind="rate", row_exponent=0.5, column_exponent=1.0, lookup_exponent=1.0)
 PROVISIONAL = ProvisionalConfig(bits_per_weight=8.0, steps=STEPS, target_share=0.5, damp_frac=0.01)
 CALIBRATE = CalibrateConfig(
-    num_sequences=8, batch_sequences=8, sensitivity_sequences=4, sweeps=1, provisional=PROVISIONAL
+    num_sequences=8, batch_sequences=8, sensitivity_sequences=4, sweeps=1, provisional=PROVISIONAL, mixture=None
 )
 QUANTIZE = QuantizeConfig(
     solver="gptq",

@@ -87,6 +87,7 @@ def settings(sweeps, target_share=0.0, steps=RATE_STEPS, sensitivity_sequences=4
         sensitivity_sequences=sensitivity_sequences,
         sweeps=sweeps,
         provisional=provisional,
+        mixture=None,
     )
 
 

@@ -43,7 +43,7 @@ def test_codes_span_the_grid_of_their_owner():
     ids_NT = torch.randint(0, 48, (8, 16), generator=torch.Generator().manual_seed(2))
     provisional = ProvisionalConfig(bits_per_weight=4.0, steps=CLIP, target_share=0.0, damp_frac=0.01)
     settings = CalibrateConfig(
-        num_sequences=8, batch_sequences=4, sensitivity_sequences=0, sweeps=0, provisional=provisional
+        num_sequences=8, batch_sequences=4, sensitivity_sequences=0, sweeps=0, provisional=provisional, mixture=None
     )
     statistics = calibrate(model, ids_NT, settings, Ranks(0, 0, 1), torch.device("cpu"), silent)
     config = QuantizeConfig(

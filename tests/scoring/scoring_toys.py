@@ -24,10 +24,11 @@ TTT: dict[str, Any] = {
     "batch_sequences": 2,
     "freeze_blocks": 1,
     "lane_tokens": None,
+    "mixture": None,
 }
-BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16}
-DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16}
-SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6}
+BLOCKS: dict[str, Any] = {"kind": "blocks", "context_tokens": 16, "mixture": None}
+DOCUMENTS: dict[str, Any] = {"kind": "blocks", "documents": True, "bos_id": 1, "context_tokens": 16, "mixture": None}
+SLIDING: dict[str, Any] = {"kind": "sliding", "context_tokens": 16, "stride_tokens": 6, "mixture": None}
 STREAM: dict[str, Any] = {**SLIDING, "kind": "stream", "lane_tokens": 40}
 
 LORA: dict[str, Any] = {
@@ -42,6 +43,7 @@ LORA: dict[str, Any] = {
     "beta1": 0.5,
     "beta2": 0.9,
     "eps": 1e-4,
+    "mixture": None,
 }
 PROTOCOLS = {
     "blocks": BLOCKS,
@@ -51,7 +53,12 @@ PROTOCOLS = {
     "ttt": TTT,
     "ttt in lanes": {**TTT, "lane_tokens": 20},
     "lora-ttt": LORA,
+    "documents, counts": {**DOCUMENTS, "mixture": "document"},
+    "ttt, counts": {**TTT, "mixture": "stream"},
 }
+_CONSTANTS = [0.6, 0.9, 1.2, 1.0, 3.0, 2.0, 5.0, 4.0, 7.0, 6.0, 9.0, 8.0, 11.0]
+DOCUMENT_STEPS = [[1, order, *_CONSTANTS] for order in (1, 2, 4)]
+MIXTURES = {"document": DOCUMENT_STEPS, "stream": [[-1, 1, *_CONSTANTS], *DOCUMENT_STEPS]}
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
@@ -76,7 +83,7 @@ def tiny_network(vocab_size: int = 64) -> LoopedUNet:
 
 def run(model: Any, tokens: Any, protocol: Any, batch_tokens: int = 64, **other: Any) -> Scores:
     """Return the scores of a stream in float32 on the processor, or as `other` arguments of `score` have it."""
-    defaults: dict[str, Any] = {"device": "cpu", "dtype": torch.float32, "progress": silent}
+    defaults: dict[str, Any] = {"device": "cpu", "dtype": torch.float32, "progress": silent, "mixtures": MIXTURES}
     return score(model, tokens, parse_protocol(protocol), batch_tokens=batch_tokens, **{**defaults, **other})
 
 

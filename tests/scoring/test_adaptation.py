@@ -53,6 +53,7 @@ def test_published_ttt_nats_are_reproduced(shared: Path) -> None:
             "batch_sequences": rule["batch_seqs"],
             "freeze_blocks": rule["freeze_blocks"],
             "lane_tokens": None,
+            "mixture": None,
         },
     )
     # Published tolerance 1e-3; measured 2e-6, so a tighter one is what would notice a change of rule.

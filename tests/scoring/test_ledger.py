@@ -11,7 +11,7 @@ from pipeline.scoring.config import SlidingProtocol
 from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.ledger import Ledger, load_ledger, make_ledger, save_ledger
 
-PROTOCOL = SlidingProtocol(kind="sliding", context_tokens=4, stride_tokens=2)
+PROTOCOL = SlidingProtocol(kind="sliding", context_tokens=4, stride_tokens=2, mixture=None)
 
 
 def example() -> Ledger:
@@ -60,7 +60,7 @@ def test_a_file_gives_back_the_ledger_and_has_no_clock_in_it(tmp_path: Path, mon
     save_ledger(tmp_path / "b.npz", load_ledger(tmp_path / "a.npz"))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     loaded = load_ledger(tmp_path / "b.npz")
-    assert loaded.protocol == {"kind": "sliding", "context_tokens": 4, "stride_tokens": 2}
+    assert loaded.protocol == {"kind": "sliding", "context_tokens": 4, "stride_tokens": 2, "mixture": None}
     assert (loaded.num_targets, loaded.total_nats) == (5, example().total_nats)
 
 

@@ -32,6 +32,8 @@ def test_mapping_and_dataclass_mean_the_same(protocol: dict) -> None:
         ({**SLIDING, "kind": "streams"}, ["kind", "streams", "blocks", "stream"]),
         ({**SLIDING, "kind": ["ttt"]}, ["kind"]),
         ({"context_tokens": 16}, ["kind"]),
+        ({**BLOCKS, "mixture": "documents"}, ["blocks", "mixture", "documents", "document"]),
+        ({**BLOCKS, "mixture": "document"}, ["protocol.mixture", "'document'", "null", "calibrate.mixture"]),
         ({**SLIDING, "stride_tokns": 6}, ["sliding", "stride_tokns", "stride_tokens"]),
         ({**BLOCKS, "stride_tokens": 6}, ["blocks", "stride_tokens"]),
         ({**BLOCKS, "batch_tokens": 6}, ["blocks", "batch_tokens"]),
@@ -81,7 +83,12 @@ def test_published_sliding_nats_are_reproduced(shared: Path, tmp_path: Path) -> 
     config, state = load_community(checkpoint, "crawler", json.loads(metadata["config"]))
     model = build(config)
     model.load_state_dict(state)
-    protocol = {"kind": "sliding", "context_tokens": int(metadata["seq_len"]), "stride_tokens": int(metadata["stride"])}
+    protocol = {
+        "kind": "sliding",
+        "context_tokens": int(metadata["seq_len"]),
+        "stride_tokens": int(metadata["stride"]),
+        "mixture": None,
+    }
     nats = score_tokens(model, tensors["val_tokens"], protocol)
     np.testing.assert_allclose(nats, tensors["token_nll"].numpy(), rtol=0, atol=1e-4)
     bpb = math.fsum(nats) / (math.log(2) * float(metadata["scored_bytes"]))

@@ -24,7 +24,11 @@ def streams(draw: st.DrawFn) -> StreamProtocol:
     context = draw(st.integers(1, 40))
     stride = draw(st.integers(1, context))
     return StreamProtocol(
-        kind="stream", context_tokens=context, stride_tokens=stride, lane_tokens=draw(st.integers(stride, 150))
+        kind="stream",
+        context_tokens=context,
+        stride_tokens=stride,
+        lane_tokens=draw(st.integers(stride, 150)),
+        mixture=None,
     )
 
 
@@ -80,7 +84,13 @@ def test_lanes_of_one_stride_are_sliding_windows(num_tokens: int) -> None:
 def test_a_window_as_long_as_the_stream_is_one_forward_pass(name: str, context: int, stride: int) -> None:
     config = architecture(name)
     model, tokens = roused(config, 1), random_tokens(min(context - stride, 57) + 4, config.vocab_size)
-    protocol = {"kind": "stream", "context_tokens": context, "stride_tokens": stride, "lane_tokens": 1000}
+    protocol = {
+        "kind": "stream",
+        "context_tokens": context,
+        "stride_tokens": stride,
+        "lane_tokens": 1000,
+        "mixture": None,
+    }
     with torch.no_grad():
         logits_TV = in_context(model, context).eval()(tokens[None, :-1])[0]
     expected = F.cross_entropy(logits_TV, tokens[1:], reduction="none").numpy()

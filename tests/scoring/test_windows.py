@@ -33,6 +33,7 @@ def ttt(context: int, stride: int, chunk: int) -> TTTProtocol:
         batch_sequences=2,
         freeze_blocks=0,
         lane_tokens=None,
+        mixture=None,
     )
 
 
@@ -49,6 +50,7 @@ def lora(context: int, chunk: int, batch_documents: int) -> LoraProtocol:
         beta1=0.0,
         beta2=0.9,
         eps=1e-8,
+        mixture=None,
     )
 
 
@@ -59,9 +61,9 @@ def protocols(draw: st.DrawFn) -> Protocol:
     return draw(
         st.sampled_from(
             [
-                BlocksProtocol(kind="blocks", context_tokens=context),
-                DocumentBlocksProtocol(kind="blocks", documents=True, bos_id=1, context_tokens=context),
-                SlidingProtocol(kind="sliding", context_tokens=context, stride_tokens=stride),
+                BlocksProtocol(kind="blocks", context_tokens=context, mixture=None),
+                DocumentBlocksProtocol(kind="blocks", documents=True, bos_id=1, context_tokens=context, mixture=None),
+                SlidingProtocol(kind="sliding", context_tokens=context, stride_tokens=stride, mixture=None),
                 ttt(context, stride, draw(st.integers(1, 60))),
                 lora(context, stride, draw(st.integers(1, 4))),
             ]
@@ -189,7 +191,7 @@ def test_a_document_that_ends_makes_room_and_its_end_moves_nothing_before_it() -
 
 def test_the_window_after_the_last_unscored_target_does_not_exist() -> None:
     """The historical bug: one trailing window per stride, each rescoring the last targets."""
-    sliding = SlidingProtocol(kind="sliding", context_tokens=8, stride_tokens=2)
+    sliding = SlidingProtocol(kind="sliding", context_tokens=8, stride_tokens=2, mixture=None)
     assert [tuple(w) for w in plan([10], sliding)[0].windows] == [(0, 8, 0), (2, 10, 8)]
     assert [tuple(w) for w in plan([11], sliding)[0].windows] == [(0, 8, 0), (2, 10, 8), (4, 11, 10)]
     assert [tuple(w) for w in plan([5], sliding)[0].windows] == [(0, 5, 0)]
@@ -202,5 +204,5 @@ def test_a_chunk_without_windows_still_is_a_group() -> None:
 
 @pytest.mark.parametrize("documents", [[], [0], [0, 0]])
 def test_no_targets_are_no_groups(documents: list[int]) -> None:
-    for protocol in (BlocksProtocol(kind="blocks", context_tokens=4), ttt(4, 2, 4), lora(4, 2, 1)):
+    for protocol in (BlocksProtocol(kind="blocks", context_tokens=4, mixture=None), ttt(4, 2, 4), lora(4, 2, 1)):
         assert plan(documents, protocol) == []

@@ -199,7 +199,7 @@ def _fewer_bytes(root: Path) -> None:
         path.write_text(bpb.sub(lambda match: f"{float(match[0]) * held / stated:.8f}", path.read_text()))
 
 
-SCORE = "final_ttt_exact val_loss:1.00000000 val_bpb:1.00000000"
+SCORE = "final_ttt_document_mixture_exact val_loss:1.00000000 val_bpb:1.00000000"
 DOCTORED = {
     "nothing": (lambda root: None, set()),
     "a target twice in the real ledger": (_ledger(_rescored), {"T1"}),
@@ -219,9 +219,12 @@ DOCTORED = {
     "another number of targets": (_result(target_tokens=9), {"T11"}),
     "a better headline everywhere": (_better_headline, {"T11"}),
     "a second headline at the end": (_log(lambda lines: lines.append(SCORE)), {"T4", "T11"}),
-    "a score line twice": (_log(lambda lines: lines.append(next(x for x in lines if "ttt_exact" in x))), {"T11"}),
+    "a score line twice": (_log(lambda lines: lines.append(next(x for x in lines if "mixture_exact" in x))), {"T11"}),
     "a score line in other words": (_log(lambda lines: lines.insert(0, "best val_bpb: 1.0")), {"T11"}),
-    "a score line less": (_log(lambda lines: lines.remove(next(x for x in lines if "ttt_exact" in x))), {"T4", "T11"}),
+    "a score line less": (
+        _log(lambda lines: lines.remove(next(x for x in lines if "mixture_exact" in x))),
+        {"T4", "T11"},
+    ),
     "two numbers of targets": (_log(lambda lines: lines.append("target_tokens: 9")), {"T4", "T11"}),
     "two digests of the artifact": (_log(lambda lines: lines.append("sha256 00 model.fwy")), {"T11"}),
     "calibrate with val open": (_seal("calibrate/report"), {"T8"}),

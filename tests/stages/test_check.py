@@ -30,14 +30,22 @@ BAD = [
     ("train.document_bos_id", 1024, "train.document_bos_id: got 1024, expected a token id below model.vocab_size"),
     (
         "evaluate.protocols.blocks",
-        {"kind": "blocks", "documents": True, "bos_id": 1024, "context_tokens": 8},
+        {"kind": "blocks", "documents": True, "bos_id": 1024, "context_tokens": 8, "mixture": None},
         "evaluate.protocols.blocks.bos_id: got 1024, expected a token id below",
     ),
     ("calibrate.sensitivity_sequences", 0, "calibrate.sensitivity_sequences: got 0, expected above 0: quantize.steps"),
     ("quantize.target_share", 0.5, "calibrate.provisional.target_share: got 0, expected above 0, which quantize"),
     ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got (1.0, 2.0), expected 3 numbers or more"),
-    ("evaluate.protocols.size", {"kind": "blocks", "context_tokens": 8}, "evaluate.protocols.size: got a key"),
-    ("evaluate.protocols.a b", {"kind": "blocks", "context_tokens": 8}, "evaluate.protocols: got 'a b', expected"),
+    (
+        "evaluate.protocols.size",
+        {"kind": "blocks", "context_tokens": 8, "mixture": None},
+        "evaluate.protocols.size: got a key",
+    ),
+    (
+        "evaluate.protocols.a b",
+        {"kind": "blocks", "context_tokens": 8, "mixture": None},
+        "evaluate.protocols: got 'a b', expected",
+    ),
 ]
 
 

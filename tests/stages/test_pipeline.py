@@ -108,7 +108,11 @@ def test_the_smallest_program_is_audited_like_the_readable_one(project):
 
 
 def test_a_protocol_reruns_its_own_item_and_package(project):
-    project.edit(evaluate={"protocols": {**_protocols(project), "blocks": {"kind": "blocks", "context_tokens": 16}}})
+    project.edit(
+        evaluate={
+            "protocols": {**_protocols(project), "blocks": {"kind": "blocks", "context_tokens": 16, "mixture": None}}
+        }
+    )
     assert set(project.would_run("package")) == {"evaluate@1-blocks", "package"}
 
 
@@ -215,7 +219,7 @@ def test_the_record_trains_from_scratch_to_the_same_artifact(finished, alone: Pa
 def test_the_record_trains_under_torchrun_on_two_processes(finished, alone: Path):
     command = ["torchrun", "--standalone", "--nproc_per_node=2", "train_gpt.py", "--seed", "1"]
     printed = finished.at(alone).run(*command).stdout
-    two = float(printed.split("final_ttt_exact val_loss:")[1].split()[0])
+    two = float(printed.split("final_ttt_document_mixture_exact val_loss:")[1].split()[0])
     # Six bf16 steps on a tiny model: rank gradients round before they are averaged.
     assert two == pytest.approx(scores(finished, "ttt")["val_loss"], abs=0.02)
     assert (alone / "model.fwy").stat().st_size <= BUDGET
@@ -247,7 +251,7 @@ def test_the_evaluate_stage_writes_one_ledger_on_one_and_two_processes(project, 
 
 
 def test_documents_and_adapters_are_scored_by_stage_and_record_alike(project, tmp_path: Path):
-    documents = {"documents": True, "bos_id": 1, "context_tokens": 32}
+    documents = {"documents": True, "bos_id": 1, "context_tokens": 32, "mixture": None}
     rule = {"chunk_tokens": 16, "batch_documents": 4, "rank": 2, "learning_rate": 0.001, "beta1": 0.0, "beta2": 0.999}
     project.edit(
         evaluate={

@@ -1,0 +1,1 @@
+"""What the network cannot carry, counted: `mixing.mixed_nats`, with settings that `fitting.fit_mixture` finds."""

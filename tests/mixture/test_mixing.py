@@ -1,0 +1,99 @@
+"""The mixture against its definition: a whole distribution, kept and mixed by a loop."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.mixture.mixing import CLASS_BOUNDS, LONGEST_CONTEXT, NUM_STRENGTHS, checked_mixtures, mixed_nats
+from pipeline.quant.config import MixtureConfig
+from tests.mixture.test_counts import BOS
+from tests.scoring.scoring_toys import MIXTURES, random_documents
+
+VOCAB = 12
+
+
+def strength_class(total: int, distinct: int) -> int:
+    return 2 * sum(total >= bound for bound in CLASS_BOUNDS) + (distinct == 1)
+
+
+def distributions(tokens: list[int], base_NV: np.ndarray, mixture: list[list[float]]) -> np.ndarray:
+    """Return every target's distribution over the vocabulary (N, V), by the formula, token by token."""
+    books: list[dict[tuple[int, ...], list[int]]] = [{} for _ in mixture]
+    starts, found = [0] * len(mixture), []
+    for target, token in enumerate(tokens[1:]):
+        q_V = base_NV[target].copy()
+        for step, (empties, order, *constants) in enumerate(mixture):
+            if tokens[target] == empties:
+                starts[step], books[step] = target, {}
+            if target + 1 - order < starts[step]:
+                continue
+            counts = books[step].setdefault(tuple(tokens[target + 1 - int(order) : target + 1]), [0] * VOCAB)
+            total, distinct = sum(counts), sum(count > 0 for count in counts)
+            if total:
+                strength = constants[3 + strength_class(total, distinct)]
+                taken = [0.0, *constants[:3]]
+                freed = sum(taken[min(count, 3)] for count in counts) + strength
+                kept_V = np.array([count - taken[min(count, 3)] for count in counts])
+                q_V = (kept_V + freed * q_V) / (total + strength)
+            counts[token] += 1
+        found.append(q_V)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_mixture_is_its_definition_and_sums_to_one(name: str) -> None:
+    tokens = random_documents([90, 0, 1, 40, 7, 200], vocab_size=VOCAB)
+    base_NV = np.random.default_rng(3).dirichlet(np.ones(VOCAB), len(tokens) - 1)
+    expected_NV = distributions(tokens.tolist(), base_NV, MIXTURES[name])
+    np.testing.assert_allclose(expected_NV.sum(1), 1, rtol=1e-12)
+    following = tokens[1:].numpy()
+    base_N = torch.from_numpy(-np.log(base_NV[np.arange(len(following)), following]))
+    found_N = mixed_nats(tokens, base_N, MIXTURES[name])
+    np.testing.assert_allclose(found_N.numpy(), -np.log(expected_NV[np.arange(len(following)), following]), rtol=1e-12)
+    assert (found_N != base_N).sum() > 200
+
+
+def test_what_repeats_costs_less_and_what_is_new_costs_more() -> None:
+    tokens = torch.tensor([BOS, *(5 * [7, 8, 9, 10]), 3])
+    base_N = torch.full((len(tokens) - 1,), math.log(VOCAB), dtype=torch.float64)
+    nats_N = mixed_nats(tokens, base_N, MIXTURES["document"])
+    assert torch.equal(nats_N[:5], base_N[:5]), "no context has been seen"
+    assert (nats_N[5:-1] < base_N[5:-1]).all()
+    assert nats_N[-1] > base_N[-1]
+
+
+def test_a_document_starts_from_nothing() -> None:
+    document = [BOS, 5, 6, 5, 6, 5, 6]
+    nats_N = torch.full((2 * len(document) - 1,), 2.0)
+    once, again = mixed_nats(torch.tensor(2 * document), nats_N, MIXTURES["document"]).split((len(document), 6))
+    assert torch.equal(once[:6], again)
+    *_, second = mixed_nats(torch.tensor(2 * document), nats_N, MIXTURES["stream"]).split((len(document), 6))
+    assert (second < again).all()
+
+
+def test_the_longest_context_is_that_of_the_configuration() -> None:
+    MixtureConfig(tokens=2, document_orders=(LONGEST_CONTEXT,), stream_orders=())
+    with pytest.raises(ValueError, match=r"document_orders.*16"):
+        MixtureConfig(tokens=2, document_orders=(LONGEST_CONTEXT + 1,), stream_orders=())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        [],
+        [1, 1, 0.5],
+        [1, 0, 0.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
+        [1, 17, 0.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
+        [0.5, 1, 0.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
+        [1, 1, 1.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
+        [1, 1, 0.5, 1, 1, -1.0, *([1.0] * (NUM_STRENGTHS - 1))],
+        [1, 1, 0.5, 1, 1, math.nan, *([1.0] * (NUM_STRENGTHS - 1))],
+        [1, 1, 0.5, 1, 1, *([1.0] * (NUM_STRENGTHS + 1))],
+    ],
+)
+def test_constants_of_no_mixture_are_refused(step: list[float]) -> None:
+    checked_mixtures(MIXTURES)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^mixtures\.other"):
+        checked_mixtures({"other": (tuple(step),)})
