@@ -14,19 +14,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.mixture.mixing import NUM_STRENGTHS, evidence_of, mix
+from pipeline.mixture.mixing import SHAPE, evidence_of, mix
 
 _FIRST_STRENGTH = 8.0
-_FARTHEST = 12.0
-"""Powers of e that a strength may go from there: beyond, all is left to the network, or nothing."""
+_FARTHEST = 9.0
+"""Powers of e that a strength or a factor may go from its first value: beyond, the network gets all or nothing."""
 _MOST_ITERATIONS = 60
 _DIGITS = 4
 
 
 def fit_mixture(tokens_M: Tensor, nats_N: Tensor, steps: Sequence[tuple[int, int]]) -> list[list[float]]:
     """Return the mixture of these steps under which a text, of which the network's nats are given, is likeliest."""
-    text = list(evidence_of(tokens_M, steps))
-    raw_SC = torch.zeros(len(steps), 3 + NUM_STRENGTHS, dtype=torch.float64, requires_grad=True)
+    text = list(evidence_of(tokens_M, nats_N, steps))
+    raw_SC = torch.zeros(len(steps), sum(SHAPE), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([raw_SC], max_iter=_MOST_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -44,7 +44,11 @@ def fit_mixture(tokens_M: Tensor, nats_N: Tensor, steps: Sequence[tuple[int, int
 
 
 def _constants(raw_SC: Tensor) -> Tensor:
-    """Return discounts, of a count at most that count, and strengths, positive and finite, of any numbers."""
+    """Return discounts, of a count at most that count, strengths and factors, positive and finite, of any numbers."""
+    discounts, strengths, factors = raw_SC.split(SHAPE, dim=1)
     most_3 = torch.arange(1, 4, dtype=raw_SC.dtype)
-    exponent_SK = _FARTHEST * (raw_SC[:, 3:] / _FARTHEST).tanh()
-    return torch.cat((most_3 * raw_SC[:, :3].sigmoid(), _FIRST_STRENGTH * exponent_SK.exp()), dim=1)
+    return torch.cat((most_3 * discounts.sigmoid(), _FIRST_STRENGTH * _power(strengths), _power(factors)), dim=1)
+
+
+def _power(raw: Tensor) -> Tensor:
+    return (_FARTHEST * (raw / _FARTHEST).tanh()).exp()

@@ -11,13 +11,14 @@ from ruamel.yaml import YAML
 
 from pipeline.audit.behaviour import audit_behaviour
 from pipeline.audit.evaluator import Ledgers, Rows
+from pipeline.audit.questions import declares_isolation
 from pipeline.audit.streams import StreamMaker
 from pipeline.base.progress import silent
 from pipeline.data.byte_count import byte_table
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
 from tests.mutants.cheats import EXPECTED, Honest, Isolated
-from tests.scoring.scoring_toys import MIXTURES, PROTOCOLS, TTT, tiny_network
+from tests.scoring.scoring_toys import DOCUMENTS, MIXTURES, PROTOCOLS, TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
 TOY_CONTEXT = 16
@@ -98,3 +99,8 @@ def test_every_protocol_of_every_recipe_passes_and_so_do_streams(protocol: dict,
     evaluator = Library(small_processor, {"item": protocol})
     findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=0.0, num_processes=2)
     assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}
+
+
+def test_counts_of_the_stream_are_no_isolation() -> None:
+    assert declares_isolation({**DOCUMENTS, "mixture": "document"})
+    assert not declares_isolation({**DOCUMENTS, "mixture": "stream"})

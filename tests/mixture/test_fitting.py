@@ -56,3 +56,14 @@ def test_counts_that_say_nothing_are_left_to_the_network() -> None:
     mixture = fit_mixture(tokens_M, nats_N, STEPS)
     checked_mixtures({"fitted": tuple(map(tuple, mixture))})
     assert mixed_nats(tokens_M, nats_N, mixture).mean() < nats_N.mean() + 1e-3
+
+
+def test_what_came_often_may_count_for_little() -> None:
+    """Every word is followed by one other three times, and never again: most of a count of three is taken away."""
+    random = torch.Generator().manual_seed(0)
+    parts = [torch.tensor([word, word + 1]).repeat(3) for word in range(100, 400, 2)]
+    parts += [torch.tensor([word, int(torch.randint(2, 99, (1,), generator=random))]) for word in range(100, 400, 2)]
+    tokens_M = torch.cat(parts)
+    ((_, _, _, twice, often, *_),) = fit_mixture(tokens_M, torch.full((len(tokens_M) - 1,), 4.0), [(-1, 1)])
+    assert twice < 0.5, "what came twice came again"
+    assert often > 2.5

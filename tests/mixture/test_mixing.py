@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.mixture.mixing import CLASS_BOUNDS, LONGEST_CONTEXT, NUM_STRENGTHS, checked_mixtures, mixed_nats
+from pipeline.mixture.mixing import LONGEST_CONTEXT, SHAPE, SURPRISE_BOUNDS, TOTAL_BOUNDS, checked_mixtures, mixed_nats
 from pipeline.quant.config import MixtureConfig
 from tests.mixture.test_counts import BOS
 from tests.scoring.scoring_toys import MIXTURES, random_documents
@@ -14,8 +14,12 @@ from tests.scoring.scoring_toys import MIXTURES, random_documents
 VOCAB = 12
 
 
-def strength_class(total: int, distinct: int) -> int:
-    return 2 * sum(total >= bound for bound in CLASS_BOUNDS) + (distinct == 1)
+def strength_of(constants: list[float], counts: list[int], surprise: float) -> float:
+    """Return A for what followed a context so far, after a target of so many nats."""
+    total, distinct = sum(counts), sum(count > 0 for count in counts)
+    strengths, factors = constants[3 : 3 + SHAPE[1]], constants[3 + SHAPE[1] :]
+    which = 2 * sum(total >= bound for bound in TOTAL_BOUNDS) + (distinct == 1)
+    return strengths[which] * factors[sum(surprise >= bound for bound in SURPRISE_BOUNDS)]
 
 
 def distributions(tokens: list[int], base_NV: np.ndarray, mixture: list[list[float]]) -> np.ndarray:
@@ -30,9 +34,8 @@ def distributions(tokens: list[int], base_NV: np.ndarray, mixture: list[list[flo
             if target + 1 - order < starts[step]:
                 continue
             counts = books[step].setdefault(tuple(tokens[target + 1 - int(order) : target + 1]), [0] * VOCAB)
-            total, distinct = sum(counts), sum(count > 0 for count in counts)
-            if total:
-                strength = constants[3 + strength_class(total, distinct)]
+            if total := sum(counts):
+                strength = strength_of(constants, counts, -math.log(base_NV[target - 1, tokens[target]]))
                 taken = [0.0, *constants[:3]]
                 freed = sum(taken[min(count, 3)] for count in counts) + strength
                 kept_V = np.array([count - taken[min(count, 3)] for count in counts])
@@ -84,16 +87,26 @@ def test_the_longest_context_is_that_of_the_configuration() -> None:
     [
         [],
         [1, 1, 0.5],
-        [1, 0, 0.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
-        [1, 17, 0.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
-        [0.5, 1, 0.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
-        [1, 1, 1.5, 1, 1, *([1.0] * NUM_STRENGTHS)],
-        [1, 1, 0.5, 1, 1, -1.0, *([1.0] * (NUM_STRENGTHS - 1))],
-        [1, 1, 0.5, 1, 1, math.nan, *([1.0] * (NUM_STRENGTHS - 1))],
-        [1, 1, 0.5, 1, 1, *([1.0] * (NUM_STRENGTHS + 1))],
+        [1, 0, 0.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
+        [1, 17, 0.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
+        [0.5, 1, 0.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
+        [1, 1, 1.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
+        [1, 1, 0.5, 1, 1, -1.0, *([1.0] * (sum(SHAPE[1:]) - 1))],
+        [1, 1, 0.5, 1, 1, math.nan, *([1.0] * (sum(SHAPE[1:]) - 1))],
+        [1, 1, 0.5, 1, 1, *([1.0] * (sum(SHAPE[1:]) + 1))],
     ],
 )
 def test_constants_of_no_mixture_are_refused(step: list[float]) -> None:
     checked_mixtures(MIXTURES)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^mixtures\.other"):
         checked_mixtures({"other": (tuple(step),)})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_mixes_what_a_cpu_mixes() -> None:
+    tokens = random_documents([900, 3, 2000, 0, 500])
+    nats_N = 4 * torch.rand(len(tokens) - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for mixture in MIXTURES.values():
+        found_N = mixed_nats(tokens.cuda(), nats_N.cuda(), mixture).cpu()
+        torch.testing.assert_close(found_N, mixed_nats(tokens, nats_N, mixture), rtol=1e-12, atol=0)
