@@ -18,6 +18,7 @@ Checked by: tests/benchmarks/test_mixture.py
 
 import argparse
 import math
+import resource
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -72,7 +73,22 @@ PLACES = (128, 512, 2048)
 _LENGTH_SPREAD = 1.1
 """Standard deviation of the logarithm of a document's length."""
 _MILLI_BITS = 1000 / math.log(2)
-_COLOURS = {"network": "0.45", "document": "C0", "stream": "C1"}
+_DOTS: dict[str, dict[str, Any]] = {
+    "network": {"color": "0.45", "label": "network alone"},
+    "document": {"color": "C0", "label": "with counts of the document"},
+    "stream": {"color": "C1", "label": "of the stream, then of the document", "fillstyle": "none"},
+}
+
+
+class Cost(NamedTuple):
+    """What mixing takes."""
+
+    user_us: float
+    """Microseconds per token of the processor in the program itself."""
+    system_us: float
+    """And in the system, which clears the pages of large tensors."""
+    peak_mib: float
+    """By how much the resident set rises at most, per million tokens."""
 
 
 class Scale(NamedTuple):
@@ -97,7 +113,7 @@ SCALES = {
     "full": Scale(
         (1_000_000, 2_500_000, 5_000_000, 10_000_000), 3, 2048, 64, 512, 128, 4096, 2048, 131072, (2.0, 2.5, 3.0, 4.0)
     ),
-    "small": Scale((5_000, 10_000), 1, 96, 16, 64, 32, 128, 256, 1025, (3.0,)),
+    "small": Scale((5_000, 50_000), 1, 96, 16, 64, 32, 128, 256, 1025, (3.0,)),
 }
 
 
@@ -139,16 +155,18 @@ def synthetic_tokens(num_tokens: int, vocab_size: int, document_tokens: int) -> 
     return tokens_M
 
 
-def cost_of(name: str, num_tokens: int) -> tuple[float, float]:
-    """Return the processor seconds and the MiB that mixing takes; anew in a new process only."""
+def cost_of(name: str, num_tokens: int) -> Cost:
+    """Return what mixing takes; anew in a new process only."""
     torch.set_num_threads(1)
     tokens_M = torch.from_numpy(synthetic_tokens(num_tokens, 1024, 1500))
     nats_N = 6 * torch.rand(num_tokens - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mixture = fit_mixture(tokens_M[:_GLIMPSE_TOKENS], nats_N[: _GLIMPSE_TOKENS - 1], STEPS[name])
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before_mib = _memory_mib("VmRSS")
-    seconds = seconds_of(lambda: mixed_nats(tokens_M, nats_N, mixture), _CPU)
-    return seconds, _memory_mib("VmHWM") - before_mib
+    before_mib, before = _memory_mib("VmRSS"), resource.getrusage(resource.RUSAGE_SELF)
+    mixed_nats(tokens_M, nats_N, mixture)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    user_seconds, system_seconds = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return Cost(*(1e6 / num_tokens * x for x in (user_seconds, system_seconds, _memory_mib("VmHWM") - before_mib)))
 
 
 def _memory_mib(field: str) -> float:
@@ -158,32 +176,39 @@ def _memory_mib(field: str) -> float:
 
 def measure_cost(scale: Scale, size: str) -> dict[str, Any]:
     """Return seconds and memory of both mixtures by length of the text, and their share of sliding's seconds."""
-    measured: dict[str, Any] = {name: {"steps": steps, "texts": []} for name, steps in STEPS.items()}
-    for name, num_tokens in ((name, num_tokens) for name in STEPS for num_tokens in scale.cost_tokens):
-        runs = []
-        for _ in range(scale.rounds):
-            with get_context("fork").Pool(1) as pool:
-                runs.append(pool.apply(cost_of, (name, num_tokens)))
-        seconds, mib = (statistics.median(column) for column in zip(*runs, strict=True))
-        row: dict[str, Any] = {
-            "tokens": num_tokens,
-            "seconds": seconds,
-            "seconds_of_rounds": [run[0] for run in runs],
-            "peak_mib_per_million": mib / num_tokens * 1e6,
-        }
-        measured[name]["texts"].append(row)
-        print(
-            f"{name:9} {num_tokens:10,} tokens {seconds:7.2f} s {seconds / num_tokens * 1e6:6.3f} us per token, "
-            f"{row['peak_mib_per_million']:5.0f} MiB per million",
-            flush=True,
-        )
+    # Before the window is scored: processes begin with the memory of this one.
+    costs = {
+        name: {num_tokens: _median_cost(name, num_tokens, scale.rounds) for num_tokens in scale.cost_tokens}
+        for name in STEPS
+    }
     window = measure_window(scale, size)
-    for name in STEPS:
-        least, *_, most = (row["seconds"] / row["tokens"] for row in measured[name]["texts"])
-        measured[name]["largest_over_smallest"] = most / least
-        measured[name]["share_of_sliding"] = share = most / window["seconds_per_target"]
-        print(f"{name:9} per token, largest / smallest {most / least:.3f}; share of sliding {share:.3g}")
-    return {**measured, "sliding": window}
+    measured: dict[str, Any] = {"sliding": window}
+    for name, cost in costs.items():
+        least, most = cost[scale.cost_tokens[0]], cost[scale.cost_tokens[-1]]
+        measured[name] = {
+            "steps": STEPS[name],
+            "texts": [{"tokens": num_tokens, **each._asdict()} for num_tokens, each in cost.items()],
+            "user_largest_over_smallest": most.user_us / least.user_us,
+            "largest_over_smallest": (most.user_us + most.system_us) / (least.user_us + least.system_us),
+            "share_of_sliding": (most.user_us + most.system_us) / window["us_per_target"],
+        }
+        print(name, *(f"{key} {value:.3g}" for key, value in measured[name].items() if isinstance(value, float)))
+    return measured
+
+
+def _median_cost(name: str, num_tokens: int, rounds: int) -> Cost:
+    """Return the median of processes that did nothing before, and print it."""
+    runs = []
+    for _ in range(rounds):
+        with get_context("fork").Pool(1) as pool:
+            runs.append(pool.apply(cost_of, (name, num_tokens)))
+    cost = Cost(*(statistics.median(column) for column in zip(*runs, strict=True)))
+    print(
+        f"{name:9} {num_tokens:10,} tokens: {cost.user_us:.3f} us per token and {cost.system_us:.3f} of the system's, "
+        f"{cost.peak_mib:.0f} MiB per million",
+        flush=True,
+    )
+    return cost
 
 
 @torch.inference_mode()
@@ -195,13 +220,13 @@ def measure_window(scale: Scale, size: str) -> dict[str, Any]:
         seconds_of(lambda: shortcut(model, tokens_BT, scale.window_stride_tokens), _CPU)
         for _ in range(2 * scale.rounds + 1)
     ]
-    per_target = statistics.median(seconds) / scale.window_stride_tokens
-    print(f"sliding   {scale.window_tokens}/{scale.window_stride_tokens} {per_target * 1e6:.0f} us per target")
+    per_target = 1e6 * statistics.median(seconds) / scale.window_stride_tokens
+    print(f"sliding   {scale.window_tokens}/{scale.window_stride_tokens}: {per_target:.0f} us per target")
     return {
         "window_tokens": scale.window_tokens,
         "stride_tokens": scale.window_stride_tokens,
         "seconds": seconds,
-        "seconds_per_target": per_target,
+        "us_per_target": per_target,
     }
 
 
@@ -327,6 +352,7 @@ def where_saved(nats: Mapping[str, np.ndarray], scored: ScoredStream) -> dict[st
     places = [*(f"{first}-{after - 1}" for first, after in pairwise((0, *PLACES))), f"{PLACES[-1]}+"]
     parts = {
         "tokens of the document": (quartile_D[document_N], [f"{each.min()}-{each.max()}" for each in lengths]),
+        "document": (document_N != tokens_D.argmax(), ["the longest", "the others"]),
         "place in the document": (np.digitize(place_N, PLACES), places),
         "quarter of the stream": (stream_N * 4 // len(stream_N), ["1", "2", "3", "4"]),
     }
@@ -412,17 +438,17 @@ def draw_plot(path: Path, measured: Mapping[str, Any]) -> None:
     from matplotlib.ticker import FuncFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    rows = list(measured["protocols"].values())[::-1]
+    names = list(scored_protocols(SCALES["full"]))[::-1]  # a file keeps no order
+    rows = [measured["protocols"][name] for name in names]
     for place, row in enumerate(rows):
         left.plot([min(row["bpb"].values()), max(row["bpb"].values())], [place, place], color="0.85", zorder=0)
-    for arm, label in (("network", "network alone"), ("document", "document"), ("stream", "stream, then document")):
-        bpb = [row["bpb"][arm] for row in rows]
-        left.plot(bpb, range(len(rows)), "o", color=_COLOURS[arm], label=label)
-    left.set_yticks(range(len(rows)), list(measured["protocols"])[::-1])
+    for arm, dots in _DOTS.items():
+        left.plot([row["bpb"][arm] for row in rows], range(len(rows)), "o", **dots)
+    left.set_yticks(range(len(rows)), names)
     left.set_xlabel("bits per byte")
     documents = measured["sliding"]["documents"]
     for arm in STEPS:
-        right.plot(documents["tokens"], documents["gain_mbpb"][arm], "o", markersize=4, color=_COLOURS[arm])
+        right.plot(documents["tokens"], documents["gain_mbpb"][arm], "o", markersize=5, **_DOTS[arm])
     right.axhline(0, color="0.6", linewidth=0.8)
     right.set_xscale("log")
     right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -20,6 +20,7 @@ def check_params(path: str) -> "Params":
     params = load_params(path, SECTIONS)
     _check_token_ids(params)
     _check_statistics(params)
+    _check_mixtures(params)
     return params
 
 
@@ -67,3 +68,16 @@ def _check_statistics(params: "Params") -> None:
         weights,
         f"{visits} numbers or more, the visits of a block",
     )
+
+
+def _check_mixtures(params: "Params") -> None:
+    """Raise ValueError when a protocol asks for constants that its weights will not hold."""
+    from pipeline.base.checks import require
+
+    mixture = params.calibrate.mixture
+    there = {None, *(["document"] if mixture else []), *(["stream"] if mixture and mixture.stream_orders else [])}
+    for name, protocol in params.evaluate.protocols.items():
+        wanted, key = protocol.mixture, f"evaluate.protocols.{name}.mixture"
+        require(name != "float" or wanted is None, key, wanted, "null: a checkpoint holds no constants of counts")
+        orders = "calibrate.mixture" if wanted == "document" else "calibrate.mixture with stream_orders"
+        require(wanted in there, key, wanted, f"null, or {orders}")

@@ -37,10 +37,9 @@ def test_small_measures_every_protocol_and_part(measured: dict) -> None:
     cost, gains = measured["mixture_cost"], measured["mixture"]
     for name in STEPS:
         assert [row["tokens"] for row in cost[name]["texts"]] == list(SCALES["small"].cost_tokens)
-        assert min(row["peak_mib_per_million"] for row in cost[name]["texts"]) > 0
-        least, most = (row["seconds"] / row["tokens"] for row in cost[name]["texts"])
-        assert cost[name]["largest_over_smallest"] == pytest.approx(most / least)
-        assert cost[name]["share_of_sliding"] == pytest.approx(most / cost["sliding"]["seconds_per_target"])
+        assert cost[name]["texts"][-1]["peak_mib"] > 50  # half the tensors of 8 bytes that are alive at a time
+        most = cost[name]["texts"][-1]["user_us"] + cost[name]["texts"][-1]["system_us"]
+        assert cost[name]["share_of_sliding"] * cost["sliding"]["us_per_target"] == pytest.approx(most)
     assert gains["protocols"].keys() == scored_protocols(SCALES["small"]).keys()
     for row in gains["protocols"].values():
         for name in STEPS:

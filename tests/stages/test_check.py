@@ -37,6 +37,21 @@ BAD = [
     ("quantize.target_share", 0.5, "calibrate.provisional.target_share: got 0, expected above 0, which quantize"),
     ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got (1.0, 2.0), expected 3 numbers or more"),
     (
+        "calibrate.mixture",
+        None,
+        "evaluate.protocols.mixture.mixture: got 'document', expected null, or calibrate.mixture",
+    ),
+    (
+        "evaluate.protocols.blocks.mixture",
+        "stream",
+        "evaluate.protocols.blocks.mixture: got 'stream', expected null, or calibrate.mixture with stream_orders",
+    ),
+    (
+        "evaluate.protocols.float.mixture",
+        "document",
+        "evaluate.protocols.float.mixture: got 'document', expected null: a",
+    ),
+    (
         "evaluate.protocols.size",
         {"kind": "blocks", "context_tokens": 8, "mixture": None},
         "evaluate.protocols.size: got a key",
