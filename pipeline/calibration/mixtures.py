@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.base.checks import require_always
-from pipeline.base.ranks import Ranks, from_rank_zero, sum_over_ranks
+from pipeline.base.ranks import Ranks, errors_shared, from_rank_zero, sum_over_ranks
 from pipeline.mixture.fitting import fit_mixture
 from pipeline.mixture.mixing import mixed_nats
 from pipeline.model.network import LoopedUNet
@@ -52,8 +52,8 @@ def collect_mixtures(
     if config.stream_orders:
         wanted["stream"] = [*((-1, order) for order in config.stream_orders), *document]
     fitted = None
-    if ranks.rank == 0:
-        with one_thread():
+    with errors_shared(ranks), one_thread():
+        if ranks.rank == 0:
             fitted = {name: fit_mixture(*text, steps) for name, steps in wanted.items()}
     rows = from_rank_zero(fitted, ranks)
     return {f"mixture/{name}": torch.tensor(rows[name], dtype=torch.float64) for name in rows}

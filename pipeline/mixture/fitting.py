@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.mixture.mixing import SHAPE, evidence_of, mix
+from pipeline.mixture.mixing import NUM_CONSTANTS, evidence_of, mix
 
 _FIRST_STRENGTH = 8.0
 _FARTHEST = 9.0
@@ -25,13 +25,13 @@ _DIGITS = 4
 
 def fit_mixture(tokens_M: Tensor, nats_N: Tensor, steps: Sequence[tuple[int, int]]) -> list[list[float]]:
     """Return the mixture of these steps under which a text, of which the network's nats are given, is likeliest."""
-    text = list(evidence_of(tokens_M, nats_N, steps))
-    raw_SC = torch.zeros(len(steps), sum(SHAPE), dtype=torch.float64, requires_grad=True)
+    evidence = list(evidence_of(tokens_M, nats_N, steps))
+    raw_SC = torch.zeros(len(steps), sum(NUM_CONSTANTS), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([raw_SC], max_iter=_MOST_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        mean = mix(nats_N, text, _constants(raw_SC)).mean()
+        mean = mix(nats_N, evidence, _constants(raw_SC)).mean()
         mean.backward()
         return mean
 
@@ -45,7 +45,7 @@ def fit_mixture(tokens_M: Tensor, nats_N: Tensor, steps: Sequence[tuple[int, int
 
 def _constants(raw_SC: Tensor) -> Tensor:
     """Return discounts, of a count at most that count, strengths and factors, positive and finite, of any numbers."""
-    discounts, strengths, factors = raw_SC.split(SHAPE, dim=1)
+    discounts, strengths, factors = raw_SC.split(NUM_CONSTANTS, dim=1)
     most_3 = torch.arange(1, 4, dtype=raw_SC.dtype)
     return torch.cat((most_3 * discounts.sigmoid(), _FIRST_STRENGTH * _power(strengths), _power(factors)), dim=1)
 

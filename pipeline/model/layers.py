@@ -32,8 +32,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def stream_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype of the residual stream that begins with `x`: float32 or wider, and autocast's on a GPU.
+    """Return the dtype of the residual stream that begins with `x`: under autocast its own on a GPU, float32 on a CPU.
 
     Half the bytes of all that lies between two products is what a GPU gains by it.
     """
-    return compute_dtype(x) if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
+    is_wide = torch.is_autocast_enabled("cpu") and not x.is_cuda
+    return torch.promote_types(x.dtype, torch.float32) if is_wide else compute_dtype(x)

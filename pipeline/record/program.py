@@ -193,7 +193,7 @@ def _score_artifact(
     model.eval()
     share_from_rank_zero(model.state_dict().values(), ranks)
     ((item, protocol),) = recipe.protocols.items()
-    mixtures = {} if protocol.mixture is None else from_rank_zero(meta, ranks)["mixtures"]
+    mixtures = {} if protocol.mixture is None else from_rank_zero(meta, ranks).get("mixtures", {})
     ledgers = []
     for stream_M in [tokens_M] if folder is None else open_shards(inputs.paths[1:], recipe.model.vocab_size):
         ledger = score_item(

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.base.checks import require
+from pipeline.base.checks import require, require_always
 from pipeline.base.progress import Progress
 from pipeline.base.ranks import ALONE, Ranks, sum_over_ranks
 from pipeline.mixture.mixing import Mixture, mixed_nats
@@ -72,7 +72,8 @@ def score(
     """
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
-    check_mixture(protocol, mixtures)
+    if protocol.mixture is not None:
+        check_mixture(protocol.mixture, mixtures or {})
     kernel = scoring_attention(torch.device(device), dtype != torch.float32)
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
     with torch.inference_mode(False), attention_kernel(kernel):
@@ -195,11 +196,11 @@ def check_tokens(tokens_M: np.ndarray | Tensor, vocab_size: int | None) -> Tenso
     return torch.from_numpy(tokens.astype(np.int64))
 
 
-def check_mixture(protocol: Protocol, mixtures: Mapping[str, Mixture] | None) -> None:
+def check_mixture(name: str, mixtures: Mapping[str, Mixture]) -> None:
     """Raise ValueError when a protocol mixes in counts with constants that are not there."""
-    there = ", ".join(("null", *(mixtures or ())))
+    there = ", ".join(("null", *mixtures))
     expected = f"one of {there}: what the weights hold constants of; set calibrate.mixture and make the artifact again"
-    require(protocol.mixture in (None, *(mixtures or ())), "protocol.mixture", protocol.mixture, expected)
+    require_always(name in mixtures, "protocol.mixture", name, expected)
 
 
 def scoring_model(model: Any, context_tokens: int, device: torch.device, learns: bool) -> Any:
@@ -259,6 +260,7 @@ def _with_mixture(
     if protocol.mixture is None or mixtures is None:
         return scores
     nats_N = mixed_nats(tokens_M.to(device), torch.from_numpy(scores.nats).to(device), mixtures[protocol.mixture])
+    require_always(bool(nats_N.isfinite().all()), "nats", "infinite ones", "a mixture that rules no token out")
     return scores._replace(nats=nats_N.cpu().numpy())
 
 

@@ -75,6 +75,10 @@ def _check_mixtures(params: "Params") -> None:
     from pipeline.base.checks import require
 
     mixture = params.calibrate.mixture
+    context, key = params.model.context_tokens, "calibrate.mixture.tokens"
+    require(
+        mixture is None or mixture.tokens > context, key, mixture and mixture.tokens, f"above {context}, a sequence"
+    )
     there = {None, *(["document"] if mixture else []), *(["stream"] if mixture and mixture.stream_orders else [])}
     for name, protocol in params.evaluate.protocols.items():
         wanted, key = protocol.mixture, f"evaluate.protocols.{name}.mixture"

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.mixture.mixing import LONGEST_CONTEXT, SHAPE, SURPRISE_BOUNDS, TOTAL_BOUNDS, checked_mixtures, mixed_nats
+from pipeline.mixture.mixing import (
+    LONGEST_CONTEXT,
+    NUM_CONSTANTS,
+    SURPRISE_KNOTS,
+    TOTAL_BOUNDS,
+    checked_mixtures,
+    mixed_nats,
+)
 from pipeline.quant.config import MixtureConfig
 from tests.mixture.test_counts import BOS
 from tests.scoring.scoring_toys import MIXTURES, random_documents
@@ -17,9 +24,9 @@ VOCAB = 12
 def strength_of(constants: list[float], counts: list[int], surprise: float) -> float:
     """Return A for what followed a context so far, after a target of so many nats."""
     total, distinct = sum(counts), sum(count > 0 for count in counts)
-    strengths, factors = constants[3 : 3 + SHAPE[1]], constants[3 + SHAPE[1] :]
+    strengths, factors = constants[3 : 3 + NUM_CONSTANTS[1]], constants[3 + NUM_CONSTANTS[1] :]
     which = 2 * sum(total >= bound for bound in TOTAL_BOUNDS) + (distinct == 1)
-    return strengths[which] * factors[sum(surprise >= bound for bound in SURPRISE_BOUNDS)]
+    return strengths[which] * float(np.interp(surprise, SURPRISE_KNOTS, factors))
 
 
 def distributions(tokens: list[int], base_NV: np.ndarray, mixture: list[list[float]]) -> np.ndarray:
@@ -82,24 +89,43 @@ def test_the_longest_context_is_that_of_the_configuration() -> None:
         MixtureConfig(tokens=2, document_orders=(LONGEST_CONTEXT + 1,), stream_orders=())
 
 
+FINE = (0.5, 1.0, 1.0, *([1.0] * sum(NUM_CONSTANTS[1:])))
+
+
 @pytest.mark.parametrize(
-    "step",
+    "steps",
     [
-        [],
-        [1, 1, 0.5],
-        [1, 0, 0.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
-        [1, 17, 0.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
-        [0.5, 1, 0.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
-        [1, 1, 1.5, 1, 1, *([1.0] * sum(SHAPE[1:]))],
-        [1, 1, 0.5, 1, 1, -1.0, *([1.0] * (sum(SHAPE[1:]) - 1))],
-        [1, 1, 0.5, 1, 1, math.nan, *([1.0] * (sum(SHAPE[1:]) - 1))],
-        [1, 1, 0.5, 1, 1, *([1.0] * (sum(SHAPE[1:]) + 1))],
+        (),
+        ((),),
+        ((1, 1, 0.5),),
+        ((1, 0, *FINE),),
+        ((1, 17, *FINE),),
+        ((0.5, 1, *FINE),),
+        ((1, 1, 1.5, *FINE[1:]),),
+        ((1, 1, *FINE[:-1], -1.0),),
+        ((1, 1, *FINE[:-1], 0.0),),
+        ((1, 1, *FINE[:-1], math.nan),),
+        ((1, 1, *FINE[:-1], math.inf),),
+        ((1, 1, *FINE, 1.0),),
+        ((1, 1, *FINE), (1, 1, *FINE)),
+        ((1, 2, *FINE), (1, 1, *FINE)),
+        ((-1, 1, *FINE), (1, 1, *FINE), (-1, 2, *FINE)),
+        tuple((token, 1, *FINE) for token in range(33)),
     ],
 )
-def test_constants_of_no_mixture_are_refused(step: list[float]) -> None:
+def test_constants_of_no_mixture_are_refused(steps: tuple[tuple[float, ...], ...]) -> None:
     checked_mixtures(MIXTURES)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^mixtures\.other"):
-        checked_mixtures({"other": (tuple(step),)})
+    with pytest.raises(ValueError, match=r"^mixtures\.an\?other") as caught:
+        checked_mixtures({"an\x1bother": steps})
+    assert len(str(caught.value)) < 400
+
+
+def test_no_score_hangs_on_the_last_bit_of_another() -> None:
+    tokens = random_documents([200], vocab_size=VOCAB)
+    nats_N = torch.full((len(tokens) - 1,), 2.0, dtype=torch.float64)
+    for nats in (*SURPRISE_KNOTS, 0.3, 9.0):
+        found = [mixed_nats(tokens, nats_N + nats - 2.0 + step, MIXTURES["document"]) for step in (0.0, 1e-9)]
+        torch.testing.assert_close(*found, rtol=0, atol=1e-7)
 
 
 @pytest.mark.gpu

@@ -56,9 +56,9 @@ PROTOCOLS = {
     "documents, counts": {**DOCUMENTS, "mixture": "document"},
     "ttt, counts": {**TTT, "mixture": "stream"},
 }
-_CONSTANTS = [0.6, 0.9, 1.2, 1.0, 3.0, 2.0, 5.0, 4.0, 7.0, 6.0, 9.0, 8.0, 11.0, 0.5, 0.7, 1.0, 1.5, 2.0]
-DOCUMENT_STEPS = [[1, order, *_CONSTANTS] for order in (1, 2, 4)]
-MIXTURES = {"document": DOCUMENT_STEPS, "stream": [[-1, 1, *_CONSTANTS], *DOCUMENT_STEPS]}
+_CONSTANTS = (0.6, 0.9, 1.2, 1.0, 3.0, 2.0, 5.0, 4.0, 7.0, 6.0, 9.0, 8.0, 11.0, 0.5, 0.7, 1.0, 1.5, 2.0)
+DOCUMENT_STEPS = tuple((1, order, *_CONSTANTS) for order in (1, 2, 4))
+MIXTURES = {"document": DOCUMENT_STEPS, "stream": ((-1, 1, *_CONSTANTS), *DOCUMENT_STEPS)}
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 

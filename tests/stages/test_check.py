@@ -36,6 +36,7 @@ BAD = [
     ("calibrate.sensitivity_sequences", 0, "calibrate.sensitivity_sequences: got 0, expected above 0: quantize.steps"),
     ("quantize.target_share", 0.5, "calibrate.provisional.target_share: got 0, expected above 0, which quantize"),
     ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got (1.0, 2.0), expected 3 numbers or more"),
+    ("calibrate.mixture.tokens", 256, "calibrate.mixture.tokens: got 256, expected above 256, a sequence"),
     (
         "calibrate.mixture",
         None,
