@@ -200,7 +200,7 @@ def _median_cost(name: str, num_tokens: int, rounds: int) -> Cost:
     """Return the median of processes that did nothing before, and print it."""
     runs = []
     for _ in range(rounds):
-        with get_context("fork").Pool(1) as pool:
+        with get_context("spawn").Pool(1) as pool:
             runs.append(pool.apply(cost_of, (name, num_tokens)))
     cost = Cost(*(statistics.median(column) for column in zip(*runs, strict=True)))
     print(

@@ -30,16 +30,21 @@ NUM_TARGETS = len(STREAM.bytes_N)
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    return measure("all", "small")
+    return measure("gains", "small")
 
 
-def test_small_measures_every_protocol_and_part(measured: dict) -> None:
-    cost, gains = measured["mixture_cost"], measured["mixture"]
+@pytest.mark.slow
+def test_small_measures_the_cost_of_every_mixture() -> None:
+    cost = measure("cost", "small")["mixture_cost"]
     for name in STEPS:
         assert [row["tokens"] for row in cost[name]["texts"]] == list(SCALES["small"].cost_tokens)
         assert cost[name]["texts"][-1]["peak_mib"] > 50  # half the tensors of 8 bytes that are alive at a time
         most = cost[name]["texts"][-1]["user_us"] + cost[name]["texts"][-1]["system_us"]
         assert cost[name]["share_of_sliding"] * cost["sliding"]["us_per_target"] == pytest.approx(most)
+
+
+def test_small_measures_every_protocol(measured: dict) -> None:
+    gains = measured["mixture"]
     assert gains["protocols"].keys() == scored_protocols(SCALES["small"]).keys()
     for row in gains["protocols"].values():
         for name in STEPS:
