@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.base.checks import require_always
+from pipeline.base.checks import require
 from pipeline.base.ranks import Ranks, errors_shared, from_rank_zero, sum_over_ranks
 from pipeline.mixture.fitting import fit_mixture
 from pipeline.mixture.mixing import mixed_nats
@@ -94,7 +94,7 @@ def score_text(model: LoopedUNet, tokens_M: np.ndarray, ranks: Ranks, device: to
     """Return the nats of as many whole sequences of the model's context as the tokens make, and these tokens."""
     length = model.config.context_tokens
     num_sequences = (len(tokens_M) - 1) // length
-    require_always(num_sequences > 0, "calibrate.mixture.tokens", len(tokens_M), f"at least {length + 1}, a sequence")
+    require(num_sequences > 0, "calibrate.mixture.tokens", len(tokens_M), f"at least {length + 1}, a sequence")
     tokens = torch.from_numpy(tokens_M[: num_sequences * length + 1].astype(np.int64))
     inputs_LT, targets_LT = tokens[:-1].view(-1, length), tokens[1:].view(-1, length)
     nats_LT = torch.zeros(inputs_LT.shape, dtype=torch.float64)

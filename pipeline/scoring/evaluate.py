@@ -198,8 +198,7 @@ def check_tokens(tokens_M: np.ndarray | Tensor, vocab_size: int | None) -> Tenso
 
 def check_mixture(name: str, mixtures: Mapping[str, Mixture]) -> None:
     """Raise ValueError when a protocol mixes in counts with constants that are not there."""
-    there = ", ".join(("null", *mixtures))
-    expected = f"one of {there}: what the weights hold constants of; set calibrate.mixture and make the artifact again"
+    expected = f"null or one of {list(mixtures)}, of which the weights hold constants; see calibrate.mixture"
     require_always(name in mixtures, "protocol.mixture", name, expected)
 
 
@@ -260,7 +259,7 @@ def _with_mixture(
     if protocol.mixture is None or mixtures is None:
         return scores
     nats_N = mixed_nats(tokens_M.to(device), torch.from_numpy(scores.nats).to(device), mixtures[protocol.mixture])
-    require_always(bool(nats_N.isfinite().all()), "nats", "infinite ones", "a mixture that rules no token out")
+    require(bool(nats_N.isfinite().all()), "nats", "infinite ones", "a mixture that rules no token out")
     return scores._replace(nats=nats_N.cpu().numpy())
 
 
