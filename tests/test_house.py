@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,3 +204,10 @@ def test_a_quoted_annotation_names_classes_of_the_library():
                 names = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*(?![\w.])", note.value)) - {"None"}
                 wrong += [f"{path.relative_to(REPO)}:{node.lineno} {name}" for name in names - classes]
     assert not wrong, wrong
+
+
+def test_no_file_of_the_checkout_is_large():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (REPO / name).stat().st_size for name in listed.split("\0") if (REPO / name).is_file()}
+    assert sizes
+    assert {name: size for name, size in sizes.items() if size > 1 << 19} == {}
