@@ -8,12 +8,15 @@ from pathlib import Path
 
 import click
 
-from stages.shell.console import params_option, seal, seed_option
+from stages.shell.console import params_path_option, seal, seed_option
+from stages.shell.rules import check_params
 
 
 @click.command("import")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--layout", help="Family of the program: crawler, crawler-pervisit or looped-unet.")
+@click.option(
+    "--layout", help="Family of the program: crawler, crawler-pervisit or looped-unet. Default: what --config says."
+)
 @click.option(
     "--config",
     "config_file",
@@ -23,7 +26,7 @@ from stages.shell.console import params_option, seal, seed_option
 )
 @seed_option
 @click.option("--drop-unread", is_flag=True, help="Leave out tensors that no forward pass reads.")
-@params_option
+@params_path_option
 def import_checkpoint(
     checkpoint: Path, layout: str | None, config_file: Path, seed: int, drop_unread: bool, params_path: str
 ) -> None:
@@ -35,6 +38,12 @@ def import_checkpoint(
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.checks import require
     from pipeline.base.config import load_params
+    from pipeline.base.files import require_file
+
+    require_file(checkpoint, "checkpoint", [".safetensors", ".pt", ".pth"])
+    require_file(config_file, "--config", [".json"])
+    check_params(params_path)
+
     from pipeline.data.manifest import read_manifest
     from pipeline.interop.adopt import place_checkpoint, plain_model_section, read_community
 

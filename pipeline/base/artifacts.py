@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.base.checks import one_line, require
+from pipeline.base.checks import explain_failure, one_line, require
 from pipeline.base.closure import stage_closure
 from pipeline.base.files import files_below, sha256_of_file, write_bytes
 
@@ -106,10 +106,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; ValueError names the stage that writes it when it is absent or damaged."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); {_remedy(path)}") from None
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({explain_failure(error)}); {_remedy(path)}") from None
+    require(isinstance(content, dict), str(path), content, f"a JSON object; {_remedy(path)}")
+    return content
 
 
 def read_text(path: Path) -> str:
@@ -119,7 +122,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ValueError(_absent(path)) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not valid UTF-8 ({error}); {_remedy(path)}") from None
+        raise ValueError(f"{path}: not text ({explain_failure(error)}); {_remedy(path)}") from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
@@ -142,13 +145,15 @@ def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         tensors = load_file(path)
         text = _safetensors_metadata(path).get("fairway")
     except Exception as error:  # safetensors and torch raise whatever the bytes make them
-        raise ValueError(f"{path}: damaged safetensors file ({one_line(error)}); {_remedy(path)}") from None
+        raise ValueError(f"{path}: damaged safetensors file ({explain_failure(error)}); {_remedy(path)}") from None
     if text is None:
         raise ValueError(f"{path}: no Fairway metadata inside; expected a file written by this pipeline")
     try:
         meta = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: metadata inside is not valid JSON ({one_line(error)}); {_remedy(path)}") from None
+        raise ValueError(
+            f"{path}: metadata inside is not valid JSON ({explain_failure(error)}); {_remedy(path)}"
+        ) from None
     require(isinstance(meta, dict), f"{path}: metadata inside", one_line(meta), f"a JSON object; {_remedy(path)}")
     return tensors, meta
 

@@ -1,4 +1,21 @@
-"""One way to refuse a bad value: a single line that names the field, the value and what was expected."""
+"""One way to refuse a bad value: a single line that names the field, the value and what was expected.
+
+Checked by: tests/base/test_checks.py.
+"""
+
+import errno
+import re
+import struct
+
+_DAMAGED, _ENDS_EARLY = "it is damaged: its parts contradict each other", "it ends too early"
+_MEANINGS: dict[type[Exception], str] = {
+    EOFError: _ENDS_EARLY,
+    struct.error: _ENDS_EARLY,
+    RecursionError: "it is nested too deeply",
+    MemoryError: "it asks for more memory than there is",
+}
+"""What a reader raises -> what that says of the file."""
+_FEWEST_WORDS = 3
 
 
 def require(ok: bool, field: str, got: object, expected: str) -> None:
@@ -20,6 +37,29 @@ def one_line(error: object, longest: int = 200) -> str:
     words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
     shown = "".join(each if each.isprintable() and each.isascii() else "?" for each in words)
     return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
+def explain_failure(error: Exception) -> str:
+    """Return in words, as one short line, why a file could not be read.
+
+    A reader that trusts its bytes trips over damage anywhere and raises a number, a key or nothing: about itself.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return _DAMAGED if error.errno == errno.EINVAL else one_line(error.strerror)  # it: seeks to outside of the file
+    if isinstance(error, UnicodeDecodeError):
+        return f"a text in it is not {error.encoding.upper()} at byte {error.start}"
+    for kind, meaning in _MEANINGS.items():
+        if isinstance(error, kind):
+            return meaning
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    sentence = re.split(r"\n|\. \(?(?=[A-Z])", str(said).strip())[0]  # what follows tells how to go on unsafely
+    text = one_line(re.sub(r"^Error -?\d+ ", "", sentence).rstrip("."))
+    if not isinstance(error, AttributeError | IndexError | TypeError):
+        if len(re.findall("[A-Za-z]{2,}", text)) >= _FEWEST_WORDS:
+            return text
+        if isinstance(error, KeyError) and isinstance(said, str):
+            return f"it has no entry {text!r}"
+    return _DAMAGED
 
 
 class FairwayError(Exception):

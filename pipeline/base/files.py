@@ -8,17 +8,18 @@ Checked by: tests/base/test_files.py, tests/stages/test_faults.py.
 """
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.checks import one_line, require
+from pipeline.base.checks import explain_failure, require
 
 
 @contextlib.contextmanager
@@ -136,6 +137,30 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+def require_file(path: Path, field: str, suffixes: Sequence[str]) -> None:
+    """Raise ValueError unless a plain file lies at `path`; `suffixes`: how such files end, for the advice."""
+    expected = f"a {', '.join(suffixes[:-1])}{' or ' if suffixes[1:] else ''}{suffixes[-1]} file"
+    if not path.exists():
+        advice = nearest_file(path, suffixes)
+        raise ValueError(f"{field}: got {str(path)!r}, which names no file, expected {expected}; {advice}")
+    kind = "a folder" if path.is_dir() else "a pipe, socket or device"
+    require(path.is_file(), f"{field}: {path}", kind, expected)
+
+
+def nearest_file(path: Path, suffixes: Sequence[str] = ("",)) -> str:
+    """Return advice naming what exists nearest to a path or pattern that does not: a file ending so, or a folder."""
+    missing, folder = path, path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        missing, folder = folder, folder.parent
+    endings = tuple(suffixes) if missing == path else ("",)
+    found = (entry.name for entry in folder.iterdir() if os.path.exists(entry) and not entry.name.startswith("."))
+    names = sorted(name for name in found if name.endswith(endings))
+    if not names:
+        return f"the folder {folder} holds none"
+    nearest = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.0)[0]
+    return f"the nearest that exists is {str(folder / nearest)!r}"
+
+
 def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> dict[str, Any]:
     """Return NumPy arrays of an .npz that unpacks to at most `most_bytes`; ValueError with a reason when it cannot."""
     import numpy as np
@@ -148,7 +173,7 @@ def read_arrays(path: Path, names: Iterable[str], most_bytes: int) -> dict[str, 
         for name, array in arrays.items():  # a member that is no .npy comes as bytes
             require(isinstance(array, np.ndarray), name, type(array).__name__, "an array")
     except Exception as error:  # numpy and zipfile raise whatever the bytes make them
-        raise ValueError(one_line(error) or type(error).__name__) from None
+        raise ValueError(explain_failure(error)) from None
     return arrays
 
 

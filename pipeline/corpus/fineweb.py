@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base.checks import require
+from pipeline.base.checks import explain_failure, require
 from pipeline.base.files import write_bytes
 from pipeline.base.progress import Progress
 from pipeline.corpus.config import DataConfig, FineWebConfig
@@ -85,7 +85,7 @@ def _read_export(hub: HubDataset, source: FineWebConfig) -> _Export:
             require(files["val"] >= 1, "files_val", files["val"], "at least 1")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{manifest}: not the manifest of an export ({type(error).__name__}: {error}); correct data.fineweb.root "
+            f"{manifest}: not the manifest of an export ({explain_failure(error)}); correct data.fineweb.root "
             "or data.fineweb.repository"
         ) from error
     require(

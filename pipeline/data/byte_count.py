@@ -91,7 +91,7 @@ def load_byte_table(path: Path) -> ByteTable:
     try:
         table = ByteTable(**read_arrays(path, ByteTable._fields, _LARGEST_TABLE_BYTES))
     except ValueError as error:
-        raise ValueError(f"{path}: not a readable byte table; run `dvc repro -f prepare`") from error
+        raise ValueError(f"{path}: not a readable byte table ({error}); run `dvc repro -f prepare`") from error
     shapes = {column.shape for column in table}
     kinds = "".join(column.dtype.kind for column in table)
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or kinds != "ibb" or (table.base_V < 0).any():

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.base.checks import explain_failure, require
 from pipeline.base.files import sha256_of_file
 from pipeline.data.shards import ShardError, open_shards, shard_paths
 
@@ -25,13 +26,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest; ValueError, one line, when it is absent or not what `prepare` writes."""
     try:
         manifest = json.loads(path.read_bytes())
-        well_formed = all(type(value) is kind for value, kind in _typed_values(manifest))
+        for value, kind in _typed_values(manifest):
+            require(type(value) is kind, "a value", value, kind.__name__)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; {_REMEDY}") from None
-    except (KeyError, TypeError, ValueError, RecursionError):
-        well_formed = False
-    if not well_formed:
-        raise ValueError(f"{path}: not a manifest of prepared data; {_REMEDY}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a manifest of prepared data ({explain_failure(error)}); {_REMEDY}") from None
     return manifest
 
 

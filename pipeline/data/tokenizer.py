@@ -20,10 +20,11 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
         raise ValueError(f"{path}: no such tokenizer; run `dvc repro -f prepare` or correct data.tokenizer_model")
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: SentencePiece cannot load it ({error}); train or fetch it anew") from error
+        pieces = processor.id_to_piece([*range(processor.vocab_size())])
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: SentencePiece cannot load it ({str(error)!r}); train or fetch it anew") from error
     space_id = processor.piece_to_id(SPACE_MARK)
-    if processor.id_to_piece(space_id) != SPACE_MARK or processor.is_unused(space_id):
+    if pieces[space_id] != SPACE_MARK or processor.is_unused(space_id):
         raise ValueError(
             f"{path}: the space mark U+2581 is not a piece of its own, so bytes cannot be counted; "
             "use another tokenizer or train one (data.tokenizer_model: null)"

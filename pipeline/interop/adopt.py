@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from pipeline.base.artifacts import path_of, write_json
-from pipeline.base.checks import require
-from pipeline.base.files import sha256_of_file, write_bytes
+from pipeline.base.checks import explain_failure, require
+from pipeline.base.files import require_file, sha256_of_file, write_bytes
 from pipeline.base.progress import Log
 from pipeline.data.batches import calibration_sequences
 from pipeline.data.manifest import listed_shards, open_listed
-from pipeline.interop.community import load_community
+from pipeline.interop.community import LAYOUTS, check_layout, load_community
 from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, largest_weights
@@ -46,14 +46,16 @@ def read_community(checkpoint: Path, layout: str | None, config_file: Path, drop
     contradict, and `train_sequence_tokens`, the default of the argument `context_tokens`.
     Raises ValueError, one line, for anything that does not fit.
     """
-    document = _read_arguments(config_file)
+    document = read_arguments(config_file)
     is_wrapped = isinstance(document.get("config"), dict)
     arguments = dict(document["config"] if is_wrapped else document)
     stated = document.get("layout") if is_wrapped else None
     require(not (layout and stated) or layout == stated, "--layout", layout, f"{stated!r}, as in {config_file}")
     family = layout or stated
     if not family:
-        raise ValueError(f"--layout: missing, and {config_file} names none; expected the program's family")
+        names = ", ".join(LAYOUTS)
+        raise ValueError(f"--layout: missing, and {config_file} names none beside `config`; expected one of {names}")
+    check_layout(family, f"{config_file}: layout" if stated else "--layout")
     if is_wrapped and "train_sequence_tokens" in document:
         arguments.setdefault("context_tokens", document["train_sequence_tokens"])
     config, state = load_community(checkpoint, family, arguments, drop_unread=drop_unread, log=log)
@@ -131,12 +133,12 @@ def plain_model_section(config: ModelConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def _read_arguments(path: Path) -> dict[str, Any]:
+def read_arguments(path: Path) -> dict[str, Any]:
+    """Return the JSON object of constructor arguments in a file; ValueError, one line, when it holds none."""
+    require_file(path, "--config", [".json"])
     try:
         document = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"--config: {path} does not exist; expected the constructor's arguments as JSON") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {path} is not valid JSON ({error})") from None
-    require(isinstance(document, dict), "--config", document, "an object of constructor arguments")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--config: {path} is not valid JSON ({explain_failure(error)})") from None
+    require(isinstance(document, dict), f"--config: {path}", document, "an object of constructor arguments")
     return document

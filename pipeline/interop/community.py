@@ -10,23 +10,20 @@ Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.
 """
 
 import dataclasses
-import warnings
-import zipfile
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.base.checks import one_line, require
-from pipeline.base.files import unpacked_bytes
+from pipeline.base.checks import require
 from pipeline.base.progress import Log
 from pipeline.interop.crawler import translate_crawler
 from pipeline.interop.crawler_pervisit import translate_pervisit
 from pipeline.interop.looped_unet import translate_looped_unet
+from pipeline.interop.state_dict import read_state_dict
 from pipeline.interop.translation import Translation, unread_name
 from pipeline.model.checkpoint import check_dense, check_finite, name_misfits, network_shapes
 from pipeline.model.config import ModelConfig
@@ -39,10 +36,6 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Translation]] = {
 """Family of programs -> translation of its constructor arguments."""
 
 
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes of DistributedDataParallel and torch.compile."""
-
-
 def _say_nothing(line: str) -> None:
     """Take a log line and leave it."""
 
@@ -53,7 +46,7 @@ def load_community(
     """Read a community checkpoint.
 
     Args:
-        path: `.safetensors`, or `.pt` / `.pth` holding a state dict of tensors (loaded weights-only).
+        path: `.safetensors`, or `.pt` / `.pth` (loaded weights-only) holding a state dict, see `state_dict.py`.
         layout: name of the program's family, one of `LAYOUTS`.
         config: the program's constructor arguments, plus an optional `context_tokens`.
         drop_unread: leave out what no forward pass reads, instead of keeping it under `unread.<name>`.
@@ -66,9 +59,9 @@ def load_community(
         ValueError: an unknown layout, argument or feature, or tensors that do not fit the arguments or are not dense,
             floating-point and finite.
     """
-    require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
+    check_layout(layout, "layout")
     translation, path = LAYOUTS[layout](config), Path(path)
-    stored = _unwrapped(_read_tensors(path), log)
+    stored = read_state_dict(path, log)
     for name, tensor in stored.items():
         check_dense(name, tensor, f"checkpoint: {path}")
     tensors = translation.reshape(_without_copies(stored, translation, path))
@@ -95,6 +88,12 @@ def load_community(
     return dataclasses.replace(translation.config, unread=kept), state
 
 
+def check_layout(layout: object, field: str) -> None:
+    """Raise ValueError, naming `field` and the nearest layout, unless a family of programs is called so."""
+    nearest = difflib.get_close_matches(str(layout)[:60], LAYOUTS, n=1, cutoff=0)[0]
+    require(layout in [*LAYOUTS], field, layout, f"one of {', '.join(LAYOUTS)} (nearest: {nearest})")
+
+
 def _wanted_tensors(
     translation: Translation, tensors: Mapping[str, Tensor], what: str
 ) -> dict[str, tuple[str, torch.Size]]:
@@ -117,43 +116,3 @@ def _without_copies(tensors: dict[str, Tensor], translation: Translation, path: 
             if original is None or not torch.equal(original, kept.pop(name)):
                 raise ValueError(f"checkpoint: {path}: {name} differs from {prefix}*, whose weights it shares")
     return kept
-
-
-def _unwrapped(tensors: dict[str, Tensor], log: Log) -> dict[str, Tensor]:
-    """Return the tensors without what data-parallel and compiled modules put before all of their names."""
-    prefix = ""
-    while tensors and (outer := [each for each in _WRAPPERS if all(n.startswith(prefix + each) for n in tensors)]):
-        prefix += outer[0]
-    if prefix:
-        log(f"unwrapped: the names of all {len(tensors)} tensors begin with {prefix}")
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a `.safetensors` or `.pt` file; never runs code from the file."""
-    require(path.is_file(), "checkpoint", str(path), "an existing file")
-    require(path.suffix in (".safetensors", ".pt", ".pth"), "checkpoint", str(path), "a .safetensors, .pt or .pth file")
-    num_bytes = path.stat().st_size
-    require(num_bytes > 0, "checkpoint", f"{path} of 0 bytes", "a state dict of tensors")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if zipfile.is_zipfile(path):
-            unpacked = unpacked_bytes(path)
-            require(unpacked <= num_bytes, "unpacked size", unpacked, f"the file's, {num_bytes}, as torch.save writes")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about kinds of tensor that are refused below
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise whatever the bytes make them
-        reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
-        raise ValueError(f"checkpoint: {path} is unreadable ({reason}); expected a state dict of tensors") from None
-    expected = "a state dict: tensors by name and nothing else"
-    require(isinstance(loaded, dict), f"checkpoint: {path}", one_line(type(loaded).__name__), expected)
-    for name, value in loaded.items():
-        require(
-            isinstance(name, str) and isinstance(value, Tensor),
-            f"checkpoint: {path}",
-            one_line(f"{type(value).__name__} under {name!r}", 80),
-            expected,
-        )
-    return loaded

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.checks import one_line, require
+from pipeline.base.checks import explain_failure, require
 from pipeline.base.files import read_arrays, write_bytes
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.scoring.config import Protocol
@@ -135,4 +135,4 @@ def load_ledger(path: Path) -> Ledger:
             require(type(meta[name]) is kind, name, type(meta[name]).__name__, kind.__name__)
         return Ledger(**arrays, num_targets=meta["num_targets"], protocol=meta["protocol"])
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a readable ledger ({one_line(error)}); evaluate the item again") from None
+        raise ValueError(f"{path}: not a readable ledger ({explain_failure(error)}); evaluate the item again") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.files import atomic_folder, atomic_path, require_writable, sha256_of_file, write_bytes
+from pipeline.base.files import atomic_folder, atomic_path, require_file, require_writable, sha256_of_file, write_bytes
 
 
 def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_else(tmp_path: Path):
@@ -104,3 +104,31 @@ def test_an_unwritable_output_is_known_before(blocked: str, tmp_path: Path, monk
     with pytest.raises(OSError, match="train"):
         require_writable(tmp_path / "train" / "checkpoint")
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_what_is_no_plain_file_is_refused_with_the_nearest(tmp_path: Path):
+    (tmp_path / "weights.pt").touch()
+    (tmp_path / "wieghts.json").touch()
+    (tmp_path / "gone.pt").symlink_to("nowhere")
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    def refused(path: Path, *suffixes: str) -> str:
+        with pytest.raises(ValueError, match=r"^checkpoint: .*got ") as caught:
+            require_file(path, "checkpoint", suffixes or [".pt", ".pth"])
+        return str(caught.value).replace(str(tmp_path), "")
+
+    assert refused(tmp_path / "wieghts.pt") == (
+        "checkpoint: got '/wieghts.pt', which names no file, expected a .pt or .pth file; "
+        "the nearest that exists is '/weights.pt'"
+    )
+    assert refused(tmp_path / "w.json", ".json").endswith(
+        "expected a .json file; the nearest that exists is '/wieghts.json'"
+    )
+    assert refused(tmp_path / "gone.pt").endswith("the nearest that exists is '/weights.pt'")
+    assert refused(tmp_path / "emty/weights.pt").endswith("the nearest that exists is '/empty'")
+    assert refused(tmp_path / "empty/weights.pt").endswith("the folder /empty holds none")
+    assert refused(tmp_path / "weights.pt/a").endswith("the nearest that exists is '/weights.pt'")
+    assert refused(tmp_path) == "checkpoint: : got 'a folder', expected a .pt or .pth file"
+    assert "/pipe: got 'a pipe, socket or device', expected" in refused(tmp_path / "pipe")
+    require_file(tmp_path / "weights.pt", "checkpoint", [".pt"])

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow
@@ -109,6 +110,11 @@ def test_damaged_files(tmp_path):
     assert "damaged zstd data" in fault(tmp_path / "not.jsonl.zst")
     (tmp_path / "not.parquet").write_bytes(b"plain text")
     assert "not a readable parquet file" in fault(tmp_path / "not.parquet")
+    parquet.write_table(pyarrow.table({"\u00e9": TEXTS}), tmp_path / "odd.parquet", store_schema=False)
+    (tmp_path / "odd.parquet").write_bytes((tmp_path / "odd.parquet").read_bytes().replace(b"\xc3\xa9", b"\xc3)"))
+    assert "odd.parquet: not a readable parquet file (a text in it is not UTF-8 at byte 0)" in fault(
+        tmp_path / "odd.parquet"
+    )
     parquet.write_table(pyarrow.table({"content": TEXTS}), tmp_path / "other.parquet")
     assert "no column 'text' (columns: content)" in fault(tmp_path / "other.parquet")
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "numbers.parquet")
@@ -226,3 +232,14 @@ def test_wheel_without_the_member(tmp_path):
         archive.writestr("other", "")
     with pytest.raises(ValueError, match=r"cannot read toy/data\.json"):
         list(read_wheel_documents(path, "toy/data.json"))
+
+
+def test_a_damaged_wheel_is_one_line(tmp_path):
+    path = tmp_path / "packed.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.json", json.dumps({str(number): {} for number in range(99)}))
+    sound = path.read_bytes()
+    for position in range(len(sound)):
+        path.write_bytes(sound[:position] + bytes([sound[position] ^ 0xFF]) + sound[position + 1 :])
+        with suppress(ValueError):
+            list(read_wheel_documents(path, "data.json"))

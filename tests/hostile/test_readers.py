@@ -2,34 +2,45 @@
 
 import ast
 import dataclasses
+import io
 import json
 import random
+import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import safetensors.torch
 import torch
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from pipeline.base.artifacts import read_tensors, save_tensors
+from pipeline.base.artifacts import read_json, read_tensors, save_tensors
 from pipeline.base.files import sha256_of_file
 from pipeline.base.ranks import ALONE
-from pipeline.codec.container import QuantizedTensor, encode_artifact
+from pipeline.codec.container import QuantizedTensor, encode_artifact, read_artifact
 from pipeline.codec.foreign import load_artifact_model
 from pipeline.codec.sections import ArtifactError, join_sections, split_sections
+from pipeline.corpus.corpora import read_documents
 from pipeline.data.byte_count import ByteTable, load_byte_table, save_byte_table
 from pipeline.data.manifest import listed_shards, open_listed, read_manifest
-from pipeline.data.shards import ShardError, shard_paths, write_shard
+from pipeline.data.shards import ShardError, open_shard, shard_paths, write_shard
+from pipeline.data.tokenizer import load_tokenizer
 from pipeline.interop import LAYOUTS, load_community
+from pipeline.interop.adopt import read_arguments
+from pipeline.interop.state_dict import read_state_dict
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.network import build
 from pipeline.quant.roles import tensor_roles
 from pipeline.quant.statistics import check_statistics
 from pipeline.scoring.ledger import LEDGER_COLUMNS, Ledger, load_ledger, save_ledger
 from pipeline.training.snapshot import Snapshots
+from tests.corpus.configs import data_config
 from tests.hostile.mutations import damage_a_member, damaged_bytes, damaged_tensor, damaged_value, reads_or_refuses
 from tests.interop.test_interop_published import LAYOUT
 from tests.networks import architecture
@@ -259,6 +270,103 @@ def test_ten_thousand_damaged_files(tmp_path, name):
         (tmp_path / "case").mkdir()
         READERS[name](tmp_path / "case", random.Random(case))
         shutil.rmtree(tmp_path / "case")
+
+
+TEXTS = [f"text number {number} " * 20 for number in range(60)]
+LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+
+
+def checkpoint_bytes(**options):
+    """Return what torch.save writes of a small state dict."""
+    file = io.BytesIO()
+    torch.save({"step": 5, "model": NETWORKS[0].state_dict()}, file, **options)
+    return file.getvalue()
+
+
+def state_dict_of(path):
+    """Return the tensors of a community's checkpoint."""
+    return read_state_dict(path, lambda line: None)
+
+
+def documents_of(path):
+    """Return the documents of a file of the user's."""
+    return list(read_documents(data_config(files=(str(path),)), Path("unused")))
+
+
+def written(write, *arguments):
+    """Return a function that returns the bytes that `write` writes."""
+
+    def content(folder, _model):
+        write(folder / "written", *arguments)
+        return (folder / "written").read_bytes()
+
+    return content
+
+
+def is_in_place(folder, _model):
+    """Return the manifest of a folder of prepared data."""
+    write_prepared(folder)
+    return (folder / "manifest.json").read_bytes()
+
+
+KINDS = {
+    "archive.pt": (lambda *_: checkpoint_bytes(), state_dict_of),
+    "old.pt": (lambda *_: checkpoint_bytes(_use_new_zipfile_serialization=False), state_dict_of),
+    "weights.safetensors": (lambda *_: safetensors.torch.save(NETWORKS[0].state_dict()), state_dict_of),
+    "hessians.safetensors": (written(save_tensors, STATISTICS, META), read_tensors),
+    "model.fwy": (lambda *_: ARTIFACTS[0], load_artifact_model),
+    "own.fwy": (lambda *_: ARTIFACTS[0], read_artifact),
+    "shard.bin": (written(write_shard, TOKENS), lambda path: open_shard(path, 40)),
+    "ledger.npz": (written(save_ledger, LEDGER), load_ledger),
+    "byte_table.npz": (written(save_byte_table, TABLE), load_byte_table),
+    "manifest.json": (is_in_place, read_manifest),
+    "report.json": (lambda *_: json.dumps(META).encode(), read_json),
+    "arguments.json": (lambda *_: json.dumps(META).encode(), read_arguments),
+    "tokenizer.model": (lambda _, model: model.read_bytes(), load_tokenizer),
+    "corpus.txt": (lambda *_: TEXTS[0].encode(), documents_of),
+    "corpus.jsonl": (lambda *_: LINES, documents_of),
+    "corpus.jsonl.zst": (lambda *_: zstandard.compress(LINES), documents_of),
+    "corpus.parquet": (written(lambda path: parquet.write_table(pyarrow.table({"text": TEXTS}), path)), documents_of),
+}
+"""File -> (sound content, given a folder and a tokenizer; its reader)."""
+
+
+def cut_or_flipped(content, choose):
+    """Return content without its end, or with bits flipped: near the start, where formats are told, or anywhere."""
+    if choose.random() < 0.3:
+        return content[: choose.randrange(len(content))]
+    damaged = bytearray(content)
+    for _ in range(choose.choice((1, 1, 3))):
+        within = min(choose.choice((8, 300, len(content))), len(content))
+        damaged[choose.randrange(within)] ^= 1 << choose.randrange(8)
+    return bytes(damaged)
+
+
+def says_why(line, path):
+    """Return whether a line names a file and says in words what is wrong with it: no number, no exception's name."""
+    rest = line.replace(str(path), "").replace(path.name, "")
+    cause = re.search(r"\((.*)\)", rest)
+    is_bare = cause is not None and re.fullmatch(r"\W*\w*\W*", cause[1])
+    is_named = path.name in line and line.isprintable()
+    is_coded = re.search(r"Err(no|or) -?\d", rest)
+    return is_named and not is_bare and not is_coded and len(re.findall("[a-z]{2,}", rest)) > 3
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_named_with_a_reason_in_words(tmp_path, toy_model, name):
+    (content_of, read), choose = KINDS[name], random.Random(name)
+    path, content = tmp_path / name, content_of(tmp_path, toy_model)
+    path.write_bytes(content)
+    read(path)
+    lines = set()
+    for _ in range(200):
+        path.write_bytes(cut_or_flipped(content, choose))
+        try:
+            read(path)
+        except (ValueError, ArtifactError, ShardError) as refusal:
+            lines.add(str(refusal))
+    assert lines
+    assert [line for line in lines if not says_why(line, path)] == []
 
 
 def test_sound_files_are_read(tmp_path):

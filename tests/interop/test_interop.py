@@ -248,8 +248,37 @@ def test_an_unreadable_file_is_one_line(tmp_path, content, suffix):
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     torch.save({"weight": tmp_path}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match="unreadable"):
-        load_community(tmp_path / "weights.pt", "crawler", crawler_arguments())
+    line = refusal_of(tmp_path / "weights.pt")
+    assert "unreadable (beside tensors it holds pathlib.PosixPath, whose code is not run)" in line
+    assert "fetch it anew, or write it with torch.save(model.state_dict(), FILE)" in line
+
+
+NO_CHECKPOINTS = {
+    b"hello, world": "(first bytes: got b'hello, world', expected those of a file that torch.save writes)",
+    b"version https://git-lfs.github.com/spec/v1": "(first bytes: got b'version https://git-lfs.'",
+    b"PK\3\4 and no more": "(it is truncated: the list of its members, at its end, is missing)",
+    b"\x80\x02he": "(it is damaged: its parts contradict each other)",
+    b"\x80\x02": "(it ends too early)",
+    b"\x80\x02\xff": "(it is damaged, or holds more than tensors)",
+}
+"""Content of a .pt file -> the reason; torch's reader raises KeyError 101 for a file that begins with `he`."""
+
+
+@pytest.mark.parametrize("content", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_has_a_reason_in_words(tmp_path, content):
+    (tmp_path / "weights.pt").write_bytes(content)
+    line = refusal_of(tmp_path / "weights.pt")
+    assert f"unreadable {NO_CHECKPOINTS[content]}" in line
+    assert "weights_only" not in line
+
+
+@pytest.mark.parametrize("layout", ["crawlr", 3, ["crawler"], "x" * 10_000])
+def test_an_unknown_layout_names_all_and_the_nearest(tmp_path, weights, layout):
+    torch.save(weights, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"^layout: got .{1,100}, expected one of ") as refusal:
+        load_community(tmp_path / "weights.pt", layout, crawler_arguments())
+    assert f"expected one of {', '.join(LAYOUTS)} (nearest: " in str(refusal.value)
+    assert layout != "crawlr" or "(nearest: crawler)" in str(refusal.value)
 
 
 @pytest.fixture
@@ -282,6 +311,55 @@ def test_wrapped_names_are_unwrapped_and_said(tmp_path, weights, prefix):
     assert said == [f"unwrapped: the names of all {len(weights)} tensors begin with {prefix}"]
     assert state.keys() == plain.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+
+
+HOLDERS = {
+    "model": lambda weights: {"model": weights},
+    "state_dict": lambda weights: {"step": 5, "state_dict": weights, "optimizer": {"state": {0: {"exp_avg": weights}}}},
+    "model_state_dict": lambda weights: {"model_state_dict": weights, "rng": {"cpu": torch.zeros(9)}, "best": {}},
+    "model.state_dict": lambda weights: {"model": {"state_dict": weights}, "args": {"dim": 16}},
+}
+"""Chain of keys -> a file with a state dict there."""
+
+
+@pytest.mark.parametrize("keys", HOLDERS)
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_a_state_dict_under_a_known_key_is_unwrapped_and_said(tmp_path, weights, keys, prefix):
+    held = HOLDERS[keys]({f"{prefix}{name}": tensor for name, tensor in weights.items()})
+    torch.save(held, tmp_path / "held.pt")
+    torch.save(weights, tmp_path / "plain.pt")
+    said = []
+    _, state = load_community(tmp_path / "held.pt", "crawler", crawler_arguments(), log=said.append)
+    _, plain = load_community(tmp_path / "plain.pt", "crawler", crawler_arguments())
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+    beside = [key for key in held if key not in keys]
+    also = f"; the names of all {len(weights)} tensors begin with {prefix}" if prefix else ""
+    others = f", beside {', '.join(beside)}" if beside else ""
+    assert said == [f"unwrapped: the state dict lies under {keys}{others}{also}"]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "found", "chain"),
+    [
+        (lambda weights: {"ema": weights}, "'ema'", "['ema']"),
+        (lambda weights: {"step": 1, "model": weights, "ema": weights}, "'model', 'ema'", "['model']"),
+        (lambda weights: {"model": weights, "state_dict": weights}, "'model', 'state_dict'", "['model']"),
+        (lambda weights: {"model": {"net": weights}}, "'net'", "['model']['net']"),
+        (lambda weights: {7: weights}, "7", "[7]"),
+    ],
+)
+def test_other_wrappers_say_how_to_unwrap(tmp_path, weights, wrap, found, chain):
+    torch.save(wrap(weights), tmp_path / "weights.pt")
+    line = refusal_of(tmp_path / "weights.pt")
+    assert f"got weights under {found}, expected them under one of model, state_dict, model_state_dict" in line
+    assert f"torch.save(torch.load('weights.pt', map_location='cpu', weights_only=True){chain}, " in line
+
+
+def test_a_dict_that_holds_itself_is_refused(tmp_path):
+    held = {}
+    held["model"] = held
+    torch.save(held, tmp_path / "weights.pt")
+    assert "dict under 'model'" in refusal_of(tmp_path / "weights.pt")
 
 
 def test_a_prefix_of_some_names_is_no_wrapper(tmp_path, weights):

@@ -18,7 +18,7 @@ READERS = {
     "evaluate": ["--seed", "444", "--item", "blocks"],
     "package": [],
     "report": [],
-    "import": ["weights.pt", "--config", "weights.json", "--seed", "444"],
+    "import": [__file__, "--config", __file__, "--seed", "444"],  # asks for files first
 }
 """Command that reads a configuration -> what else it has to be told."""
 BAD = [

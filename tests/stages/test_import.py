@@ -1,14 +1,18 @@
 """`fairway import`: later stages run on the imported weights, training does not, and bad input is one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.interop.community import LAYOUTS
 from pipeline.interop.crawler import translate_crawler
 from pipeline.model.network import build
+from tests.stages.test_cli import fairway
 
 ARGUMENTS = {
     "vocab_size": 320,
@@ -101,17 +105,68 @@ def test_bad_input_is_one_line(importing):
     (importing.root / "bare.json").write_text(json.dumps(ARGUMENTS))
     (importing.root / "narrow.json").write_text(json.dumps({**ARGUMENTS, "model_dim": 64}))
     (importing.root / "broken.safetensors").write_bytes(b"nothing")
+    (importing.root / "hello.pt").write_bytes(b"hello")  # for torch's reader: KeyError 101
+    (importing.root / "deep.json").write_text("[" * 100_000)
+    (importing.root / "long.json").write_text("9" * 5000)
+    (importing.root / "odd.json").write_text(json.dumps({"layout": ["crawler"], "config": ARGUMENTS}))
 
     def line(checkpoint: str, config: str, *more: str, seed: str = "1") -> str:
         return refuses(importing, "fairway", "import", checkpoint, "--config", config, "--seed", seed, *more)
 
     assert "not valid JSON" in line("weights.safetensors", "broken.json")
-    assert "does not exist" in line("weights.safetensors", "absent.json")
-    assert "--layout: missing" in line("weights.safetensors", "bare.json")
+    assert "deep.json is not valid JSON (it is nested too deeply)" in line("weights.safetensors", "deep.json")
+    assert "long.json is not valid JSON (Exceeds the limit" in line("weights.safetensors", "long.json")
+    assert f"--layout: missing, and bare.json names none beside `config`; expected one of {', '.join(LAYOUTS)}" in line(
+        "weights.safetensors", "bare.json"
+    )
+    assert (
+        "--layout: got 'crawlers', expected one of crawler, crawler-pervisit, looped-unet (nearest: crawler)"
+        in line("weights.safetensors", "bare.json", "--layout", "crawlers")
+    )
+    assert "odd.json: layout: got ['crawler'], expected one of " in line("weights.safetensors", "odd.json")
     assert "shape" in line("weights.safetensors", "narrow.json", "--layout", "crawler")
     assert "unreadable" in line("broken.safetensors", "weights.json")
+    assert "hello.pt is unreadable (first bytes: got b'hello', expected" in line("hello.pt", "weights.json")
     assert "as in weights.json" in line("weights.safetensors", "weights.json", "--layout", "looped-unet")
     assert "one of seeds" in line("weights.safetensors", "weights.json", seed="5")
+
+
+FILES_FIRST = {
+    ("weights.pt", "weights.json"): (
+        "checkpoint: got 'weights.pt', which names no file, expected a .safetensors, .pt or .pth file; the nearest "
+        "that exists is 'weights.safetensors'"
+    ),
+    ("weights.safetensors", "w.json"): (
+        "--config: got 'w.json', which names no file, expected a .json file; the nearest that exists is 'weights.json'"
+    ),
+    (".", "weights.json"): "checkpoint: .: got 'a folder', expected a .safetensors, .pt or .pth file",
+    ("weights.safetensors", "."): "--config: .: got 'a folder', expected a .json file",
+}
+"""Checkpoint and --config, one of them no file -> the line that says so."""
+
+
+@pytest.mark.parametrize("files", FILES_FIRST)
+def test_files_are_looked_for_before_anything_else(tmp_path: Path, files: tuple[str, str]):
+    """Not even params.yaml and the prepared data are there."""
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "weights.json").touch()
+    done = fairway("import", files[0], "--config", files[1], "--seed", "1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"fairway: error: {FILES_FIRST[files]}\n")
+
+
+def test_no_torch_is_loaded_to_say_that_a_file_is_missing(repo: Path):
+    program = (
+        "import sys; from stages.import_checkpoint import import_checkpoint\n"
+        "try: import_checkpoint.main(['absent.pt', '--config', 'absent.json', '--seed', '1'])\n"
+        "except ValueError: sys.exit(' '.join({'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=repo, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (1, "")
+
+
+def test_help_lists_the_layouts(repo: Path):
+    shown = "".join(fairway("import", "--help", cwd=repo).stdout.split())  # lines break within names
+    assert f"Familyoftheprogram:{','.join([*LAYOUTS][:-1])}or{[*LAYOUTS][-1]}." in shown
 
 
 def test_another_vocabulary_names_the_remedy(importing):
