@@ -1,5 +1,6 @@
 """`fairway package`: all seeds' outputs -> the record folder, proven by running it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -30,6 +31,7 @@ def package(params_path: str) -> None:
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
     from pipeline.record.ship import shipped_program, unwrap
+    from pipeline.verification.verify import require_agreement
 
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
@@ -44,6 +46,10 @@ def package(params_path: str) -> None:
     for run in runs:
         check_settings(run, params)
 
+    def prove(folder: Path) -> None:
+        require_agreement(folder)
+        prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log)
+
     submission = assemble(
         path_of("package"),
         params.package,
@@ -56,9 +62,7 @@ def package(params_path: str) -> None:
         versions={name: version(name) for name in imported_packages(code)},
         digests={shard.path.name: shard.sha256 for shard in val_shards},
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
-        prove=lambda folder: prove_runs(
-            folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log
-        ),
+        prove=prove,
     )
     stage.summary(
         f"package: {submission['val_bpb']:.4f} bpb, {submission['bytes_total']:,} bytes "

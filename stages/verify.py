@@ -1,24 +1,24 @@
-"""`fairway verify`: does a record folder say what its files say?"""
+"""`fairway verify`: does a record folder say what its own files say?"""
 
+import json
 import sys
 from pathlib import Path
 
 import click
 
-from stages.shell.console import machine_environment
-
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="artifacts/submission")
-def verify(folder: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON instead.")
+def verify(folder: Path, as_json: bool) -> None:
     """Compare every number that a record FOLDER (default artifacts/submission) states with its own files.
 
-    Works on any record of the challenge, as far as what it states goes. Prints a line per check and writes nothing;
-    exits 1 if any fails. Its program is not run beyond `--help`: `fairway audit` does that.
+    Works on any record of the challenge, as far as what it states goes. Prints a line per finding, worst first, and
+    writes nothing. Exits 0 when something was compared and nothing contradicts, 1 for contradictions, 3 when nothing
+    could be compared.
     """
-    from pipeline.record.verify import verify_folder, verify_table
+    from pipeline.verification.verify import exit_code_of, verify_folder, verify_report, verify_table
 
-    checks = verify_folder(folder, machine_environment())
-    click.echo(verify_table(checks))
-    if any(check.verdict == "FAIL" for check in checks):
-        sys.exit(1)
+    findings = verify_folder(folder)
+    click.echo(json.dumps(verify_report(findings), indent=2) if as_json else verify_table(findings))
+    sys.exit(exit_code_of(findings))

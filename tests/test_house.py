@@ -30,7 +30,8 @@ RANK = {
     "calibration": 5,
     "reports": 6,
     "record": 7,
-    "audit": 8,
+    "verification": 8,
+    "audit": 9,
 }
 """Room of `pipeline` -> floor of the house; imports stay in a room or go downwards."""
 

@@ -1,7 +1,7 @@
 """Checks T1, T4, T11, T13 to T15 of the real run: every number that a record states, against rows, files, reports.
 
 One idea: the truth is the ledgers' rows and the val shards. Score lines, submission.json and README are only what is
-said of them. That these agree with each other and with the folder's files is for `pipeline.record.claims` to say; a
+said of them. That these agree with each other and with the folder's files is for `pipeline.verification` to say; a
 record of ours leaves none of it unsaid.
 
 Source: the table of checks in docs/legality.md.
@@ -11,6 +11,7 @@ Checked by: tests/stages/test_audit.py.
 import itertools
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,13 @@ from pipeline.audit.untrusted import field, one_line, read_foreign_object, read_
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
-from pipeline.record.claims import CLAIMS, Claim, agreement, recomputed
 from pipeline.record.ship import is_wrapped, shipped_program
-from pipeline.record.statements import Score, SeedLog, digest_line, score_rows
+from pipeline.record.statements import digest_line
+from pipeline.verification.claims import CLAIMS
+from pipeline.verification.findings import agree
+from pipeline.verification.reading import read_log
+from pipeline.verification.readme import score_rows
+from pipeline.verification.runs import Score
 
 PRINTED = 1e-8
 """Resolution of the numbers in a log."""
@@ -32,6 +37,8 @@ LOWEST_BPB, LARGEST_STD = 0.95, 0.005
 _REPORT_SECONDS = 0.1
 """By how much stated seconds may differ from those of reports."""
 
+Claim = tuple[str, bool]
+"""Evidence, and whether it holds."""
 Protocols = Mapping[str, Mapping[str, Any]]
 """Item -> the protocol that the program declares."""
 
@@ -72,7 +79,9 @@ def check_real_bytes(record: RecordFolder, evidence: Evidence | None, items: Pro
 
 def check_claims(record: RecordFolder, *names: str) -> Finding:
     """T4, T11, T13: what the record states under these names of `CLAIMS` holds, and nothing of it is left out."""
-    return _all_hold((claim for name in names for claim in CLAIMS[name](record.record)), f"{', '.join(names)} agree")
+    found = (each for name in names for each in CLAIMS[name](record.record, record.program_read))
+    claims = ((each.message, each.verdict in ("agreement", "warning")) for each in found)
+    return _all_hold(claims, f"{', '.join(names)} agree")
 
 
 def _all_hold(claims: Iterable[Claim], evidence: str) -> Finding:
@@ -94,6 +103,8 @@ def check_provenance(
     """
 
     def claims() -> Iterator[Claim]:
+        for run in record.record.runs.values():
+            yield from ((f"{run.name} states {oddity}", False) for oddity in run.oddities)
         rows = {(row.seed, row.item): row.score for row in score_rows(record.record.readme or "")}
         for seed in record.seeds:
             stated = [item for row_seed, item in rows if row_seed == str(seed)]
@@ -105,7 +116,7 @@ def check_provenance(
             line = record.log(seed).float_score
             if line and evidence.path("ledger", seed=seed, item="float").is_file():
                 held = evidence.ledger(seed, "float").rows.score
-                yield recomputed(f"seed {seed}: bpb before quantization", line.val_bpb, held[1], "its ledger")
+                yield _recomputed(f"seed {seed}: bpb before quantization", line.val_bpb, held[1])
         yield from _program_claims(record, printed, first, tolerance)
 
     return _all_hold(claims(), "scores are those of the ledgers; the program prints what its ledger holds")
@@ -118,7 +129,7 @@ def _ledger_claims(
     where = f"seed {seed}, {item}"
     yield f"{where}: the protocol of its ledger is not the one that the program declares", ledger.protocol == protocol
     for name, number, score in zip(stated._fields, stated, ledger.rows.score, strict=True):
-        yield recomputed(f"{where}: {name}", number, score, "its ledger")
+        yield _recomputed(f"{where}: {name}", number, score)
     targets, num_bytes = len(ledger.rows.target), int(ledger.rows.bytes.sum())
     for name, key, held in (
         ("bytes", "eval_bytes", num_bytes),
@@ -127,12 +138,17 @@ def _ledger_claims(
     ):
         in_manifest = stated_number(split, "manifest: val", name)
         counts = {"submission.json": record.of_seed(seed, key), "the manifest": in_manifest, "its ledger": held}
-        yield from agreement(f"{where}: {name}", counts)
+        listing = ", ".join(f"{place} {value:,}" for place, value in counts.items())
+        yield f"{where}: {name}: {listing}", len(set(counts.values())) == 1
+
+
+def _recomputed(what: str, stated: Decimal, value: float) -> Claim:
+    return f"{what}: {stated} stated, {value:.8f} by its ledger", agree(stated, value)
 
 
 def _program_claims(record: RecordFolder, printed: Sequence[str], first: Ledgers, tolerance: float) -> Iterator[Claim]:
     """Compare what the program prints with the first seed's log and with its own ledgers."""
-    stated, said = record.log(record.seeds[0]), SeedLog("train_gpt.py", "\n".join(printed))
+    stated, (said,) = record.log(record.seeds[0]), read_log("train_gpt.py", "\n".join(printed).encode()).runs
     config = digest_line(stated.digests.get("config", "nothing"), "config")
     yield f"{stated.name}: its config digest is not the program's", config in printed
     yield from ((f"train_gpt.py prints {one_line(oddity)}", False) for oddity in said.oddities)
@@ -149,12 +165,12 @@ def check_timers(record: RecordFolder, evidence: Evidence | None, items: Collect
     agreed = check_claims(record, "times")
     if agreed.verdict == "fail":
         return agreed
-    hardware, over, untimed = one_line(record.record.submission.get("hardware")), [], []
+    hardware, over, untimed = one_line(record.record.fields.get("hardware")), [], []
     for seed in record.seeds:
         scoring, training = record.of_seed(seed, "eval_time_s"), record.of_seed(seed, "train_wallclock_ms") / 1000
         if evidence and (fault := _report_fault(evidence, items, seed, scoring, training)):
             return failed(f"seed {seed}: {fault}")
-        latest = float(max(record.log(seed).all["training ms"])) / 1000
+        latest = float(record.log(seed).last("train ms") or 0) / 1000
         timed = {"training": max(training, latest), "scoring": scoring}
         untimed += [f"seed {seed} {name}" for name, seconds in timed.items() if not seconds > 0]
         over += [f"seed {seed} {name} {seconds:.0f} s" for name, seconds in timed.items() if seconds > LIMIT_SECONDS]

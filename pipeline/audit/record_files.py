@@ -15,14 +15,22 @@ from pipeline.base.artifacts import ROOT, path_of
 from pipeline.base.checks import require
 from pipeline.base.files import files_below, require_plain_files, sha256_of_file
 from pipeline.data.shards import shard_paths
-from pipeline.record.folder import read_record
-from pipeline.record.statements import SeedLog
+from pipeline.verification.folder import Record, read_record
+from pipeline.verification.program import read_program
+from pipeline.verification.runs import Run
+from pipeline.verification.sizes import artifact_of
 
 NO_RUN = "the run's own files are not at hand (--evidence)"
 ANY_VOCABULARY = 1 << 16
 _LARGEST_FILE_BYTES = 1 << 30
 _LARGEST_LEDGER_BYTES = 1 << 32
 _MOST_SEEDS = 64
+_STATED = ("val_loss", "val_bpb", "bytes_total", "bytes_code")
+_STATED_OF_SEEDS = (
+    *("val_loss", "val_bpb", "artifact_bytes", "steps", "step_avg_ms", "train_wallclock_ms", "eval_time_s"),
+    *("val_tokens", "target_tokens", "eval_bytes"),
+)
+"""Keys of submission.json, and of its seeds, that every record of ours has."""
 
 
 class RecordFolder:
@@ -37,13 +45,15 @@ class RecordFolder:
             for file in files_below(path):
                 size = file.stat().st_size
                 require(size <= _LARGEST_FILE_BYTES, str(file), size, f"at most {_LARGEST_FILE_BYTES} bytes")
-            record = read_record(path)
-            self.seeds = _seeds_of(record.submission)
-            logs = {seed: log for seed, log in record.logs.items() if log.name == f"train_seed{seed}.log"}
-            self.record = record._replace(logs={str(seed): field(logs, "logs", str(seed)) for seed in self.seeds})
-            """With the logs of its seeds and no others."""
-            require(record.readme is not None, "README.md", "no such file", "a file that every record has")
-            self.artifacts = {seed: self.record.artifact(str(seed)) or path / "model.fwy" for seed in self.seeds}
+            self.record = read_record(path)
+            for fault in self.record.findings:
+                raise ValueError(fault.message)
+            self.seeds = _seeds_of(self.record.fields)
+            _require_statements(self.record.fields)
+            self._keep_own_logs(self.record)
+            require(self.record.readme is not None, "README.md", "no such file", "a file that every record has")
+            self.program_read = read_program(self.record)
+            self.artifacts = {seed: artifact_of(self.record, str(seed)) or path / "model.fwy" for seed in self.seeds}
             tokenizers = sorted(path.glob("tokenizers/*.model"))
             require(len(tokenizers) == 1, f"{path}/tokenizers", len(tokenizers), "one .model file")
             self.tokenizer = tokenizers[0]
@@ -52,18 +62,23 @@ class RecordFolder:
         except ValueError as error:
             raise ValueError(f"{path}: not a complete record ({one_line(error)}); run `fairway package`") from None
 
+    def _keep_own_logs(self, record: Record) -> None:
+        """Leave the logs of the seeds and no others."""
+        logs = {log.name: log for log in record.logs}
+        record.logs = [field(logs, "logs", f"train_seed{seed}.log") for seed in self.seeds]
+
     @property
     def program(self) -> Path:
         """The file that is run and counted."""
         return self.record.program
 
-    def log(self, seed: int) -> SeedLog:
+    def log(self, seed: int) -> Run:
         """Return what a seed's log states."""
-        return self.record.logs[str(seed)]
+        return self.record.runs[str(seed)]
 
     def of_seed(self, seed: int, key: str) -> float:
         """Return a number of one seed's results in submission.json; ValueError when it is none."""
-        return stated_number(self.record.submission, "submission.json", "seed_results", str(seed), key)
+        return stated_number(self.record.fields, "submission.json", "seed_results", str(seed), key)
 
 
 def _seeds_of(submission: Any) -> list[int]:
@@ -73,6 +88,16 @@ def _seeds_of(submission: Any) -> list[int]:
     is_complete = isinstance(results, dict) and list(results) == [str(seed) for seed in seeds]
     require(is_complete, "seed_results", one_line(results), f"the seeds {one_line(seeds)}")
     return seeds
+
+
+def _require_statements(submission: Any) -> None:
+    """Raise ValueError when a number that every record of ours states is missing."""
+    for key in _STATED:
+        stated_number(submission, "submission.json", key)
+    for seed in submission["seed_results"]:
+        for key in _STATED_OF_SEEDS:
+            stated_number(submission, "submission.json", "seed_results", seed, key)
+    require(isinstance(field(submission, "submission.json", "all_runs"), list), "all_runs", "no list", "all runs")
 
 
 class RealLedger(NamedTuple):

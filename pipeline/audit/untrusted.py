@@ -15,36 +15,40 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.checks import one_line, require
+from pipeline.base.checks import explain_failure, one_line, require
 from pipeline.base.files import read_arrays
+from pipeline.base.foreign import read_bounded
 
 LARGEST_TEXT_BYTES = 64 << 20
-"""Most that a log, a README, a report or all that a program prints may hold."""
+"""Most that a report or all that a program prints may hold."""
 
 
 def read_foreign_text(path: Path) -> str:
     """Return a text file's content; ValueError when it is absent, no file, too large or not UTF-8."""
-    require(path.is_file(), str(path), "no such file", "a file that every record, or run, has")
-    size = path.stat().st_size
-    require(size <= LARGEST_TEXT_BYTES, str(path), size, f"at most {LARGEST_TEXT_BYTES} bytes")
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as text ({one_line(error)})") from None
+        return read_bounded(path, LARGEST_TEXT_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not readable as text ({explain_failure(error)})") from None
 
 
 def read_foreign_object(path: Path) -> dict[str, Any]:
     """Return a JSON object; ValueError when it is damaged, no object, or holds NaN or infinity."""
     try:
         content = json.loads(read_foreign_text(path), parse_constant=_refuse_constant, parse_float=_finite)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({one_line(error)})") from None
+    except (_NoNumberError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({explain_failure(error)})") from None
     require(isinstance(content, dict), str(path), type(content).__name__, "a JSON object")
     return content
 
 
+class _NoNumberError(Exception):
+    """A number that is none."""
+
+
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"JSON holds {name}, expected finite numbers")
+    raise _NoNumberError(f"it holds {name}, expected finite numbers")
 
 
 def _finite(text: str) -> float:

@@ -33,9 +33,12 @@ def require_always(ok: bool, field: str, got: object, expected: str) -> None:
 
 
 def one_line(error: object, longest: int = 200) -> str:
-    """Return what an error or a foreign text says as one short line of printable ASCII that keeps a table in shape."""
+    """Return what an error or a foreign text says as one short line of printable ASCII that keeps a table in shape.
+
+    What a terminal would obey, or cannot show, is written as Python's literals write it.
+    """
     words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
-    shown = "".join(each if each.isprintable() and each.isascii() else "?" for each in words)
+    shown = "".join(each if each.isprintable() and each.isascii() else ascii(each)[1:-1] for each in words)
     return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 

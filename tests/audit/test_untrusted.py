@@ -21,7 +21,7 @@ from pipeline.audit.untrusted import (
 
 
 def test_a_line_stays_a_line_in_a_table() -> None:
-    assert one_line("a | b\n\tc \x1b[31m\u00e9") == "a / b c ?[31m?"
+    assert one_line("a | b\n\tc \x1b[31m\u00e9") == r"a / b c \x1b[31m\xe9"
     assert len(one_line("x" * 10**6)) < 300
 
 
@@ -39,7 +39,7 @@ def test_texts_are_bounded_and_decoded(tmp_path: Path, monkeypatch) -> None:
             read_foreign_text(path)
     monkeypatch.setattr(untrusted, "LARGEST_TEXT_BYTES", 10)
     (tmp_path / "x").write_bytes(b"a" * 11)
-    with pytest.raises(ValueError, match="at most 10 bytes"):
+    with pytest.raises(ValueError, match="got .11 bytes., expected at most 10"):
         read_foreign_text(tmp_path / "x")
 
 

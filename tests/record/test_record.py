@@ -16,7 +16,7 @@ from pipeline.record.build import budget_note
 from pipeline.record.config import BaselineConfig, PackageConfig
 from pipeline.record.record import SeedRun, assemble, imported_packages, requirements_text, seed_result
 from pipeline.record.ship import wrap
-from pipeline.record.statements import SeedLog
+from pipeline.verification.reading import read_log
 
 CONFIG = PackageConfig(
     name="Toy record",
@@ -137,10 +137,11 @@ def test_the_loss_of_quantization_is_stated_where_the_headline_is_scored_like_th
 def test_log_states_what_ships(tmp_path):
     folder, _ = build(tmp_path, code=wrap(SOURCE))
     text = (folder / "train_seed7.log").read_text()
-    log, size = SeedLog("train_seed7.log", text), (folder / "train_gpt.py").stat().st_size
+    (log,), size = read_log("train_seed7.log", text.encode()).runs, (folder / "train_gpt.py").stat().st_size
     assert text.startswith("step:4/4 train_loss:3.0000\n")
     assert f"\nCode size unwrapped: {len(SOURCE)} bytes\n" in text
-    assert [log.last(name) for name in ("code bytes", "artifact bytes", "total bytes")] == [size, 2000, size + 2000]
+    assert [log.last(name) for name in ("model bytes", "total bytes")] == [2000, size + 2000]
+    assert [figure.value for figure in log.latest("code bytes")] == [size, len(SOURCE)]
     assert [str(line.score.val_bpb) for line in log.scores] == ["1.50350000"]
     shipped = [folder / "train_gpt.py", folder / "model_seed7.fwy", folder / "tokenizers" / "toy.model"]
     digests = {path.name: sha256_of_file(path) for path in shipped}

@@ -5,20 +5,18 @@ from decimal import Decimal
 import pytest
 
 from pipeline.record.statements import (
-    NUMBERS,
-    Score,
-    ScoreLine,
-    SeedLog,
     count_lines,
     float_score_line,
     headline,
     log_lines,
     score_cells,
     score_name,
-    score_rows,
     size_lines,
     time_line,
 )
+from pipeline.verification.reading import read_log
+from pipeline.verification.readme import score_rows
+from pipeline.verification.runs import Run, Score
 
 KINDS = {
     "final_int6_roundtrip_exact": {"kind": "blocks"},
@@ -44,25 +42,33 @@ def log() -> str:
     return log_lines(STEP, scores, code_bytes=70, unwrapped_bytes=99, artifact_bytes=2000, digests=digests)
 
 
+def read(text: str) -> Run:
+    (run,) = read_log("train_seed7.log", text.encode()).runs
+    return run
+
+
 def test_a_log_is_read_back(log):
-    read = SeedLog("train_seed7.log", log)
-    assert read.scores == [ScoreLine(name, SCORE) for name in KINDS]
-    assert read.float_score == SCORE
-    assert read.digests == {"config": "aa", "my model.fwy": "bb"}
-    expected = dict(zip(NUMBERS, (70, 2000, 2070, 1001, 1000, Decimal("7.5"), 2500), strict=True))
-    assert {name: read.last(name) for name in NUMBERS} == expected
-    assert read.oddities == []
-    assert "Code size unwrapped: 99 bytes" in log.splitlines()
+    run = read(log)
+    assert [(line.name, line.score) for line in run.scores] == [(name, SCORE) for name in KINDS]
+    assert run.float_score == SCORE
+    assert run.digests == {"config": "aa", "my model.fwy": "bb"}
+    expected = {"code bytes": 99, "model bytes": 2000, "total bytes": 2070, "tokens": 1001, "targets": 1000}
+    times = {"eval ms": 7500, "train ms": 2500, "step ms": 625, "steps": 4}
+    assert {kind: run.last(kind) for kind in (*expected, *times)} == {**expected, **times}
+    assert [(figure.label, figure.value) for figure in run.latest("code bytes")] == [("", 70), ("unwrapped", 99)]
+    assert run.oddities == []
 
 
-@pytest.mark.parametrize("name", [name for name, (write, _) in NUMBERS.items() if write])
-def test_every_written_number_is_read_by_its_reader_alone(name):
-    arguments = {size_lines: (70, 2000), count_lines: (1001, 1000), time_line: (7.5,)}
-    write, own = NUMBERS[name]
-    lines = write(*arguments[write])
-    lines = lines.splitlines() if isinstance(lines, str) else lines
-    read = {line: [each for each, (_, reader) in NUMBERS.items() if reader.search(line)] for line in lines}
-    assert [readers for line, readers in read.items() if own.search(line)] == [[name]]
+@pytest.mark.parametrize(
+    ("lines", "kinds"),
+    [
+        (size_lines(70, 2000), {"code bytes", "model bytes", "total bytes"}),
+        (count_lines(1001, 1000), {"tokens", "targets"}),
+        ([time_line(7.5)], {"eval ms"}),
+    ],
+)
+def test_every_written_number_is_read_as_what_it_is(lines, kinds):
+    assert set(read("\n".join(lines)).figures) == kinds
 
 
 @pytest.mark.parametrize(
@@ -72,13 +78,19 @@ def test_every_written_number_is_read_by_its_reader_alone(name):
         ("sha256 00 config", "config in several ways"),
         (float_score_line(3.0, 1.0), "pre_quant in several ways"),
         ("best val_bpb: 1.0", "best val_bpb: 1.0"),
-        ("\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0", "\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0"),
+        ("\x0bfinal_a_exact val_loss:3.0 val_bpb:1.0", "final_a_exact val_loss:3.0 val_bpb:1.0"),
         ("final_ttt_exact val_loss:3.1 val_bpb:1.5", "final_ttt_exact val_loss:3.1 val_bpb:1.5"),
     ],
 )
 def test_what_no_log_of_ours_states_is_odd(log, line, oddity):
-    assert SeedLog("x.log", f"{log}{line}\n").oddities == [oddity]
-    assert SeedLog("x.log", f"{line}\n{log}").oddities == [oddity]
+    assert read(f"{log}{line}\n").oddities == [oddity]
+    assert read(f"{line}\n{log}").oddities == [oddity]
+
+
+def test_two_runs_in_a_log_are_odd(log):
+    runs = read_log("train_seed7.log", f"seed: 7\n{log}seed: 8\n{log}".encode()).runs
+    assert [run.seed.value for run in runs] == [7, 8]
+    assert all("several runs" in run.oddities for run in runs)
 
 
 def test_a_row_and_the_headline_of_the_readme_are_read_back():

@@ -20,7 +20,6 @@ from pipeline.audit.record_files import Evidence, RecordFolder
 from pipeline.base.artifacts import ROOT
 from pipeline.base.files import files_below, folder_digest
 from pipeline.data.shards import write_shard
-from pipeline.record.verify import check_statements
 
 ITEMS = ["ttt"]
 
@@ -258,9 +257,9 @@ DOCTORED = {
     "val text among the train shards": (_train_on_val, {"T9", "T10"}),
     "another val shard": (_append("data/val/val_000000.bin"), {"T4", "T10"}),
     "another tokenizer": (_append("submission/tokenizers/tokenizer.model"), {"T4", "T9", "T10", "T11"}),
-    "a typed bpb": (_result(val_bpb=1.0), {"T11"}),
+    "a typed bpb": (_result(val_bpb=1.0), {"T4", "T11"}),
     "a typed float score": (_result(pre_quant_val_bpb=1.0), {"T11"}),
-    "a typed mean": (_submission(lambda fields: fields.update(val_bpb=1.0)), {"T11"}),
+    "a typed mean": (_submission(lambda fields: fields.update(val_bpb=1.0)), {"T4", "T11"}),
     "a typed deviation": (_submission(lambda fields: fields.update(val_bpb_std=0.1)), {"T11"}),
     "another headline": (_submission(lambda fields: fields["compliance"].update(headline_item="blocks")), {"T11"}),
     "a README of another run": (_text("README.md", "**val_bpb ", "**val_bpb 1"), {"T11"}),
@@ -273,7 +272,7 @@ DOCTORED = {
     "no timer of scoring": (_log(lambda lines: lines.remove(next(x for x in lines if "eval_time" in x))), {"T14"}),
     "no timer of training": (
         _log(lambda lines: lines.__setitem__(slice(None), [x for x in lines if "train_time" not in x])),
-        {"T14"},
+        {"T11", "T14"},  # the steps are those lines' too
     ),
 }
 
@@ -334,7 +333,7 @@ def test_absurd_sizes_are_refused_in_one_line(copied: Path, name: str) -> None:
 
 def test_a_tokenizer_that_is_none_ends_in_one_line(copied: Path) -> None:
     next((copied / "submission/tokenizers").iterdir()).write_bytes(b"x" * 100)
-    machine = Machine({}, num_processes=2, tolerance=0.0, timeout_seconds=60)
+    machine = Machine({}, num_processes=2, tolerance=0.0, timeout_seconds=60, sandboxed=False)
     with pytest.raises(ShippedError, match=r"^[^\n]*cannot be asked: ValueError: [^\n]*$"):
         audit_record(copied / "submission", machine, None, lambda line: None)
 
@@ -522,7 +521,7 @@ def test_links_and_special_files_in_a_record_are_refused_everywhere(copied: Path
     folder, report = copied / "submission", {"folder_digest": folder_digest(copied / "submission"), "checks": []}
     make(folder / name)
     message = f"{name}: got a .*, expected files and folders"
-    for read in (RecordFolder, check_statements, lambda folder: state_audit(folder, report, copied / "stated")):
+    for read in (RecordFolder, lambda folder: state_audit(folder, report, copied / "stated")):
         with pytest.raises(ValueError, match=message):
             read(folder)
     assert not (copied / "stated").exists()

@@ -1,0 +1,176 @@
+"""A record folder as it lies on disk, ours or not: what there is of it, read within bounds.
+
+The one idea: a file that cannot be read is a finding and not the end, so that a folder is judged as far as it goes.
+A seed's run is the one whose log is filed under it, by its name or else by the seed that it states; of several the one
+that agrees with most of what the seed's entry states, and none borrows a figure from another.
+
+Checked by: tests/verification/test_folder.py.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.base.checks import one_line
+from pipeline.base.foreign import Listing, look_through, read_bounded
+from pipeline.verification import fields
+from pipeline.verification.fields import NOTHING, Submission, read_submission
+from pipeline.verification.findings import Finding, Place, finding
+from pipeline.verification.reading import MOST_LOG_BYTES, read_log
+from pipeline.verification.runs import Log, Run
+from pipeline.verification.support import supporters
+
+PROGRAM, README = "train_gpt.py", "README.md"
+MOST_TEXT_BYTES = 32_000_000
+"""Of all texts of a folder."""
+_MOST_README_BYTES = 4_000_000
+_MOST_LOGS = 100
+_LOG_SUFFIXES = (".log", ".txt", ".out")
+_NO_LOGS = re.compile(r"requirements|licen[cs]e|readme|vocab|notes", re.IGNORECASE)
+
+
+class Record:
+    """What there is of a record folder."""
+
+    def __init__(self, folder: Path, listing: Listing) -> None:
+        self.folder = folder
+        self.listing = listing
+        self.findings: list[Finding] = []
+        """What is wrong with files."""
+        self.submission: Submission = NOTHING
+        self.logs: list[Log] = []
+        self.readme: str | None = None
+
+    @property
+    def program(self) -> Path:
+        """The file that is counted and run."""
+        return self.folder / PROGRAM
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """What submission.json holds."""
+        return self.submission.fields
+
+    @property
+    def results(self) -> Mapping[str, Mapping[str, Any]]:
+        """Seed -> its entry of submission.json."""
+        return self.submission.seeds
+
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds that submission.json names."""
+        return list(self.submission.seeds)
+
+    @cached_property
+    def size(self) -> int | None:
+        """Bytes of train_gpt.py on disk."""
+        return self.listing.sizes.get(PROGRAM)
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """Every run of every log, of logs with one content only the first by name."""
+        first: dict[str, Log] = {}
+        for log in sorted(self.logs, key=lambda log: _name_key(log.name)):
+            first.setdefault(log.digest, log)
+        return [run for log in self.logs if first[log.digest] is log for run in log.runs]
+
+    def candidates(self, seed: str) -> list[Run]:
+        """Return the runs that may be a seed's, best name first."""
+        filed = [run for run in self.all_runs if filed_seed(run, self.seeds) == seed]
+        return sorted(filed, key=lambda run: _name_key(run.name))
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """Seed -> its run."""
+        found = {}
+        for seed in self.seeds:
+            stated = [each for each in self.submission.stated if each.seed == seed]
+            if candidates := self.candidates(seed):
+                found[seed] = max(candidates, key=lambda run: sum(bool(supporters(run, each)) for each in stated))
+        return found
+
+    @cached_property
+    def headline_run(self) -> Run | None:
+        """The run whose figures a record without results of seeds states; None when it has results, or no log."""
+        stated = [each for each in self.submission.stated if each.seed is None]
+        runs = sorted(self.all_runs, key=lambda run: _name_key(run.name))
+        if any(self.results.values()) or not runs:
+            return None
+        return max(runs, key=lambda run: sum(bool(supporters(run, each)) for each in stated))
+
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        """Return a file's content; None for one that is not there or cannot be read, which is a finding."""
+        if name not in self.listing.sizes:
+            return None
+        try:
+            return read_bounded(self.folder / name, most_bytes)
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{self.folder}/")
+            self.findings.append(finding("files", "contradiction", reason, None, Place(name, None, None)))
+            return None
+
+
+def _name_key(name: str) -> tuple[bool, int, str]:
+    """Order names of logs: those that name a seed first, then the shorter."""
+    return "seed" not in name.lower(), len(name), name
+
+
+def filed_seed(run: Run, seeds: Sequence[str]) -> str | None:
+    """Return the seed that a log's name says, else the one it logs, else the only one that is stated."""
+    logged = str(run.seed.value) if run.seed else seeds[0] if len(seeds) == 1 else None
+    return named_seed(run, seeds) or logged
+
+
+def named_seed(run: Run, seeds: Sequence[str]) -> str | None:
+    """Return the seed that a log's name says, else a stated seed among the name's numbers."""
+    if named := re.findall(r"seed[_-]?(\d{1,18})", run.name, re.IGNORECASE):
+        return named[-1]
+    numbers = [number for number in re.findall(r"\d+", run.name) if number in seeds]
+    return numbers[-1] if numbers else None
+
+
+def read_record(folder: Path) -> Record:
+    """Return what a folder holds; ValueError when it is no folder."""
+    record = Record(folder, look_through(folder))
+    record.findings += list(_listing_findings(record.listing))
+    content = record.read(fields.NAME, fields.MOST_BYTES)
+    if content is not None:
+        record.submission = read_submission(content)
+        record.findings += record.submission.findings
+    readme = record.read(README, _MOST_README_BYTES)
+    record.readme = None if readme is None else readme.decode("utf-8", "replace")
+    record.logs = list(_logs(record))
+    return record
+
+
+def _listing_findings(listing: Listing) -> Iterator[Finding]:
+    for name, reason in listing.faults.items():
+        yield finding("files", "contradiction", f"{one_line(name)}: {reason}", None, Place(name, None, None))
+
+
+def _logs(record: Record) -> Iterator[Log]:
+    left = MOST_TEXT_BYTES
+    names = [name for name in record.listing.sizes if _is_log_name(name)]
+    for number, name in enumerate(names):
+        if number == _MOST_LOGS or left <= 0:
+            said = f"{len(names) - number} of {len(names)} logs are not read: a record's logs are smaller, or fewer"
+            record.findings.append(finding("files", "contradiction", said))
+            return
+        content = record.read(name, MOST_LOG_BYTES)
+        if content is None:
+            continue
+        left -= len(content)
+        try:
+            log = read_log(name, content)
+        except ValueError as error:
+            record.findings.append(finding("files", "contradiction", error, None, Place(name, None, None)))
+            continue
+        if any(run.lines or run.figures for run in log.runs):
+            yield log
+
+
+def _is_log_name(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix in _LOG_SUFFIXES and not _NO_LOGS.search(path.name) and not path.name.startswith(".")

@@ -1,0 +1,191 @@
+"""What a log states, ours or anybody's: the only reader of log lines, which verify, package and audit share.
+
+The one idea: people's lines differ in prefix, spacing and digits, not in the words that carry the figures. So a line is
+searched for those words, whatever stands around them, and every figure keeps its line number and what the line calls
+it. A log may hold several runs, which begin where another seed is named; of two lines with one name the later counts.
+Source that a log prints is no statement. Lines are cut at a length that no statement has, so that time is linear.
+
+Source: the lines that the challenge's records share (docs/verifying.md).
+Checked by: tests/verification/test_reading.py, tests/record/test_statements.py.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pipeline.base.checks import one_line
+from pipeline.record.statements import is_score_as_written
+from pipeline.verification.runs import MOST_FIGURES, Figure, Kind, Log, Run, Score, ScoreLine, stated_number
+
+MOST_LOG_BYTES, MOST_LOG_LINES = 8_000_000, 200_000
+_LONGEST_LINE = 2000
+_SEPARATOR = b"=" * 100
+"""What programs of the challenge print before and after their own source."""
+_WORTH_READING = re.compile(rb"val_bpb|final_|bytes|size|step|_time|elapsed|seed|SEED|tokens|params|sha256|fineweb")
+_STAMP = re.compile(r"^(?:\[?\d[\d:.,TZ/-]*\]?\s+)+")
+"""A time stamp, or several words of one."""
+
+
+def read_log(name: str, content: bytes) -> Log:
+    """Return what a log states; ValueError for one with too many lines."""
+    lines = content.split(b"\n", MOST_LOG_LINES)
+    if len(lines) > MOST_LOG_LINES:
+        raise ValueError(f"{name}: got more than {MOST_LOG_LINES:,} lines, expected a log")
+    printed = list(_printed_sources(lines))
+    runs = [Run(name)]
+    pending: list[tuple[int, str]] = []
+    for number, raw in enumerate(lines, 1):
+        if not _WORTH_READING.search(raw, 0, _LONGEST_LINE) or any(number in span for span in printed):
+            continue
+        text = _text_of(raw)
+        if seed := _seed_of(text, number):
+            _begin(runs, seed, pending)
+        pending.append((number, text))
+        if _read_line(runs[-1], number, text):
+            pending.clear()
+    for run in runs:
+        _count_oddities(run, len(runs))
+    sources = [source_digest(b"\n".join(lines[span.start - 1 : span.stop - 1])) for span in printed]
+    return Log(name, runs, hashlib.sha256(content).hexdigest(), sources)
+
+
+def source_digest(source: bytes) -> str:
+    """Return the hex sha256 of a source text without white space at its ends."""
+    return hashlib.sha256(source.strip()).hexdigest()
+
+
+def _text_of(raw: bytes) -> str:
+    return raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip("\r")
+
+
+def _printed_sources(lines: Sequence[bytes]) -> Iterator[range]:
+    """Yield the line numbers, from 1, of sections that are a program's source."""
+    ends = [index for index, line in enumerate(lines) if line.strip() == _SEPARATOR]
+    for start, end in zip([-1, *ends], ends, strict=False):
+        section = lines[start + 1 : end]
+        starts = {line.split(b" ", 1)[0] for line in section}
+        if starts & {b"import", b"from"} and starts & {b"def", b"class"}:
+            yield range(start + 2, end + 1)
+
+
+def _begin(runs: list[Run], seed: Figure, pending: list[tuple[int, str]]) -> None:
+    """Begin another run when another seed is named; what was said since the last result belongs to it."""
+    run = runs[-1]
+    if run.seed is None or run.seed.value == seed.value:
+        run.seed = seed
+        return
+    runs.append(Run(run.name))
+    runs[-1].seed = seed
+    for number, text in pending:
+        _read_line(runs[-1], number, text)
+    pending.clear()
+
+
+def _read_line(run: Run, number: int, text: str) -> bool:
+    """Keep what a line states; return whether it is a result, which no line of a later run precedes."""
+    if ("val_bpb" in text or "final_" in text) and not is_score_as_written(text):
+        run.odd(one_line(text, 80))
+    run.is_fineweb |= "fineweb" in text
+    if found := re.match(r"sha256 (\S+) (.+)", text):
+        if run.digests.get(found[2], found[1]) != found[1]:
+            run.odd(f"{one_line(found[2], 80)} in several ways")
+        run.digests[found[2]] = found[1]
+        return True
+    is_score = _read_score(run, number, text)
+    is_size = _read_sizes(run, number, text)
+    is_time = _read_counts(run, number, text)
+    return is_score or is_size or is_time
+
+
+_LOSS = re.compile(r"val_loss\w{0,20}\s{0,3}[:=]\s{0,3}(\d+\.\d+)")
+_BPB = re.compile(r"val_bpb\w{0,20}\s{0,3}[:=]\s{0,3}(\d+\.\d+)")
+_TRAINING = re.compile(r"\bstep\b|\b\d+/\d+")
+_FLOAT = re.compile(r"pre.?quant|unquantized|\bfloat|\bfp(?:16|32)|\bbf16|\braw\b", re.IGNORECASE)
+
+
+def _read_score(run: Run, number: int, text: str) -> bool:
+    loss, bpb = _LOSS.search(text), _BPB.search(text)
+    if not loss or not bpb:
+        return False
+    name = _STAMP.sub("", text[: min(loss.start(), bpb.start())]).strip(" :-|,(")
+    score = Score(stated_number(loss[1]), stated_number(bpb[1]))
+    if _TRAINING.search(name):
+        run.lines = [line for line in run.lines if line.weights != "training"]
+        run.lines.append(ScoreLine("training", score, number, "training"))
+    elif len(run.lines) < MOST_FIGURES:
+        run.lines.append(ScoreLine(name, score, number, "float" if _FLOAT.search(name) else "artifact"))
+    return not _TRAINING.search(name)
+
+
+_SIZES: dict[Kind, re.Pattern[str]] = {
+    "code bytes": re.compile(r"\bCode size(?:\s*\((?P<label>[^)]{1,40})\)|\s(?P<word>\w{1,40}))?\s*:\s*(\d[\d,_]*)"),
+    "model bytes": re.compile(r"\bSerialized model(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+    "total bytes": re.compile(r"\bTotal submission size(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+}
+_PIPED = re.compile(r"(\S{1,80}):\s*(\d[\d,_]*) bytes\s*\|\s*code:\s*(\d[\d,_]*)[^|]{0,20}\|\s*total:\s*(\d[\d,_]*)")
+
+
+def _read_sizes(run: Run, number: int, text: str) -> bool:
+    if piped := _PIPED.search(text):
+        kinds: tuple[Kind, ...] = ("model bytes", "code bytes", "total bytes")
+        for kind, value in zip(kinds, piped.groups()[1:], strict=True):
+            run.note(kind, Figure(stated_number(value), number, "" if kind == "code bytes" else piped[1]))
+        return True
+    for kind, pattern in _SIZES.items():
+        if found := pattern.search(text):
+            label = (found["label"] or found["word"] or "").rstrip(":")
+            run.note(kind, Figure(stated_number(found[3]), number, label))
+            return True
+    return False
+
+
+_COUNTS: list[tuple[Kind, re.Pattern[str]]] = [
+    ("tokens", re.compile(r"\bval_tokens\s*[:=]\s*(\d[\d,_]*)")),
+    ("targets", re.compile(r"\btarget_tokens\s*[:=]\s*(\d[\d,_]*)")),
+    ("targets", re.compile(r"\bval_loader:.{0,400}?\btokens:(\d[\d,_]*)")),
+    ("params", re.compile(r"\bmodel_params\s*[:=]\s*(\d[\d,_]*)")),
+    ("steps", re.compile(r"\bstep:\s*(\d+)(?!\d)")),
+]
+_TIMES: list[tuple[Kind, re.Pattern[str]]] = [
+    ("train ms", re.compile(r"\btrain_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s|m)?\b")),
+    ("step ms", re.compile(r"\bstep_avg\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)?\b")),
+    ("eval ms", re.compile(r"\b(?:total_)?eval_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)\b")),
+]
+_MS = {"s": 1000, "m": 60_000, "ms": 1, None: 1}
+
+
+def _read_counts(run: Run, number: int, text: str) -> bool:
+    """Keep counts and times of a line; return whether it states how long scoring took."""
+    for kind, pattern in _COUNTS:
+        if found := pattern.search(text):
+            run.note(kind, Figure(stated_number(found[1]), number))
+    is_result = False
+    for kind, pattern in _TIMES:
+        if found := pattern.search(text):
+            label = "in all" if found[0].startswith("total_") else ""
+            run.note(kind, Figure(stated_number(found[1]) * _MS[found[2]], number, label))
+            is_result |= kind == "eval ms"
+    return is_result
+
+
+_SEED = re.compile(r"(?<![\w.])['\"]?(?:seed|SEED)['\"]?\s{0,3}[:=]\s{0,3}(\d+)\b")
+
+
+def _seed_of(text: str, number: int) -> Figure | None:
+    found = _SEED.search(text)
+    return Figure(stated_number(found[1]), number) if found else None
+
+
+def _count_oddities(run: Run, num_runs: int) -> None:
+    """Keep as odd what a log of a single run of ours states once."""
+    if num_runs > 1:
+        run.odd("several runs")
+    once: tuple[Kind, ...] = ("tokens", "targets", "params", "eval ms")
+    stated = Counter(str(kind) for kind in once for _ in run.all(kind))
+    stated.update(f"{kind} {figure.label}" for kind in _SIZES for figure in run.all(kind))
+    floats = {line.score for line in run.lines if line.weights == "float"}
+    stated["pre_quant"] = len(floats)
+    for what, count in stated.items():
+        if count > 1:
+            run.odd(f"{what.strip()} in several ways")

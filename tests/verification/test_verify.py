@@ -1,0 +1,223 @@
+"""`fairway verify`: every disagreement is named by its check; foreign and damaged folders get as far as they go."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from pipeline.verification.verify import verify_folder, verify_table
+from stages.cli import main
+from tests.verification.conftest import LOSSES, SCRIPT, replace_line, seed_lines, write_submission
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """Return the last contradiction of each check."""
+    return {each.check: each.message for each in verify_folder(folder) if each.verdict == "contradiction"}
+
+
+def test_a_sound_published_folder_passes_as_far_as_it_goes(published):
+    findings = verify_folder(published)
+
+    assert {each.verdict for each in findings} == {"agreement"}
+    assert {each.check for each in findings} == {
+        *("program", "scores", "means", "code size", "total size", "shipped size", "implied bytes", "README")
+    }
+    assert verify_table(findings).splitlines()[-1] == "compared 18 of 18 statements, 0 contradictions"
+
+
+def test_a_score_that_is_not_its_logs_fails(published):
+    write_submission(
+        published, seed_results={"444": {"val_loss": 1.9171557, "val_bpb": 1.13541288}}, val_bpb=1.1354, val_loss=1.9172
+    )
+    replace_line(published, "README.md", "1.1377", "1.1354")
+
+    line = "stated, train_seed444.log line 6 (final_int6_sliding_window_exact) says"
+    told = [each.message for each in verify_folder(published) if each.verdict == "contradiction"]
+    assert told == [
+        f"seed_results.444.val_loss 1.9171557 {line} 1.91946510",
+        f"seed_results.444.val_bpb 1.13541288 {line} 1.13678077",
+    ]
+
+
+TOTAL = "Total submission size int6+brotli: 1500005"
+SCORE = "val_loss:1.92242000 val_bpb:1.13853000"
+NO_PYTHON = "def f(:\n" + "#" * (len(SCRIPT) - 9) + "\n"
+DISAGREEMENTS = [
+    (
+        "code size",
+        "train_gpt.py",
+        SCRIPT,
+        SCRIPT + "#\n",
+        "train_seed300.log states 55 bytes of code; train_gpt.py has 57",
+    ),
+    ("total size", "train_seed444.log", TOTAL + "5", TOTAL + "4", "total 15,000,054, its model and code 15,000,055"),
+    ("total size", "submission.json", "15000055", "15000000", "bytes_total 15,000,000 is supported by nothing"),
+    ("means", "submission.json", "1.9209", "1.9206", "val_loss 1.9206 is supported by nothing; nearest: 1.92094255"),
+    (
+        "means",
+        "submission.json",
+        "{",
+        '{"val_bpb_std": 5e-4, ',
+        "val_bpb_std 0.0005 is supported by nothing; nearest: 0.000874",
+    ),
+    ("implied bytes", "train_seed300.log", SCORE, f"{SCORE}\nfinal_ttt_exact {SCORE[:-8]}03853000", "implies 151,08"),
+    ("program", "train_gpt.py", SCRIPT, NO_PYTHON, "train_gpt.py does not compile: SyntaxError"),
+]
+
+
+@pytest.mark.parametrize(("check", "name", "old", "new", "evidence"), DISAGREEMENTS)
+def test_each_disagreement_is_named_by_its_check(published, check, name, old, new, evidence):
+    replace_line(published, name, old, new)
+    told = [each.message for each in verify_folder(published) if (each.check, each.verdict) == (check, "contradiction")]
+    assert any(evidence in message for message in told), told
+    assert set(failures(published)) <= {check, "scores", *(["implied bytes"] if check == "means" else [])}
+
+
+def test_a_readme_of_another_score_is_a_warning(published):
+    replace_line(published, "README.md", "1.1377", "1.2")
+    assert [each.message for each in verify_folder(published) if each.verdict == "warning"] == [
+        "README.md nowhere states val_bpb 1.1377 of submission.json"
+    ]
+
+
+def test_a_deviation_at_fewer_digits_agrees(published):
+    write_submission(published, val_bpb_std=0.0012)
+    assert failures(published) == {}
+
+
+def test_too_large_a_record_fails(published):
+    for seed in LOSSES:
+        lines = "\n".join(seed_lines(seed, len(SCRIPT), 16_000_000))
+        (published / f"train_seed{seed}.log").write_text(lines)
+    write_submission(published, bytes_total=16_000_000 + len(SCRIPT))
+    assert failures(published) == {
+        "total size": "submission.json bytes_total: 16,000,055 bytes of 16,000,000",
+        "shipped size": "train_seed300.log: train_gpt.py 55 + model 16,000,000 = 16,000,055 of 16,000,000 bytes "
+        "as shipped",
+    }
+
+
+def test_digests_and_artifact_are_those_on_disk(published):
+    artifact = published / "model_seed444.fwy"
+    artifact.write_bytes(bytes(100))
+    lines = [*seed_lines("444", len(SCRIPT), 100), f"sha256 {hashlib.sha256(bytes(100)).hexdigest()} {artifact.name}"]
+    (published / "train_seed444.log").write_text("\n".join(lines))
+    assert failures(published) == {}
+
+    artifact.write_bytes(b"1" + bytes(99))
+    digests = [hashlib.sha256(content).hexdigest()[:12] for content in (b"1" + bytes(99), bytes(100))]
+    wrong = "model_seed444.fwy: train_seed444.log states {1}, model_seed444.fwy {0}".format(*digests)
+    assert failures(published) == {"digests": wrong}
+    artifact.write_bytes(bytes(99))
+    wrong = "seed 444: train_seed444.log line 4 states 100, model_seed444.fwy 99"
+    assert failures(published)["artifact size"] == wrong
+
+
+def test_p_values_are_recomputed(published):
+    baseline = {"name": "before", "val_losses": [1.93, 1.931, 1.932]}
+    losses = [float(loss) for loss, _ in LOSSES.values()]
+    p = stats.ttest_ind(baseline["val_losses"], losses, equal_var=False, alternative="greater").pvalue
+    write_submission(published, comparison_baseline=baseline, p_value=p)
+    assert failures(published) == {}
+    write_submission(published, comparison_baseline=baseline, p_value=0.009)
+    assert failures(published) == {"statistics": f"p_value: 0.009 stated, {p:.8g} by its losses"}
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", *arguments])
+    return int(str(ended.value.code))
+
+
+def test_the_command_tells_by_its_exit_code(published, capsys, tmp_path):
+    assert run(str(published)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "compared 18 of 18 statements, 0 contradictions"
+    write_submission(published, val_bpb=1.2)
+    assert run(str(published)) == 1
+    assert capsys.readouterr().out.startswith("contradiction  means          val_bpb 1.2 is supported by nothing")
+    (tmp_path / "empty").mkdir()
+    assert run(str(tmp_path / "empty")) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == "compared 0 of 0 statements, 0 contradictions"
+    assert run(str(tmp_path / "none")) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_findings_are_json_too(published, capsys):
+    write_submission(published, val_bpb=1.2)
+    assert run(str(published), "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"findings", "compared", "stated"}
+    worst = report["findings"][0]
+    assert (worst["check"], worst["verdict"]) == ("means", "contradiction")
+    assert worst["stated"] == {"file": "submission.json", "place": "val_bpb", "value": 1.2}
+    assert worst["found"] == {"file": "train_seed300.log", "line": 6, "value": 1.13853}
+    assert {each["verdict"] for each in report["findings"]} == {"contradiction", "agreement", "warning"}
+    assert report["compared"] == report["stated"] == 19
+
+
+def test_without_a_program_the_rest_is_compared(published):
+    (published / "train_gpt.py").unlink()
+    findings = verify_folder(published)
+    assert {each.verdict for each in findings} == {"agreement", "not stated"}
+    assert {each.check for each in findings if each.verdict == "agreement"} >= {"scores", "means", "total size"}
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize("number", [HUGE, "1" * 5000, "1e400", "-1e999999999999999999999", "0e400"])
+def test_a_number_beyond_anything_counted_disagrees(published, number):
+    text = (published / "submission.json").read_text()
+    (published / "submission.json").write_text(text.replace('"val_loss": 1.9209', f'"val_loss": {number}'))
+    assert "val_loss" in failures(published)["means"]
+
+
+@pytest.mark.parametrize(
+    ("line", "check"),
+    [
+        (f"Code size: {HUGE}", "code size"),
+        ("Code size: " + "1" * 5000, "code size"),
+        (f"val_loader: tokens:{HUGE}", None),
+        (f"final_x_exact val_loss:{HUGE}.0 val_bpb:1.0", "implied bytes"),
+        (f"final_x_exact val_loss:1.0 val_bpb:{HUGE}.0", "implied bytes"),
+    ],
+)
+def test_so_does_one_in_a_log(published, line, check):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write(line + "\n")
+    assert check is None or check in failures(published)
+
+
+@pytest.mark.parametrize(("loss", "bpb"), [("0.0", "1.1"), ("1.9", "0.00"), ("0." + "0" * 400 + "1", "1.1")])
+def test_a_score_of_zero_implies_nothing(published, loss, bpb):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write(f"final_int6_sliding_window_exact val_loss:{loss} val_bpb:{bpb}\n")
+    assert "expected scores above 0" in failures(published)["implied bytes"]
+
+
+def test_names_that_no_file_system_takes_are_no_files(published):
+    write_submission(published, seed_results={}, seeds=["a" * 3000])
+    with open(published / "train_seed444.log", "a") as log:
+        log.write(f"sha256 {'0' * 64} {'b' * 3000}\n")
+    assert all(len(line) < 3000 for line in verify_table(verify_folder(published)).splitlines())
+
+
+def test_long_lines_take_linear_time(published):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write("final_x " + "val_loss:1.1 " * 200_000 + "\n" + "final_" * 200_000 + "\n" + "tokens:" * 200_000)
+    started = time.monotonic()
+    verify_folder(published)
+    assert time.monotonic() - started < 5
+
+
+def test_inputs_that_ended_in_tracebacks(shared, published):
+    paths = sorted((shared / "hostile" / "parsers").glob("verify-*.txt"))
+    assert paths
+    for path in paths:
+        statement, _, log = path.read_text().partition("\n#LOG\n")
+        (published / "submission.json").write_text(statement)
+        (published / "train_seed444.log").write_text(log)
+        assert verify_folder(published), path
