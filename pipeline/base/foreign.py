@@ -49,7 +49,7 @@ def _look(folder: Path, prefix: str, listing: Listing) -> None:
     try:
         with os.scandir(folder / prefix) as found:
             entries = sorted(
-                (each for each, _ in zip(found, range(MOST_ENTRIES), strict=False)), key=lambda each: each.name
+                (each for each, _ in zip(found, range(MOST_ENTRIES + 1), strict=False)), key=lambda each: each.name
             )
     except OSError as error:
         listing.faults[prefix] = error.strerror or type(error).__name__

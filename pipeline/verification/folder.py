@@ -23,8 +23,8 @@ from pipeline.verification.runs import Log, Run
 from pipeline.verification.support import supporters
 
 PROGRAM, README = "train_gpt.py", "README.md"
-MOST_TEXT_BYTES = 32_000_000
-"""Of all texts of a folder."""
+MOST_TEXT_BYTES, MOST_LINES = 32_000_000, 100_000
+"""Of all logs of a folder."""
 _MOST_README_BYTES = 4_000_000
 _MOST_LOGS = 100
 _LOG_SUFFIXES = (".log", ".txt", ".out")
@@ -151,17 +151,18 @@ def _listing_findings(listing: Listing) -> Iterator[Finding]:
 
 
 def _logs(record: Record) -> Iterator[Log]:
-    left = MOST_TEXT_BYTES
+    left_bytes, left_lines = MOST_TEXT_BYTES, MOST_LINES
     names = [name for name in record.listing.sizes if _is_log_name(name)]
     for number, name in enumerate(names):
-        if number == _MOST_LOGS or left <= 0:
+        if number == _MOST_LOGS or min(left_bytes, left_lines) <= 0:
             said = f"{len(names) - number} of {len(names)} logs are not read: a record's logs are smaller, or fewer"
             record.findings.append(finding("files", "contradiction", said))
             return
         content = record.read(name, MOST_LOG_BYTES)
         if content is None:
             continue
-        left -= len(content)
+        left_bytes -= len(content)
+        left_lines -= content.count(b"\n")
         try:
             log = read_log(name, content)
         except ValueError as error:

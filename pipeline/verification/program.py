@@ -10,6 +10,7 @@ import ast
 import base64
 import bz2
 import lzma
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from pipeline.verification.folder import PROGRAM, Record
 from pipeline.verification.reading import source_digest
 
 MOST_SOURCE_BYTES = 600_000
+_MOST_TOKENS = 120_000
+_TOKEN = re.compile(rb"'(?:[^'\\\n]|\\.)*+'|\"(?:[^\"\\\n]|\\.)*+\"|\w+|[^\w\s]")
 _DEEPEST_WRAP = 4
 _NO_CODE = (".log", ".md", ".model", ".vocab", ".txt", ".fwy")
 """Ends of files that a program may name without needing them to run: what it writes, and tokenizers."""
@@ -42,6 +45,21 @@ class Program(NamedTuple):
     digests: set[str]
     """Of the texts that a log may print as its source."""
     findings: list[Finding]
+
+    @property
+    def has_command_line(self) -> bool:
+        """Whether it parses arguments, so that `--help` tries something."""
+        names = (each for node in ast.walk(_parsed((self.source or "").encode())) for each in _names_of(node))
+        return "ArgumentParser" in names
+
+
+def _names_of(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+    elif isinstance(node, ast.alias):
+        yield node.name
 
 
 def read_program(record: Record) -> Program:
@@ -80,6 +98,9 @@ def unwrapped(content: bytes) -> str:
 
 
 def _parsed(content: bytes) -> ast.Module:
+    """Return the syntax tree of a source that is no denser than people write: a tree is a thousand times its tokens."""
+    if sum(1 for _ in _TOKEN.finditer(content)) > _MOST_TOKENS:
+        raise OverflowError(f"it has more than {_MOST_TOKENS:,} tokens")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(content)
@@ -180,9 +201,12 @@ _UNPACKERS: dict[str, tuple[_Decoder, ...]] = {"decompress": (_lzma, _bz2, _zlib
 def _needed(record: Record, source: str) -> dict[str, int]:
     """Return the files of the folder that a program imports or opens, those that these need too, and their bytes."""
     needed: dict[str, int] = {}
-    waiting = [(PROGRAM, source)]
+    waiting, parsed = [(PROGRAM, source)], 0
     while waiting:
         name, text = waiting.pop()
+        parsed += len(text)
+        if parsed > len(source) + MOST_SOURCE_BYTES:
+            raise OverflowError(f"it imports more than {MOST_SOURCE_BYTES:,} bytes of local modules")
         for found in sorted(_named_files(name, _parsed(text.encode("utf-8", "replace")), record)):
             if found not in needed and found != PROGRAM:
                 needed[found] = record.listing.sizes[found]
@@ -196,10 +220,9 @@ def _named_files(name: str, tree: ast.Module, record: Record) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (file for alias in node.names for file in _module_files(alias.name, name, record))
         elif isinstance(node, ast.ImportFrom):
-            yield from _module_files(node.module or "", name, record)
-            yield from (
-                file for each in node.names for file in _module_files(f"{node.module}.{each.name}", name, record)
-            )
+            module = node.module or ""
+            for each in (module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)):
+                yield from _module_files(each, name, record)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             literal = node.value.removeprefix("./")
             is_code = not literal.endswith(_NO_CODE) and literal not in ("submission.json", "audit.json")

@@ -14,11 +14,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pipeline.base.checks import one_line
 from pipeline.record.statements import is_score_as_written
 from pipeline.verification.runs import MOST_FIGURES, Figure, Kind, Log, Run, Score, ScoreLine, stated_number
 
-MOST_LOG_BYTES, MOST_LOG_LINES = 8_000_000, 200_000
+MOST_LOG_BYTES, MOST_LOG_LINES, MOST_RUNS = 8_000_000, 50_000, 64
 _LONGEST_LINE = 2000
 _SEPARATOR = b"=" * 100
 """What programs of the challenge print before and after their own source."""
@@ -28,15 +27,16 @@ _STAMP = re.compile(r"^(?:\[?\d[\d:.,TZ/-]*\]?\s+)+")
 
 
 def read_log(name: str, content: bytes) -> Log:
-    """Return what a log states; ValueError for one with too many lines."""
+    """Return what a log states; ValueError for one with too many lines or runs."""
     lines = content.split(b"\n", MOST_LOG_LINES)
     if len(lines) > MOST_LOG_LINES:
         raise ValueError(f"{name}: got more than {MOST_LOG_LINES:,} lines, expected a log")
     printed = list(_printed_sources(lines))
+    source_lines = set().union(*printed)
     runs = [Run(name)]
     pending: list[tuple[int, str]] = []
     for number, raw in enumerate(lines, 1):
-        if not _WORTH_READING.search(raw, 0, _LONGEST_LINE) or any(number in span for span in printed):
+        if not _WORTH_READING.search(raw, 0, _LONGEST_LINE) or number in source_lines:
             continue
         text = _text_of(raw)
         if seed := _seed_of(text, number):
@@ -75,6 +75,8 @@ def _begin(runs: list[Run], seed: Figure, pending: list[tuple[int, str]]) -> Non
     if run.seed is None or run.seed.value == seed.value:
         run.seed = seed
         return
+    if len(runs) == MOST_RUNS:
+        raise ValueError(f"{run.name}: got runs of more than {MOST_RUNS} seeds, expected a log")
     runs.append(Run(run.name))
     runs[-1].seed = seed
     for number, text in pending:
@@ -85,11 +87,11 @@ def _begin(runs: list[Run], seed: Figure, pending: list[tuple[int, str]]) -> Non
 def _read_line(run: Run, number: int, text: str) -> bool:
     """Keep what a line states; return whether it is a result, which no line of a later run precedes."""
     if ("val_bpb" in text or "final_" in text) and not is_score_as_written(text):
-        run.odd(one_line(text, 80))
+        run.odd(text)
     run.is_fineweb |= "fineweb" in text
-    if found := re.match(r"sha256 (\S+) (.+)", text):
+    if text.startswith("sha256 ") and (found := re.match(r"sha256 (\S+) (.+)", text)):
         if run.digests.get(found[2], found[1]) != found[1]:
-            run.odd(f"{one_line(found[2], 80)} in several ways")
+            run.odd(f"{found[2]:.60} in several ways")
         run.digests[found[2]] = found[1]
         return True
     is_score = _read_score(run, number, text)
@@ -105,6 +107,8 @@ _FLOAT = re.compile(r"pre.?quant|unquantized|\bfloat|\bfp(?:16|32)|\bbf16|\braw\
 
 
 def _read_score(run: Run, number: int, text: str) -> bool:
+    if "val_bpb" not in text:
+        return False
     loss, bpb = _LOSS.search(text), _BPB.search(text)
     if not loss or not bpb:
         return False
@@ -118,51 +122,61 @@ def _read_score(run: Run, number: int, text: str) -> bool:
     return not _TRAINING.search(name)
 
 
-_SIZES: dict[Kind, re.Pattern[str]] = {
-    "code bytes": re.compile(r"\bCode size(?:\s*\((?P<label>[^)]{1,40})\)|\s(?P<word>\w{1,40}))?\s*:\s*(\d[\d,_]*)"),
-    "model bytes": re.compile(r"\bSerialized model(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
-    "total bytes": re.compile(r"\bTotal submission size(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+_SIZES: dict[Kind, tuple[str, re.Pattern[str]]] = {
+    "code bytes": (
+        "Code size",
+        re.compile(r"\bCode size(?:\s*\((?P<label>[^)]{1,40})\)|\s(?P<word>\w{1,40}))?\s*:\s*(\d[\d,_]*)"),
+    ),
+    "model bytes": (
+        "Serialized model",
+        re.compile(r"\bSerialized model(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+    ),
+    "total bytes": (
+        "Total submission size",
+        re.compile(r"\bTotal submission size(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+    ),
 }
+"""Kind -> words that a line must hold, for speed, and what reads it."""
 _PIPED = re.compile(r"(\S{1,80}):\s*(\d[\d,_]*) bytes\s*\|\s*code:\s*(\d[\d,_]*)[^|]{0,20}\|\s*total:\s*(\d[\d,_]*)")
 
 
 def _read_sizes(run: Run, number: int, text: str) -> bool:
-    if piped := _PIPED.search(text):
+    if "| total:" in text and (piped := _PIPED.search(text)):
         kinds: tuple[Kind, ...] = ("model bytes", "code bytes", "total bytes")
         for kind, value in zip(kinds, piped.groups()[1:], strict=True):
             run.note(kind, Figure(stated_number(value), number, "" if kind == "code bytes" else piped[1]))
         return True
-    for kind, pattern in _SIZES.items():
-        if found := pattern.search(text):
+    for kind, (words, pattern) in _SIZES.items():
+        if words in text and (found := pattern.search(text)):
             label = (found["label"] or found["word"] or "").rstrip(":")
             run.note(kind, Figure(stated_number(found[3]), number, label))
             return True
     return False
 
 
-_COUNTS: list[tuple[Kind, re.Pattern[str]]] = [
-    ("tokens", re.compile(r"\bval_tokens\s*[:=]\s*(\d[\d,_]*)")),
-    ("targets", re.compile(r"\btarget_tokens\s*[:=]\s*(\d[\d,_]*)")),
-    ("targets", re.compile(r"\bval_loader:.{0,400}?\btokens:(\d[\d,_]*)")),
-    ("params", re.compile(r"\bmodel_params\s*[:=]\s*(\d[\d,_]*)")),
-    ("steps", re.compile(r"\bstep:\s*(\d+)(?!\d)")),
+_COUNTS: list[tuple[Kind, str, re.Pattern[str]]] = [
+    ("tokens", "val_tokens", re.compile(r"\bval_tokens\s*[:=]\s*(\d[\d,_]*)")),
+    ("targets", "target_tokens", re.compile(r"\btarget_tokens\s*[:=]\s*(\d[\d,_]*)")),
+    ("targets", "val_loader:", re.compile(r"\bval_loader:.{0,400}?\btokens:(\d[\d,_]*)")),
+    ("params", "model_params", re.compile(r"\bmodel_params\s*[:=]\s*(\d[\d,_]*)")),
+    ("steps", "step:", re.compile(r"\bstep:\s*(\d+)(?!\d)")),
 ]
-_TIMES: list[tuple[Kind, re.Pattern[str]]] = [
-    ("train ms", re.compile(r"\btrain_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s|m)?\b")),
-    ("step ms", re.compile(r"\bstep_avg\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)?\b")),
-    ("eval ms", re.compile(r"\b(?:total_)?eval_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)\b")),
+_TIMES: list[tuple[Kind, str, re.Pattern[str]]] = [
+    ("train ms", "train_time", re.compile(r"\btrain_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s|m)?\b")),
+    ("step ms", "step_avg", re.compile(r"\bstep_avg\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)?\b")),
+    ("eval ms", "eval_time", re.compile(r"\b(?:total_)?eval_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)\b")),
 ]
 _MS = {"s": 1000, "m": 60_000, "ms": 1, None: 1}
 
 
 def _read_counts(run: Run, number: int, text: str) -> bool:
     """Keep counts and times of a line; return whether it states how long scoring took."""
-    for kind, pattern in _COUNTS:
-        if found := pattern.search(text):
+    for kind, word, pattern in _COUNTS:
+        if word in text and (found := pattern.search(text)):
             run.note(kind, Figure(stated_number(found[1]), number))
     is_result = False
-    for kind, pattern in _TIMES:
-        if found := pattern.search(text):
+    for kind, word, pattern in _TIMES:
+        if word in text and (found := pattern.search(text)):
             label = "in all" if found[0].startswith("total_") else ""
             run.note(kind, Figure(stated_number(found[1]) * _MS[found[2]], number, label))
             is_result |= kind == "eval ms"
@@ -173,7 +187,7 @@ _SEED = re.compile(r"(?<![\w.])['\"]?(?:seed|SEED)['\"]?\s{0,3}[:=]\s{0,3}(\d+)\
 
 
 def _seed_of(text: str, number: int) -> Figure | None:
-    found = _SEED.search(text)
+    found = ("seed" in text or "SEED" in text) and _SEED.search(text)
     return Figure(stated_number(found[1]), number) if found else None
 
 

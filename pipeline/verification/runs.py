@@ -6,6 +6,8 @@ Checked by: tests/verification/test_reading.py.
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
+from pipeline.base.checks import one_line
+
 BEYOND = Decimal(10) ** 18
 """What stands for every larger number."""
 MOST_FIGURES = 1000
@@ -52,7 +54,7 @@ class Run:
         self.seed: Figure | None = None
         self.lines: list[ScoreLine] = []
         """Scores in their order, of training only the last."""
-        self.figures: dict[Kind, list[Figure]] = {}
+        self.figures: dict[Kind, dict[tuple[str, Decimal], Figure]] = {}
         """Each label and value once, in the order of the last time; of what training counts only the last."""
         self.digests: dict[str, str] = {}
         """File -> hex sha256."""
@@ -81,7 +83,7 @@ class Run:
 
     def all(self, kind: Kind) -> list[Figure]:
         """Return the figures of a kind."""
-        return self.figures.get(kind, [])
+        return list(self.figures.get(kind, {}).values())
 
     def latest(self, kind: Kind) -> list[Figure]:
         """Return the last figure of each label."""
@@ -95,19 +97,17 @@ class Run:
 
     def note(self, kind: Kind, figure: Figure) -> None:
         """Keep a figure."""
-        held = self.figures.setdefault(kind, [])
+        held = self.figures.setdefault(kind, {})
         if kind in ("steps", "train ms", "step ms"):
             held.clear()
-        same = next((each for each in held if (each.label, each.value) == (figure.label, figure.value)), None)
-        if same:
-            held.remove(same)
+        held.pop((figure.label, figure.value), None)
         if len(held) < MOST_FIGURES:
-            held.append(figure)
+            held[figure.label, figure.value] = figure
 
     def odd(self, what: str) -> None:
-        """Keep what no log of ours states."""
-        if len(self.oddities) < _MOST_ODDITIES and what not in self.oddities:
-            self.oddities.append(what)
+        """Keep, as a short line, what no log of ours states."""
+        if len(self.oddities) < _MOST_ODDITIES and (shown := one_line(what, 80)) not in self.oddities:
+            self.oddities.append(shown)
 
 
 class Log(NamedTuple):
