@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from stages.shell.console import machine_environment, seal
+from stages.shell.strangers import runs_in_sandbox, unsafe_option
 
 MOST_SIDE_BY_SIDE = 8
 """Programs that score at a time, however many cores there are: each holds a model and a torch of its own."""
@@ -30,12 +31,20 @@ MOST_SIDE_BY_SIDE = 8
     show_default=True,
     help="How long one start of the program may take.",
 )
+@unsafe_option
 def audit(
-    folder: Path, evidence: Path | None, output: Path, record: Path | None, device: str, timeout_seconds: float
+    folder: Path,
+    evidence: Path | None,
+    output: Path,
+    record: Path | None,
+    device: str,
+    timeout_seconds: float,
+    unsafe: bool,
 ) -> None:
     """Audit a record FOLDER (default artifacts/submission): run its program on small streams and judge the rows.
 
-    The program runs alone in an empty folder, several times. Checks that need the run's ledgers, shards and reports
+    The program runs alone in an empty folder, several times, in a sandbox (bubblewrap); where there is none, only a
+    record that was made here runs, or any with --unsafe. Checks that need the run's ledgers, shards and reports
     look for them in --evidence and do not apply without. Writes audit.json and audit.md to --output. If any check fails
     there is a line for it, the exit status is 1 and --record is not written; alarms and checks that do not apply are
     said and change nothing.
@@ -51,6 +60,7 @@ def audit(
     outputs = [output / path_of("audit").name, output / path_of("audit_table").name]
     stage = seal("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    sandboxed = runs_in_sandbox(folder, unsafe, stage.log)
     require(num_gpus > 0 or device != "cuda", "--device", device, "auto or cpu: this machine has no usable GPU")
     threads = torch.get_num_threads()
     environment = {**machine_environment(), "OMP_NUM_THREADS": "1" if num_gpus == 0 else str(threads)}
@@ -63,6 +73,7 @@ def audit(
         1 if num_gpus == 1 else 2,
         1e-3 if num_gpus else 0.0,
         timeout_seconds,
+        sandboxed,
         1 if num_gpus else min(threads, MOST_SIDE_BY_SIDE),
     )
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)

@@ -1,7 +1,7 @@
 """The `fairway` command: a lazy group, exit codes, errors as one line.
 
-Exit codes: 0 success, 1 an error of input or parameters (one line), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM. A
-traceback is a bug.
+Exit codes: 0 success, 1 an error of input or parameters (one line), 2 wrong usage, 3 nothing to verify, 130 Ctrl-C, 143
+SIGTERM. A traceback is a bug.
 """
 
 import importlib

@@ -64,6 +64,8 @@ class Machine(NamedTuple):
     """Nats by which two equal runs may differ: 0 on a CPU."""
     timeout_seconds: float
     """How long one start of the program may take."""
+    sandboxed: bool
+    """Whether the program runs in the sandbox, where `require_sandbox` has found one; its scores are the same."""
     side_by_side: int = 1
     """One-process programs that run at a time."""
 
@@ -77,7 +79,9 @@ def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log:
     record = RecordFolder(folder)
     seed = record.seeds[0]
     files = ShippedFiles(record.program, record.artifacts[seed], record.tokenizer, seed)
-    program = ShippedProgram(files, machine.environment, machine.timeout_seconds, log, machine.side_by_side)
+    program = ShippedProgram(
+        files, machine.environment, machine.timeout_seconds, log, machine.side_by_side, sandboxed=machine.sandboxed
+    )
     try:
         maker = StreamMaker(load_tokenizer(record.tokenizer))
         findings = audit_behaviour(program, maker, machine.tolerance, machine.num_processes)

@@ -3,7 +3,7 @@
 One idea: a hook cannot be taken off, and what is told is gone: each event is written at once to a socket whose other
 end only the auditor holds, so nothing can be erased or edited later. A last message says that the process came to its
 end; without it the telling was cut off. Also hides this library. Standard library only: this file is copied beside the
-program and started as `guard.py DESCRIPTOR LIMITS PROGRAM ARGUMENT...`; LIMITS is JSON, most by name of the resource.
+program and started as `guard.py DESCRIPTOR PROGRAM ARGUMENT...`.
 
 Checked by: tests/audit/test_shipped.py.
 """
@@ -12,7 +12,6 @@ import _posixsubprocess
 import atexit
 import json
 import os
-import resource
 import runpy
 import sys
 from typing import Any
@@ -67,14 +66,6 @@ def watch(descriptor: int) -> None:
     sys.addaudithook(note)
 
 
-def limit(name: str, most: int) -> None:
-    """Set a limit of this process and of all that it starts for good, to `most` or to what is allowed already."""
-    kind = getattr(resource, name)
-    _, allowed = resource.getrlimit(kind)
-    most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
-    resource.setrlimit(kind, (most, most))
-
-
 def plain(argument: object) -> object:
     """Return an event's argument as short JSON: the end of a text, where a path has its name; objects by their type."""
     if isinstance(argument, int | None):
@@ -89,8 +80,6 @@ def plain(argument: object) -> object:
 if __name__ == "__main__":
     for hidden in ("pipeline", "stages"):
         sys.modules[hidden] = None  # type: ignore[assignment]  # an import of it fails
-    for resource_name, allowance in json.loads(sys.argv[2]).items():
-        limit(resource_name, allowance)
     watch(int(sys.argv[1]))
-    sys.argv = sys.argv[3:]
+    sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -40,6 +40,11 @@ class RecordFolder:
         """Raises ValueError when a file that every record has is missing, damaged or absurdly large."""
         self.path = path
         require(path.is_dir(), str(path), "no folder", "a record folder: run `fairway package`")
+        if not any(path.glob("*.fwy")):
+            raise ValueError(
+                f"{path}: holds no weights (model.fwy), so that its program cannot be asked for scores; "
+                f"`fairway verify {path}` compares what it states with its own files"
+            )
         try:
             require_plain_files(path)
             for file in files_below(path):

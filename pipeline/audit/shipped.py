@@ -57,13 +57,15 @@ class ShippedProgram:
         timeout_seconds: float,
         log: Log,
         side_by_side: int = 1,
+        *,
+        sandboxed: bool,
     ) -> None:
         """`environment`: all the variables its processes get besides a home and a folder for temporary files.
 
         `timeout_seconds`: how long one start of the program may take; `side_by_side`: how many one-process programs
-        may run at a time.
+        may run at a time; `sandboxed`: in the sandbox, where `require_sandbox` has found one.
         """
-        self.files = files
+        self.files, self.sandboxed = files, sandboxed
         self.environment, self.side_by_side = environment, side_by_side
         self.timeout_seconds = timeout_seconds
         self.log = log
@@ -94,10 +96,12 @@ class ShippedProgram:
         with workplace() as place:
             self._furnish(place.folder, streams, with_train=num_processes == 1)
             self._run(place, ["--ledger", "ledger"], num_processes)
-            files = sorted((place.folder / "ledger").glob("*.npz"))
+            ledger = place.folder / "ledger"
+            files = sorted(ledger.glob("*.npz"))
             if not 0 < len(files) <= _MOST_ITEMS:
                 raise ShippedError(f"train_gpt.py: --ledger left {len(files)} ledgers; package the record again")
             try:
+                require(ledger.resolve() == ledger, "ledger", "a link", "the folder that was there")
                 items = {path.stem: self._read_item(path, len(streams)) for path in files}
             except ValueError as error:
                 raise ShippedError(f"train_gpt.py --ledger: {error}") from None
@@ -139,13 +143,16 @@ class ShippedProgram:
         folder = place.folder
         self.log(f"audit: train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
         environment = {"HOME": str(folder), "TMPDIR": str(folder), **self.environment}
-        outcome = run_guarded(arguments, place, environment, num_processes, self.timeout_seconds, self._stopped)
+        outcome = run_guarded(
+            arguments, place, environment, num_processes, self.timeout_seconds, self._stopped, sandboxed=self.sandboxed
+        )
         self.events |= outcome.events
         self.silenced += len(outcome.silent_ranks)
         return outcome.lines
 
     def _read_item(self, path: Path, num_streams: int) -> list[Rows]:
         """Return the rows of every stream under one item, and note the protocol that the file declares."""
+        require(path.is_file() and not path.is_symlink(), path.name, "a link, folder or pipe", "a file")
         arrays = read_ledger(path, ["lengths", "protocol"], _LARGEST_LEDGER_BYTES)
         lengths, num_rows = arrays["lengths"], len(arrays["target"])
         is_split = lengths.shape == (num_streams,) and lengths.dtype.kind in "iu" and (lengths <= num_rows).all()

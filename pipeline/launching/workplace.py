@@ -11,6 +11,8 @@ Checked by: tests/launching/test_workplace.py.
 
 import contextlib
 import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +30,8 @@ for group in sys.stdin.read().split():
         pass
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
+_PATIENCE_MILLISECONDS = 10_000
+"""How long a child that was killed may take to end."""
 
 
 class Workplace:
@@ -50,19 +54,57 @@ class Workplace:
 @contextlib.contextmanager
 def workplace() -> Iterator[Workplace]:
     """Yield a workplace; its folder is removed at the end, its programs are whoever's started them."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-I", "-S", "-c", _WATCHER, folder]
+    folder = Path(tempfile.mkdtemp()).resolve()
+    try:
+        command = [sys.executable, "-I", "-S", "-c", _WATCHER, str(folder)]
         watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
         assert watcher.stdin is not None
         try:
-            yield Workplace(Path(folder).resolve(), watcher.stdin)
+            yield Workplace(folder, watcher.stdin)
         finally:
             watcher.kill()
             watcher.communicate()
+    finally:
+        remove_foreign(folder)
+
+
+def remove_foreign(folder: Path) -> None:
+    """Remove a folder whose contents are a stranger's: of folders locked, and of links to what is not his.
+
+    `tempfile` of some Pythons unlocks what a link names.
+    """
+    with contextlib.suppress(OSError):
+        os.chmod(folder, 0o700)
+        for place, names, _ in os.walk(folder):
+            for path in (os.path.join(place, name) for name in names):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """Kill a program that `start` started and all that it started, and wait for its end."""
+    """Kill a program that `start` started, all of its group and its children of other groups, and wait for their end.
+
+    The child of a sandbox is its first process, and with that all of the sandbox.
+    """
+    children = list(_children(process))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
     process.wait()
+    for child in children:
+        ended = select.poll()
+        ended.register(child, select.POLLIN)
+        ended.poll(_PATIENCE_MILLISECONDS)
+        os.close(child)
+
+
+def _children(process: subprocess.Popen) -> Iterator[int]:
+    """Yield descriptors of a running program's children: they stay theirs, as a number would not."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if process.poll() is None and path.exists():
+        for number in path.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                yield os.pidfd_open(int(number))

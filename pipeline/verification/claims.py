@@ -18,7 +18,7 @@ from pipeline.verification.fields import NAME, Stated, number_in, part_of
 from pipeline.verification.findings import Finding, Place, finding, shown
 from pipeline.verification.folder import Record, filed_seed, named_seed
 from pipeline.verification.keys import Quantity
-from pipeline.verification.program import Program
+from pipeline.verification.program import ShippedCode
 from pipeline.verification.readme import check_readme
 from pipeline.verification.runs import Run, Score
 from pipeline.verification.series import judged_in_all
@@ -53,27 +53,27 @@ def _in_all(record: Record, *quantities: Quantity) -> Iterator[Finding]:
         yield judged_in_all(record, stated)
 
 
-def _code_size(record: Record, program: Program) -> Iterator[Finding]:
+def _code_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from check_code_size(record, program)
 
 
-def _artifact_size(record: Record, program: Program) -> Iterator[Finding]:
+def _artifact_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from check_artifact_size(record)
     yield from _of_seeds(record, "artifact bytes")
     yield from _in_all(record, "artifact bytes")
 
 
-def _total_size(record: Record, program: Program) -> Iterator[Finding]:
+def _total_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from check_total_size(record, program)
     yield from _of_seeds(record, "total bytes")
     yield from _in_all(record, "total bytes")
 
 
-def _scores(record: Record, program: Program) -> Iterator[Finding]:
+def _scores(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from _of_seeds(record, "bpb", "loss")
 
 
-def _means(record: Record, program: Program) -> Iterator[Finding]:
+def _means(record: Record, program: ShippedCode) -> Iterator[Finding]:
     logged = next((run.scores[-1] for run in record.all_runs if run.scores), None)
     stated = list(_stated(record, "bpb", of_seeds=False)) + list(_stated(record, "bpb", of_seeds=True))
     if logged and not stated:
@@ -97,7 +97,7 @@ def _all_runs(record: Record) -> Iterator[Finding]:
     yield finding("means", "agreement" if is_same else "contradiction", said, Place(NAME, "all_runs", len(listed)))
 
 
-def _statistics(record: Record, program: Program) -> Iterator[Finding]:
+def _statistics(record: Record, program: ShippedCode) -> Iterator[Finding]:
     theirs = part_of(record.fields, "comparison_baseline").get("val_losses")
     ours = [number_in(entry.get("val_loss")) for entry in record.results.values()]
     if not isinstance(theirs, list) or None in (*ours, *map(number_in, theirs)):
@@ -117,16 +117,16 @@ def _statistics(record: Record, program: Program) -> Iterator[Finding]:
             yield finding("statistics", "agreement" if ok else "contradiction", said, place, Place(NAME, None, value))
 
 
-def _implied(record: Record, program: Program) -> Iterator[Finding]:
+def _implied(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from check_denominators(record)
 
 
-def _counts(record: Record, program: Program) -> Iterator[Finding]:
+def _counts(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from _of_seeds(record, "tokens", "targets", "params", "steps")
     yield from _in_all(record, "tokens", "targets", "params", "steps")
 
 
-def _times(record: Record, program: Program) -> Iterator[Finding]:
+def _times(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from _of_seeds(record, "train ms", "eval ms", "step ms")
     yield from _in_all(record, "train ms", "eval ms", "step ms")
     runs = list(record.runs.values()) or [each for each in [record.headline_run] if each]
@@ -154,7 +154,7 @@ def _why_no_limit(record: Record) -> str | None:
     return "on other hardware than the challenge's" if hardware and "H100" not in hardware else None
 
 
-def _runs(record: Record, program: Program) -> Iterator[Finding]:
+def _runs(record: Record, program: ShippedCode) -> Iterator[Finding]:
     """Yield logs with one content, logs of another seed, runs that nothing states, and sources that differ."""
     first: dict[str, str] = {}
     for log in record.logs:
@@ -198,11 +198,11 @@ def _seed_of(record: Record, run: Run) -> Iterator[Finding]:
         yield finding("runs", "contradiction", said, stated, found)
 
 
-def _digests(record: Record, program: Program) -> Iterator[Finding]:
+def _digests(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from check_digests(record)
 
 
-CLAIMS: dict[str, Callable[[Record, Program], Iterator[Finding]]] = {
+CLAIMS: dict[str, Callable[[Record, ShippedCode], Iterator[Finding]]] = {
     "scores": _scores,
     "means": _means,
     "statistics": _statistics,

@@ -33,7 +33,7 @@ _NO_CODE = (".log", ".md", ".model", ".vocab", ".txt", ".fwy")
 """Ends of files that a program may name without needing them to run: what it writes, and tokenizers."""
 
 
-class Program(NamedTuple):
+class ShippedCode(NamedTuple):
     """The code of a record."""
 
     source: str | None
@@ -62,11 +62,13 @@ def _names_of(node: ast.AST) -> Iterator[str]:
         yield node.name
 
 
-def read_program(record: Record) -> Program:
+def read_program(record: Record) -> ShippedCode:
     """Return what a folder ships as code; what is wrong with it is among the findings."""
     content = record.read(PROGRAM, MOST_SOURCE_BYTES)
     if content is None:
-        return Program(None, {}, {}, set(), [finding("program", "not stated", f"{PROGRAM}: not there, or not read")])
+        return ShippedCode(
+            None, {}, {}, set(), [finding("program", "not stated", f"{PROGRAM}: not there, or not read")]
+        )
     try:
         source = unwrapped(content)
         names = {PROGRAM: len(content), **_needed(record, source)}
@@ -80,7 +82,7 @@ def read_program(record: Record) -> Program:
     text = content if source is None else source.encode("utf-8", "replace")
     known.setdefault(len(text), f"{PROGRAM}, unwrapped")
     digests = {source_digest(content), source_digest(text)}
-    return Program(source, names, known, digests, found)
+    return ShippedCode(source, names, known, digests, found)
 
 
 def unwrapped(content: bytes) -> str:

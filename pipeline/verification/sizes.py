@@ -16,12 +16,12 @@ from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
 from pipeline.verification.fields import NAME, number_in, part_of
 from pipeline.verification.findings import Finding, Place, Verdict, finding, same, shown
 from pipeline.verification.folder import PROGRAM, Record
-from pipeline.verification.program import Program
+from pipeline.verification.program import ShippedCode
 from pipeline.verification.runs import Figure, Run
 from pipeline.verification.support import supporters
 
 
-def check_code_size(record: Record, program: Program) -> Iterator[Finding]:
+def check_code_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     """Yield whether the code that logs and submission.json count is the code on disk."""
     if not program.sizes:
         return
@@ -33,7 +33,7 @@ def check_code_size(record: Record, program: Program) -> Iterator[Finding]:
             yield _code_finding(program, run.name, figures, run.name)
 
 
-def _code_finding(program: Program, where: str, figures: list[Figure], file: str) -> Finding:
+def _code_finding(program: ShippedCode, where: str, figures: list[Figure], file: str) -> Finding:
     known = program.known_sizes
     held = next((figure for figure in figures if int(figure.value) in known), None)
     figure = held or min(figures, key=lambda each: abs(int(each.value) - sum(program.sizes.values())))
@@ -74,7 +74,7 @@ def artifact_of(record: Record, seed: str) -> Path | None:
     return next((record.folder / name for name in names if name in record.listing.sizes), None)
 
 
-def check_total_size(record: Record, program: Program) -> Iterator[Finding]:
+def check_total_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     """Yield whether each run's totals add up, and keep the limit, as logged and as shipped."""
     own = number_in(part_of(record.fields, "compliance").get("limit_bytes"))
     limit = min(CHALLENGE_LIMIT_BYTES, int(own)) if own else CHALLENGE_LIMIT_BYTES
@@ -138,7 +138,7 @@ def _total_of(run: Run, model: Figure | None) -> Figure | None:
     return next(reversed(own or totals), None)
 
 
-def _shipped(run: Run, model: Figure, total: Figure | None, program: Program, limit: int) -> Finding:
+def _shipped(run: Run, model: Figure, total: Figure | None, program: ShippedCode, limit: int) -> Finding:
     """Return whether the code on disk and the model of a run keep the limit."""
     code = sum(program.sizes.values())
     whole = code + int(model.value)

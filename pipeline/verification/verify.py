@@ -1,13 +1,13 @@
 """Does a record folder say what its own files say? Every finding, worst first, and how much was compared.
 
 The one idea: every number of a record is stated at several places; where two of them are present they must agree, and
-what is stated once is reported as such, not as passed. Nothing is trusted and nothing is run, so that it works on any
-folder of the challenge, ours or not. What is compared with what: `pipeline.verification.claims`.
+what is stated once is reported as such, not as passed. Nothing is trusted and nothing is run unasked, so that it works
+on any folder of the challenge, ours or not. What is compared with what: `pipeline.verification.claims`.
 
 Checked by: tests/verification/test_verify.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,19 @@ from pipeline.verification.claims import CLAIMS
 from pipeline.verification.fields import NAME
 from pipeline.verification.findings import Finding, finding, worst_first
 from pipeline.verification.folder import Record, read_record
-from pipeline.verification.program import read_program
+from pipeline.verification.program import ShippedCode, read_program
 
 
-def verify_folder(folder: Path) -> list[Finding]:
-    """Return every finding of a record folder, worst first; ValueError when it is no folder."""
+def verify_folder(folder: Path, start: Callable[[Path, ShippedCode], Finding] | None = None) -> list[Finding]:
+    """Return every finding of a record folder, worst first; ValueError when it is no folder.
+
+    `start`: tries whether the program starts; without it nothing is run.
+    """
     record = read_record(folder)
     program = read_program(record)
     found = [each for claims in CLAIMS.values() for each in claims(record, program)]
+    if start:
+        found.append(start(record.program, program))
     return worst_first([*record.findings, *_missing(record), *program.findings, *found])
 
 

@@ -11,6 +11,7 @@ from pipeline.audit import processes
 from pipeline.audit.processes import ShippedError
 from pipeline.audit.shipped import ShippedFiles, ShippedProgram
 from pipeline.audit.walls_checks import event_fault
+from pipeline.launching import foreign
 
 PROGRAM = """
 import argparse, json, os
@@ -43,7 +44,8 @@ def shipped(tmp_path: Path):
     def build(statement: str = "", timeout_seconds: float = 60, side_by_side: int = 1) -> ShippedProgram:
         (tmp_path / "train_gpt.py").write_text(PROGRAM.replace("EXTRA", statement))
         files = ShippedFiles(tmp_path / "train_gpt.py", tmp_path / "model.fwy", tmp_path / "toy.model", 7)
-        return ShippedProgram(files, {"PATH": os.environ["PATH"]}, timeout_seconds, lambda line: None, side_by_side)
+        environment = {"PATH": os.environ["PATH"]}
+        return ShippedProgram(files, environment, timeout_seconds, lambda line: None, side_by_side, sandboxed=False)
 
     return build
 
@@ -181,12 +183,12 @@ def test_the_program_gets_the_limits_of_an_audit(shipped) -> None:
         "('RLIMIT_CPU', 'RLIMIT_CORE', 'RLIMIT_FSIZE')])"
     )
     seconds = 60 * os.cpu_count()
-    allowed = [(most, most) for most in (seconds, 0, processes.LARGEST_FILE_BYTES)]
+    allowed = [(most, most) for most in (seconds, 0, foreign.LARGEST_FILE_BYTES)]
     assert f"LIMITS {allowed}" in program.printed(STREAMS[0])
 
 
 def test_a_program_that_takes_all_memory_ends_alone(shipped, monkeypatch) -> None:
-    monkeypatch.setattr(processes, "machine_memory_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(foreign, "machine_memory_bytes", lambda: 1 << 30)
     program = shipped("held = bytearray(2 << 30)")
     program.environment = {**program.environment, "CUDA_VISIBLE_DEVICES": ""}
     with pytest.raises(ShippedError, match="exit status 1: MemoryError"):
@@ -222,6 +224,8 @@ BAD_LEDGERS = {
         "np.savez(arguments.ledger + '/bad.npz', **{**GOOD, 'protocol': "
         '\'{"kind": "x", "context_tokens": 1000000000}\'})'
     ),
+    "a link": "os.symlink('/etc/hostname', arguments.ledger + '/bad.npz')",
+    "a pipe": "os.mkfifo(arguments.ledger + '/bad.npz')",
     "a bomb": "np.savez_compressed(arguments.ledger + '/bad.npz', **{**GOOD, 'nats': np.zeros(1 << 26)})",
 }
 
@@ -231,6 +235,12 @@ def test_a_ledger_that_is_none_ends_in_one_line(shipped, name: str) -> None:
     good = "GOOD = dict(target=[0, 1, 0], nats=[1.0] * 3, bytes=[1] * 3, group=[0] * 3, lengths=[2, 1], protocol='{}')"
     with pytest.raises(ShippedError, match=r"^train_gpt\.py --ledger: bad\.npz: [^\n]+$"):
         shipped(f"{good}\n{BAD_LEDGERS[name]}")(STREAMS)
+
+
+def test_a_folder_of_ledgers_that_lies_elsewhere_is_not_read(shipped) -> None:
+    moved = "os.rename('ledger', 'other'); os.symlink('other', 'ledger')"
+    with pytest.raises(ShippedError, match=r"^train_gpt\.py --ledger: ledger: got 'a link'"):
+        shipped(moved)(STREAMS)
 
 
 @pytest.mark.parametrize("module", ["pipeline.base.files", "stages.cli"])

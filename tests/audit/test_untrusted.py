@@ -39,7 +39,7 @@ def test_texts_are_bounded_and_decoded(tmp_path: Path, monkeypatch) -> None:
             read_foreign_text(path)
     monkeypatch.setattr(untrusted, "LARGEST_TEXT_BYTES", 10)
     (tmp_path / "x").write_bytes(b"a" * 11)
-    with pytest.raises(ValueError, match="got .11 bytes., expected at most 10"):
+    with pytest.raises(ValueError, match=r"got .11 bytes., expected at most 10"):
         read_foreign_text(tmp_path / "x")
 
 

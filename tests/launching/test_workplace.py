@@ -55,3 +55,19 @@ def test_a_workplace_ends_with_its_block():
         assert process.communicate()[0].strip() == str(place.folder)
         kill_group(process)
     assert not place.folder.exists()
+
+
+def test_what_a_stranger_locked_is_removed_and_what_he_linked_stays(tmp_path: Path):
+    """Root opens what is locked anyway: as root this shows the links only."""
+    outside = tmp_path / "outside"
+    (outside / "file").mkdir(parents=True)
+    outside.chmod(0o711)
+    with workplace() as place:
+        (place.folder / "locked" / "deep").mkdir(parents=True)
+        (place.folder / "locked" / "deep" / "link").symlink_to(outside)
+        (place.folder / "link").symlink_to(outside)
+        for name in ("locked/deep", "locked", ""):
+            (place.folder / name).chmod(0)
+    assert not place.folder.exists()
+    assert outside.stat().st_mode & 0o777 == 0o711
+    assert (outside / "file").is_dir()

@@ -534,6 +534,13 @@ def test_a_folder_that_changed_after_its_audit_is_not_stated(copied: Path) -> No
         state_audit(folder, report, copied / "stated")
 
 
+def test_a_published_folder_has_no_weights_and_says_what_verify_can_do(shared: Path) -> None:
+    folder = shared / "records/headline-run-total"
+    told = f"{folder}: holds no weights .*`fairway verify {folder}` compares what it states with its own files"
+    with pytest.raises(ValueError, match=told):
+        RecordFolder(folder)
+
+
 def test_an_incomplete_folder_is_one_line(copied: Path) -> None:
     (copied / "submission/train_seed1.log").unlink()
     with pytest.raises(ValueError, match="not a complete record"):

@@ -12,7 +12,7 @@ import zstandard
 
 from pipeline.record.ship import wrap
 from pipeline.verification.folder import read_record
-from pipeline.verification.program import MOST_SOURCE_BYTES, Program, read_program, unwrapped
+from pipeline.verification.program import MOST_SOURCE_BYTES, ShippedCode, read_program, unwrapped
 from pipeline.verification.verify import verify_folder
 
 SOURCE = "import math\nprint(math.pi)\n" + "# text\n" * 300
@@ -25,7 +25,7 @@ PACKERS = {
 }
 
 
-def program(folder: Path, text: str | bytes, others: dict[str, str] | None = None) -> Program:
+def program(folder: Path, text: str | bytes, others: dict[str, str] | None = None) -> ShippedCode:
     (folder / "train_gpt.py").write_bytes(text.encode() if isinstance(text, str) else text)
     for name, content in (others or {}).items():
         path = folder / name

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.verification.verify import exit_code_of, verify_folder
+from pipeline.verification.verify import counts_of, exit_code_of, verify_folder
+from tests.conftest import REPO
 
 CONTRADICTIONS = {
     "headline-without-seeds": [],
@@ -219,3 +220,10 @@ def test_the_figures_of_another_run_are_not_borrowed(shared: Path, tmp_path: Pat
         "seed_4.val_bpb_exact 1.07424983" in message or "training took 14,400" in message
         for message in contradictions(folder)
     )
+
+
+def test_the_documents_table_is_what_verify_says(shared: Path) -> None:
+    page = (REPO / "docs/verifying.md").read_text()
+    rows = re.findall(r"^\| ([\w-]+) \| [\w ]*\| (\d+) of (\d+) \| (\d+) \|", page, re.MULTILINE)
+    told = {name: tuple(map(int, counts)) for name, *counts in rows}
+    assert told == {name: counts_of(verify_folder(shared / "records" / name)) for name in CONTRADICTIONS}

@@ -221,3 +221,29 @@ def test_inputs_that_ended_in_tracebacks(shared, published):
         (published / "submission.json").write_text(statement)
         (published / "train_seed444.log").write_text(log)
         assert verify_folder(published), path
+
+
+def test_nothing_is_run_unasked(published, capsys, tmp_path):
+    (published / "train_gpt.py").write_text(f"# ArgumentParser\nopen({str(tmp_path / 'out')!r}, 'w')\n")
+    run(str(published))
+    assert not (tmp_path / "out").exists()
+    assert run("--unsafe", str(published)) == 2
+    assert "--run" in capsys.readouterr().err
+
+
+def test_a_program_is_run_on_request(published, capsys):
+    assert run(str(published), "--run", "--unsafe") == 0
+    told = capsys.readouterr()
+    assert "agreement      program        starts alone" in told.out
+    assert "runs without a sandbox, with your rights (--unsafe)" in told.err
+    replace_line(published, "train_gpt.py", "parse_args()", "exit('no   ')")
+    assert run(str(published), "--run", "--unsafe") == 1
+    assert "train_gpt.py --help: exit status 1: no" in capsys.readouterr().out
+
+
+def test_without_a_sandbox_a_stranger_is_not_run(published, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert run(str(published), "--run") == 1
+    assert "sandbox: got 'no bwrap', expected bubblewrap that starts: `apt-get install bubblewrap`" in (
+        capsys.readouterr().err
+    )
