@@ -94,7 +94,8 @@ def _all_runs(record: Record) -> Iterator[Finding]:
     wanted = [{"seed": seed, **{key: entry.get(key) for key in Score._fields}} for seed, entry in results.items()]
     is_same = named == wanted and len(listed) == len(wanted)
     said = f"all_runs: {'' if is_same else 'not '}the seeds' results"
-    yield finding("means", "agreement" if is_same else "contradiction", said, Place(NAME, "all_runs", len(listed)))
+    places = Place(NAME, "all_runs", len(listed)), Place(NAME, None, len(wanted))
+    yield finding("means", "agreement" if is_same else "contradiction", said, *places)
 
 
 def _statistics(record: Record, program: ShippedCode) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.base.checks import one_line
+from pipeline.base.files import sha256_of_file
 from pipeline.base.foreign import Listing, look_through, read_bounded
 from pipeline.verification import fields
 from pipeline.verification.fields import NOTHING, Submission, read_submission
@@ -25,9 +26,11 @@ from pipeline.verification.support import supporters
 PROGRAM, README = "train_gpt.py", "README.md"
 MOST_TEXT_BYTES, MOST_LINES = 32_000_000, 100_000
 """Of all logs of a folder."""
+MOST_DIGESTED_BYTES = 400_000_000
+"""Of all files whose digests are stated."""
 _MOST_README_BYTES = 4_000_000
 _MOST_LOGS = 100
-_LOG_SUFFIXES = (".log", ".txt", ".out")
+_LOG_SUFFIXES = (".log", ".txt", ".out", "")
 _NO_LOGS = re.compile(r"requirements|licen[cs]e|readme|vocab|notes", re.IGNORECASE)
 
 
@@ -99,6 +102,18 @@ class Record:
         if any(self.results.values()) or not runs:
             return None
         return max(runs, key=lambda run: sum(bool(supporters(run, each)) for each in stated))
+
+    @cached_property
+    def _digests(self) -> dict[str, str | None]:
+        return {}
+
+    def digest(self, name: str) -> str | None:
+        """Return the hex sha256 of a file, computed once; None when there is none, or all of them hold too much."""
+        if name not in self._digests:
+            held = sum(self.listing.sizes[each] for each, digest in self._digests.items() if digest)
+            is_small = name in self.listing.sizes and held + self.listing.sizes[name] <= MOST_DIGESTED_BYTES
+            self._digests[name] = sha256_of_file(self.folder / name) if is_small else None
+        return self._digests[name]
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
         """Return a file's content; None for one that is not there or cannot be read, which is a finding."""

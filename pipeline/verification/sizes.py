@@ -9,13 +9,12 @@ Checked by: tests/verification/test_program.py.
 
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pipeline.base.files import sha256_of_file
 from pipeline.quant.config import CHALLENGE_LIMIT_BYTES
 from pipeline.verification.fields import NAME, number_in, part_of
 from pipeline.verification.findings import Finding, Place, Verdict, finding, same, shown
-from pipeline.verification.folder import PROGRAM, Record
+from pipeline.verification.folder import MOST_DIGESTED_BYTES, PROGRAM, Record
 from pipeline.verification.program import ShippedCode
 from pipeline.verification.runs import Figure, Run
 from pipeline.verification.support import supporters
@@ -157,22 +156,25 @@ def _shipped(run: Run, model: Figure, total: Figure | None, program: ShippedCode
 
 def check_digests(record: Record) -> Iterator[Finding]:
     """Yield whether files have the digests that logs and submission.json state."""
-    ours = [record.program, *(record.folder / name for name in record.listing.sizes if name.startswith("tokenizers/"))]
+    ours = [PROGRAM, *(name for name in record.listing.sizes if name.startswith("tokenizers/"))]
     for seed, run in record.runs.items():
         artifact = artifact_of(record, seed)
-        paths = {path.name: path for path in [*ours, *([artifact] if artifact else [])]}
-        for name in dict.fromkeys([*run.digests, *(paths if run.digests else {})]):
-            path = paths.get(name) or (record.folder / name if name in record.listing.sizes else None)
-            yield from _digest(f"{name}", path, Place(run.name, None, run.digests.get(name)))
+        names = {PurePosixPath(name).name: name for name in [*ours, *([artifact.name] if artifact else [])]}
+        for name in dict.fromkeys([*run.digests, *(names if run.digests else {})]):
+            yield from _digest(record, names.get(name, name), Place(run.name, None, run.digests.get(name)))
         stated = record.results.get(seed, {}).get("artifact_sha256")
         if artifact and stated is not None:
-            yield from _digest(artifact.name, artifact, Place(NAME, f"seed {seed} artifact_sha256", str(stated)))
+            yield from _digest(record, artifact.name, Place(NAME, f"seed {seed} artifact_sha256", str(stated)))
 
 
-def _digest(name: str, path: Path | None, stated: Place) -> Iterator[Finding]:
-    if path is None:
+def _digest(record: Record, name: str, stated: Place) -> Iterator[Finding]:
+    if name not in record.listing.sizes:
         return
     if stated.value is None:
         yield finding("digests", "not stated", f"{name}: no digest in {stated.file}", stated)
-        return
-    yield same("digests", name, stated, Place(name, None, sha256_of_file(path)))
+    elif (digest := record.digest(name)) is None:
+        size = record.listing.sizes[name]
+        said = f"{name}: {size:,} bytes, with the other files more than {MOST_DIGESTED_BYTES:,}: no digest is computed"
+        yield finding("digests", "contradiction", said, stated)
+    else:
+        yield same("digests", name, stated, Place(name, None, digest))

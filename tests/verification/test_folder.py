@@ -115,6 +115,13 @@ def huge_json(folder: Path) -> None:
     (folder / "submission.json").write_text("[" + "[]," * 330_000 + "[]]")
 
 
+def huge_artifact(folder: Path) -> None:
+    (folder / "model_seed444.fwy").write_bytes(b"")
+    os.truncate(folder / "model_seed444.fwy", 20 << 30)
+    with open(folder / "train_seed444.log", "a") as log:
+        log.write("sha256 00 model_seed444.fwy\nsha256 00 model_seed444.fwy\nsha256 00 README.md\n")
+
+
 def dense_source(folder: Path) -> None:
     (folder / "train_gpt.py").write_text("a=0\nb=[" + "a," * 299_000 + "]")
 
@@ -143,6 +150,7 @@ HOSTILE = {
     pipe: "submission.json: a pipe, expected a file: not read",
     many_logs: "132 of 152 logs are not read: a record's logs are smaller, or fewer",
     wide_characters: None,
+    huge_artifact: "model_seed444.fwy: 21,474,836,480 bytes, with the other files more than 400,000,000: no digest",
     huge_json: "submission.json: not valid JSON (got list, expected an object)",
     dense_source: "train_gpt.py does not compile: OverflowError: it has more than 120,000 tokens",
     nearly_dense_source: None,
