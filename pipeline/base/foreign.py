@@ -8,6 +8,7 @@ Checked by: tests/base/test_foreign.py.
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,11 +42,12 @@ def look_through(folder: Path) -> Listing:
     """Return what lies in a folder, following no link; ValueError when it is no folder."""
     require_always(folder.is_dir(), str(folder), "no such folder", "a folder")
     listing = Listing({}, {})
-    _look(folder, "", listing)
+    _look(folder, "", listing, iter(range(MOST_ENTRIES)))
     return listing
 
 
-def _look(folder: Path, prefix: str, listing: Listing) -> None:
+def _look(folder: Path, prefix: str, listing: Listing, allowed: Iterator[int]) -> None:
+    """Note what lies at a place and below, an entry for each that is `allowed`."""
     try:
         with os.scandir(folder / prefix) as found:
             entries = sorted(
@@ -56,15 +58,15 @@ def _look(folder: Path, prefix: str, listing: Listing) -> None:
         return
     for entry in entries:
         name = prefix + entry.name
-        if len(listing.sizes) + len(listing.faults) >= MOST_ENTRIES:
-            listing.faults[prefix or "."] = f"more than {MOST_ENTRIES:,} files: the rest is not looked at"
+        if next(allowed, None) is None:
+            listing.faults[prefix or "."] = f"more than {MOST_ENTRIES:,} files and folders: the rest is not looked at"
             return
         if not entry.is_dir(follow_symlinks=False) or entry.name.endswith(_FILES):
             _note(name, entry.stat(follow_symlinks=False), listing)
         elif name.count("/") >= DEEPEST:
             listing.faults[name] = f"deeper than {DEEPEST} folders: not looked at"
         elif entry.name not in _NOT_CONTENT:
-            _look(folder, f"{name}/", listing)
+            _look(folder, f"{name}/", listing, allowed)
 
 
 def _note(name: str, found: os.stat_result, listing: Listing) -> None:

@@ -75,10 +75,10 @@ def _scores(record: Record, program: ShippedCode) -> Iterator[Finding]:
 
 def _means(record: Record, program: ShippedCode) -> Iterator[Finding]:
     logged = next((run.scores[-1] for run in record.all_runs if run.scores), None)
-    stated = list(_stated(record, "bpb", of_seeds=False)) + list(_stated(record, "bpb", of_seeds=True))
-    if logged and not stated:
+    is_stated = any(each.quantity in ("bpb", "loss") for each in record.submission.stated)
+    if logged and not is_stated:
         found = Place(record.all_runs[0].name, logged.line, logged.score.val_bpb)
-        said = f"{NAME} states no bpb, {found.file} line {logged.line} {logged.score.val_bpb}"
+        said = f"{NAME} states no score, {found.file} line {logged.line} {logged.score.val_bpb}"
         yield finding("means", "contradiction", said, None, found)
     yield from _in_all(record, "bpb", "loss")
     yield from _all_runs(record)
@@ -87,8 +87,8 @@ def _means(record: Record, program: ShippedCode) -> Iterator[Finding]:
 def _all_runs(record: Record) -> Iterator[Finding]:
     """Yield whether the runs that are all listed are the seeds' results."""
     listed = record.fields.get("all_runs")
-    if not isinstance(listed, list):
-        return
+    if not isinstance(listed, list) or not any(run.digests for run in record.runs.values()):
+        return  # others list runs of other seeds too
     named = [{**run, "seed": str(run.get("seed"))} for run in listed if isinstance(run, Mapping)]
     results = {seed: entry for seed, entry in record.results.items() if entry}
     wanted = [{"seed": seed, **{key: entry.get(key) for key in Score._fields}} for seed, entry in results.items()]
@@ -105,8 +105,9 @@ def _statistics(record: Record, program: ShippedCode) -> Iterator[Finding]:
         return
     try:
         computed = comparison_fields([float(loss) for loss in ours if loss is not None], [float(x) for x in theirs])
-    except ValueError as error:
-        yield finding("statistics", "contradiction", error, Place(NAME, "comparison_baseline", None))
+    except (ValueError, ArithmeticError) as error:
+        said = f"comparison_baseline: no test of its losses ({type(error).__name__}: {error})"
+        yield finding("statistics", "contradiction", said, Place(NAME, "comparison_baseline", None))
         return
     for key, value in computed.items():
         stated = number_in(record.fields.get(key))
@@ -134,7 +135,8 @@ def _times(record: Record, program: ShippedCode) -> Iterator[Finding]:
     for run in runs:
         for kind, what in (("train ms", "training"), ("eval ms", "scoring")):
             if figures := run.all(kind):  # type: ignore[arg-type]
-                yield _within_limit(record, run, what, figures[-1].line, figures[-1].value)
+                longest = max(figures, key=lambda figure: figure.value)
+                yield _within_limit(record, run, what, longest.line, longest.value)
 
 
 def _within_limit(record: Record, run: Run, what: str, line: int, value_ms: Decimal) -> Finding:
@@ -181,6 +183,8 @@ def _runs(record: Record, program: ShippedCode) -> Iterator[Finding]:
         if run not in stated and run.scores:
             said = f"{run.name}: another run{_of_seed(run)}, which {NAME} does not state"
             yield finding("runs", "not stated", said)
+    if record.missing_seeds and record.all_runs:
+        yield finding("runs", "warning", f"no log of seed {', '.join(record.missing_seeds)}, which {NAME} states")
 
 
 def _of_seed(run: Run) -> str:

@@ -37,7 +37,8 @@ def implied_bytes(score: Score, targets: int | Decimal) -> tuple[float, float]:
 
     Raises ValueError for a loss or bpb that is not above 0: it divides by nothing.
     """
-    loss, bpb = map(float, score)
+    assert score.val_loss is not None
+    loss, bpb = map(float, (score.val_loss, score.val_bpb))
     require(loss > 0 and bpb > 0, "score", f"val_loss {loss:g} and val_bpb {bpb:g}", "scores above 0")
     value = float(targets) * loss / (math.log(2) * bpb)
     return value, 1 + value * (half_unit(score.val_loss) / loss + half_unit(score.val_bpb) / bpb)
@@ -47,7 +48,7 @@ def check_denominators(record: Record) -> Iterator[Finding]:
     """Yield whether all scores of a run divide by one text, and whether that is the text it should be."""
     for seed, run in _runs(record).items():
         targets = targets_of(run)
-        if targets is None or not run.scores:
+        if targets is None or not run.scores or run.scores[-1].score.val_loss is None:
             yield finding(CHECK, "not stated", f"{run.name} does not state both targets and a score of the artifact")
             continue
         try:
@@ -59,7 +60,7 @@ def check_denominators(record: Record) -> Iterator[Finding]:
 def _runs(record: Record) -> dict[str, Run]:
     if record.headline_run is not None and not record.runs:
         return {"": record.headline_run}
-    return record.runs or {run.name: run for run in record.all_runs}
+    return record.runs or {run.name: run for run in record.own_runs}
 
 
 def targets_of(run: Run) -> Decimal | None:
@@ -71,7 +72,9 @@ def targets_of(run: Run) -> Decimal | None:
 def _of_run(record: Record, seed: str, run: Run, targets: Decimal) -> Iterator[Finding]:
     last = run.scores[-1]
     middle, spread = implied_bytes(last.score, targets)
-    others = {line: implied_bytes(line.score, targets) for line in run.last_scores() if line is not last}
+    others = {
+        line: implied_bytes(line.score, targets) for line in run.last_scores if line is not last and line.score.val_loss
+    }
     for line, (value, allowed) in others.items():
         if abs(value - middle) > allowed + spread + _NEAR_FRAC * middle:
             said = f"{run.name} line {line.line} ({line.name}) implies {value:,.0f} bytes of text, line {last.line} "
@@ -117,7 +120,7 @@ def _canonical(run: Run, last: tuple[float, float], targets: Decimal, unslid: li
     excess = middle - size
     stated = Place(run.name, run.scores[-1].line, round(middle))
     found = Place("the challenge's text", None, size)
-    said = f"{run.name}: its {len(run.last_scores())} scores divide by {middle:,.0f} bytes"
+    said = f"{run.name}: its {len(run.last_scores)} scores divide by {middle:,.0f} bytes"
     if abs(excess) <= spread:
         return finding(CHECK, "agreement", f"{said}: {title}", stated, found)
     if abs(excess) <= _NEAR_FRAC * size:

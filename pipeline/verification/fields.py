@@ -8,6 +8,7 @@ Source: the submissions of the challenge (docs/verifying.md).
 Checked by: tests/verification/test_fields.py.
 """
 
+import itertools
 import json
 import math
 import re
@@ -16,15 +17,17 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pipeline.base.checks import one_line
-from pipeline.verification.findings import Finding, Place, Verdict, finding
-from pipeline.verification.keys import Quantity, Statistic, meaning_of
+from pipeline.verification.findings import Finding, Place, Verdict, finding, shown
+from pipeline.verification.keys import Meaning, Quantity, Statistic, is_about_us, meaning_of, words_of
 from pipeline.verification.runs import stated_number
 
 NAME = "submission.json"
 MOST_BYTES = 1_000_000
 HEADLINES = ("val_bpb", "val_loss")
 """Keys that state the record's score, which must be a number."""
-_MOST_SEEDS = 64
+_MOST_SEEDS, MOST_STATED, _DEEPEST = 64, 400, 3
+_ASIDE = frozenset(("comparison", "baseline", "compliance", "audit", "config", "hyperparameters", "all", "history"))
+"""Words of keys whose objects speak of something else."""
 
 
 class Stated(NamedTuple):
@@ -34,10 +37,23 @@ class Stated(NamedTuple):
     """Its keys, joined by dots."""
     seed: str | None
     """None for the record as a whole."""
-    quantity: Quantity
-    statistic: Statistic
-    words: frozenset[str]
+    meaning: Meaning
     value: Decimal
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the number is."""
+        return self.meaning.quantity
+
+    @property
+    def statistic(self) -> Statistic:
+        """Which statistic over the seeds it is."""
+        return self.meaning.statistic
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of its key."""
+        return self.meaning.words
 
     @property
     def at(self) -> Place:
@@ -68,9 +84,14 @@ def read_submission(content: bytes) -> Submission:
     except (ValueError, RecursionError) as error:
         said = f"not valid JSON ({one_line(error, 120)})"
         return NOTHING._replace(findings=[*reader.findings, finding("files", "contradiction", f"{NAME}: {said}")])
-    seeds = {seed: entry for seed, _, entry in _entries(fields)}
-    stated = list(reader.stated(fields))
-    return Submission(fields, seeds, stated, reader.findings)
+    seeds: dict[str, Mapping[str, Any]] = {}
+    for seed, _, entry in _entries(fields):
+        seeds[seed] = seeds.get(seed) or entry
+    stated = list(itertools.islice(reader.stated(fields), MOST_STATED + 1))
+    if len(stated) > MOST_STATED:
+        said = f"{NAME}: states more than {MOST_STATED} numbers of the record: the rest is not compared"
+        reader.findings.append(finding("files", "contradiction", said))
+    return Submission(fields, seeds, stated[:MOST_STATED], reader.findings)
 
 
 class _Reader:
@@ -106,14 +127,29 @@ class _Reader:
         return fields
 
     def stated(self, fields: Mapping[str, Any]) -> Iterator[Stated]:
-        """Yield every number whose key says what it is, of the record and of its seeds."""
+        """Yield every number whose keys say what it is, of the record and of its seeds."""
         entries = list(_entries(fields))
-        for seed, prefix, entry in [(None, "", fields), *entries]:
-            for key, value in entry.items():
-                meaning = meaning_of(key)
-                number = self._number(prefix + key, key, value) if meaning else None
-                if meaning and number is not None:
-                    yield Stated(prefix + key, seed, *meaning, number)
+        apart = {prefix.partition(".")[0] for _, prefix, _ in entries}
+        own = {key: value for key, value in fields.items() if key not in apart}
+        for seed, prefix, entry in [(None, "", own), *entries]:
+            yield from self._within(seed, prefix, "", entry, _DEEPEST)
+
+    def _within(
+        self, seed: str | None, prefix: str, words: str, held: Mapping[str, Any], depth: int
+    ) -> Iterator[Stated]:
+        """Yield the numbers of an object and of objects in it, whose keys are read with those above them."""
+        for key, value in held.items():
+            whole = f"{words} {key}".strip()
+            if isinstance(value, Mapping):
+                if depth and not frozenset(words_of(key)) & _ASIDE:
+                    yield from self._within(seed, f"{prefix}{key}.", whole, value, depth - 1)
+            elif meaning := meaning_of(whole):
+                number = self._number(prefix + key, key, value)
+                if number is not None:
+                    yield Stated(prefix + key, seed, meaning, number)
+            elif number_in(value) is not None and is_about_us(key):
+                said = f"{NAME}: {prefix}{key} {shown(value)} is not compared: its words speak of something else"
+                self.findings.append(finding("files", "not stated", said, Place(NAME, prefix + key, value)))
 
     def _number(self, place: str, key: str, value: Any) -> Decimal | None:
         """Return a value as a number; None, and what is wrong with it, when it is none."""
@@ -132,28 +168,28 @@ class _Reader:
 
 
 def _entries(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield seed, place and entry of each seed, in whatever form they are stated."""
-    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for key in ("seed_results", "seeds", "per_seed", "results_per_seed"):
-        for name, entry in _items(fields.get(key)):
-            seed = _seed_in(name)
-            is_new = seed is not None and not found.get(seed, ("", {}))[1]
-            if seed is not None and is_new and len(found) < _MOST_SEEDS:
-                found[seed] = (f"{key}.{name}.", entry)
-    for key, value in fields.items():
-        if re.fullmatch(r"seed_?\d{1,18}", key) and isinstance(value, Mapping) and len(found) < _MOST_SEEDS:
-            found.setdefault(re.sub(r"\D", "", key), (f"{key}.", value))
-    yield from ((seed, *entry) for seed, entry in found.items())
+    """Yield seed, place and entry of each seed, in whatever forms they are stated: a seed may be in several."""
+    seen: set[str] = set()
+    for key in dict.fromkeys((*_HOLDERS, *fields)):
+        pairs = _items(fields.get(key)) if key in _HOLDERS else [(key, fields[key])]
+        for name, entry in pairs:
+            seed = _seed_in(name, key in _HOLDERS)
+            if seed is not None and isinstance(entry, Mapping) and (seed in seen or len(seen) < _MOST_SEEDS):
+                seen.add(seed)
+                yield seed, f"{key}.{name}." if key in _HOLDERS else f"{key}.", entry
+    alone = number_in(fields.get("seed"))
+    if alone is not None and not seen:
+        yield str(int(alone)), "seed.", {}
 
 
-def _items(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+_HOLDERS = ("seed_results", "seeds", "per_seed", "per_seed_results", "results_per_seed", "seed_metrics", "runs")
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield name and entry of a list or object of seeds; a bare number is a bpb, in a list it is a seed."""
     if isinstance(value, Mapping):
         for name, entry in value.items():
-            if isinstance(entry, Mapping):
-                yield name, entry
-            elif number_in(entry) is not None:
-                yield name, {"val_bpb": entry}
+            yield name, {"val_bpb": entry} if number_in(entry) is not None else entry
     elif isinstance(value, list):
         for entry in value:
             if isinstance(entry, Mapping) and "seed" in entry:
@@ -162,9 +198,10 @@ def _items(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield str(entry), {}
 
 
-def _seed_in(name: str) -> str | None:
-    found = re.fullmatch(r"(?:seed_?)?(\d{1,18})", name)
-    return found[1] if found else None
+def _seed_in(name: str, is_held: bool) -> str | None:
+    """Return the seed that a key names; `is_held`: among seeds, where a number alone is one."""
+    found = re.fullmatch(r"(?:seed|s)[ _-]?(\d{1,18})" + (r"|(\d{1,18})" if is_held else ""), name, re.IGNORECASE)
+    return next(filter(None, found.groups()), None) if found else None
 
 
 def in_ms(stated: Stated) -> Decimal:

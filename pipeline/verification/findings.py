@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 from pipeline.base.checks import one_line
 
 Verdict = Literal["contradiction", "warning", "not stated", "agreement"]
+COARSEST_SCORE = 0.0005
+"""Half of the unit of a loss or bpb that counts at most."""
 VERDICTS: tuple[Verdict, ...] = ("contradiction", "warning", "not stated", "agreement")
 """Worst first."""
 
@@ -57,9 +59,9 @@ def finding(
 
 def compared(check: str, what: str, stated: Place, found: Place) -> Finding:
     """Return whether a number, as stated, is what was found elsewhere; what is cut off and not rounded is a warning."""
-    if agree(stated.value, found.value):
+    if agree(stated.value, found.value, COARSEST_SCORE):
         return finding(check, "agreement", f"{what} {shown(stated.value)}: {_named(found)}", stated, found)
-    verdict: Verdict = "warning" if is_cut_off(stated.value, found.value) else "contradiction"
+    verdict: Verdict = "warning" if is_cut_off(stated.value, found.value, COARSEST_SCORE) else "contradiction"
     tail = ", cut off and not rounded" if verdict == "warning" else ""
     said = f"{what}: {_named(stated)} states {shown(stated.value)}, {_named(found)} {shown(found.value)}{tail}"
     return finding(check, verdict, said, stated, found)
@@ -99,17 +101,22 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | None) else one_line(value)
 
 
-def agree(stated: Decimal | int, value: Decimal | int | float) -> bool:
-    """Return whether two numbers agree at the digits of the one that has fewer."""
+def agree(stated: Decimal | int, value: Decimal | int | float, coarsest: float = math.inf) -> bool:
+    """Return whether two numbers agree at the digits of the one that has fewer.
+
+    `coarsest`: half of the unit that counts at most: a score of 1 is not one of 1.08.
+    """
     first, second = Decimal(stated), Decimal(value)
-    return abs(float(first - second)) <= max(half_unit(first), half_unit(second)) * (1 + 1e-6)
+    slack = min(max(half_unit(first), half_unit(second)), coarsest)
+    return abs(float(first - second)) <= slack * (1 + 1e-6)
 
 
-def is_cut_off(stated: Decimal | int, value: Decimal | int | float) -> bool:
+def is_cut_off(stated: Decimal | int, value: Decimal | int | float, coarsest: float = math.inf) -> bool:
     """Return whether a fraction is another one of which digits were left out."""
     first, second = Decimal(stated), Decimal(value)
+    unit = 2 * min(half_unit(first), coarsest)
     fewer_digits = -30 < int(first.as_tuple().exponent) < 0 and half_unit(first) > half_unit(second)
-    return fewer_digits and 0 <= float(abs(second) - abs(first)) < 2 * half_unit(first)
+    return fewer_digits and 0 <= float(abs(second) - abs(first)) < unit
 
 
 def half_unit(value: Decimal) -> float:

@@ -24,12 +24,13 @@ from pipeline.verification.runs import Log, Run
 from pipeline.verification.support import supporters
 
 PROGRAM, README = "train_gpt.py", "README.md"
-MOST_TEXT_BYTES, MOST_LINES = 32_000_000, 100_000
+MOST_TEXT_BYTES, MOST_LINES = 32_000_000, 60_000
 """Of all logs of a folder."""
 MOST_DIGESTED_BYTES = 400_000_000
 """Of all files whose digests are stated."""
 _MOST_README_BYTES = 4_000_000
 _MOST_LOGS = 100
+_LOOKED_AT_BYTES = 4096
 _LOG_SUFFIXES = (".log", ".txt", ".out", "")
 _NO_LOGS = re.compile(r"requirements|licen[cs]e|readme|vocab|notes", re.IGNORECASE)
 
@@ -45,6 +46,7 @@ class Record:
         self.submission: Submission = NOTHING
         self.logs: list[Log] = []
         self.readme: str | None = None
+        self._digests: dict[str, str | None] = {}
 
     @property
     def program(self) -> Path:
@@ -98,14 +100,21 @@ class Record:
     def headline_run(self) -> Run | None:
         """The run whose figures a record without results of seeds states; None when it has results, or no log."""
         stated = [each for each in self.submission.stated if each.seed is None]
-        runs = sorted(self.all_runs, key=lambda run: _name_key(run.name))
+        runs = sorted(self.own_runs, key=lambda run: _name_key(run.name))
         if any(self.results.values()) or not runs:
             return None
         return max(runs, key=lambda run: sum(bool(supporters(run, each)) for each in stated))
 
-    @cached_property
-    def _digests(self) -> dict[str, str | None]:
-        return {}
+    @property
+    def own_runs(self) -> list[Run]:
+        """The seeds' runs; without any, those of no other seed than is stated."""
+        unfiled = [run for run in self.all_runs if not self.seeds or run.seed is None]
+        return list(self.runs.values()) or unfiled
+
+    @property
+    def missing_seeds(self) -> list[str]:
+        """The stated seeds without a log."""
+        return [seed for seed in self.seeds if seed not in self.runs]
 
     def digest(self, name: str) -> str | None:
         """Return the hex sha256 of a file, computed once; None when there is none, or all of them hold too much."""
@@ -143,6 +152,8 @@ def named_seed(run: Run, seeds: Sequence[str]) -> str | None:
     if named := re.findall(r"seed[_-]?(\d{1,18})", run.name, re.IGNORECASE):
         return named[-1]
     numbers = [number for number in re.findall(r"\d+", run.name) if number in seeds]
+    if run.seed and str(run.seed.value) in numbers:
+        return str(run.seed.value)
     return numbers[-1] if numbers else None
 
 
@@ -173,8 +184,10 @@ def _logs(record: Record) -> Iterator[Log]:
             said = f"{len(names) - number} of {len(names)} logs are not read: a record's logs are smaller, or fewer"
             record.findings.append(finding("files", "contradiction", said))
             return
+        if "." not in PurePosixPath(name).name and record.listing.sizes[name] > MOST_LOG_BYTES:
+            continue  # nothing says that it is a text
         content = record.read(name, MOST_LOG_BYTES)
-        if content is None:
+        if content is None or b"\0" in content[:_LOOKED_AT_BYTES]:
             continue
         left_bytes -= len(content)
         left_lines -= content.count(b"\n")

@@ -1,7 +1,8 @@
 """train_gpt.py as it is shipped: its source, unwrapped within bounds, and the files of the folder that it needs.
 
 The one idea: nothing is run. A wrapper is a call of known decoders on a literal, which is decoded here up to a size; a
-local module is one that is imported and lies in the folder; a file is opened where a literal names it.
+file of the folder is needed where an import, or the last part of a path in any literal, names it. So code may count
+that is not needed, where a literal happens to have its name; what hides its name from literals is listed beside.
 
 Checked by: tests/verification/test_program.py.
 """
@@ -9,11 +10,13 @@ Checked by: tests/verification/test_program.py.
 import ast
 import base64
 import bz2
+import fnmatch
+import itertools
 import lzma
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -27,10 +30,17 @@ from pipeline.verification.reading import source_digest
 
 MOST_SOURCE_BYTES = 600_000
 _MOST_TOKENS = 120_000
-_TOKEN = re.compile(rb"'(?:[^'\\\n]|\\.)*+'|\"(?:[^\"\\\n]|\\.)*+\"|\w+|[^\w\s]")
+_LONGEST_LITERAL, _MOST_PATTERNS = 1000, 50
+MOST_TOKENIZER_BYTES = 8_000_000
+_TOKEN = re.compile(rb"'(?:[^'\\\n]|\\.)*+'|\"(?:[^\"\\\n]|\\.)*+\"|\w+|\\.|[^\w\s]")
 _DEEPEST_WRAP = 4
-_NO_CODE = (".log", ".md", ".model", ".vocab", ".txt", ".fwy")
-"""Ends of files that a program may name without needing them to run: what it writes, and tokenizers."""
+_MOST_DECODED = 8
+_OF_RECORDS = {"submission.json", "audit.json", "README.md", "requirements.txt", "LICENSE", PROGRAM}
+"""Files that a program may name without needing them to run; its logs and its tokenizer are others."""
+_CODE = (".py", ".pyc", ".so", ".pyd", ".cu", ".cpp", ".c", ".sh", ".zip", ".whl", ".gz")
+_HUMAN = "train_gpt_human.py"
+"""Our source for people, which no program needs."""
+_IMPORTERS = {"import_module", "__import__", "find_spec", "run_module"}
 
 
 class ShippedCode(NamedTuple):
@@ -42,6 +52,8 @@ class ShippedCode(NamedTuple):
     """train_gpt.py and every file that it needs -> bytes on disk; empty without train_gpt.py."""
     known_sizes: dict[int, str]
     """Sizes that a log may honestly call its code -> what has them."""
+    others: dict[str, int]
+    """Code that it does not seem to need -> bytes."""
     digests: set[str]
     """Of the texts that a log may print as its source."""
     findings: list[Finding]
@@ -66,42 +78,41 @@ def read_program(record: Record) -> ShippedCode:
     """Return what a folder ships as code; what is wrong with it is among the findings."""
     content = record.read(PROGRAM, MOST_SOURCE_BYTES)
     if content is None:
-        return ShippedCode(
-            None, {}, {}, set(), [finding("program", "not stated", f"{PROGRAM}: not there, or not read")]
-        )
+        absent = finding("program", "not stated", f"{PROGRAM}: not there, or not read")
+        return ShippedCode(None, {}, {}, {}, set(), [absent])
     try:
-        source = unwrapped(content)
-        names = {PROGRAM: len(content), **_needed(record, source)}
+        layers = unwrapped_layers(content)
+        names = {PROGRAM: len(content), **_needed(record, layers)}
+        source: str | None = layers[-1].decode("utf-8", "replace")
         found = [finding("program", "agreement", f"{PROGRAM} compiles")]
     except Exception as error:  # whatever foreign code makes of being read
         said = f"{PROGRAM} does not compile: {type(error).__name__}: {one_line(error, 100)}"
-        names, source = {PROGRAM: len(content)}, None
+        names, source, layers = {PROGRAM: len(content)}, None, [content]
         found = [finding("program", "contradiction", said, Place(PROGRAM, None, None))]
-    whole = sum(names.values())
-    known = {whole: "all code on disk", **{size: name for name, size in names.items()}}
-    text = content if source is None else source.encode("utf-8", "replace")
-    known.setdefault(len(text), f"{PROGRAM}, unwrapped")
-    digests = {source_digest(content), source_digest(text)}
-    return ShippedCode(source, names, known, digests, found)
+    known = {size: name for name, size in names.items() if name.endswith(".py")}
+    known |= {sum(names.values()): "all code on disk", len(layers[-1]): f"{PROGRAM}, unwrapped", len(content): PROGRAM}
+    others = {name: size for name, size in record.listing.sizes.items() if name.endswith(_CODE) and name not in names}
+    others.pop(_HUMAN, None)
+    return ShippedCode(source, names, known, others, {source_digest(layer) for layer in layers}, found)
 
 
-def unwrapped(content: bytes) -> str:
-    """Return the source that a program runs: its own text, or what its wrappers hold; nothing is run.
+def unwrapped_layers(content: bytes) -> list[bytes]:
+    """Return a program's own text, then what its wrappers hold, one in the other; nothing is run.
 
-    Raises SyntaxError for what is no Python, ValueError for a wrapper that unpacks to more than any program.
+    Raises SyntaxError for what is no Python, OverflowError for a wrapper that unpacks to more than any program.
     """
+    layers = [content]
     for _ in range(_DEEPEST_WRAP):
-        tree = _parsed(content)
-        inner = next(_payloads(tree), None)
+        inner = next(_payloads(_parsed(layers[-1])), None)
         if inner is None:
             break
-        content = inner
-    return content.decode("utf-8", "replace")
+        layers.append(inner)
+    return layers
 
 
 def _parsed(content: bytes) -> ast.Module:
     """Return the syntax tree of a source that is no denser than people write: a tree is a thousand times its tokens."""
-    if sum(1 for _ in _TOKEN.finditer(content)) > _MOST_TOKENS:
+    if sum(1 for _ in itertools.islice(_TOKEN.finditer(content), _MOST_TOKENS + 1)) > _MOST_TOKENS:
         raise OverflowError(f"it has more than {_MOST_TOKENS:,} tokens")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,11 +130,11 @@ def _payloads(tree: ast.Module) -> Iterator[bytes]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _decoder_name(node) in _UNPACKERS:
-            payload = _decoded(node, constants)
-            if isinstance(payload, bytes) and b"\0" not in payload:
-                yield payload
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _decoder_name(node) in _UNPACKERS)
+    for node in itertools.islice(calls, _MOST_DECODED):
+        payload = _decoded(node, constants)
+        if isinstance(payload, bytes) and b"\0" not in payload:
+            yield payload
 
 
 def _decoder_name(node: ast.Call) -> str:
@@ -193,49 +204,60 @@ _TEXT_DECODERS: dict[str, tuple[_Decoder, ...]] = {
     "b85decode": (base64.b85decode,),
     "a85decode": (base64.a85decode,),
     "b64decode": (base64.b64decode,),
-    "z85decode": (base64.b85decode,),
     "fromhex": (lambda data: bytes.fromhex(data.decode()),),
 }
 _UNPACKERS: dict[str, tuple[_Decoder, ...]] = {"decompress": (_lzma, _bz2, _zlib, _zstd, _brotli)}
 """Name of a call -> what it may be; one of another name hides nothing that is counted."""
 
 
-def _needed(record: Record, source: str) -> dict[str, int]:
-    """Return the files of the folder that a program imports or opens, those that these need too, and their bytes."""
+def _needed(record: Record, layers: Sequence[bytes]) -> dict[str, int]:
+    """Return the files of the folder that a program imports or names, those that these need too, and their bytes."""
     needed: dict[str, int] = {}
-    waiting, parsed = [(PROGRAM, source)], 0
+    waiting, parsed = list(layers), -sum(map(len, layers))
+    exempt = {*_OF_RECORDS, *(log.name for log in record.logs)}
     while waiting:
-        name, text = waiting.pop()
+        text = waiting.pop()
         parsed += len(text)
-        if parsed > len(source) + MOST_SOURCE_BYTES:
+        if parsed > MOST_SOURCE_BYTES:
             raise OverflowError(f"it imports more than {MOST_SOURCE_BYTES:,} bytes of local modules")
-        for found in sorted(_named_files(name, _parsed(text.encode("utf-8", "replace")), record)):
-            if found not in needed and found != PROGRAM:
+        for found in sorted(_named_files(_parsed(text), record)):
+            if found not in needed and found not in exempt and not _is_tokenizer(record, found):
                 needed[found] = record.listing.sizes[found]
                 content = record.read(found, MOST_SOURCE_BYTES) if found.endswith(".py") else None
-                waiting += [(found, content.decode("utf-8", "replace"))] if content is not None else []
+                waiting += [content] if content is not None else []
     return dict(sorted(needed.items()))
 
 
-def _named_files(name: str, tree: ast.Module, record: Record) -> Iterator[str]:
+def _named_files(tree: ast.Module, record: Record) -> set[str]:
+    """Return the files of the folder that imports and literals name, at any depth: paths may be put together."""
+    modules: set[str] = set()
+    names: set[str] = set()
+    patterns: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (file for alias in node.names for file in _module_files(alias.name, name, record))
+            modules.update(part for alias in node.names for part in alias.name.split("."))
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            for each in (module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)):
-                yield from _module_files(each, name, record)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            literal = node.value.removeprefix("./")
-            is_code = not literal.endswith(_NO_CODE) and literal not in ("submission.json", "audit.json")
-            if is_code and literal in record.listing.sizes:
-                yield literal
+            modules.update([*(node.module or "").split("."), *(alias.name for alias in node.names)])
+        elif isinstance(node, ast.Call) and _decoder_name(node) in _IMPORTERS:
+            literals = (each.value for each in node.args if isinstance(each, ast.Constant))
+            modules.update(part for value in literals if isinstance(value, str) for part in value.split("."))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= _LONGEST_LITERAL:
+            last = {word.rpartition("/")[2] for word in re.split(r"[\s,;]+", node.value)}
+            patterns.update(word for word in last if "*" in word)
+            names |= last
+    return {name for name in record.listing.sizes if _is_named(PurePosixPath(name), modules, names, patterns)}
 
 
-def _module_files(module: str, importer: str, record: Record) -> Iterator[str]:
-    path = PurePosixPath(*module.split("."))
-    for base in (PurePosixPath(), PurePosixPath(importer).parent):
-        parents = [PurePosixPath(*path.parts[: depth + 1]) / "__init__.py" for depth in range(len(path.parts))]
-        for file in (path.with_suffix(".py") if path.name else path, *parents):
-            if str(base / file) in record.listing.sizes:
-                yield str(base / file)
+def _is_named(path: PurePosixPath, modules: set[str], names: set[str], patterns: set[str]) -> bool:
+    is_package = path.name == "__init__.py" and path.parent.name in modules
+    is_module = path.suffix in (".py", ".pyc", ".so", ".pyd") and path.name.partition(".")[0] in modules
+    is_matched = any(fnmatch.fnmatchcase(path.name, pattern) for pattern in itertools.islice(patterns, _MOST_PATTERNS))
+    return is_package or is_module or path.name in names or is_matched
+
+
+def _is_tokenizer(record: Record, name: str) -> bool:
+    """Return whether a file is a tokenizer's, which the challenge does not count: a model that is no text, its list."""
+    path = PurePosixPath(name)
+    if path.suffix == ".vocab":
+        return str(path.with_suffix(".model")) in record.listing.sizes
+    return path.suffix == ".model" and b"\0" in (record.read(name, MOST_TOKENIZER_BYTES) or b"")

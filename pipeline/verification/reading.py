@@ -13,15 +13,19 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Literal
 
 from pipeline.record.statements import is_score_as_written
 from pipeline.verification.runs import MOST_FIGURES, Figure, Kind, Log, Run, Score, ScoreLine, stated_number
 
-MOST_LOG_BYTES, MOST_LOG_LINES, MOST_RUNS = 8_000_000, 50_000, 64
+MOST_LOG_BYTES, MOST_LOG_LINES, MOST_RUNS = 8_000_000, 40_000, 64
 _LONGEST_LINE = 2000
 _SEPARATOR = b"=" * 100
 """What programs of the challenge print before and after their own source."""
-_WORTH_READING = re.compile(rb"val_bpb|final_|bytes|size|step|_time|elapsed|seed|SEED|tokens|params|sha256|fineweb")
+_WORTH_READING = re.compile(
+    rb"[bB][pP][bB]|final_|bytes|size|step|_time|elapsed|seed|SEED|tokens|params|sha256|fineweb"
+)
 _STAMP = re.compile(r"^(?:\[?\d[\d:.,TZ/-]*\]?\s+)+")
 """A time stamp, or several words of one."""
 
@@ -40,7 +44,7 @@ def read_log(name: str, content: bytes) -> Log:
             continue
         text = _text_of(raw)
         if seed := _seed_of(text, number):
-            _begin(runs, seed, pending)
+            _begin(runs, seed, pending, is_alone=bool(_SEED_ALONE.fullmatch(_STAMP.sub("", text))))
         pending.append((number, text))
         if _read_line(runs[-1], number, text):
             pending.clear()
@@ -69,11 +73,11 @@ def _printed_sources(lines: Sequence[bytes]) -> Iterator[range]:
             yield range(start + 2, end + 1)
 
 
-def _begin(runs: list[Run], seed: Figure, pending: list[tuple[int, str]]) -> None:
-    """Begin another run when another seed is named; what was said since the last result belongs to it."""
+def _begin(runs: list[Run], seed: Figure, pending: list[tuple[int, str]], is_alone: bool) -> None:
+    """Begin another run when a line names another seed and nothing else; what came since the last result is its."""
     run = runs[-1]
-    if run.seed is None or run.seed.value == seed.value:
-        run.seed = seed
+    if run.seed is None or run.seed.value == seed.value or not is_alone:
+        run.seed = run.seed or seed
         return
     if len(runs) == MOST_RUNS:
         raise ValueError(f"{run.name}: got runs of more than {MOST_RUNS} seeds, expected a log")
@@ -100,40 +104,56 @@ def _read_line(run: Run, number: int, text: str) -> bool:
     return is_score or is_size or is_time
 
 
-_LOSS = re.compile(r"val_loss\w{0,20}\s{0,3}[:=]\s{0,3}(\d+\.\d+)")
-_BPB = re.compile(r"val_bpb\w{0,20}\s{0,3}[:=]\s{0,3}(\d+\.\d+)")
-_TRAINING = re.compile(r"\bstep\b|\b\d+/\d+")
-_FLOAT = re.compile(r"pre.?quant|unquantized|\bfloat|\bfp(?:16|32)|\bbf16|\braw\b", re.IGNORECASE)
+_LOSS = re.compile(r"(?:val|eval)[_ ]loss\w{0,20}[\"']?\s{0,3}[:= ]\s{0,3}(\d+\.\d+)", re.IGNORECASE)
+_BPB = re.compile(r"(?<![A-Za-z])(?:val[_ ])?bpb\w{0,20}[\"']?\s{0,3}[:= ]\s{0,3}(\d+\.\d+)", re.IGNORECASE)
+_TRAINING = re.compile(r"^(?:step|iter|epoch)|^\S*(?:chunk|batch)|\[\s{0,4}\d+/\d+", re.IGNORECASE)
+"""Names of scores on the way: of training, or of a text that is half scored."""
+_BEFORE = re.compile(r"(?:pre|before).?quant|unquantized", re.IGNORECASE)
+_FLOAT = re.compile(
+    r"\bfloat|\bfp(?:16|32)|\bbf16|\braw\b|(?<![a-z])(?:ema|swa)(?![a-z])|full.?precision", re.IGNORECASE
+)
+_CODED = re.compile(r"int\d|quantized", re.IGNORECASE)
 
 
 def _read_score(run: Run, number: int, text: str) -> bool:
-    if "val_bpb" not in text:
+    bpb = _BPB.search(text)
+    if not bpb:
         return False
-    loss, bpb = _LOSS.search(text), _BPB.search(text)
-    if not loss or not bpb:
-        return False
-    name = _STAMP.sub("", text[: min(loss.start(), bpb.start())]).strip(" :-|,(")
-    score = Score(stated_number(loss[1]), stated_number(bpb[1]))
-    if _TRAINING.search(name):
+    loss = _LOSS.search(text)
+    start = min(bpb.start(), loss.start()) if loss else bpb.start()
+    name = _STAMP.sub("", text[:start]).strip(" :-|,({\"'")
+    score = Score(stated_number(loss[1]) if loss else None, stated_number(bpb[1]))
+    weights = _weights_of(name)
+    if weights == "training":
         run.lines = [line for line in run.lines if line.weights != "training"]
-        run.lines.append(ScoreLine("training", score, number, "training"))
+        run.lines.append(ScoreLine("training", score, number, weights))
     elif len(run.lines) < MOST_FIGURES:
-        run.lines.append(ScoreLine(name, score, number, "float" if _FLOAT.search(name) else "artifact"))
-    return not _TRAINING.search(name)
+        run.lines.append(ScoreLine(name, score, number, weights))
+    return weights != "training"
+
+
+def _weights_of(name: str) -> Literal["artifact", "float", "training"]:
+    """Return what was scored, by what a line calls it."""
+    if _TRAINING.search(name):
+        return "training"
+    is_float = _BEFORE.search(name) or (_FLOAT.search(name) and not _CODED.search(name))
+    return "float" if is_float else "artifact"
 
 
 _SIZES: dict[Kind, tuple[str, re.Pattern[str]]] = {
     "code bytes": (
         "Code size",
-        re.compile(r"\bCode size(?:\s*\((?P<label>[^)]{1,40})\)|\s(?P<word>\w{1,40}))?\s*:\s*(\d[\d,_]*)"),
+        re.compile(r"\bCode size(?:\s*\((?P<label>[^)]{1,40})\)|\s(?P<word>\w{1,40}))?\s*:\s*(\d[\d,_]*+)(?!\.\d)"),
     ),
     "model bytes": (
-        "Serialized model",
-        re.compile(r"\bSerialized model(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+        " model",
+        re.compile(
+            r"\b(?:Serialized model(?:\s(?P<label>\S{1,40}))?|(?P<word>Compressed) model)\s*:\s*(\d[\d,_]*+)(?!\.\d)"
+        ),
     ),
     "total bytes": (
         "Total submission size",
-        re.compile(r"\bTotal submission size(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*)"),
+        re.compile(r"\bTotal submission size(?:\s(?P<label>\S{1,40}))?\s*:\s*(?P<word>)(\d[\d,_]*+)(?!\.\d)"),
     ),
 }
 """Kind -> words that a line must hold, for speed, and what reads it."""
@@ -166,13 +186,14 @@ _TIMES: list[tuple[Kind, str, re.Pattern[str]]] = [
     ("step ms", "step_avg", re.compile(r"\bstep_avg\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)?\b")),
     ("eval ms", "eval_time", re.compile(r"\b(?:total_)?eval_time\s*[:=]\s*(\d+(?:\.\d+)?)\s*(ms|s)\b")),
 ]
-_MS = {"s": 1000, "m": 60_000, "ms": 1, None: 1}
+_MS = {"s": Decimal("1E3"), "m": Decimal("6E4"), "ms": Decimal(1), None: Decimal(1)}
 
 
 def _read_counts(run: Run, number: int, text: str) -> bool:
     """Keep counts and times of a line; return whether it states how long scoring took."""
     for kind, word, pattern in _COUNTS:
-        if word in text and (found := pattern.search(text)):
+        is_asked = word in text and (kind != "steps" or _is_of_training(text))
+        if is_asked and (found := pattern.search(text)):
             run.note(kind, Figure(stated_number(found[1]), number))
     is_result = False
     for kind, word, pattern in _TIMES:
@@ -183,7 +204,15 @@ def _read_counts(run: Run, number: int, text: str) -> bool:
     return is_result
 
 
+def _is_of_training(text: str) -> bool:
+    """Return whether a line that states a step is of training, where adaptation has steps too."""
+    return "train_" in text or "val_" in text or _STAMP.sub("", text).startswith("step:")
+
+
 _SEED = re.compile(r"(?<![\w.])['\"]?(?:seed|SEED)['\"]?\s{0,3}[:=]\s{0,3}(\d+)\b")
+
+
+_SEED_ALONE = re.compile(r"\s*['\"]?(?:seed|SEED)['\"]?\s*[:=]\s*\d+\s*,?\s*")
 
 
 def _seed_of(text: str, number: int) -> Figure | None:

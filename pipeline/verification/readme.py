@@ -15,6 +15,7 @@ from pipeline.verification.findings import Finding, Place, Verdict, agree, findi
 from pipeline.verification.folder import README, Record
 from pipeline.verification.runs import Score, stated_number
 
+_MOST_SEARCHED = 200_000
 _SCORE_ROW = re.compile(
     r"\| (\d+) \| (\S+) \| artifact \| (\d{1,6}\.\d{8}) \| (\d{1,6}\.\d{8}) \| ([\d,]+) \| ([\d,]+) \|", re.ASCII
 )
@@ -48,11 +49,15 @@ def check_readme(record: Record) -> Iterator[Finding]:
     if shown_:
         yield finding("README", "agreement", f"{README} states {shown_}", place, readme._replace(value=Decimal(shown_)))
     else:
-        yield finding("README", "warning", f"{README} nowhere states val_bpb {bpb:.4f} of {NAME}", place, readme)
+        beside = re.search(r"bpb[^\d\n]{0,12}(\d\.\d{3,12})(?!\d)", record.readme[:_MOST_SEARCHED], re.IGNORECASE)
+        verdict: Verdict = "contradiction" if beside else "warning"
+        other = f" but {beside[1]}" if beside else ""
+        said = f"{README} nowhere states val_bpb {bpb:.4f} of {NAME}{other}"
+        yield finding("README", verdict, said, place, readme._replace(value=Decimal(beside[1])) if beside else readme)
     if "**val_bpb " in record.readme:
         said = headline(float(loss or 0), float(bpb))
         is_once = said in record.readme and record.readme.count("**val_bpb ") == 1
-        verdict: Verdict = "agreement" if is_once else "contradiction"
+        verdict = "agreement" if is_once else "contradiction"
         yield finding("README", verdict, f"{README}: {'one' if is_once else 'not one'} headline {said}", place, readme)
     yield from _tables(record, record.readme)
 

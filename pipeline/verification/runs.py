@@ -4,15 +4,17 @@ Checked by: tests/verification/test_reading.py.
 """
 
 from decimal import Decimal
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pipeline.base.checks import one_line
 
 BEYOND = Decimal(10) ** 18
 """What stands for every larger number."""
-MOST_FIGURES = 1000
+MOST_FIGURES = 300
 """Of one run: what states more is no log."""
 _MOST_ODDITIES = 8
+_LONGEST_NUMBER = 2000
 
 Kind = Literal[
     "code bytes", "model bytes", "total bytes", "tokens", "targets", "params", "steps", "train ms", "step ms", "eval ms"
@@ -31,7 +33,8 @@ class Figure(NamedTuple):
 class Score(NamedTuple):
     """A score at the digits that were printed."""
 
-    val_loss: Decimal
+    val_loss: Decimal | None
+    """None for a line that states a bpb alone."""
     val_bpb: Decimal
 
 
@@ -73,8 +76,9 @@ class Run:
         """The last score of the weights before they were quantized."""
         return next((line.score for line in reversed(self.lines) if line.weights == "float"), None)
 
+    @cached_property
     def last_scores(self) -> list[ScoreLine]:
-        """Return the last line of each name, in order."""
+        """The last line of each name, in order; to be asked when all is read."""
         by_name: dict[str, ScoreLine] = {}
         for line in self.lines:
             by_name.pop(line.name, None)
@@ -123,8 +127,13 @@ class Log(NamedTuple):
 
 def stated_number(text: str) -> Decimal:
     """Return a number as written; beyond anything that a record counts `BEYOND`, which agrees with nothing."""
+    if len(text) > _LONGEST_NUMBER:
+        return BEYOND
     try:
         number = Decimal(text.replace(",", "").replace("_", ""))
     except ArithmeticError:  # an exponent of twenty digits
         return BEYOND
-    return number if number.adjusted() < BEYOND.adjusted() else BEYOND
+    if number.adjusted() >= BEYOND.adjusted():
+        return BEYOND
+    is_coarse = int(number.as_tuple().exponent) > 0  # 2e7 says no more digits than 20000000
+    return Decimal(int(number)) if is_coarse else number

@@ -12,10 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from pipeline.verification.fields import HEADLINES, NAME, Stated
-from pipeline.verification.findings import Finding, Place, agree, finding, half_unit, is_cut_off, shown
+from pipeline.verification.fields import HEADLINES, NAME, Stated, in_ms
+from pipeline.verification.findings import COARSEST_SCORE, Finding, Place, agree, finding, half_unit, is_cut_off, shown
 from pipeline.verification.folder import Record
-from pipeline.verification.support import CHECKS, TIMES, is_supported, judged, sources
+from pipeline.verification.support import (
+    CHECKS,
+    TIMES,
+    is_before_quantization,
+    is_supported,
+    judged,
+    sources,
+    verdict_of,
+)
 
 _OF_SEEDS: dict[str, list[tuple[str, Callable[[Sequence[float]], float]]]] = {
     "mean": [("mean", statistics.fmean)],
@@ -44,12 +52,11 @@ class Candidate(NamedTuple):
 
 def judged_in_all(record: Record, stated: Stated) -> Finding:
     """Return whether seeds, or a run, support a number of the record as a whole."""
-    check = "means" if stated.quantity in ("bpb", "loss") else CHECKS[stated.quantity]
+    check = "means" if _is_score(stated) else CHECKS[stated.quantity]
     run = record.headline_run
     if run is not None and not stated.statistic:
         alone = judged(run, stated)
-        is_all = len(record.seeds) <= 1 and not (record.seeds and run not in record.runs.values())
-        if alone.verdict == "agreement" or is_all:
+        if alone.verdict == "agreement" or (len(record.own_runs) == 1 and not record.missing_seeds):
             return alone._replace(check=check)
     candidates = list(_candidates(record, stated))
     for candidate in candidates:
@@ -58,31 +65,37 @@ def judged_in_all(record: Record, stated: Stated) -> Finding:
     return _unsupported(record, check, stated, candidates)
 
 
+def _is_score(stated: Stated) -> bool:
+    return stated.quantity in ("bpb", "loss")
+
+
 def _is_near(stated: Stated, candidate: Candidate) -> bool:
     value, slack = candidate.found.value, candidate.half_unit
     if stated.quantity in TIMES:
         return is_supported(stated, Decimal(value))
-    near = abs(float(stated.value) - float(value)) <= (half_unit(stated.value) + slack) * (1 + 1e-6)
-    return near or (check_is_score(stated) and is_cut_off(stated.value, value))
+    own = min(half_unit(stated.value), COARSEST_SCORE) if _is_score(stated) else half_unit(stated.value)
+    near = abs(float(stated.value) - float(value)) <= (own + slack) * (1 + 1e-6)
+    return near or _is_cut_off(stated, candidate)
 
 
-def check_is_score(stated: Stated) -> bool:
-    """Return whether a number is a score."""
-    return stated.quantity in ("bpb", "loss")
+def _is_cut_off(stated: Stated, candidate: Candidate) -> bool:
+    return _is_score(stated) and is_cut_off(stated.value, candidate.found.value, COARSEST_SCORE)
 
 
 def _supported(record: Record, check: str, stated: Stated, candidate: Candidate) -> Finding:
     said = f"{stated.place} {shown(stated.value)}: {candidate.what}"
-    missing = [seed for seed in record.seeds if seed not in record.runs]
-    if candidate.found.file == NAME and missing:
-        said += f", as stated; no log of seed {', '.join(missing)}"
-        return finding(check, "warning", said, stated.at, candidate.found)
+    if candidate.found.file == NAME and record.missing_seeds:
+        said += f", as stated; no log of seed {', '.join(record.missing_seeds)}"
+        is_false = stated.place in HEADLINES and record.all_runs
+        return finding(check, "contradiction" if is_false else "warning", said, stated.at, candidate.found)
+    value, slack = candidate.found.value, candidate.half_unit
+    if _is_cut_off(stated, candidate) and abs(float(stated.value) - float(value)) > half_unit(stated.value) + slack:
+        return finding(check, "warning", f"{said}, cut off and not rounded", stated.at, candidate.found)
     return finding(check, "agreement", said, stated.at, candidate.found)
 
 
 def _unsupported(record: Record, check: str, stated: Stated, candidates: Sequence[Candidate]) -> Finding:
-    missing = [seed for seed in record.seeds if seed not in record.runs]
-    is_headline = stated.place in HEADLINES
+    missing, is_headline = record.missing_seeds, stated.place in HEADLINES
     what = f"{stated.place} {shown(stated.value)}"
     if not record.all_runs or (missing and not is_headline) or not (candidates or is_headline):
         return finding(check, "not stated", f"{what}: nothing to compare it with", stated.at)
@@ -91,7 +104,9 @@ def _unsupported(record: Record, check: str, stated: Stated, candidates: Sequenc
         return finding(check, "contradiction", f"{what}: no log supports it{logs}", stated.at, _logs_place(record))
     nearest = min(candidates, key=lambda each: abs(float(stated.value) - float(each.found.value)))
     said = f"{what} is supported by nothing; nearest: {shown(nearest.found.value)}, {nearest.what}{logs}"
-    return finding(check, "contradiction", said + _hint(record, stated), stated.at, nearest.found)
+    is_longer = stated.quantity in TIMES and all(in_ms(stated) > Decimal(each.found.value) for each in candidates)
+    verdict = "warning" if is_longer else verdict_of(stated)
+    return finding(check, verdict, said + _hint(record, stated), stated.at, nearest.found)
 
 
 def _logs_place(record: Record) -> Place:
@@ -102,7 +117,7 @@ def _hint(record: Record, stated: Stated) -> str:
     """Return of what else a number of bytes is the mean: a total that leaves out the code."""
     if stated.quantity != "total bytes":
         return ""
-    for series in _logged(record, stated._replace(quantity="artifact bytes")):
+    for series in _logged(record, stated._replace(meaning=stated.meaning._replace(quantity="artifact bytes"))):
         if agree(stated.value, round(statistics.fmean(map(float, series.values)))):
             return f"; it is the mean of {series.what}"
     return ""
@@ -110,25 +125,22 @@ def _hint(record: Record, stated: Stated) -> str:
 
 def _candidates(record: Record, stated: Stated) -> Iterator[Candidate]:
     """Yield what could support a number, the likeliest first."""
-    every = [*_entered(record, stated), *_logged(record, stated)]
-    kinds = [stated.statistic] if stated.statistic else (["mean"] if check_is_score(stated) else ["max"])
-    for kind in kinds:
-        for series in every:
-            if len(series.values) > 1 or kind != "std":
-                for name, compute in _OF_SEEDS[kind]:
-                    value = compute(list(map(float, series.values)))
-                    is_taken = kind in ("max", "min")
-                    exact = max(map(half_unit, series.values)) if not is_taken else 0.0
-                    yield Candidate(f"{name} of {series.what}", Place(series.file, None, value), exact)
+    is_size = stated.quantity.endswith("bytes")
+    kind = stated.statistic or ("max" if is_size else "mean")
+    for series in [*_entered(record, stated), *_logged(record, stated)]:
+        for name, compute in _OF_SEEDS[kind]:
+            if len(series.values) > 1 or stated.statistic != "std":
+                value = compute(list(map(float, series.values)))
+                slack = 0.0 if kind in ("max", "min") else max(map(half_unit, series.values))
+                yield Candidate(f"{name} of {series.what}", Place(series.file, None, value), slack)
     if not stated.statistic:
         yield from _of_one_run(record, stated)
 
 
 def _of_one_run(record: Record, stated: Stated) -> Iterator[Candidate]:
-    runs = record.runs or {run.name: run for run in record.all_runs}
-    for seed, run in runs.items():
+    for run in record.own_runs:
         for source in sources(run, stated):
-            what = f"{source.what} of {f'seed {seed}' if seed.isdigit() else seed}"
+            what = f"{source.what} of {f'seed {run.seed.value}' if run.seed else run.name}"
             yield Candidate(what, source.at, half_unit(source.value))
 
 
@@ -137,7 +149,7 @@ def _entered(record: Record, stated: Stated) -> Iterator[Series]:
     asked = stated.words - {"mean", "avg", "average", "std", "stdev", "max", "min", "stddev", "sd", "exact"}
     keys: dict[str, dict[str, Decimal]] = {}
     for each in record.submission.stated:
-        if each.seed is not None and each.quantity == stated.quantity and not each.statistic:
+        if each.seed is not None and each.quantity == stated.quantity and not each.statistic and _is_kin(each, stated):
             keys.setdefault(each.place.rpartition(".")[2], {})[each.seed] = each.value
     complete = [seed for seed, entry in record.results.items() if entry]
     names = sorted(keys, key=lambda key: (set(key.split("_")) - {"exact"} != asked, "exact" not in key, key))
@@ -146,10 +158,15 @@ def _entered(record: Record, stated: Stated) -> Iterator[Series]:
             yield Series(f"the seeds' {key}", NAME, list(keys[key].values()))
 
 
+def _is_kin(each: Stated, stated: Stated) -> bool:
+    """Return whether two keys mean scores of the same weights."""
+    return is_before_quantization(each.words) == is_before_quantization(stated.words)
+
+
 def _logged(record: Record, stated: Stated) -> Iterator[Series]:
     """Yield series of the seeds' logs, one for each line that all of them have."""
-    runs = list(record.runs.values())
-    if not runs or len(runs) < len(record.seeds):
+    runs = record.own_runs
+    if not runs or record.missing_seeds:
         return
     found = [{source.what: source.value for source in sources(run, stated)} for run in runs]
     files = ", ".join(dict.fromkeys(run.name for run in runs[:4]))

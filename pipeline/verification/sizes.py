@@ -47,6 +47,11 @@ def _code_finding(program: ShippedCode, where: str, figures: list[Figure], file:
     return finding("code size", "contradiction", said, stated, Place(PROGRAM, None, program.sizes.get(PROGRAM)))
 
 
+def _coded(figures: list[Figure]) -> list[Figure]:
+    """Return the figures that name a coding; where none does, all: then the model may be raw."""
+    return [figure for figure in figures if figure.label] or figures
+
+
 def _counted_runs(record: Record) -> list[Run]:
     """Return the runs that the record states."""
     if record.runs:
@@ -85,6 +90,8 @@ def check_total_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
             yield _within("total size", f"{run.name} line {total.line} counts", total, run, limit)
         if model and program.sizes:
             yield _shipped(run, model, total, program, limit)
+        elif not model:
+            yield finding("shipped size", "not stated", f"{run.name} states no size of a model")
     for stated in record.submission.stated:
         if stated.quantity == "total bytes" and not stated.statistic:
             figure = Figure(stated.value, 0)
@@ -104,7 +111,7 @@ def _sums(run: Run) -> Iterator[Finding]:
     models, codes = run.latest("model bytes"), run.latest("code bytes")
     if not models or not codes:
         return
-    for total in (each for each in run.latest("total bytes") if each.label):
+    for total in _coded(run.latest("total bytes")):
         sums = {model.value + code.value: (model, code) for model in models for code in codes}
         same_label = [model.value + code.value for model, code in sums.values() if model.label == total.label]
         place = Place(run.name, total.line, total.value)
@@ -121,7 +128,9 @@ def _sums(run: Run) -> Iterator[Finding]:
 
 def _model_of(record: Record, run: Run) -> Figure | None:
     """Return the model that a run ships: the one that a stated size means, else the last coded one."""
-    models = [figure for figure in run.latest("model bytes") if figure.label]
+    models = run.latest("model bytes")
+    if any(figure.label for figure in [*models, *run.latest("total bytes")]):
+        models = [figure for figure in models if figure.label]
     seed = next((seed for seed, each in record.runs.items() if each is run), None)
     for stated in record.submission.stated:
         if stated.quantity in ("artifact bytes", "total bytes") and stated.seed == seed:
@@ -132,7 +141,7 @@ def _model_of(record: Record, run: Run) -> Figure | None:
 
 
 def _total_of(run: Run, model: Figure | None) -> Figure | None:
-    totals = [figure for figure in run.latest("total bytes") if figure.label]
+    totals = _coded(run.latest("total bytes"))
     own = [total for total in totals if model and total.label == model.label]
     return next(reversed(own or totals), None)
 
@@ -146,11 +155,14 @@ def _shipped(run: Run, model: Figure, total: Figure | None, program: ShippedCode
     stated = Place(run.name, (total or model).line, (total or model).value)
     found = Place(PROGRAM, None, whole)
     counted = total.value - model.value if total else Decimal(code)
-    is_counted = int(counted) in program.known_sizes or int(counted) <= 0
+    is_counted = int(counted) in program.known_sizes
     if not is_counted and counted != code:
         said += f"; the log counts {shown(counted)} bytes of code, the size of no file here"
     if whole > limit:
         return finding("shipped size", "contradiction", said, stated, found)
+    if whole + sum(program.others.values()) > limit:
+        said += f"; more, should it need {', '.join(program.others)}"
+        return finding("shipped size", "warning", said, stated, found)
     return finding("shipped size", "agreement" if is_counted else "warning", said, stated, found)
 
 

@@ -12,8 +12,19 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from pipeline.verification.fields import Stated, in_ms
-from pipeline.verification.findings import Finding, Place, agree, compared, finding, half_unit, is_cut_off, shown
+from pipeline.verification.fields import HEADLINES, Stated, in_ms
+from pipeline.verification.findings import (
+    COARSEST_SCORE,
+    Finding,
+    Place,
+    Verdict,
+    agree,
+    compared,
+    finding,
+    half_unit,
+    is_cut_off,
+    shown,
+)
 from pipeline.verification.keys import Quantity
 from pipeline.verification.runs import Kind, Run, ScoreLine
 
@@ -53,24 +64,34 @@ class Source(NamedTuple):
 def sources(run: Run, stated: Stated) -> list[Source]:
     """Return the figures of a run that could mean what is stated; those that the run ends with are last."""
     if stated.quantity in ("bpb", "loss"):
-        return [_score_source(run, line, stated.quantity) for line in _score_lines(run, stated.words)]
+        lines = _score_lines(run, stated.words)
+        return [source for line in lines if (source := _score_source(run, line, stated.quantity))]
     found = list(_figures(run, stated.quantity))
     return sorted(found, key=lambda each: int(each.at.where or 0))
 
 
-def _score_source(run: Run, line: ScoreLine, quantity: Quantity) -> Source:
+def _score_source(run: Run, line: ScoreLine, quantity: Quantity) -> Source | None:
     value = line.score.val_bpb if quantity == "bpb" else line.score.val_loss
-    return Source(line.name, value, Place(run.name, line.line, value))
+    return None if value is None else Source(line.name, value, Place(run.name, line.line, value))
 
 
 def _score_lines(run: Run, words: frozenset[str]) -> list[ScoreLine]:
-    lines = run.last_scores()
-    if {"pre", "quant"} <= words or words & {"prequant", "float"}:
-        return [line for line in lines if line.weights == "float"]
+    lines = run.last_scores
+    if is_before_quantization(words):
+        return [line for line in lines if line.weights != "artifact"]
     scored = [line for line in lines if line.weights == "artifact"] or lines
+    return [line for line in scored if _is_asked(line, words)] or scored
+
+
+def is_before_quantization(words: frozenset[str]) -> bool:
+    """Return whether a key asks for the score of the weights as they were trained."""
+    return {"pre", "quant"} <= words or bool(words & {"prequant", "float", "unquantized"})
+
+
+def _is_asked(line: ScoreLine, words: frozenset[str]) -> bool:
+    """Return whether a line is of the protocol that a key names, if it names one."""
     asked = {_PROTOCOLS[word] for word in words if word in _PROTOCOLS and "pre" not in words}
-    named = [line for line in scored if any(each in line.name for each in asked)]
-    return named or scored
+    return not asked or any(each in line.name.lower() for each in asked)
 
 
 def _figures(run: Run, quantity: Quantity) -> Iterator[Source]:
@@ -98,7 +119,9 @@ def is_supported(stated: Stated, value: Decimal | float) -> bool:
     """Return whether a figure agrees with a stated number, at the digits of the one that has fewer."""
     if stated.quantity in TIMES:
         return _time_fault(stated, Decimal(value)) is None
-    return agree(stated.value, value) or (stated.quantity in ("bpb", "loss") and is_cut_off(stated.value, value))
+    if stated.quantity not in ("bpb", "loss"):
+        return agree(stated.value, value)
+    return agree(stated.value, value, COARSEST_SCORE) or is_cut_off(stated.value, value, COARSEST_SCORE)
 
 
 def _time_fault(stated: Stated, value_ms: Decimal) -> str | None:
@@ -126,14 +149,32 @@ def judged(run: Run, stated: Stated) -> Finding:
         return _judged_time(check, stated, source, what)
     if not agreeing and (before := _before_quantization(run, stated)):
         return before
-    if agreeing and all(line.weights != "artifact" for line in run.lines) and check == "scores":
-        said = f"{stated.place} {shown(stated.value)} is {run.name} line {source.at.where}: no score of an artifact"
-        if not {"pre", "float", "prequant"} & stated.words:
-            return finding(check, "warning", said, stated.at, source.at)
+    if not agreeing and stated.quantity == "loss" and any(line.score.val_loss is None for line in run.scores):
+        return finding(
+            check, "not stated", f"{stated.place} {shown(stated.value)}: {run.name} states bpb alone", stated.at
+        )
     if not agreeing:
         said = f"{stated.place} {shown(stated.value)} stated, {run.name} line {source.at.where} ({source.what}) says "
-        return finding(check, "contradiction", said + shown(source.value), stated.at, source.at)
+        return finding(check, verdict_of(stated), said + shown(source.value), stated.at, source.at)
+    if check == "scores" and (doubt := _doubt(run, stated, source)):
+        said = f"{stated.place} {shown(stated.value)} is {run.name} line {source.at.where}: {doubt}"
+        return finding(check, "warning", said, stated.at, source.at)
     return compared(check, what, stated.at, source.at)
+
+
+def verdict_of(stated: Stated) -> Verdict:
+    """Return what it means that nothing supports a number: doubt, where its key has words that may mean another."""
+    return "contradiction" if stated.meaning.is_plain or stated.place in HEADLINES else "warning"
+
+
+def _doubt(run: Run, stated: Stated, source: Source) -> str | None:
+    """Return why a line that agrees may not be what is meant."""
+    (line,) = (each for each in run.last_scores if each.line == source.at.where and each.name == source.what)
+    if is_before_quantization(stated.words):
+        return None
+    if line.weights != "artifact":
+        return "no score of an artifact"
+    return None if _is_asked(line, stated.words) else f"{line.name}, which names no such protocol"
 
 
 def _judged_time(check: str, stated: Stated, source: Source, what: str) -> Finding:
@@ -151,9 +192,9 @@ def _before_quantization(run: Run, stated: Stated) -> Finding | None:
     """Return the finding that a score is that of the weights before quantization, or of training."""
     if stated.quantity not in ("bpb", "loss"):
         return None
-    for line in run.last_scores():
+    for line in run.last_scores:
         source = _score_source(run, line, stated.quantity)
-        if line.weights != "artifact" and is_supported(stated, source.value):
+        if source and line.weights != "artifact" and is_supported(stated, source.value):
             said = f"{stated.place} {shown(stated.value)} is no score of the artifact: {run.name} line {line.line}"
             return finding("scores", "contradiction", f"{said} ({line.name})", stated.at, source.at)
     return None

@@ -36,9 +36,12 @@ def test_depth_and_number_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert look_through(tmp_path).faults == {"/".join("d" * 9): "deeper than 8 folders: not looked at"}
     monkeypatch.setattr(foreign, "MOST_ENTRIES", 5)
     for number in range(9):
-        (tmp_path / f"a{number}").write_text("")
+        (tmp_path / f"a{number}").mkdir()
     listing = look_through(tmp_path)
-    assert (len(listing.sizes), listing.faults) == (5, {".": "more than 5 files: the rest is not looked at"})
+    assert listing == ({}, {".": "more than 5 files and folders: the rest is not looked at"})
+    (tmp_path / "a0").rmdir()
+    (tmp_path / "a0").write_text("")
+    assert look_through(tmp_path).sizes == {"a0": 0}
 
 
 def test_what_is_no_folder_is_one_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import zstandard
 
 from pipeline.record.ship import wrap
 from pipeline.verification.folder import read_record
-from pipeline.verification.program import MOST_SOURCE_BYTES, ShippedCode, read_program, unwrapped
+from pipeline.verification.program import MOST_SOURCE_BYTES, ShippedCode, read_program, unwrapped_layers
 from pipeline.verification.verify import verify_folder
 
 SOURCE = "import math\nprint(math.pi)\n" + "# text\n" * 300
@@ -23,6 +23,10 @@ PACKERS = {
     "brotli": brotli.compress,
     "zstandard": zstandard.compress,
 }
+
+
+def unwrapped(content: bytes) -> str:
+    return unwrapped_layers(content)[-1].decode()
 
 
 def program(folder: Path, text: str | bytes, others: dict[str, str] | None = None) -> ShippedCode:
@@ -73,10 +77,42 @@ def test_every_file_that_is_imported_or_opened_counts(tmp_path):
 
 
 def test_what_a_program_writes_and_its_tokenizer_do_not_count(tmp_path):
-    (tmp_path / "train.log").write_text("")
-    (tmp_path / "tok.model").write_text("x")
+    (tmp_path / "train.log").write_text("seed:1\nfinal val_loss:2.0 val_bpb:1.0\n")
+    (tmp_path / "tok.model").write_bytes(b"\n\x0e\0\xff")
+    (tmp_path / "tok.vocab").write_text("a\t0\n")
     (tmp_path / "submission.json").write_text("{}")
-    assert list(program(tmp_path, "open('train.log'), 'tok.model', 'submission.json'").sizes) == ["train_gpt.py"]
+    source = "open('train.log'), 'tok.model', 'tok.vocab', 'submission.json', 'README.md'"
+    assert list(program(tmp_path, source).sizes) == ["train_gpt.py"]
+
+
+HIDDEN = {
+    "importlib.import_module('helper')": "helper.py",
+    "__import__('helper')": "helper.py",
+    "import sys; sys.path.insert(0, 'src'); import helper": "src/helper.py",
+    "import helper": "helper.cpython-311-x86_64-linux-gnu.so",
+    "exec(open(os.path.join('lib', 'helper.py')).read())": "lib/helper.py",
+    "exec((Path('lib') / 'helper.py').read_text())": "lib/helper.py",
+    "exec(open(f'{folder}/helper.py').read())": "helper.py",
+    "subprocess.run('python helper.py --all', shell=True)": "helper.py",
+    "[exec(open(each).read()) for each in glob.glob('lib/*.py')]": "lib/helper.py",
+    "exec(open('kernel.txt').read())": "kernel.txt",
+    "exec(open('tok.model').read())": "tok.model",
+    f"import zlib\nzlib.decompress({zlib.compress(SOURCE.encode())!r})\nimport helper": "helper.py",
+}
+
+
+@pytest.mark.parametrize("source", HIDDEN)
+def test_code_that_is_reached_in_other_ways_counts(tmp_path, source):
+    found = program(tmp_path, source, {HIDDEN[source]: "print(1)\n"})
+    assert found.sizes == {"train_gpt.py": len(source), HIDDEN[source]: 9}
+    assert found.others == {}
+
+
+def test_code_that_nothing_names_is_said_where_it_would_matter(published):
+    (published / "rest.py").write_text("#" * 1_100_000)
+    told = [each for each in verify_folder(published) if each.check == "shipped size"]
+    assert {each.verdict for each in told} == {"warning"}
+    assert told[0].message.endswith("bytes as shipped; more, should it need rest.py")
 
 
 def test_code_beside_the_program_breaks_the_limit(published):

@@ -26,6 +26,12 @@ SCORES = [
     ("pre_quant val_loss:3.93756411 val_bpb:4.54878551", "float"),
     ("step:13400/20000 val_loss:2.0718 val_bpb:1.2239 train_time:583458ms", "training"),
     ("ttt_chunk [12/1238] val_loss:2.0718 val_bpb:1.2239", "training"),
+    ("legal_ttt_exact chunks 1238/1238 val_loss:2.79 val_bpb:1.08", "artifact"),
+    ("legal_ttt_exact step:5082/20000 val_loss:2.79 val_bpb:1.08", "artifact"),
+    ("int6 + fp16 embed val_loss:2.79 val_bpb:1.08", "artifact"),
+    ("post_ema val_loss:2.79 val_bpb:1.08", "float"),
+    ("FINAL VAL_LOSS: 2.79 VAL_BPB: 1.08", "artifact"),
+    ('{"name": "final", "val_loss": 2.79, "val_bpb": 1.08}', "artifact"),
 ]
 
 
@@ -55,6 +61,7 @@ def test_any_line_with_loss_and_bpb_is_a_score_of_something(line, weights):
         ("step:4000/20000 train_loss:2.1 train_time:9.8m step_avg:149.79ms", "train ms", "", 588000),
         ("step:4000/20000 train_loss:2.1 train_time:9.8m step_avg:149.79ms", "step ms", "", "149.79"),
         ("total_eval_time:455.1s", "eval ms", "in all", 455100),
+        ("Compressed model: 15974299 bytes", "model bytes", "Compressed", 15974299),
     ],
 )
 def test_figures_are_read_with_their_unit_and_label(line, kind, label, value):
@@ -71,10 +78,25 @@ def test_a_piped_line_states_three_sizes():
     ]
 
 
+@pytest.mark.parametrize("line", ["Code size: 0.05 MB", "Serialized model int6: 15.99 MB", "ttt step:12/38 lr:0.1"])
+def test_what_is_no_count_is_not_read(line):
+    assert read(line).figures == {}
+
+
+def test_a_bpb_alone_is_a_score():
+    (score,) = read("final_sliding bpb: 1.0821").lines
+    assert (score.score.val_loss, str(score.score.val_bpb)) == (None, "1.0821")
+
+
+def test_a_seed_of_something_else_begins_no_run():
+    log = read_log("train.log", b"seed:1\nfinal val_loss:2.0 val_bpb:1.0\ncalibration batches=64 seed=7\n")
+    assert [run.seed.value for run in log.runs] == [1]
+
+
 def test_of_two_lines_with_one_name_the_later_counts():
     run = read("Code size: 1 bytes\nCode size: 2 bytes\na val_loss:2.0 val_bpb:1.0\na val_loss:3.0 val_bpb:2.0\n")
     assert [figure.value for figure in run.latest("code bytes")] == [2]
-    assert [(line.name, str(line.score.val_bpb)) for line in run.last_scores()] == [("a", "2.0")]
+    assert [(line.name, str(line.score.val_bpb)) for line in run.last_scores] == [("a", "2.0")]
 
 
 RUN = "train_loader: {0}\nseed: {0}\nmodel_params:{0}00\nfinal val_loss:{0}.5 val_bpb:{0}.25\ntotal_eval_time:{0}.0s\n"
@@ -89,7 +111,7 @@ def test_a_log_of_two_seeds_holds_two_runs():
 
 def test_a_run_that_is_logged_again_is_one_run():
     (run,) = read_log("train.log", (RUN.format(1) * 3).encode()).runs
-    assert run.last_scores()[-1].line == 14
+    assert run.last_scores[-1].line == 14
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,12 @@ def test_each_disagreement_is_named_by_its_check(published, check, name, old, ne
     assert set(failures(published)) <= {check, "scores", *(["implied bytes"] if check == "means" else [])}
 
 
-def test_a_readme_of_another_score_is_a_warning(published):
-    replace_line(published, "README.md", "1.1377", "1.2")
-    assert [each.message for each in verify_folder(published) if each.verdict == "warning"] == [
-        "README.md nowhere states val_bpb 1.1377 of submission.json"
-    ]
+def test_a_readme_of_another_score_contradicts_and_one_of_none_warns(published):
+    said = "README.md nowhere states val_bpb 1.1377 of submission.json"
+    replace_line(published, "README.md", "1.1377", "1.2345")
+    assert failures(published) == {"README": f"{said} but 1.2345"}
+    replace_line(published, "README.md", "1.2345", "low")
+    assert [each.message for each in verify_folder(published) if each.verdict == "warning"] == [said]
 
 
 def test_a_deviation_at_fewer_digits_agrees(published):
@@ -154,7 +155,7 @@ def test_the_findings_are_json_too(published, capsys):
     assert (worst["check"], worst["verdict"]) == ("means", "contradiction")
     assert worst["stated"] == {"file": "submission.json", "place": "val_bpb", "value": 1.2}
     assert worst["found"] == {"file": "train_seed300.log", "line": 6, "value": 1.13853}
-    assert {each["verdict"] for each in report["findings"]} == {"contradiction", "agreement", "warning"}
+    assert {each["verdict"] for each in report["findings"]} == {"contradiction", "agreement"}
     assert report["compared"] == report["stated"] == 19
 
 
@@ -247,3 +248,58 @@ def test_without_a_sandbox_a_stranger_is_not_run(published, capsys, monkeypatch)
     assert "sandbox: got 'no bwrap', expected bubblewrap that starts: `apt-get install bubblewrap`" in (
         capsys.readouterr().err
     )
+
+
+def said(folder: Path, **changes: object) -> list[str]:
+    write_submission(folder, **changes)
+    return [each.message for each in verify_folder(folder) if each.verdict == "contradiction"]
+
+
+RESULTS = {seed: {"val_loss": float(loss), "val_bpb": float(bpb)} for seed, (loss, bpb) in LOSSES.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed_results": {**RESULTS, "7": {"val_bpb": 0.5, "val_loss": 0.8}}, "val_bpb": 0.9251, "val_loss": 1.5473},
+        {"seed_results": {"444": RESULTS["444"], "301": {"val_bpb": 0.9}}, "val_bpb": 1.0184, "val_loss": 1.91946510},
+        {"seed_results": {}, "seeds": [1, 2]},
+        {"seed_results": {}, "seed": 7},
+        {"per_seed": {"444": {"val_bpb": 0.9}}},
+        {"results": {"val_bpb": 0.9}},
+        {"best_val_bpb": 0.9},
+        {"val_bpb": 1},
+        {"val_bpb": 1.1},
+    ],
+)
+def test_what_no_log_supports_contradicts(published, changes):
+    assert said(published, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pre_quant_val_bpb": 1.1528},
+        {"seed_results": {}},
+        {"max_wallclock_seconds": 600, "train_time_minutes": 10, "z_loss": 0.1, "raw_model_bytes": 9},
+        {"val_bpb": {"mean": 1.1377, "std": 0.0012}},
+        {"quantization_penalty_bpb": 0.01, "val_bpb_ci95": 0.002, "target_bpb": 1.1, "ablation_bpb": 1.3},
+        {"all_runs": [{"seed": 9, "val_bpb": 1.2}]},
+    ],
+)
+def test_what_people_state_beside_it_does_not(published, changes):
+    assert said(published, **changes) == []
+
+
+def test_more_numbers_than_any_record_states_are_one_finding(published):
+    started = time.monotonic()
+    told = said(published, **{f"x{number}_bpb": 1.0 for number in range(30_000)})
+    assert "submission.json: states more than 400 numbers of the record: the rest is not compared" in told
+    assert time.monotonic() - started < 5
+
+
+def test_losses_that_no_test_can_take_are_a_finding(published):
+    tiny = {seed: {"val_loss": float(f"{seed}e-110")} for seed in LOSSES}
+    baseline = {"val_losses": [1e-110, 2e-110]}
+    told = said(published, seed_results=tiny, comparison_baseline=baseline, p_value=0.1)
+    assert any(message.startswith("comparison_baseline: no test of its losses (") for message in told)
