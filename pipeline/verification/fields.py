@@ -140,7 +140,7 @@ class _Reader:
         """Yield the numbers of an object and of objects in it, whose keys are read with those above them."""
         for key, value in held.items():
             whole = f"{words} {key}".strip()
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and value:
                 if depth and not frozenset(words_of(key)) & _ASIDE:
                     yield from self._within(seed, f"{prefix}{key}.", whole, value, depth - 1)
             elif meaning := meaning_of(whole):

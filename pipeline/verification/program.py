@@ -214,7 +214,9 @@ def _needed(record: Record, layers: Sequence[bytes]) -> dict[str, int]:
     """Return the files of the folder that a program imports or names, those that these need too, and their bytes."""
     needed: dict[str, int] = {}
     waiting, parsed = list(layers), -sum(map(len, layers))
+    models = {int(figure.value) for run in record.all_runs for figure in run.all("model bytes")}
     exempt = {*_OF_RECORDS, *(log.name for log in record.logs)}
+    exempt |= {name for name, size in record.listing.sizes.items() if size in models}
     while waiting:
         text = waiting.pop()
         parsed += len(text)
@@ -243,7 +245,7 @@ def _named_files(tree: ast.Module, record: Record) -> set[str]:
             modules.update(part for value in literals if isinstance(value, str) for part in value.split("."))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= _LONGEST_LITERAL:
             last = {word.rpartition("/")[2] for word in re.split(r"[\s,;]+", node.value)}
-            patterns.update(word for word in last if "*" in word)
+            patterns.update(word for word in last if "*" in word and re.search(r"\w", word))
             names |= last
     return {name for name in record.listing.sizes if _is_named(PurePosixPath(name), modules, names, patterns)}
 
