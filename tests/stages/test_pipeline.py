@@ -65,7 +65,7 @@ def test_code_and_artifact_land_just_below_the_limit(finished):
 def test_report_ends_with_the_table(finished):
     printed = finished.run("fairway", "report").stdout
     words = " ".join(printed.split())
-    for text in ("float", "ttt", "blocks", "sliding", "artifact", "code bytes", "unigram", "total"):
+    for text in ("float", "ttt", "blocks", "sliding", "artifact bytes", "code bytes", "unigram", "total", "audit pass"):
         assert text in words
     assert printed.rstrip().endswith("artifacts/submission/")
     result = json.loads(finished.run("fairway", "report", "--json").stdout)

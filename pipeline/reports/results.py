@@ -1,0 +1,126 @@
+"""The results of a run, as far as it has come: one value per seed for each figure, mean and deviation over the seeds.
+
+The one idea: what a stage has not left behind yet is None, so that the same table serves after any of them. The gap is
+what quantization costs: the artifact's bpb less the float model's, under the protocol of item `float`.
+
+Checked by: tests/stages/test_report.py.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.artifacts import path_of, read_json
+from pipeline.base.config import Params
+
+SECONDS = ("train", "calibrate", "quantize", "evaluate")
+"""Stages of a seed whose reports say how long they took."""
+
+
+def run_results(params: Params) -> dict[str, Any]:
+    """Return the results of all seeds and of the record; ValueError for a report that is damaged."""
+    submission = _read(path_of("submission") / "submission.json") or _read(path_of("package") / "submission.json") or {}
+    manifest, audit = _read(path_of("manifest")) or {}, _read(path_of("audit")) or {}
+    rows = [seed_results(params, seed, submission.get("bytes_code")) for seed in params.seeds]
+    return {
+        "seeds": rows,
+        "mean": _over_seeds(rows, statistics.fmean, 1),
+        "std": _over_seeds(rows, statistics.stdev, 2),
+        "unigram_bpb": manifest.get("unigram_bpb"),
+        "val_bytes": manifest.get("splits", {}).get("val", {}).get("bytes"),
+        "bytes_total": submission.get("bytes_total"),
+        "limit_bytes": params.budget.limit_bytes,
+        "verdict": audit.get("verdict"),
+        "record": str(path_of("submission")) if path_of("submission").is_dir() else None,
+    }
+
+
+def seed_results(params: Params, seed: int, code_bytes: int | None) -> dict[str, Any]:
+    """Return the figures of one seed, None for what is not there yet."""
+    items = ["float", *params.evaluate.items]
+    scores = {item: _read(path_of("scores", seed=seed, item=item)) or {} for item in items}
+    train, quantize = (_read(path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
+    calibrate = _read(path_of("calibrate_report", seed=seed)) or {}
+    evaluated = [score["seconds"]["total"] for score in scores.values() if score]
+    seconds = [train.get("seconds"), calibrate.get("seconds"), quantize.get("seconds"), sum(evaluated) or None]
+    return {
+        "seed": seed,
+        **{item: score.get("val_bpb") for item, score in scores.items()},
+        "gap_mbpb": _gap_mbpb(scores),
+        "artifact_bytes": quantize.get("artifact_bytes"),
+        "code_bytes": code_bytes,
+        "bits_per_weight": quantize.get("totals", {}).get("bits_per_weight"),
+        "model_params": train.get("model_params"),
+        "train_steps": train.get("steps"),
+        "train_nats": train.get("final_train_loss"),
+        **{f"{stage}_seconds": value for stage, value in zip(SECONDS, seconds, strict=True)},
+    }
+
+
+def _gap_mbpb(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return what quantization costs in thousandths of a bpb, where an item scores the artifact as `float` does."""
+    before = scores["float"]
+    for score in scores.values():
+        if before and score.get("weights") == "artifact" and score["protocol"] == before["protocol"]:
+            return 1000 * (score["val_bpb"] - before["val_bpb"])
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.exists() else None
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]], compute: Any, fewest: int) -> dict[str, float | None]:
+    """Return a statistic of every figure that all seeds have."""
+    values = {key: [row[key] for row in rows] for key in rows[0] if key != "seed"}
+    return {
+        key: compute(column) if len(column) >= fewest and None not in column else None for key, column in values.items()
+    }
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Return the results as text of at most 80 columns for three seeds: a row per figure, a column per seed."""
+    rows = results["seeds"]
+    columns = {f"seed {row['seed']}": row for row in rows}
+    if len(rows) > 1:
+        columns |= {"mean": results["mean"], "deviation": results["std"]}
+    shown = [key for key in rows[0] if key != "seed" and any(row[key] is not None for row in rows)]
+    lines = [[_title(key), *(_cell(key, column[key]) for column in columns.values())] for key in shown]
+    table = [["bits per byte, and what they cost", *columns], *lines]
+    widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
+    return "\n".join([*text, "", *_ending(results)])
+
+
+def _title(key: str) -> str:
+    titles = {"gap_mbpb": "quantization gap, mBPB", "train_nats": "last training loss, nats"}
+    return titles.get(key, key.replace("_", " "))
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if key.endswith("_seconds"):
+        return f"{value:,.1f}"
+    if key == "gap_mbpb":
+        return f"{value:+.2f}"
+    return f"{value:,.0f}" if key.endswith(("bytes", "params", "steps")) else f"{value:.4f}"
+
+
+def _ending(results: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if results["unigram_bpb"] is not None:
+        lines.append(f"unigram {results['unigram_bpb']:.4f} bpb on the same {results['val_bytes']:,} val bytes")
+    if (total := results["bytes_total"]) is not None:
+        limit = results["limit_bytes"]
+        lines.append(f"total   {total:,} bytes of code and artifact, {limit - total:,} below the limit of {limit:,}")
+    lines.append(f"audit   {results['verdict'] or 'not done yet'}")
+    lines.append(f"record  {results['record']}/" if results["record"] else "record  not packaged and audited yet")
+    return lines
+
+
+def results_json(results: Mapping[str, Any]) -> str:
+    """Return the results as JSON text."""
+    return json.dumps(results, indent=1, sort_keys=True)
