@@ -54,7 +54,8 @@ def test_targets_cut_to_whole_sequences_are_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"), [(1.03, "warning"), (0.5, "warning"), (1.06, "contradiction"), (2.0, "contradiction")]
+    ("factor", "verdict"),
+    [(1.03, "warning"), (1.002, "warning"), (0.5, "warning"), (1.06, "contradiction"), (2.0, "contradiction")],
 )
 def test_another_text_is_said_and_a_larger_one_contradicts(tmp_path, factor, verdict):
     ((found, said),) = findings(tmp_path, f"final {score(2.0, factor * SP1024)}")

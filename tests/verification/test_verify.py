@@ -3,11 +3,14 @@
 import hashlib
 import json
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
+from pipeline.verification.findings import COARSEST_SCORE, agree, is_cut_off
+from pipeline.verification.runs import BEYOND, stated_number
 from pipeline.verification.verify import verify_folder, verify_table
 from stages.cli import main
 from tests.verification.conftest import LOSSES, SCRIPT, replace_line, seed_lines, write_submission
@@ -303,3 +306,42 @@ def test_losses_that_no_test_can_take_are_a_finding(published):
     baseline = {"val_losses": [1e-110, 2e-110]}
     told = said(published, seed_results=tiny, comparison_baseline=baseline, p_value=0.1)
     assert any(message.startswith("comparison_baseline: no test of its losses (") for message in told)
+
+
+def test_a_mean_of_entries_without_logs_supports_no_headline(published):
+    results = {**RESULTS, "7": {"val_loss": 0.8, "val_bpb": 0.5}}
+    told = said(published, seed_results=results, val_bpb=0.9251, val_loss=1.5473)
+    assert "val_bpb 0.9251: mean of the seeds' val_bpb, as stated; no log of seed 7" in told
+
+
+def test_a_score_before_quantization_is_named_as_such(published):
+    replace_line(published, "train_seed444.log", "Code size", "post_ema val_loss:1.9 val_bpb:1.12527\nCode size")
+    told = said(published, seed_results={**RESULTS, "444": {"val_bpb": 1.12527}})
+    assert (
+        told[0] == "seed_results.444.val_bpb 1.12527 is no score of the artifact: train_seed444.log line 3 (post_ema)"
+    )
+
+
+def test_the_longest_scoring_counts(published):
+    with open(published / "train_seed444.log", "a") as log:
+        log.write("total_eval_time:1890.0s\ndiagnostic eval_time:500ms\n")
+    assert failures(published) == {"time limit": "train_seed444.log line 7: scoring took 1,890.0 s of 600"}
+
+
+@pytest.mark.parametrize("content", [b"\0" + b"\n" * 50_000, b"x" * 9_000_000])
+def test_a_file_without_an_ending_may_be_anything(published, content):
+    (published / "model").write_bytes(content)
+    assert failures(published) == {}
+
+
+def test_numbers_agree_at_the_digits_of_the_shorter_one_but_scores_need_three():
+    assert agree(Decimal("1.1377"), Decimal("1.13765539"))
+    assert not agree(Decimal("1.1376"), Decimal("1.13765539"))
+    assert not agree(Decimal("1.13765539"), Decimal("1.13765541"))
+    assert agree(Decimal("1"), Decimal("1.08"))
+    assert not agree(Decimal("1"), Decimal("1.08"), COARSEST_SCORE)
+    assert is_cut_off(Decimal("1.1353"), Decimal("1.13536063"))
+    assert not is_cut_off(Decimal("1.1"), Decimal("1.13536063"), COARSEST_SCORE)
+    assert [str(stated_number(text)) for text in ("2e7", "0e8", "1,234", "1e30", "x" * 3000)] == [
+        *("20000000", "0", "1234", str(BEYOND), str(BEYOND))
+    ]
