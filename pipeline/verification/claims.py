@@ -53,10 +53,6 @@ def _in_all(record: Record, *quantities: Quantity) -> Iterator[Finding]:
         yield judged_in_all(record, stated)
 
 
-def _code_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
-    yield from check_code_size(record, program)
-
-
 def _artifact_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from check_artifact_size(record)
     yield from _of_seeds(record, "artifact bytes")
@@ -117,10 +113,6 @@ def _statistics(record: Record, program: ShippedCode) -> Iterator[Finding]:
             said = f"{key} {value:.4g}" if ok else f"{key}: {shown(stated)} stated, {value:.8g} by its losses"
             place = Place(NAME, key, stated)
             yield finding("statistics", "agreement" if ok else "contradiction", said, place, Place(NAME, None, value))
-
-
-def _implied(record: Record, program: ShippedCode) -> Iterator[Finding]:
-    yield from check_denominators(record)
 
 
 def _counts(record: Record, program: ShippedCode) -> Iterator[Finding]:
@@ -203,21 +195,17 @@ def _seed_of(record: Record, run: Run) -> Iterator[Finding]:
         yield finding("runs", "contradiction", said, stated, found)
 
 
-def _digests(record: Record, program: ShippedCode) -> Iterator[Finding]:
-    yield from check_digests(record)
-
-
 CLAIMS: dict[str, Callable[[Record, ShippedCode], Iterator[Finding]]] = {
     "scores": _scores,
     "means": _means,
     "statistics": _statistics,
-    "code size": _code_size,
+    "code size": check_code_size,
     "artifact size": _artifact_size,
     "total size": _total_size,
-    "digests": _digests,
+    "digests": lambda record, program: check_digests(record),
     "counts": _counts,
     "times": _times,
-    "implied bytes": _implied,
+    "implied bytes": lambda record, program: check_denominators(record),
     "runs": _runs,
     "README": lambda record, program: check_readme(record),
 }

@@ -68,11 +68,6 @@ class Record:
         """The seeds that submission.json names."""
         return list(self.submission.seeds)
 
-    @cached_property
-    def size(self) -> int | None:
-        """Bytes of train_gpt.py on disk."""
-        return self.listing.sizes.get(PROGRAM)
-
     @property
     def all_runs(self) -> list[Run]:
         """Every run of every log, of logs with one content only the first by name."""

@@ -85,7 +85,7 @@ def _score_lines(run: Run, words: frozenset[str]) -> list[ScoreLine]:
 
 def is_before_quantization(words: frozenset[str]) -> bool:
     """Return whether a key asks for the score of the weights as they were trained."""
-    return {"pre", "quant"} <= words or bool(words & {"prequant", "float", "unquantized"})
+    return {"pre", "quant"} <= words or bool(words & {"prequant", "float", "unquantized", "ema", "swa"})
 
 
 def _is_asked(line: ScoreLine, words: frozenset[str]) -> bool:
@@ -150,9 +150,8 @@ def judged(run: Run, stated: Stated) -> Finding:
     if not agreeing and (before := _before_quantization(run, stated)):
         return before
     if not agreeing and stated.quantity == "loss" and any(line.score.val_loss is None for line in run.scores):
-        return finding(
-            check, "not stated", f"{stated.place} {shown(stated.value)}: {run.name} states bpb alone", stated.at
-        )
+        said = f"{stated.place} {shown(stated.value)}: {run.name} states bpb alone"
+        return finding(check, "not stated", said, stated.at)
     if not agreeing:
         said = f"{stated.place} {shown(stated.value)} stated, {run.name} line {source.at.where} ({source.what}) says "
         return finding(check, verdict_of(stated), said + shown(source.value), stated.at, source.at)
@@ -196,5 +195,5 @@ def _before_quantization(run: Run, stated: Stated) -> Finding | None:
         source = _score_source(run, line, stated.quantity)
         if source and line.weights != "artifact" and is_supported(stated, source.value):
             said = f"{stated.place} {shown(stated.value)} is no score of the artifact: {run.name} line {line.line}"
-            return finding("scores", "contradiction", f"{said} ({line.name})", stated.at, source.at)
+            return finding("scores", verdict_of(stated), f"{said} ({line.name})", stated.at, source.at)
     return None

@@ -288,6 +288,7 @@ def test_what_no_log_supports_contradicts(published, changes):
         {"val_bpb": {"mean": 1.1377, "std": 0.0012}},
         {"quantization_penalty_bpb": 0.01, "val_bpb_ci95": 0.002, "target_bpb": 1.1, "ablation_bpb": 1.3},
         {"all_runs": [{"seed": 9, "val_bpb": 1.2}]},
+        {"post_ema_bpb": 1.1528, "train_bpb": 1.1528},
     ],
 )
 def test_what_people_state_beside_it_does_not(published, changes):
