@@ -85,7 +85,7 @@ def _score_lines(run: Run, words: frozenset[str]) -> list[ScoreLine]:
 
 def is_before_quantization(words: frozenset[str]) -> bool:
     """Return whether a key asks for the score of the weights as they were trained."""
-    return {"pre", "quant"} <= words or bool(words & {"prequant", "float", "unquantized", "ema", "swa"})
+    return {"pre", "quant"} <= words or bool(words & {"prequant", "float", "unquantized", "ema", "swa", "train"})
 
 
 def _is_asked(line: ScoreLine, words: frozenset[str]) -> bool:
