@@ -28,6 +28,7 @@ RANK = {
     "training": 4,
     "interop": 4,
     "calibration": 5,
+    "inference": 5,
     "reports": 6,
     "record": 7,
     "verification": 8,

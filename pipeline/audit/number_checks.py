@@ -142,17 +142,17 @@ def _ledger_claims(
         yield f"{where}: {name}: {listing}", len(set(counts.values())) == 1
 
 
-def _recomputed(what: str, stated: Decimal, value: float) -> Claim:
-    return f"{what}: {stated} stated, {value:.8f} by its ledger", agree(stated, value)
+def _recomputed(what: str, stated: Decimal | None, value: float) -> Claim:
+    return f"{what}: {stated} stated, {value:.8f} by its ledger", stated is not None and agree(stated, value)
 
 
 def _program_claims(record: RecordFolder, printed: Sequence[str], first: Ledgers, tolerance: float) -> Iterator[Claim]:
     """Compare what the program prints with the first seed's log and with its own ledgers."""
-    stated, (said,) = record.log(record.seeds[0]), read_log("train_gpt.py", "\n".join(printed).encode()).runs
+    stated, said = record.log(record.seeds[0]), read_log("train_gpt.py", "\n".join(printed).encode()).runs[0]
     config = digest_line(stated.digests.get("config", "nothing"), "config")
     yield f"{stated.name}: its config digest is not the program's", config in printed
     yield from ((f"train_gpt.py prints {one_line(oddity)}", False) for oddity in said.oddities)
-    found = sorted(tuple(map(float, line.score)) for line in said.scores)
+    found = sorted((float(line.score.val_loss or 0), float(line.score.val_bpb)) for line in said.scores)
     wanted = sorted(rows.score for rows in first.values())
     yield f"the program prints {len(found)} scores for {len(wanted)} items", len(found) == len(wanted)
     for held, shown in zip(wanted, found, strict=True):

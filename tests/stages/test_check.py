@@ -18,6 +18,8 @@ READERS = {
     "evaluate": ["--seed", "444", "--item", "blocks"],
     "package": [],
     "report": [],
+    "sample": [],
+    "score": [__file__],  # looks at its files first
     "import": [__file__, "--config", __file__, "--seed", "444"],  # asks for files first
 }
 """Command that reads a configuration -> what else it has to be told."""
