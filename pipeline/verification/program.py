@@ -23,12 +23,14 @@ from typing import NamedTuple
 import brotli
 import zstandard
 
-from pipeline.base.checks import one_line
 from pipeline.verification.findings import Finding, Place, finding
 from pipeline.verification.folder import PROGRAM, Record
 from pipeline.verification.reading import source_digest
 
 MOST_SOURCE_BYTES = 600_000
+"""Of train_gpt.py, and of what each of its wrappers holds."""
+MOST_MODULE_BYTES = 300_000
+"""Of all local modules that it needs."""
 _MOST_TOKENS = 120_000
 _LONGEST_LITERAL, _MOST_PATTERNS = 1000, 50
 MOST_TOKENIZER_BYTES = 8_000_000
@@ -86,9 +88,10 @@ def read_program(record: Record) -> ShippedCode:
         source: str | None = layers[-1].decode("utf-8", "replace")
         found = [finding("program", "agreement", f"{PROGRAM} compiles")]
     except Exception as error:  # whatever foreign code makes of being read
-        said = f"{PROGRAM} does not compile: {type(error).__name__}: {one_line(error, 100)}"
+        is_bound = isinstance(error, OverflowError)
+        reason = f"is not read: {error}" if is_bound else f"does not compile: {type(error).__name__}: {error}"
         names, source, layers = {PROGRAM: len(content)}, None, [content]
-        found = [finding("program", "contradiction", said, Place(PROGRAM, None, None))]
+        found = [finding("program", "contradiction", f"{PROGRAM} {reason}", Place(PROGRAM, None, None))]
     known = {size: name for name, size in names.items() if name.endswith(".py")}
     known |= {sum(names.values()): "all code on disk", len(layers[-1]): f"{PROGRAM}, unwrapped", len(content): PROGRAM}
     others = {name: size for name, size in record.listing.sizes.items() if name.endswith(_CODE) and name not in names}
@@ -220,8 +223,8 @@ def _needed(record: Record, layers: Sequence[bytes]) -> dict[str, int]:
     while waiting:
         text = waiting.pop()
         parsed += len(text)
-        if parsed > MOST_SOURCE_BYTES:
-            raise OverflowError(f"it imports more than {MOST_SOURCE_BYTES:,} bytes of local modules")
+        if parsed > MOST_MODULE_BYTES:
+            raise OverflowError(f"it imports more than {MOST_MODULE_BYTES:,} bytes of local modules")
         for found in sorted(_named_files(_parsed(text), record)):
             if found not in needed and found not in exempt and not _is_tokenizer(record, found):
                 needed[found] = record.listing.sizes[found]

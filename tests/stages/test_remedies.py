@@ -29,7 +29,7 @@ LOSSES: dict[str, tuple[Path, list[str]]] = {
     "checkpoint": (SEED / "train/checkpoint.safetensors", ["calibrate", "--seed", "1"]),
     "hessians": (SEED / "calibrate/hessians.safetensors", ["quantize", "--seed", "1"]),
     "model": (SEED / "quantize/model.fwy", ["evaluate", "--seed", "1", "--item", "blocks"]),
-    "scores": (SEED / "evaluate/scores-blocks.json", ["package"]),
+    "scores": (SEED / "evaluate/scores-ttt.json", ["package"]),
     "log": (SEED / "train/train.log", ["package"]),
 }
 """What is lost, and a command that misses it."""
@@ -63,7 +63,7 @@ def test_what_was_lost_comes_back_by_the_command_that_the_message_names(project,
 
 @pytest.mark.slow
 def test_scores_of_another_machine_are_taken_anew_by_the_advice_of_the_proof(project) -> None:
-    scores = project.root / SEED / "evaluate/scores-blocks.json"
+    scores = project.root / SEED / "evaluate/scores-ttt.json"
     text = scores.read_text()
     digit = re.search(r'"val_loss": \d\.\d{6}(\d)', text)
     assert digit

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -144,7 +143,7 @@ def escaping_name(folder: Path) -> None:
 HOSTILE = {
     big_line: "train_seed444.log: got '208,000,000 bytes', expected at most 8,000,000",
     sparse_log: "train_seed444.log: got '21,474,836,480 bytes', expected at most 8,000,000",
-    bomb: "train_gpt.py does not compile: OverflowError: a wrapper unpacks to more than 600,000 bytes",
+    bomb: "train_gpt.py is not read: a wrapper unpacks to more than 600,000 bytes",
     link_out: "README.md: a link, expected a file: not read",
     device: "extra.log: a link, expected a file: not read",
     pipe: "submission.json: a pipe, expected a file: not read",
@@ -152,9 +151,9 @@ HOSTILE = {
     wide_characters: None,
     huge_artifact: "model_seed444.fwy: 21,474,836,480 bytes, with the other files more than 400,000,000: no digest",
     huge_json: "submission.json: not valid JSON (got list, expected an object)",
-    dense_source: "train_gpt.py does not compile: OverflowError: it has more than 120,000 tokens",
+    dense_source: "train_gpt.py is not read: it has more than 120,000 tokens",
     nearly_dense_source: None,
-    many_modules: "train_gpt.py does not compile: OverflowError: it imports more than 600,000 bytes of local modules",
+    many_modules: "train_gpt.py is not read: it imports more than 300,000 bytes of local modules",
     escaping_name: None,
 }
 
@@ -165,13 +164,13 @@ def test_whatever_lies_there_costs_little(published: Path, make) -> None:
     code = f"import sys; sys.argv[1:] = ['verify', {str(published)!r}]; from stages.cli import main; main()"
     measured = (
         f"import resource, subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}]); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_maxrss, used.ru_utime + used.ru_stime)"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", measured], cwd=REPO, capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < MOST_SECONDS
-    *lines, peak_kib = done.stdout.splitlines()
-    assert int(peak_kib) * 1024 < MOST_BYTES
+    *lines, used = done.stdout.splitlines()
+    peak_kib, seconds = map(float, used.split())  # of its own: others may be busy
+    assert seconds < MOST_SECONDS
+    assert peak_kib * 1024 < MOST_BYTES
     assert done.stderr == ""
     told = HOSTILE[make]
     assert told is None or sum(told in line for line in lines) == 1, done.stdout

@@ -117,12 +117,12 @@ def test_code_that_nothing_names_is_said_where_it_would_matter(published):
 
 def test_code_beside_the_program_breaks_the_limit(published):
     (published / "train_gpt.py").write_text("import rest\n" + "#" * 42 + "\n")
-    (published / "rest.py").write_text("# " + "x" * 399_998)
+    (published / "rest.py").write_text("# " + "x" * 289_998)
     log = published / "train_seed444.log"
-    log.write_text(log.read_text().replace("15000000", "15700000").replace("15000055", "15700055"))
+    log.write_text(log.read_text().replace("15000000", "15800000").replace("15000055", "15800055"))
     told = [each.message for each in verify_folder(published) if each.check == "shipped size"]
     assert told[0] == (
-        "train_seed444.log: train_gpt.py 55 + rest.py 400,000 + model 15,700,000 = 16,100,055 of 16,000,000 bytes "
+        "train_seed444.log: train_gpt.py 55 + rest.py 290,000 + model 15,800,000 = 16,090,055 of 16,000,000 bytes "
         "as shipped"
     )
 
@@ -133,7 +133,7 @@ def test_a_wrapper_without_end_is_refused(tmp_path, packer):
     (told,) = program(tmp_path, f"import {packer} as z\nexec(z.decompress({packed!r}))").findings
     assert (told.verdict, told.message) == (
         "contradiction",
-        f"train_gpt.py does not compile: OverflowError: a wrapper unpacks to more than {MOST_SOURCE_BYTES:,} bytes",
+        f"train_gpt.py is not read: a wrapper unpacks to more than {MOST_SOURCE_BYTES:,} bytes",
     )
 
 
