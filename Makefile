@@ -10,6 +10,8 @@ export PATH := $(BIN):$(PATH)
 .venv: .venv/.complete
 
 .venv/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Fairway needs Python 3.11 or later; $(PYTHON) is none: name one, as in make PYTHON=python3.12 demo"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
