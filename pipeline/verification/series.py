@@ -150,11 +150,12 @@ def _entered(record: Record, stated: Stated) -> Iterator[Series]:
     keys: dict[str, dict[str, Decimal]] = {}
     for each in record.submission.stated:
         if each.seed is not None and each.quantity == stated.quantity and not each.statistic and _is_kin(each, stated):
-            keys.setdefault(each.place.rpartition(".")[2], {})[each.seed] = each.value
-    complete = [seed for seed, entry in record.results.items() if entry]
+            value = in_ms(each) if each.quantity in TIMES else each.value
+            keys.setdefault(each.place.rpartition(".")[2], {})[each.seed] = value
+    complete = {seed for seed, entry in record.results.items() if entry}
     names = sorted(keys, key=lambda key: (set(key.split("_")) - {"exact"} != asked, "exact" not in key, key))
     for key in names:
-        if list(keys[key]) == complete:
+        if keys[key].keys() == complete:
             yield Series(f"the seeds' {key}", NAME, list(keys[key].values()))
 
 

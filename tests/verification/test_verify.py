@@ -289,6 +289,8 @@ def test_what_no_log_supports_contradicts(published, changes):
         {"quantization_penalty_bpb": 0.01, "val_bpb_ci95": 0.002, "target_bpb": 1.1, "ablation_bpb": 1.3},
         {"all_runs": [{"seed": 9, "val_bpb": 1.2}]},
         {"post_ema_bpb": 1.1528, "train_bpb": 1.1528},
+        {"seed_results": {seed: {**RESULTS[seed], "eval_time_s": 455.1} for seed in LOSSES}, "eval_time_s_mean": 455.1},
+        {"seed_300": RESULTS["300"], "seed_444": RESULTS["444"]},
     ],
 )
 def test_what_people_state_beside_it_does_not(published, changes):
