@@ -289,7 +289,6 @@ def test_what_no_log_supports_contradicts(published, changes):
         {"quantization_penalty_bpb": 0.01, "val_bpb_ci95": 0.002, "target_bpb": 1.1, "ablation_bpb": 1.3},
         {"all_runs": [{"seed": 9, "val_bpb": 1.2}]},
         {"post_ema_bpb": 1.1528, "train_bpb": 1.1528},
-        {"seed_results": {seed: {**RESULTS[seed], "eval_time_s": 455.1} for seed in LOSSES}, "eval_time_s_mean": 455.1},
         {"seed_300": RESULTS["300"], "seed_444": RESULTS["444"]},
     ],
 )
@@ -348,3 +347,10 @@ def test_numbers_agree_at_the_digits_of_the_shorter_one_but_scores_need_three():
     assert [str(stated_number(text)) for text in ("2e7", "0e8", "1,234", "1e30", "x" * 3000)] == [
         *("20000000", "0", "1234", str(BEYOND), str(BEYOND))
     ]
+
+
+def test_seconds_of_seeds_have_their_mean_in_seconds(published):
+    results = {seed: {**RESULTS[seed], "eval_time_s": 455.1} for seed in LOSSES}
+    write_submission(published, seed_results=results, eval_time_s_mean=455.1)
+    (found,) = (each for each in verify_folder(published) if each.stated and each.stated.where == "eval_time_s_mean")
+    assert (found.verdict, found.message) == ("agreement", "eval_time_s_mean 455.1: mean of the seeds' eval_time_s")
