@@ -6,11 +6,12 @@ and without waiting for a pipe, so that what was measured is what is read.
 Checked by: tests/base/test_foreign.py.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pipeline.base.checks import require_always
 
@@ -83,6 +84,22 @@ def kind_of(mode: int) -> str:
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:
     """Return a plain file's content; ValueError, naming it, when there is none, it is none or larger."""
+    with _opened(path) as (file, size):
+        require_always(size <= most_bytes, str(path), f"{size:,} bytes", f"at most {most_bytes:,}")
+        content = file.read(most_bytes + 1)
+    require_always(len(content) <= most_bytes, str(path), "more bytes than it had", f"at most {most_bytes:,}")
+    return content
+
+
+def read_start(path: Path, num_bytes: int) -> bytes:
+    """Return the first bytes of a plain file of any size; ValueError, naming it, when there is none or it is none."""
+    with _opened(path) as (file, _):
+        return file.read(num_bytes)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a plain file and its size."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -91,10 +108,7 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     try:
         found = os.fstat(descriptor)
         require_always(stat.S_ISREG(found.st_mode), str(path), kind_of(found.st_mode), "a file")
-        require_always(found.st_size <= most_bytes, str(path), f"{found.st_size:,} bytes", f"at most {most_bytes:,}")
         with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(most_bytes + 1)
+            yield file, found.st_size
     finally:
         os.close(descriptor)
-    require_always(len(content) <= most_bytes, str(path), "more bytes than it had", f"at most {most_bytes:,}")
-    return content

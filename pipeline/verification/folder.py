@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.base.checks import one_line
 from pipeline.base.files import sha256_of_file
-from pipeline.base.foreign import Listing, look_through, read_bounded
+from pipeline.base.foreign import Listing, look_through, read_bounded, read_start
 from pipeline.verification import fields
 from pipeline.verification.fields import NOTHING, Submission, read_submission
 from pipeline.verification.findings import Finding, Place, finding
@@ -101,6 +101,11 @@ class Record:
         return max(runs, key=lambda run: sum(bool(supporters(run, each)) for each in stated))
 
     @property
+    def stated_runs(self) -> list[Run]:
+        """The runs whose figures the record states: the seeds', else the headline's."""
+        return list(self.runs.values()) or [run for run in [self.headline_run] if run]
+
+    @property
     def own_runs(self) -> list[Run]:
         """The seeds' runs; without any, those of no other seed than is stated."""
         unfiled = [run for run in self.all_runs if not self.seeds or run.seed is None]
@@ -118,6 +123,10 @@ class Record:
             is_small = name in self.listing.sizes and held + self.listing.sizes[name] <= MOST_DIGESTED_BYTES
             self._digests[name] = sha256_of_file(self.folder / name) if is_small else None
         return self._digests[name]
+
+    def is_binary(self, name: str) -> bool:
+        """Return whether a file of the listing does not begin as a text does."""
+        return b"\0" in read_start(self.folder / name, _LOOKED_AT_BYTES)
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
         """Return a file's content; None for one that is not there or cannot be read, which is a finding."""
@@ -179,10 +188,12 @@ def _logs(record: Record) -> Iterator[Log]:
             said = f"{len(names) - number} of {len(names)} logs are not read: a record's logs are smaller, or fewer"
             record.findings.append(finding("files", "contradiction", said))
             return
-        if "." not in PurePosixPath(name).name and record.listing.sizes[name] > MOST_LOG_BYTES:
-            continue  # nothing says that it is a text
-        content = record.read(name, MOST_LOG_BYTES)
-        if content is None or b"\0" in content[:_LOOKED_AT_BYTES]:
+        if record.listing.sizes[name] > MOST_LOG_BYTES:
+            is_no_text = "." not in PurePosixPath(name).name  # nothing says that it is one
+        else:
+            is_no_text = record.is_binary(name)
+        content = None if is_no_text else record.read(name, MOST_LOG_BYTES)
+        if content is None:
             continue
         left_bytes -= len(content)
         left_lines -= content.count(b"\n")

@@ -33,7 +33,6 @@ MOST_MODULE_BYTES = 300_000
 """Of all local modules that it needs."""
 _MOST_TOKENS = 120_000
 _LONGEST_LITERAL, _MOST_PATTERNS = 1000, 50
-MOST_TOKENIZER_BYTES = 8_000_000
 _TOKEN = re.compile(rb"'(?:[^'\\\n]|\\.)*+'|\"(?:[^\"\\\n]|\\.)*+\"|\w+|\\.|[^\w\s]")
 _DEEPEST_WRAP = 4
 _MOST_DECODED = 8
@@ -250,13 +249,14 @@ def _named_files(tree: ast.Module, record: Record) -> set[str]:
             last = {word.rpartition("/")[2] for word in re.split(r"[\s,;]+", node.value)}
             patterns.update(word for word in last if "*" in word and re.search(r"\w", word))
             names |= last
-    return {name for name in record.listing.sizes if _is_named(PurePosixPath(name), modules, names, patterns)}
+    globs = sorted(patterns)[:_MOST_PATTERNS]
+    return {name for name in record.listing.sizes if _is_named(PurePosixPath(name), modules, names, globs)}
 
 
-def _is_named(path: PurePosixPath, modules: set[str], names: set[str], patterns: set[str]) -> bool:
+def _is_named(path: PurePosixPath, modules: set[str], names: set[str], globs: Sequence[str]) -> bool:
     is_package = path.name == "__init__.py" and path.parent.name in modules
     is_module = path.suffix in (".py", ".pyc", ".so", ".pyd") and path.name.partition(".")[0] in modules
-    is_matched = any(fnmatch.fnmatchcase(path.name, pattern) for pattern in itertools.islice(patterns, _MOST_PATTERNS))
+    is_matched = any(fnmatch.fnmatchcase(path.name, pattern) for pattern in globs)
     return is_package or is_module or path.name in names or is_matched
 
 
@@ -265,4 +265,4 @@ def _is_tokenizer(record: Record, name: str) -> bool:
     path = PurePosixPath(name)
     if path.suffix == ".vocab":
         return str(path.with_suffix(".model")) in record.listing.sizes
-    return path.suffix == ".model" and b"\0" in (record.read(name, MOST_TOKENIZER_BYTES) or b"")
+    return path.suffix == ".model" and record.is_binary(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import foreign
-from pipeline.base.foreign import look_through, read_bounded
+from pipeline.base.foreign import look_through, read_bounded, read_start
 
 
 def test_files_are_listed_and_everything_else_is_a_fault(tmp_path: Path) -> None:
@@ -51,6 +51,7 @@ def test_only_plain_files_up_to_a_size_are_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "pipe")
     assert read_bounded(tmp_path / "file", 5) == b"12345"
+    assert read_start(tmp_path / "file", 2) == b"12"
     for name, told in (
         ("file", "got '5 bytes', expected at most 4"),
         ("link", "got 'a link', expected a file"),

@@ -121,6 +121,13 @@ def huge_artifact(folder: Path) -> None:
         log.write("sha256 00 model_seed444.fwy\nsha256 00 model_seed444.fwy\nsha256 00 README.md\n")
 
 
+def many_tokenizers(folder: Path) -> None:
+    (folder / "train_gpt.py").write_text("import glob\nglob.glob('*.model')\n")
+    for number in range(3000):
+        (folder / f"{number}.model").touch()
+        os.truncate(folder / f"{number}.model", 8_000_000)
+
+
 def dense_source(folder: Path) -> None:
     (folder / "train_gpt.py").write_text("a=0\nb=[" + "a," * 299_000 + "]")
 
@@ -154,6 +161,7 @@ HOSTILE = {
     dense_source: "train_gpt.py is not read: it has more than 120,000 tokens",
     nearly_dense_source: None,
     many_modules: "train_gpt.py is not read: it imports more than 300,000 bytes of local modules",
+    many_tokenizers: None,
     escaping_name: None,
 }
 

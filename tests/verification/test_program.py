@@ -152,3 +152,8 @@ def test_a_comment_that_speaks_of_a_parser_is_no_command_line(tmp_path):
     assert program(
         tmp_path, wrap("from argparse import ArgumentParser as A\nA()\n" + "# text\n" * 300)
     ).has_command_line
+
+
+def test_of_many_patterns_the_same_ones_are_followed(tmp_path):
+    source = "\n".join(f"glob('{number:02}*.py')" for number in reversed(range(60)))
+    assert list(program(tmp_path, source, {"00a.py": "1", "59a.py": "1"}).sizes) == ["train_gpt.py", "00a.py"]
