@@ -24,7 +24,7 @@ from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.record.ship import is_wrapped, shipped_program
 from pipeline.record.statements import digest_line
-from pipeline.verification.claims import CLAIMS
+from pipeline.verification.claims import CLAIMS, LIMIT_SECONDS
 from pipeline.verification.findings import agree
 from pipeline.verification.reading import read_log
 from pipeline.verification.readme import score_rows
@@ -32,7 +32,6 @@ from pipeline.verification.runs import Score
 
 PRINTED = 1e-8
 """Resolution of the numbers in a log."""
-LIMIT_SECONDS = 600.0
 LOWEST_BPB, LARGEST_STD = 0.95, 0.005
 _REPORT_SECONDS = 0.1
 """By how much stated seconds may differ from those of reports."""

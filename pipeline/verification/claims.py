@@ -10,12 +10,11 @@ Checked by: tests/verification/test_verify.py, tests/verification/test_records.p
 import math
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any
 
 from pipeline.record.significance import comparison_fields
 from pipeline.verification.denominators import check_denominators
 from pipeline.verification.fields import NAME, Stated, number_in, part_of
-from pipeline.verification.findings import Finding, Place, finding, shown
+from pipeline.verification.findings import Finding, Place, Verdict, finding, shown
 from pipeline.verification.folder import Record, filed_seed, named_seed
 from pipeline.verification.keys import Quantity
 from pipeline.verification.program import ShippedCode
@@ -70,11 +69,12 @@ def _scores(record: Record, program: ShippedCode) -> Iterator[Finding]:
 
 
 def _means(record: Record, program: ShippedCode) -> Iterator[Finding]:
-    logged = next((run.scores[-1] for run in record.all_runs if run.scores), None)
+    scored = next((run for run in record.all_runs if run.scores), None)
     is_stated = any(each.quantity in ("bpb", "loss") for each in record.submission.stated)
-    if logged and not is_stated:
-        found = Place(record.all_runs[0].name, logged.line, logged.score.val_bpb)
-        said = f"{NAME} states no score, {found.file} line {logged.line} {logged.score.val_bpb}"
+    if scored and not is_stated:
+        last = scored.scores[-1]
+        found = Place(scored.name, last.line, last.score.val_bpb)
+        said = f"{NAME} states no score, {found.file} line {last.line} {last.score.val_bpb}"
         yield finding("means", "contradiction", said, None, found)
     yield from _in_all(record, "bpb", "loss")
     yield from _all_runs(record)
@@ -123,8 +123,7 @@ def _counts(record: Record, program: ShippedCode) -> Iterator[Finding]:
 def _times(record: Record, program: ShippedCode) -> Iterator[Finding]:
     yield from _of_seeds(record, "train ms", "eval ms", "step ms")
     yield from _in_all(record, "train ms", "eval ms", "step ms")
-    runs = list(record.runs.values()) or [each for each in [record.headline_run] if each]
-    for run in runs:
+    for run in record.stated_runs:
         for kind, what in (("train ms", "training"), ("eval ms", "scoring")):
             if figures := run.all(kind):  # type: ignore[arg-type]
                 longest = max(figures, key=lambda figure: figure.value)
@@ -161,7 +160,7 @@ def _runs(record: Record, program: ShippedCode) -> Iterator[Finding]:
                 if each.name in (other, log.name)
                 for run in each.runs
             }
-            verdict: Any = "contradiction" if len(filed) > 1 else "warning"
+            verdict: Verdict = "contradiction" if len(filed) > 1 else "warning"
             said = f"{log.name} has the content of {other}: one run under two names"
             yield finding("runs", verdict, said, Place(log.name, None, None), Place(other, None, None))
         for digest in log.sources:
@@ -169,7 +168,7 @@ def _runs(record: Record, program: ShippedCode) -> Iterator[Finding]:
             said = f"{log.name} prints {'the source of' if same else 'another source than'} train_gpt.py"
             if program.digests:
                 yield finding("runs", "agreement" if same else "contradiction", said, Place(log.name, None, None))
-    stated = list(record.runs.values()) or [each for each in [record.headline_run] if each]
+    stated = record.stated_runs
     for run in record.all_runs:
         yield from _seed_of(record, run)
         if run not in stated and run.scores:

@@ -6,7 +6,7 @@ Checked by: tests/verification/test_verify.py.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -127,5 +127,4 @@ def half_unit(value: Decimal) -> float:
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     """Return each finding once, worst first, otherwise in order."""
-    rank: Callable[[Finding], int] = lambda each: VERDICTS.index(each.verdict)  # noqa: E731
-    return sorted(dict.fromkeys(findings), key=rank)
+    return sorted(dict.fromkeys(findings), key=lambda each: VERDICTS.index(each.verdict))

@@ -23,9 +23,7 @@ MOST_LOG_BYTES, MOST_LOG_LINES, MOST_RUNS = 8_000_000, 40_000, 64
 _LONGEST_LINE = 2000
 _SEPARATOR = b"=" * 100
 """What programs of the challenge print before and after their own source."""
-_WORTH_READING = re.compile(
-    rb"[bB][pP][bB]|final_|bytes|size|step|_time|elapsed|seed|SEED|tokens|params|sha256|fineweb"
-)
+_WORTH_READING = re.compile(rb"[bB][pP][bB]|final_|bytes|size|step|_time|seed|SEED|tokens|params|sha256|fineweb")
 _STAMP = re.compile(r"^(?:\[?\d[\d:.,TZ/-]*\]?\s+)+")
 """A time stamp, or several words of one."""
 
@@ -210,8 +208,6 @@ def _is_of_training(text: str) -> bool:
 
 
 _SEED = re.compile(r"(?<![\w.])['\"]?(?:seed|SEED)['\"]?\s{0,3}[:=]\s{0,3}(\d+)\b")
-
-
 _SEED_ALONE = re.compile(r"\s*['\"]?(?:seed|SEED)['\"]?\s*[:=]\s*\d+\s*,?\s*")
 
 

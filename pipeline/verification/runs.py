@@ -99,6 +99,11 @@ class Run:
         coded = [each for each in found if each.label] if kind in ("model bytes", "total bytes") else found
         return coded[-1].value if coded else None
 
+    def coded(self, kind: Kind) -> list[Figure]:
+        """Return the last figures of the labels that name a coding; where none does, all: then a model may be raw."""
+        found = self.latest(kind)
+        return [figure for figure in found if figure.label] or found
+
     def note(self, kind: Kind, figure: Figure) -> None:
         """Keep a figure."""
         held = self.figures.setdefault(kind, {})

@@ -27,7 +27,7 @@ def check_code_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     for stated in record.submission.stated:
         if stated.quantity == "code bytes" and not stated.statistic:
             yield _code_finding(program, stated.place, [Figure(stated.value, 0)], NAME)
-    for run in _counted_runs(record):
+    for run in record.stated_runs or record.all_runs:
         if figures := run.latest("code bytes"):
             yield _code_finding(program, run.name, figures, run.name)
 
@@ -45,18 +45,6 @@ def _code_finding(program: ShippedCode, where: str, figures: list[Figure], file:
     sizes = ", ".join(f"{name} has {size:,}" for name, size in program.sizes.items())
     said = f"{where} states {shown(figure.value)} bytes of code{label}; {sizes}"
     return finding("code size", "contradiction", said, stated, Place(PROGRAM, None, program.sizes.get(PROGRAM)))
-
-
-def _coded(figures: list[Figure]) -> list[Figure]:
-    """Return the figures that name a coding; where none does, all: then the model may be raw."""
-    return [figure for figure in figures if figure.label] or figures
-
-
-def _counted_runs(record: Record) -> list[Run]:
-    """Return the runs that the record states."""
-    if record.runs:
-        return list(record.runs.values())
-    return [record.headline_run] if record.headline_run else record.all_runs
 
 
 def check_artifact_size(record: Record) -> Iterator[Finding]:
@@ -82,7 +70,7 @@ def check_total_size(record: Record, program: ShippedCode) -> Iterator[Finding]:
     """Yield whether each run's totals add up, and keep the limit, as logged and as shipped."""
     own = number_in(part_of(record.fields, "compliance").get("limit_bytes"))
     limit = min(CHALLENGE_LIMIT_BYTES, int(own)) if own else CHALLENGE_LIMIT_BYTES
-    for run in _counted_runs(record):
+    for run in record.stated_runs or record.all_runs:
         yield from _sums(run)
         model = _model_of(record, run)
         total = _total_of(run, model)
@@ -111,7 +99,7 @@ def _sums(run: Run) -> Iterator[Finding]:
     models, codes = run.latest("model bytes"), run.latest("code bytes")
     if not models or not codes:
         return
-    for total in _coded(run.latest("total bytes")):
+    for total in run.coded("total bytes"):
         sums = {model.value + code.value: (model, code) for model in models for code in codes}
         same_label = [model.value + code.value for model, code in sums.values() if model.label == total.label]
         place = Place(run.name, total.line, total.value)
@@ -141,7 +129,7 @@ def _model_of(record: Record, run: Run) -> Figure | None:
 
 
 def _total_of(run: Run, model: Figure | None) -> Figure | None:
-    totals = _coded(run.latest("total bytes"))
+    totals = run.coded("total bytes")
     own = [total for total in totals if model and total.label == model.label]
     return next(reversed(own or totals), None)
 
@@ -156,7 +144,7 @@ def _shipped(run: Run, model: Figure, total: Figure | None, program: ShippedCode
     found = Place(PROGRAM, None, whole)
     counted = total.value - model.value if total else Decimal(code)
     is_counted = int(counted) in program.known_sizes
-    if not is_counted and counted != code:
+    if not is_counted:
         said += f"; the log counts {shown(counted)} bytes of code, the size of no file here"
     if whole > limit:
         return finding("shipped size", "contradiction", said, stated, found)

@@ -102,10 +102,8 @@ def _figures(run: Run, quantity: Quantity) -> Iterator[Source]:
     }
     own: list[tuple[Kind, str]] = [] if quantity in ("bpb", "loss", "text bytes") else [(quantity, quantity)]  # type: ignore[list-item]
     for kind, title in kinds.get(quantity, own):
-        figures = run.all(kind) if kind in TIMES else run.latest(kind)
-        if kind in ("model bytes", "total bytes"):  # without a coding it is the raw model
-            figures = [each for each in figures if each.label] or figures
-        for figure in figures:
+        is_size = kind in ("model bytes", "total bytes")
+        for figure in run.coded(kind) if is_size else run.all(kind) if kind in TIMES else run.latest(kind):
             what = f"{title} ({figure.label})" if figure.label else title
             yield Source(what, figure.value, Place(run.name, figure.line, figure.value))
 

@@ -354,3 +354,9 @@ def test_seconds_of_seeds_have_their_mean_in_seconds(published):
     write_submission(published, seed_results=results, eval_time_s_mean=455.1)
     (found,) = (each for each in verify_folder(published) if each.stated and each.stated.where == "eval_time_s_mean")
     assert (found.verdict, found.message) == ("agreement", "eval_time_s_mean 455.1: mean of the seeds' eval_time_s")
+
+
+def test_the_log_that_states_the_score_is_named(published):
+    (published / "submission.json").write_text("{}")
+    (published / "a_seed1.log").write_text("Code size: 55 bytes\n")
+    assert failures(published)["means"] == "submission.json states no score, train_seed300.log line 6 1.13853000"
