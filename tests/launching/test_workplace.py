@@ -71,3 +71,20 @@ def test_what_a_stranger_locked_is_removed_and_what_he_linked_stays(tmp_path: Pa
     assert not place.folder.exists()
     assert outside.stat().st_mode & 0o777 == 0o711
     assert (outside / "file").is_dir()
+
+
+def test_a_child_in_a_session_of_its_own_ends_with_the_program():
+    parent = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with workplace() as place:
+        process = place.start([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        child = process.stdout.readline().strip()
+        assert is_running(child)
+        kill_group(process)
+        process.stdout.close()
+    assert not is_running(child)
