@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipeline.base.checks import require
+from pipeline.base.checks import one_line, require
 from pipeline.base.config import parse_value
 from pipeline.model.config import ModelConfig
 
@@ -58,8 +58,9 @@ def complete_arguments(config: Mapping[str, Any], table: ArgumentTable) -> dict[
     require(isinstance(config, Mapping), "config", config, "a mapping of constructor arguments")
     types = {**table.required, **{name: kind for name, (kind, _) in table.optional.items()}}
     for name, value in config.items():
-        nearest = difflib.get_close_matches(str(name), types, n=1, cutoff=0)[0]
-        require(name in types, name, value, f"no such argument of layout {table.layout} (nearest: {nearest})")
+        shown = one_line(name, 60)
+        nearest = difflib.get_close_matches(shown, types, n=1, cutoff=0)[0]
+        require(name in types, shown, value, f"no such argument of layout {table.layout} (nearest: {nearest})")
     for name in table.required:
         require(name in config, name, None, f"a value: layout {table.layout} has no default for it")
     arguments = {name: default for name, (_, default) in table.optional.items()}

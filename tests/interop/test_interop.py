@@ -476,3 +476,12 @@ def test_the_wrapped_checkpoint_that_once_failed_loads(shared):
     config, said = json.loads((folder / "c.json").read_text()), []
     load_community(folder / "module.pt", "crawler", config, log=said.append)
     assert "begin with module." in said[0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["x" * 2000, "two\nlines"])
+def test_an_argument_of_any_name_is_refused_in_one_short_line(tmp_path, layout, name):
+    with pytest.raises(ValueError, match="expected no such argument of layout") as refused:
+        load_community(tmp_path / "weights.pt", layout, {name: 1})
+    assert len(str(refused.value)) < 300
+    assert "\n" not in str(refused.value)
