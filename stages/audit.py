@@ -51,13 +51,13 @@ def audit(
     """
     import torch
 
-    from pipeline.audit.audit import Machine, audit_record, audit_table, state_audit
+    from pipeline.audit.audit import Machine, audit_metrics, audit_record, audit_table, state_audit
     from pipeline.audit.record_files import Evidence
     from pipeline.base.artifacts import path_of, write_json
     from pipeline.base.checks import require
     from pipeline.base.files import write_bytes
 
-    outputs = [output / path_of("audit").name, output / path_of("audit_table").name]
+    outputs = [output / path_of(name).name for name in ("audit", "audit_table", "audit_metrics")]
     stage = seal("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     sandboxed = runs_in_sandbox(folder, unsafe, stage.log)
@@ -79,6 +79,7 @@ def audit(
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
     write_json(outputs[0], {**report, "provenance": stage.provenance})
     write_bytes(outputs[1], audit_table(report).encode())
+    write_json(outputs[2], audit_metrics(report))
     verdicts = [check["verdict"] for check in report["checks"]]
     for check in report["checks"]:
         if check["verdict"] in ("fail", "alarm"):

@@ -25,6 +25,7 @@ COMMANDS = {
     "calibrate": ("stages.calibrate", "Collect the Hessians that the quantizer needs."),
     "quantize": ("stages.quantize", "Turn a checkpoint into an artifact of the budgeted size."),
     "evaluate": ("stages.evaluate", "Score the artifact (or the float checkpoint) in bits per byte."),
+    "metrics": ("stages.metrics", "Gather the figures of one seed that runs are compared by."),
     "package": ("stages.package", "Build the record folder and prove that it reproduces its score."),
     "audit": ("stages.audit", "Prove, from outside, that a record's scores are legal."),
     "verify": ("stages.verify", "Compare what a record folder states with its own files."),

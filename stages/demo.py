@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 REFERENCE_FLOPS = 300e9
 """Matrix products per second, in float32 on all cores, of the machine on which the seconds below were taken."""
-SECONDS = {"prepare": 3, "train": 169, "calibrate": 18, "quantize": 9, "evaluate": 5, "package": 12, "audit": 22}
+_MAKING = {"prepare": 3, "train": 169, "calibrate": 18, "quantize": 9}
+SECONDS = {**_MAKING, "evaluate": 5, "metrics": 1, "package": 12, "audit": 22}
 """Command -> seconds of one run of it for the demo, its start included (`python -m benchmarks.course`)."""
 PROBE_SECONDS = 0.1
 _PRIOR_SECONDS = 20.0
@@ -101,7 +102,7 @@ def _flops(dtype: "torch.dtype", device: "torch.device") -> float:
 def stages_of(params: "Params") -> list[str]:
     """Return the names of all stages as DVC prints them."""
     per_seed = ["train@{}", "calibrate@{}", "quantize@{}", "evaluate-float@{}"]
-    per_seed += [f"evaluate@{{}}-{item}" for item in params.evaluate.items]
+    per_seed += [*(f"evaluate@{{}}-{item}" for item in params.evaluate.items), "metrics@{}"]
     return ["prepare", *(name.format(seed) for seed in params.seeds for name in per_seed), "package", "audit"]
 
 

@@ -99,10 +99,13 @@ def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log:
     tidy = {
         check: each._replace(evidence=one_line(each.evidence, _LONGEST_EVIDENCE)) for check, each in findings.items()
     }
+    code_bytes = record.program.stat().st_size
     return {
         "version": AUDIT_VERSION,
         "verdict": "fail" if any(each.verdict == "fail" for each in tidy.values()) else "pass",
         "tolerance_nats": machine.tolerance,
+        "code_bytes": code_bytes,
+        "total_bytes": code_bytes + max(artifact.stat().st_size for artifact in record.artifacts.values()),
         "folder_digest": folder_digest(folder),
         "files_sha256": {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files_below(folder)},
         "items": program.protocols,
@@ -166,6 +169,13 @@ def audit_table(report: Mapping[str, Any]) -> str:
         f"## Audit\n\n{report['version']}: **{report['verdict']}**, folder digest `{report['folder_digest'][:16]}`.\n\n"
         "| check | shows | verdict | evidence |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
     )
+
+
+def audit_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the few figures of an audit that runs are compared by."""
+    verdicts = [check["verdict"] for check in report["checks"]]
+    counts = {"failed_checks": verdicts.count("fail"), "alarms": verdicts.count("alarm")}
+    return {key: report[key] for key in ("verdict", "code_bytes", "total_bytes")} | counts
 
 
 def state_audit(folder: Path, report: Mapping[str, Any], target: Path) -> None:

@@ -60,9 +60,11 @@ TABLE = {
     "byte_map": Artifact("seeds/{seed}/quantize/byte_map.svg", "quantize", "SVG: bytes and loss by tensor"),
     "scores": Artifact("seeds/{seed}/evaluate/scores-{item}.json", "evaluate", "JSON: bpb, nats, targets, bytes"),
     "ledger": Artifact("seeds/{seed}/evaluate/ledger-{item}.npz", "evaluate", "nats and bytes per target, in order"),
+    "metrics": Artifact("metrics/{seed}.json", "metrics", "JSON, flat: the figures that runs are compared by"),
     "package": Artifact("package", "package", "the record folder, to be audited"),
     "submission": Artifact("submission", "audit", "the record folder with its audit"),
     "audit": Artifact("audit/audit.json", "audit", "JSON: checks, verdicts, evidence, digests of the folder audited"),
+    "audit_metrics": Artifact("audit/metrics.json", "audit", "JSON, flat: verdict, bytes of the record"),
     "audit_table": Artifact("audit/audit.md", "audit", "the same as a table, for a README"),
 }
 

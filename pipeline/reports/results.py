@@ -23,22 +23,23 @@ def run_results(params: Params) -> dict[str, Any]:
     """Return the results of all seeds and of the record; ValueError for a report that is damaged."""
     submission = _read(path_of("submission") / "submission.json") or _read(path_of("package") / "submission.json") or {}
     manifest, audit = _read(path_of("manifest")) or {}, _read(path_of("audit")) or {}
-    rows = [seed_results(params, seed, submission.get("bytes_code")) for seed in params.seeds]
+    rows = [seed_results(params, seed) for seed in params.seeds]
     return {
         "seeds": rows,
         "mean": _over_seeds(rows, statistics.fmean, 1),
         "std": _over_seeds(rows, statistics.stdev, 2),
         "unigram_bpb": manifest.get("unigram_bpb"),
         "val_bytes": manifest.get("splits", {}).get("val", {}).get("bytes"),
-        "bytes_total": submission.get("bytes_total"),
+        "code_bytes": submission.get("bytes_code"),
+        "total_bytes": submission.get("bytes_total"),
         "limit_bytes": params.budget.limit_bytes,
         "verdict": audit.get("verdict"),
         "record": str(path_of("submission")) if path_of("submission").is_dir() else None,
     }
 
 
-def seed_results(params: Params, seed: int, code_bytes: int | None) -> dict[str, Any]:
-    """Return the figures of one seed, None for what is not there yet."""
+def seed_results(params: Params, seed: int) -> dict[str, Any]:
+    """Return the figures of one seed by name, with the unit in it; None for what is not there yet."""
     items = ["float", *params.evaluate.items]
     scores = {item: _read(path_of("scores", seed=seed, item=item)) or {} for item in items}
     train, quantize = (_read(path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
@@ -47,16 +48,23 @@ def seed_results(params: Params, seed: int, code_bytes: int | None) -> dict[str,
     seconds = [train.get("seconds"), calibrate.get("seconds"), quantize.get("seconds"), sum(evaluated) or None]
     return {
         "seed": seed,
-        **{item: score.get("val_bpb") for item, score in scores.items()},
+        **{f"{item}_bpb": score.get("val_bpb") for item, score in scores.items()},
         "gap_mbpb": _gap_mbpb(scores),
         "artifact_bytes": quantize.get("artifact_bytes"),
-        "code_bytes": code_bytes,
         "bits_per_weight": quantize.get("totals", {}).get("bits_per_weight"),
         "model_params": train.get("model_params"),
         "train_steps": train.get("steps"),
         "train_nats": train.get("final_train_loss"),
         **{f"{stage}_seconds": value for stage, value in zip(SECONDS, seconds, strict=True)},
     }
+
+
+def seed_metrics(params: Params, seed: int) -> dict[str, float]:
+    """Return what is known of one seed and its budget: flat, so that `dvc metrics` and `dvc exp` have a column each."""
+    figures = seed_results(params, seed)
+    budget = {"limit_bytes": params.budget.limit_bytes, "code_reserve_bytes": params.budget.code_reserve_bytes}
+    headline = {"headline_bpb": figures[f"{params.evaluate.headline}_bpb"]}
+    return {key: value for key, value in (figures | headline | budget).items() if value is not None}
 
 
 def _gap_mbpb(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -96,7 +104,7 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def _title(key: str) -> str:
     titles = {"gap_mbpb": "quantization gap, mBPB", "train_nats": "last training loss, nats"}
-    return titles.get(key, key.replace("_", " "))
+    return titles.get(key, key.removesuffix("_bpb").replace("_", " "))
 
 
 def _cell(key: str, value: float | None) -> str:
@@ -113,9 +121,9 @@ def _ending(results: Mapping[str, Any]) -> list[str]:
     lines = []
     if results["unigram_bpb"] is not None:
         lines.append(f"unigram {results['unigram_bpb']:.4f} bpb on the same {results['val_bytes']:,} val bytes")
-    if (total := results["bytes_total"]) is not None:
-        limit = results["limit_bytes"]
-        lines.append(f"total   {total:,} bytes of code and artifact, {limit - total:,} below the limit of {limit:,}")
+    if (total := results["total_bytes"]) is not None:
+        code, limit = results["code_bytes"], results["limit_bytes"]
+        lines.append(f"total   {total:,} bytes, {code:,} of them code, {limit - total:,} below the limit of {limit:,}")
     lines.append(f"audit   {results['verdict'] or 'not done yet'}")
     lines.append(f"record  {results['record']}/" if results["record"] else "record  not packaged and audited yet")
     return lines

@@ -27,6 +27,7 @@ def test_stages_are_those_of_the_pipeline_in_its_order(params):
         "evaluate@444-sliding",
         "evaluate@444-ttt",
         "evaluate@444-mixture",
+        "metrics@444",
         "package",
         "audit",
     ]
@@ -45,9 +46,9 @@ def test_stages_that_ran_correct_the_estimate_and_skipped_ones_count_as_done(par
     assert estimate.read("> python -m stages.cli train --seed 444", 2.0) is None
     before = estimate.seconds_left()
     left = sum(SECONDS.values()) + 4 * SECONDS["evaluate"] - SECONDS["prepare"] - SECONDS["train"]
-    assert estimate.read("Running stage 'calibrate@444':", 5000.0) == f"2 of 11 stages, about {minutes(left)} left"
+    assert estimate.read("Running stage 'calibrate@444':", 5000.0) == f"2 of 12 stages, about {minutes(left)} left"
     assert before == left + SECONDS["train"]
-    assert estimate.read("Running stage 'quantize@444':", 5000.0 + 10 * SECONDS["calibrate"]).startswith("3 of 11")
+    assert estimate.read("Running stage 'quantize@444':", 5000.0 + 10 * SECONDS["calibrate"]).startswith("3 of 12")
     assert estimate.seconds_left() > 2 * (left - SECONDS["calibrate"]), "one stage was ten times slower"
 
 

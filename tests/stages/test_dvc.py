@@ -25,6 +25,10 @@ def rooms_of(files: Iterable[Path]) -> set[str]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_its_command_and_on_the_rooms_that_it_runs(name: str):
+    if name == "metrics":  # its figures are others' results and values of params.yaml, whose classes only check them
+        files = import_closure("stages.metrics", REPO, set(APART) - {"pipeline.reports"})
+        assert CODE[name] == rooms_of(files)
+        return
     rooms = rooms_of(stage_closure(COMMAND_OF[name], REPO, APART))
     if name == "package":
         rooms |= rooms_of(import_closure("pipeline.record.program", REPO))
@@ -35,7 +39,7 @@ def test_a_stage_depends_on_its_command_and_on_the_rooms_that_it_runs(name: str)
 
 
 def test_dependencies_are_few():
-    assert len((REPO / "dvc.yaml").read_text().splitlines()) < 200
+    assert len((REPO / "dvc.yaml").read_text().splitlines()) < 220
     assert "__pycache__/" in (REPO / ".dvcignore").read_text()  # part of no room
 
 
@@ -57,7 +61,7 @@ def test_outs_are_the_table_of_artifacts():
     outs: dict[str, str] = {}
     for name, stage in STAGES.items():
         plots = [next(iter(plot)) for plot in stage.get("plots", [])]
-        for out in [*stage["outs"], *stage.get("metrics", []), *plots]:
+        for out in [*stage.get("outs", []), *stage.get("metrics", []), *plots]:
             plain = out.replace("${item.seed}", "SEED").replace("${item.protocol}", "ITEM").replace("-float.", "-ITEM.")
             outs[plain] = COMMAND_OF[name]
     table = {str(path_of(key, seed="SEED", item="ITEM")): row.writer for key, row in TABLE.items()}

@@ -54,7 +54,7 @@ def stages() -> dict[str, dict[str, Any]]:
                 text = text.replace(f"${{item.{key}}}", str(value))
             own = json.loads(text)
             own["deps"] = [dep for dep in own.get("deps", []) if dep.startswith("artifacts/")]
-            outs = [*own["outs"], *own.get("metrics", []), *(next(iter(plot)) for plot in own.pop("plots", []))]
+            outs = [*own.get("outs", []), *own.get("metrics", []), *(next(iter(plot)) for plot in own.pop("plots", []))]
             title = "-".join([name, *map(str, values.values())])
             told = json.dumps([title, own.get("params", []), own["deps"], outs]).encode().hex()
             found[title] = {"cmd": f"python -IS command.py {told}", **own, "outs": outs}

@@ -47,7 +47,7 @@ def test_gap_mean_and_deviation_are_over_the_seeds(params):
         write_json(path_of("scores", seed=seed, item="blocks"), score("blocks", bpb + 0.0078125, "artifact"))
     result = json.loads(results_json(run_results(params)))
     assert [row["gap_mbpb"] for row in result["seeds"]] == [7.8125] * 3
-    assert (result["mean"]["float"], result["std"]["float"]) == (1.25, 0.25)
+    assert (result["mean"]["float_bpb"], result["std"]["float_bpb"]) == (1.25, 0.25)
     assert result["seeds"][0]["evaluate_seconds"] == 4.0
     table = results_table(result)
     assert max(map(len, table.splitlines())) <= 80
