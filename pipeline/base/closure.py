@@ -7,7 +7,7 @@ Checked by: tests/base/test_closure.py.
 """
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from pipeline.base.config import SECTIONS
@@ -19,15 +19,16 @@ APART = ("pipeline.launching", "pipeline.reports", "stages.shell")
 makes none of those stages run again."""
 
 
-def import_closure(module: str, root: Path, apart: Collection[str] = ()) -> list[Path]:
+def import_closure(module: str, root: Path, apart: Collection[str] = (), also: Iterable[str] = ()) -> list[Path]:
     """Return the project files that running `module` may import, its own and package `__init__` files included, sorted.
 
     Follows imports at the top and inside functions, not those under `if TYPE_CHECKING`, which never run, nor
     into the packages `apart`.
+    `also`: modules that it loads besides, without an import statement.
     Raises ValueError when a file imports a project module that does not exist.
     """
     found: set[Path] = set()
-    pending = [(module, "the caller")]
+    pending = [(name, "the caller") for name in (module, *also)]
     while pending:
         name, importer = pending.pop()
         if any(f"{name}.".startswith(f"{package}.") for package in apart):
@@ -49,11 +50,8 @@ def stage_closure(stage: str, root: Path, apart: Collection[str] = ()) -> list[P
     They are its import closure and the config classes of the sections that it loads: the loader imports those by name,
     where no import statement shows it.
     """
-    files = set(import_closure(f"stages.{stage}", root, apart))
-    for section in loaded_sections(stage, root):
-        if address := SECTIONS[section]:
-            files.update(import_closure(address.partition(":")[0], root, apart))
-    return sorted(files)
+    addresses = [address for section in loaded_sections(stage, root) if (address := SECTIONS[section])]
+    return import_closure(f"stages.{stage}", root, apart, (address.partition(":")[0] for address in addresses))
 
 
 def loaded_sections(stage: str, root: Path) -> list[str]:

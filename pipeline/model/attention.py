@@ -18,7 +18,6 @@ Checked by: tests/model/test_network.py
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from pipeline.model.config import ModelConfig
 from pipeline.model.layers import rms_norm, tail
@@ -63,12 +62,9 @@ def attend_by_library(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
     if num_queries == num_keys:
         return F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True, enable_gqa=True)
     if q_BHTE.device.type == "cuda" and q_BHTE.dtype == torch.bfloat16 and q_BHTE.size(-1) in range(8, 257, 8):
-        # The mask below, which no compiler reads, would come to the same kernel: causal is lower right to it.
+        # To this kernel causal is lower right, as in the mask below, for which the library would take a slower one.
         return torch.ops.aten._scaled_dot_product_flash_attention(q_BHTE, k_BGTE, v_BGTE, is_causal=True)[0]
-    if q_BHTE.device.type == "cpu":
-        mask_TT = q_BHTE.new_ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
-    else:
-        mask_TT = causal_lower_right(num_queries, num_keys)  # a fused kernel's own, never in memory
+    mask_TT = q_BHTE.new_ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
     return F.scaled_dot_product_attention(q_BHTE, k_BGTE, v_BGTE, attn_mask=mask_TT, enable_gqa=True)
 
 

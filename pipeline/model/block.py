@@ -56,8 +56,7 @@ class VisitControls(nn.Module):
 
     def __init__(self, num_visits: int, model_dim: int) -> None:
         super().__init__()
-        mix_2D = torch.stack((torch.ones(model_dim), torch.zeros(model_dim)))
-        self.residual_mixes = nn.Parameter(mix_2D.repeat(num_visits, 1, 1))
+        self.residual_mixes = nn.Parameter(torch.tensor([[[1.0] * model_dim, [0.0] * model_dim]] * num_visits))
         self.attention_scales = nn.Parameter(torch.ones(num_visits, model_dim))
         self.mlp_scales = nn.Parameter(torch.ones(num_visits, model_dim))
 
@@ -77,7 +76,7 @@ class Block(nn.Module):
         self.attention = Attention(config, exclusive=index in config.attention.exclusive_blocks)
         self.mlp = _block_mlp(config, index)
         if not config.visit_controls:
-            self.residual_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+            self.residual_mix = nn.Parameter(torch.tensor([[1.0] * dim, [0.0] * dim]))
             self.attention_scale = nn.Parameter(torch.ones(dim))
             self.mlp_scale = nn.Parameter(torch.ones(dim))
 

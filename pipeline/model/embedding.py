@@ -33,6 +33,11 @@ def projection_between(in_dim: int, out_dim: int) -> nn.Module:
     return nn.Identity() if in_dim == out_dim else nn.Linear(in_dim, out_dim, bias=False)
 
 
+def lookup_table(num_rows: int, dim: int) -> nn.Embedding:
+    """Return a table whose rows hold anything: `initialise` sets them, and drawing them first would load a compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(num_rows, dim), freeze=False)
+
+
 class BigramHash(nn.Module):
     """A small hashed table of token pairs, projected to the embedding width."""
 
@@ -41,7 +46,7 @@ class BigramHash(nn.Module):
     def __init__(self, config: BigramConfig, embedding_dim: int) -> None:
         super().__init__()
         self.bucket_of = bigram_bucket if config.hash == "xor" else linear_bigram_bucket
-        self.table = nn.Embedding(config.buckets, config.dim)
+        self.table = lookup_table(config.buckets, config.dim)
         self.projection = projection_between(config.dim, embedding_dim)
         self.scale = nn.Parameter(torch.tensor(self.INITIAL_SCALE)) if config.scaled else None
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from pipeline.model.block import Block, VisitControls, VisitInputs
 from pipeline.model.config import ModelConfig
-from pipeline.model.embedding import BigramHash, DocumentSmear, projection_between, smear_of
+from pipeline.model.embedding import BigramHash, DocumentSmear, lookup_table, projection_between, smear_of
 from pipeline.model.layers import rms_norm, softcap, stream_dtype, tail
 from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.parts.conditioners import build_conditioners
@@ -62,7 +62,7 @@ class LoopedUNet(nn.Module):
         dim, width = config.model_dim, config.embedding_dim
         self.config = config
         self.schedule = build_schedule(config.schedule)
-        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.token_embedding = lookup_table(config.vocab_size, width)
         self.bigram = None if config.bigram is None else BigramHash(config.bigram, width)
         self.embedding_projection = projection_between(width, dim)
         self.smear = smear_of(config.smear, dim)
@@ -88,7 +88,8 @@ class LoopedUNet(nn.Module):
         """Return a network whose tensors are allocated and hold anything: for whoever loads all of them."""
         with torch.device("meta"):
             model = cls(config)
-        model.to_empty(device="cpu").set_context(config.context_tokens)  # rotary frequencies are in no state dict
+        # As `to_empty` would, which loads sympy for it. Rotary frequencies are in no state dict.
+        model._apply(lambda x: torch.empty(x.shape)).set_context(config.context_tokens)
         return model
 
     def forward(self, input_ids_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:

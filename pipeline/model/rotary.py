@@ -49,7 +49,7 @@ def raised_base(base: float, context_tokens: int, base_tokens: int | None, rotat
 
 def inverse_frequencies(base: float, rotated_dims: int, frequency_dims: int) -> Tensor:
     """Return the float32 angle per position of every rotated pair, fastest first: base^(-2i / frequency_dims)."""
-    return 1.0 / base ** (torch.arange(0, rotated_dims, 2, dtype=torch.float32) / frequency_dims)
+    return 1.0 / base ** (torch.arange(0, rotated_dims, 2, dtype=torch.float32, device="cpu") / frequency_dims)
 
 
 class RotaryTable(nn.Module):
@@ -64,7 +64,8 @@ class RotaryTable(nn.Module):
         self.base = config.base
         self.base_tokens = config.base_tokens
         self.loop_scales = config.loop_scales
-        self.register_buffer("inv_freq_PK", self._frequencies(context_tokens), persistent=False)
+        self.register_buffer("inv_freq_PK", torch.empty(0), persistent=False)
+        self.set_context(context_tokens)
 
     def set_context(self, context_tokens: int) -> None:
         """Recompute the frequencies for a context length, in place."""

@@ -59,7 +59,8 @@ class ChunkSGD(NoAdaptation):
         self.ranks = ranks
         self.map_batches = map_batches
         self.trainable = freeze_first_blocks(model, protocol.freeze_blocks)
-        self.optimizer = torch.optim.SGD(self.trainable, lr=protocol.learning_rate, momentum=protocol.momentum)
+        self.velocities = [torch.zeros_like(parameter) for parameter in self.trainable]
+        self.learning_rate = protocol.learning_rate
 
     def after(self, groups: Sequence[Group], revealed: Sequence[Tensor]) -> None:
         """Run the protocol's epochs over the chunk's whole sequences, in file order; the remainder is dropped."""
@@ -68,8 +69,7 @@ class ChunkSGD(NoAdaptation):
         num_sequences = (len(revealed_M) - 1) // length
         if group.is_last:
             return
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = chunk_learning_rate(self.protocol.learning_rate, group.number, self.num_groups)
+        self.learning_rate = chunk_learning_rate(self.protocol.learning_rate, group.number, self.num_groups)
         inputs_NT = revealed_M[: num_sequences * length].view(-1, length)
         targets_NT = revealed_M[1 : num_sequences * length + 1].view(-1, length)
         for _ in range(self.protocol.epochs):
@@ -91,10 +91,15 @@ class ChunkSGD(NoAdaptation):
             gathered = gather_over_ranks(own.pop(0) if own else nothing, ranks)
             for gradient in gathered[: len(parts) - first]:
                 total = total + gradient
-        for parameter, gradient in zip(self.trainable, total.split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        gradients = [row.view_as(weight) for row, weight in zip(total.split(sizes), self.trainable, strict=True)]
+        for parameter, gradient in zip(self.trainable, gradients, strict=True):
+            parameter.grad = gradient
         nn.utils.clip_grad_norm_(self.trainable, self.protocol.grad_clip)
-        self.optimizer.step()
+        weights: list[Tensor] = [*self.trainable]
+        with torch.no_grad():  # torch.optim.SGD's step, without the compiler that it would load
+            torch._foreach_mul_(self.velocities, self.protocol.momentum)
+            torch._foreach_add_(self.velocities, gradients)
+            torch._foreach_add_(weights, self.velocities, alpha=-self.learning_rate)
 
     def _gradient(self, inputs_BT: Tensor, targets_BT: Tensor, batch_targets: int) -> Tensor:
         """Return a part's share of the gradient of its batch's mean loss, all parameters in one row."""

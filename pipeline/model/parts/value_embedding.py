@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.config import ModelConfig
-from pipeline.model.embedding import projection_between
+from pipeline.model.embedding import lookup_table, projection_between
 from pipeline.model.parts.config import ValueEmbeddingConfig
 from pipeline.model.schedule import Schedule
 from pipeline.model.schedule_config import HelixSchedule
@@ -24,7 +24,7 @@ class ValueEmbedding(nn.Module):
 
     def __init__(self, config: ValueEmbeddingConfig, vocab_size: int, kv_dim: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(vocab_size, config.dim)
+        self.table = lookup_table(vocab_size, config.dim)
         self.projection = projection_between(config.dim, kv_dim)
         self.scale = nn.Parameter(torch.tensor(self.INITIAL_SCALE)) if config.shared_scale else None
         self.reader_scales = nn.ParameterList(torch.ones(1) for _ in config.readers)
