@@ -46,10 +46,12 @@ def _write_page(html: Path, folders: tuple[Path, ...], params_path: str) -> None
         is_run = (folder / "params.yaml").is_file()
         require(is_run, "FOLDER", str(folder), "the folder of a run, with its params.yaml and artifacts/")
     require_writable(html)
-    runs, several = [], bool(folders)
+    runs, several, here = [], bool(folders), Path.cwd().name
     for folder, path in ((Path(), params_path), *((folder, "params.yaml") for folder in folders)):
-        name = str(folder) if folder.name else Path.cwd().name
         with contextlib.chdir(folder):
-            runs.append(run_facts(check_params(path), name, several))
+            params = check_params(path)
+            runs.append(
+                run_facts(params, (str(folder) if folder.name else here) if several else params.package.name, several)
+            )
     write_bytes(html, page(runs).encode())
     click.echo(f"{html}: {html.stat().st_size:,} bytes")

@@ -1,13 +1,16 @@
 """The pictures of a page: lines, points and bars as static SVG, drawn by matplotlib.
 
 The one idea: a picture is a string that lives inside the page. Text stays text, colours are names that the page gives
-values by `prefers-color-scheme`, ids begin with the picture's name, and nothing in it tells the hour or a network:
+values by `prefers-color-scheme`, ids begin with a digest of the picture, and nothing in it tells the hour or a network:
 equal facts give equal bytes. Series differ in marker and dash, too, not in colour alone.
 
 Checked by: tests/reports/test_charts.py.
 """
 
+import hashlib
 import io
+import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pipeline.reports.comparison import MeasuredLoss
+from pipeline.reports.comparison import Divergence
 from pipeline.reports.text_losses import PositionLoss
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -35,11 +38,13 @@ COLOURS = {
 }
 """What matplotlib draws with -> the page's name for it."""
 
-_WIDTH = 5.6  # inches, at 72 points each: text of 9 points stays readable on a telephone
+_WIDTH = 5.2  # inches, at 72 points each: text of 9 points stays readable on a telephone
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _SOFT,
     "axes.facecolor": "none",
+    "axes.formatter.limits": (-6, 9),
+    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "axes.labelcolor": _INK,
     "axes.prop_cycle": cycler(color=_SERIES) + cycler(linestyle=["-", "--", "-.", ":", "-", "--"]),
@@ -78,9 +83,11 @@ def training_curves(losses: Series, marks: Series, rates: Series, changes: Seque
             lower.axvline(step, color=_SOFT, linewidth=0.8)
             lower.annotate(f" {what}", (step, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
         upper.set_ylabel("nats per token")
+        upper.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        upper.xaxis.set_major_formatter(_THOUSANDS)
         upper.legend()
 
-    return _draw("curves", 4.4, draw)
+    return _draw(4.4, draw)
 
 
 def rate_distortion(rules: Series, points: Mapping[str, Series], limits: Mapping[str, float]) -> str:
@@ -90,10 +97,13 @@ def rate_distortion(rules: Series, points: Mapping[str, Series], limits: Mapping
         axes = figure.subplots()
         for x, y in rules.values():
             axes.plot(x, y, color=_SOFT, linestyle=":", linewidth=1)
+        colours = dict(zip(rules, itertools.cycle(_SERIES), strict=False))
         for (kind, series), marker in zip(points.items(), _MARKERS, strict=False):
-            for number, (label, (x, y)) in enumerate(series.items()):
-                colour = _SERIES[number % len(_SERIES)]
-                axes.plot(x, y, marker, linestyle="none", color=colour, markerfacecolor="none", label=f"{label} {kind}")
+            axes.plot([], [], marker, linestyle="none", color=_INK, markerfacecolor="none", label=kind)
+            for label, (x, y) in series.items():
+                axes.plot(x, y, marker, linestyle="none", color=colours[label], markerfacecolor="none")
+        for label, colour in colours.items():
+            axes.plot([], [], "-", color=colour, linewidth=4, label=label)
         for label, limit in limits.items():
             axes.axvline(limit, color=_INK, linewidth=1)
             axes.annotate(
@@ -106,12 +116,12 @@ def rate_distortion(rules: Series, points: Mapping[str, Series], limits: Mapping
                 xycoords=("data", "axes fraction"),
             )
         axes.axhline(0, color=_SOFT, linewidth=0.8)
-        axes.set(xlabel="bytes of the artifact", ylabel="nats per token\nabove the float model")
+        axes.set(xlabel="bytes of the artifact", ylabel="0.001 nats per token\nabove the float model")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_THOUSANDS)
         axes.legend()
 
-    return _draw("rate", 3.4, draw)
+    return _draw(3.4, draw)
 
 
 def byte_map(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -127,22 +137,22 @@ def byte_map(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         places = range(len(rows))
         left.barh(places, [row.get("coded_bytes", 0) for row in rows], color=_tones(rows))
         right.barh(places, losses, color=_SERIES[1])
-        left.set_yticks(places, [row["name"] for row in rows], fontsize=7.5)
+        left.set_yticks(places, [row["name"] for row in rows], fontsize=8)
         left.set(xlabel="bytes", ylim=(len(rows) - 0.4, -0.6))
-        right.set_xlabel("predicted loss,\n0.001 nats per token")
+        right.set_xlabel("predicted loss,\n0.001 nats")
         right.set_visible(any(losses))
         for label, row in zip(left.get_yticklabels(), rows, strict=True):
             label.set_fontweight("normal" if "coded_bytes" in row else "bold")
         for axes in (left, right):
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
-            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.xaxis.set_major_locator(MaxNLocator(2))
             axes.xaxis.set_major_formatter(_THOUSANDS)
 
-    return _draw("bytes", 0.9 + 0.155 * len(rows), draw)
+    return _draw(0.9 + 0.165 * len(rows), draw)
 
 
-def block_losses(predicted: Mapping[str, float], measured: Mapping[str, MeasuredLoss]) -> str:
+def block_losses(predicted: Mapping[str, float], measured: Mapping[str, Divergence]) -> str:
     """Draw the predicted beside the measured loss of every block, with two standard errors of what is measured."""
     places = np.arange(len(predicted))
 
@@ -166,7 +176,7 @@ def block_losses(predicted: Mapping[str, float], measured: Mapping[str, Measured
         axes.grid(visible=False, axis="y")
         axes.legend()
 
-    return _draw("blocks", 1.0 + 0.3 * len(places), draw)
+    return _draw(1.0 + 0.3 * len(places), draw)
 
 
 def visit_errors(labels: Sequence[str], errors: Mapping[str, Sequence[float]]) -> str:
@@ -179,10 +189,10 @@ def visit_errors(labels: Sequence[str], errors: Mapping[str, Sequence[float]]) -
         axes.set(ylabel="relative error of the stream", ylim=(0, None))
         axes.legend()
 
-    return _draw("visits", 3.4, draw)
+    return _draw(3.4, draw)
 
 
-def position_losses(name: str, what: str, series: Mapping[str, Sequence[PositionLoss]]) -> str:
+def position_losses(what: str, series: Mapping[str, Sequence[PositionLoss]]) -> str:
     """Draw bits per byte over positions, which double from point to point."""
 
     def draw(figure: Figure) -> None:
@@ -194,7 +204,7 @@ def position_losses(name: str, what: str, series: Mapping[str, Sequence[Position
         axes.set(xlabel=what, ylabel="bits per byte")
         axes.legend()
 
-    return _draw(name, 3.2, draw)
+    return _draw(3.2, draw)
 
 
 def document_histogram(series: Mapping[str, np.ndarray]) -> str:
@@ -210,7 +220,7 @@ def document_histogram(series: Mapping[str, np.ndarray]) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.legend()
 
-    return _draw("documents", 2.8, draw)
+    return _draw(2.8, draw)
 
 
 def stage_seconds(seconds: Mapping[str, Mapping[str, float]]) -> str:
@@ -229,7 +239,7 @@ def stage_seconds(seconds: Mapping[str, Mapping[str, float]]) -> str:
         axes.grid(visible=False, axis="y")
         figure.legend(loc="outside upper center", ncols=4)
 
-    return _draw("seconds", 1.1 + 0.3 * len(seconds), draw)
+    return _draw(1.1 + 0.3 * len(seconds), draw)
 
 
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
@@ -243,14 +253,16 @@ def _lines(axes: Axes, series: Series, markers: bool = False) -> None:
 
 def _tones(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the tone of each row: along the logarithm of its sensitivity; the middle one where that has none."""
-    found = np.array([row.get("sensitivity_nats") or 0.0 for row in rows])
-    logs = np.log(np.where(found > 0, found, 1.0))
-    low, high = (extreme(logs[found > 0], initial=0.0) for extreme in (np.min, np.max))
-    shares = np.where(found > 0, (logs - low) / max(high - low, 1e-30), 0.5)
-    return [_TONES[min(int(share * len(_TONES)), len(_TONES) - 1)] for share in shares]
+    values = [row.get("sensitivity_nats") or 0.0 for row in rows]  # summed over visits, one may be below 0
+    logs = [math.log(value) for value in values if value > 0]
+    low, high = min(logs, default=0.0), max(logs, default=0.0)
+    steps = [
+        len(_TONES) * (math.log(value) - low) / (high - low) if value > 0 and high > low else 2 for value in values
+    ]
+    return [_TONES[min(int(step), len(_TONES) - 1)] for step in steps]
 
 
-def _draw(name: str, height: float, draw: Callable[[Figure], None]) -> str:
+def _draw(height: float, draw: Callable[[Figure], None]) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # not what a file of the user's says
         matplotlib.rcParams.update(_STYLE)
@@ -258,16 +270,16 @@ def _draw(name: str, height: float, draw: Callable[[Figure], None]) -> str:
         draw(figure)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(name, file.getvalue())
+    return _inline(file.getvalue())
 
 
-def _inline(name: str, svg: str) -> str:
+def _inline(svg: str) -> str:
     """Return a picture as an element of a page: no prolog, size, fonts or colours, and ids of its own."""
-    box = re.search(r'viewBox="([^"]*)"', svg)
+    box, key = re.search(r'viewBox="([^"]*)"', svg), hashlib.sha256(svg.encode()).hexdigest()[:8]
     assert box is not None, "matplotlib sizes its pictures"
     body = svg[svg.index("</defs>") + len("</defs>") :]
     for start in (' id="', 'href="#', "url(#"):
-        body = body.replace(start, f"{start}{name}-")
+        body = body.replace(start, f"{start}c{key}-")
     for colour, variable in COLOURS.items():
         body = body.replace(colour, f"var({variable})")
     body = re.sub(r"font-family: [^;]*; ", "", body).replace("xlink:href", "href")

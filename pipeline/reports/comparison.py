@@ -1,11 +1,15 @@
 """The float model and its artifact side by side on a slice of training text: what each pass and each block costs.
 
-The one idea: both run over the same tokens, so that what differs is quantization alone. The slice is the end of the
-order in which training reads the first epoch: a run of less than an epoch has not read it, any other has read it as
-rarely as anything. The error of a visit is that of the stream behind it, so it holds what earlier visits did; the loss
-of a block is measured with that block alone taken from the artifact.
+The one idea: both run over the same tokens, so that what differs is quantization alone. What it costs is measured as
+the divergence KL(float || artifact) per token: the mean loss over labels that the float model draws itself. On few
+tokens that tells blocks apart where the chance of the true labels would hide them, and it is what second moments
+predict. That of a block is measured with this block alone taken from the artifact. The error of a visit is that of the
+stream behind it, so it holds what earlier visits did.
 
-Axes: B sequences, T positions, N targets.
+The slice is the end of the order in which training reads the first epoch: a run of less than an epoch has not read it,
+any other has read it as rarely as anything.
+
+Axes: B sequences, T positions, N targets, V vocabulary.
 Source: ours.
 Checked by: tests/reports/test_comparison.py.
 """
@@ -23,13 +27,13 @@ from pipeline.data.batches import SequenceSampler
 from pipeline.model.network import LoopedUNet
 from pipeline.model.schedule import Visit
 
-SLICE_TOKENS = 8192
+SLICE_TOKENS = 4096
 """Targets of a slice, at most: enough to tell blocks apart, a few seconds of a small model's time."""
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS = 2048
 
 
-class MeasuredLoss(NamedTuple):
-    """Nats per token above the float model's on the same targets."""
+class Divergence(NamedTuple):
+    """What quantization costs, nats per token."""
 
     nats: float
     error: float
@@ -51,8 +55,8 @@ class Comparison(NamedTuple):
 
     tokens: int
     float_nats: float
-    """Mean over the slice."""
-    measured: MeasuredLoss
+    """The float model's mean loss on the slice."""
+    divergence: Divergence
     """Of the whole artifact."""
     visits: tuple[VisitError, ...]
 
@@ -66,16 +70,11 @@ def training_slice(sampler: SequenceSampler) -> Tensor:
 
 def compare(model: LoopedUNet, artifact: LoopedUNet, ids_BT: Tensor) -> Comparison:
     """Return how an artifact's model differs from the float model on a slice."""
-    nats_N = target_nats(model, ids_BT)
-    measured = _mean_difference(target_nats(artifact, ids_BT), nats_N)
-    return Comparison(len(nats_N), float(nats_N.mean()), measured, visit_errors(model, artifact, ids_BT))
-
-
-@torch.no_grad()
-def target_nats(model: LoopedUNet, ids_BT: Tensor) -> Tensor:
-    """Return float64 nats (N,) of all targets of a slice, sequence by sequence."""
-    parts = [model.nats(model.hidden(b[:, :-1]).flatten(0, 1), b[:, 1:].flatten()) for b in _batches(ids_BT)]
-    return torch.cat(parts).double()
+    logs = _log_probabilities(model, ids_BT)
+    targets_N = ids_BT[:, 1:].flatten()
+    nats_N = -torch.cat(logs).gather(1, targets_N[:, None])
+    divergence = _divergence(logs, artifact, ids_BT)
+    return Comparison(len(targets_N), float(nats_N.double().mean()), divergence, visit_errors(model, artifact, ids_BT))
 
 
 @torch.no_grad()
@@ -91,23 +90,21 @@ def visit_errors(model: LoopedUNet, artifact: LoopedUNet, ids_BT: Tensor) -> tup
     return tuple(_visit_error(*row) for row in zip(visits, noise, signal, strict=True))
 
 
-def block_losses(
+def block_divergences(
     model: LoopedUNet, artifact: LoopedUNet, ids_BT: Tensor, groups: Sequence[str]
-) -> dict[str, MeasuredLoss]:
+) -> dict[str, Divergence]:
     """Return what each group of tensors (`group_of`) costs when it alone comes from the artifact."""
-    nats_N = target_nats(model, ids_BT)
-    return {group: _mean_difference(_mixed_nats(model, artifact, group, ids_BT), nats_N) for group in groups}
+    logs, found = _log_probabilities(model, ids_BT), {}
+    for group in groups:
+        with _taken_from(artifact, model, group):
+            found[group] = _divergence(logs, model, ids_BT)
+    return found
 
 
 def group_of(name: str) -> str:
     """Return the block that a tensor belongs to, or the module at the top."""
     parts = name.split(".")
     return ".".join(parts[: 2 if parts[0] == "blocks" else 1])
-
-
-def _mixed_nats(model: LoopedUNet, artifact: LoopedUNet, group: str, ids_BT: Tensor) -> Tensor:
-    with _taken_from(artifact, model, group):
-        return target_nats(model, ids_BT)
 
 
 @contextmanager
@@ -140,9 +137,17 @@ def _batches(ids_BT: Tensor) -> tuple[Tensor, ...]:
     return ids_BT.split(max(1, _BATCH_TOKENS // (ids_BT.size(1) - 1)))
 
 
-def _mean_difference(nats_N: Tensor, float_N: Tensor) -> MeasuredLoss:
-    difference_N = nats_N - float_N
-    return MeasuredLoss(float(difference_N.mean()), float(difference_N.std(correction=0)) / math.sqrt(len(float_N)))
+@torch.no_grad()
+def _log_probabilities(model: LoopedUNet, ids_BT: Tensor) -> list[Tensor]:
+    """Return float32 (N, V) log-probabilities, batch by batch."""
+    return [model.logits(model.hidden(b[:, :-1])).flatten(0, 1).log_softmax(-1) for b in _batches(ids_BT)]
+
+
+def _divergence(float_logs: Sequence[Tensor], coded: LoopedUNet, ids_BT: Tensor) -> Divergence:
+    """Return KL(float || coded) per token; `float_logs`: the float model's log-probabilities."""
+    pairs = zip(float_logs, _log_probabilities(coded, ids_BT), strict=True)
+    nats_N = torch.cat([(one_NV.exp() * (one_NV - other_NV)).sum(-1) for one_NV, other_NV in pairs]).double()
+    return Divergence(float(nats_N.mean()), float(nats_N.std(correction=0)) / math.sqrt(len(nats_N)))
 
 
 def _visit_error(visit: Visit, noise: float, signal: float) -> VisitError:

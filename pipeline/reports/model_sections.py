@@ -67,39 +67,47 @@ def _reads(runs: Sequence[RunFacts]) -> str:
     if None in reads or not reads:
         return "of a run that was not trained here, or is not quantized yet"
     times = ", ".join(f"{each:.2f}" for each in reads if each is not None)
-    return f"training read all its text {times} times, and this slice last: below 1 it is held out"
+    return f"held out where training read its text less than once; it read it {times} times"
 
 
 def bytes_and_losses(runs: Sequence[RunFacts]) -> list[str]:
     """Return losses over bytes of all seeds."""
-    seeds = [seed for seed in _all(runs) if seed.quantize and seed.quantize["predicted_nats"] is not None]
+    seeds = [seed for seed in _all(runs) if seed.quantize]
     if not seeds:
         return [missing("quantize")]
     reports = {seed.label: seed.quantize or {} for seed in seeds}
-    predicted = {label: (report["artifact_bytes"], report["predicted_nats"]) for label, report in reports.items()}
-    on_slice = {s.label: (predicted[s.label][0], s.comparison.measured.nats) for s in seeds if s.comparison}
-    on_val = {s.label: (predicted[s.label][0], s.gap_nats) for s in seeds if s.gap_nats is not None}
-    kinds = {"predicted": predicted, "measured on the slice": on_slice, "measured on val": on_val}
-    points = {kind: {k: ([x], [y]) for k, (x, y) in found.items()} for kind, found in kinds.items() if found}
+    predicted = {label: report["predicted_nats"] for label, report in reports.items()}
+    kinds = {
+        "predicted": {label: nats for label, nats in predicted.items() if nats is not None},
+        "divergence on the slice": {s.label: s.comparison.divergence.nats for s in seeds if s.comparison},
+        "gap on val": {s.label: s.gap_nats for s in seeds if s.gap_nats is not None},
+    }
+    points = {
+        kind: {label: ([reports[label]["artifact_bytes"]], [1000 * nats]) for label, nats in found.items()}
+        for kind, found in kinds.items()
+        if found
+    }
     budgets = {run.name: run.seeds[0].quantize for run in runs}
-    limits = {f"budget of {name}": q["budget"]["budget_bytes"] for name, q in budgets.items() if q}
+    limits = {
+        "budget" + f" of {name}" * (len(runs) > 1): q["budget"]["budget_bytes"] for name, q in budgets.items() if q
+    }
     rules = {label: _rule(report) for label, report in reports.items()}
     svg = charts.rate_distortion(rules, points, limits)
     rows = [
         (
             label,
-            f"{x:,}",
-            f"{reports[label]['totals']['bits_per_weight']:.3f}",
-            *(f"{1000 * found[label][1]:+.2f}" if label in found else "-" for found in kinds.values()),
+            f"{report['artifact_bytes']:,}",
+            f"{report['totals']['bits_per_weight']:.3f}",
+            *(f"{1000 * found[label]:+.3f}" if label in found else "-" for found in kinds.values()),
         )
-        for label, (x, _) in predicted.items()
+        for label, report in reports.items()
     ]
     caption = (
         "What rounding costs against the bytes it leaves. Dotted: the rule of fine grids from the predicted loss, a "
         "quarter for every bit more per weight. The upright line is what the byte limit leaves for the artifact."
     )
     heads = ["seed", "bytes", "bits per weight", *(f"{kind}, 0.001 nats per token" for kind in kinds)]
-    alt = "; ".join(f"{row[0]}: {row[1]} bytes, predicted {row[3]}, measured on val {row[5]}" for row in rows)
+    alt = "; ".join(f"{row[0]}: {row[1]} bytes, predicted {row[3]}, gap on val {row[5]}" for row in rows)
     return [figure(svg, f"Loss over bytes, in 0.001 nats per token. {alt}.", caption, table("bytes", heads, rows))]
 
 
@@ -107,7 +115,7 @@ def _rule(report: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """Return bytes around a file's, and the losses that fine grids would have there."""
     weights, coded = report["totals"]["weights"], report["artifact_bytes"] - report["passthrough_bytes"]
     shifts = [coded * (number - 10) / 50 for number in range(21)]
-    losses = [report["predicted_nats"] * 4 ** (-8 * shift / weights) for shift in shifts]
+    losses = [1000 * (report["predicted_nats"] or math.nan) * 4 ** (-8 * shift / weights) for shift in shifts]
     return [report["artifact_bytes"] + shift for shift in shifts], losses
 
 
@@ -143,8 +151,8 @@ def _byte_map(run: RunFacts, report: Mapping[str, Any]) -> list[str]:
     heads = ["tensor", "shape", "bytes", "bits per weight", "SQNR, dB", "predicted nats", "sensitivity, nats"]
     caption = (
         f"The artifact of {seed}, tensor by tensor: left its bytes, the more strongly coloured the more an error of a "
-        "given share of its weights would cost; right what its rounding is predicted to cost. Much loss on few bytes "
-        "is too coarse, many bytes without loss are too fine."
+        f"given share of its weights would cost{_sensitivities(report)}; right what its rounding is predicted to cost. "
+        "Much loss on few bytes is too coarse, many bytes without loss are too fine."
     )
     alt = f"Bytes by block of {total:,}. " + "; ".join(
         f"{_title(run, group)}: {_share(rows, total)}" for group, rows in members.items()
@@ -170,6 +178,11 @@ def _row(group: str, layer: Mapping[str, Any]) -> dict[str, Any]:
     return {**layer, "name": f"{name}  {' x '.join(map(str, layer['shape']))}"}
 
 
+def _sensitivities(report: Mapping[str, Any]) -> str:
+    found = [layer["sensitivity_nats"] for layer in report["layers"] if (layer["sensitivity_nats"] or 0) > 0]
+    return f" (five tones from {min(found):.0e} to {max(found):.0e} nats per weight)" if found else ""
+
+
 def _bits(layer: Mapping[str, Any]) -> str:
     return f"{8 * layer['coded_bytes'] / math.prod(layer['shape']):.2f}"
 
@@ -179,22 +192,24 @@ def _scientific(value: float | None) -> str:
 
 
 def _block_losses(run: RunFacts, members: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    if not run.measured or run.seeds[0].comparison is None:
+    if any(row["predicted_nats"] is None for rows in members.values() for row in rows):
+        return [paragraph("No losses are predicted: calibrate.sensitivity_sequences is 0.", "note")]
+    if not run.divergences or run.seeds[0].comparison is None:
         return [
             paragraph("Losses of single blocks need the checkpoint and the training text beside the artifact.", "note")
         ]
-    predicted = {group: sum(row["predicted_nats"] or 0.0 for row in rows) for group, rows in members.items()}
+    predicted = {group: sum(row["predicted_nats"] for row in rows) for group, rows in members.items()}
     titles = {group: _title(run, group) for group in members}
     rows = [
         (
             titles[group],
             f"{1000 * nats:.2f}",
-            f"{1000 * run.measured[group].nats:+.2f}",
-            f"{1000 * run.measured[group].error:.2f}",
+            f"{1000 * run.divergences[group].nats:+.2f}",
+            f"{1000 * run.divergences[group].error:.2f}",
         )
         for group, nats in predicted.items()
     ]
-    whole, tokens = run.seeds[0].comparison.measured, run.seeds[0].comparison.tokens
+    whole, tokens = run.seeds[0].comparison.divergence, run.seeds[0].comparison.tokens
     rows.append(
         (
             "all of them",
@@ -205,11 +220,12 @@ def _block_losses(run: RunFacts, members: Mapping[str, Sequence[Mapping[str, Any
     )
     svg = charts.block_losses(
         {titles[group]: nats for group, nats in predicted.items()},
-        {titles[group]: run.measured[group] for group in members},
+        {titles[group]: run.divergences[group] for group in members},
     )
     caption = (
         f"What each block's rounding costs: predicted from second moments, and measured on {tokens:,} targets of "
-        "training text with this block alone taken from the artifact. The lines are two standard errors to each side."
+        "training text as the divergence from the float model with this block alone taken from the artifact. Thin "
+        "lines are two standard errors to each side."
     )
     alt = "; ".join(f"{name}: predicted {first}, measured {second}" for name, first, second, _ in rows)
     heads = ["block", "predicted, 0.001 nats per token", "measured", "standard error"]

@@ -23,7 +23,7 @@ from pipeline.data.manifest import listed_shards, open_listed, read_manifest
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.schedule import build_schedule
-from pipeline.reports.comparison import Comparison, MeasuredLoss, block_losses, compare, group_of, training_slice
+from pipeline.reports.comparison import Comparison, Divergence, block_divergences, compare, group_of, training_slice
 from pipeline.reports.results import run_results
 from pipeline.reports.text_losses import (
     PositionLoss,
@@ -81,7 +81,7 @@ class RunFacts:
     slice_reads: float | None
     """How often training read its sequences, the slice's among them; None: not trained here."""
     audit: dict[str, Any] | None
-    measured: dict[str, MeasuredLoss] = field(default_factory=dict)
+    divergences: dict[str, Divergence] = field(default_factory=dict)
     """By block, of the first seed."""
     worst: list[WorstDocument] = field(default_factory=list)
     """Of the first seed's `document_item`."""
@@ -127,15 +127,15 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _changes(params: Params, seed: SeedFacts) -> list[tuple[int, str]]:
     """Return when loops, averages and quantization began, as far as the rows of the curve can tell."""
-    found, before = [], None
+    found, before = [], ["all loops"]
     for row in seed.curve if seed.train and not seed.train["imported"] else []:
         settings = settings_at(params.train, int(row["step"]) - 1, row["seconds"])
-        loops = "all loops" if settings.active_loops is None else f"loops: {settings.active_loops}"
+        loops = "all loops" if settings.active_loops is None else f"{settings.active_loops} of the loops"
         names = [loops, *["average"] * settings.is_averaged, *["quantization"] * settings.is_quantized]
-        if before not in (None, names):
-            found.append((int(row["step"]), ", ".join(each for each in names if each not in (before or []))))
+        if new := [each for each in names if each not in before]:
+            found.append((int(row["step"]), ", ".join(new)))
         before = names
-    return [(step, what) for step, what in found if what]
+    return found
 
 
 def _add_comparison(facts: RunFacts, params: Params, seed: int, each: SeedFacts) -> None:
@@ -152,7 +152,7 @@ def _add_comparison(facts: RunFacts, params: Params, seed: int, each: SeedFacts)
     each.comparison = compare(model, artifact.eval(), ids_BT)
     if each is facts.seeds[0]:
         groups = dict.fromkeys(group_of(layer["name"]) for layer in each.quantize["layers"])
-        facts.measured = block_losses(model, artifact, ids_BT, list(groups))
+        facts.divergences = block_divergences(model, artifact, ids_BT, list(groups))
         if each.train and not each.train["imported"]:
             facts.slice_reads = each.train["tokens"] / (sampler.num_sequences * sampler.sequence_tokens)
 

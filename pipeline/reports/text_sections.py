@@ -37,23 +37,23 @@ def _by_position(runs: Sequence[RunFacts], place: _Place, caption: str) -> list[
     lasts = sorted({(row.first, row.last) for rows in series.values() for row in rows})
     cells = {label: {row.last: f"{row.bpb:.4f}" for row in rows} for label, rows in series.items()}
     rows = [(f"{first:,} to {last:,}", *(found.get(last, "-") for found in cells.values())) for first, last in lasts]
-    svg = charts.position_losses(f"{place}-position", f"position in the {place}, tokens", series)
+    svg = charts.position_losses(f"position in the {place}, tokens", series)
     ends = "; ".join(f"{label}: {rows[0].bpb:.3f} to {rows[-1].bpb:.3f}" for label, rows in series.items())
     alt = f"Bits per byte from the first to the last positions in a {place}. {ends}."
     return [figure(svg, alt, caption, table(f"loss by position in a {place}", ["positions", *series], rows))]
 
 
 def _series(run: RunFacts, place: _Place, is_named: bool) -> dict[str, list[PositionLoss]]:
-    """Return the losses of each item, mean over the seeds that have it: all scored the same targets."""
+    """Return the losses of each item, mean over the seeds that have it; beside other runs, of the first and last."""
     found = [seed.by_document_position if place == "document" else seed.by_window_position for seed in run.seeds]
-    items = dict.fromkeys(item for each in found for item in each)
+    items = list(dict.fromkeys(item for each in found for item in each))
     return {
         f"{item} of {run.name}" if is_named else item: [
             row._replace(bpb=statistics.fmean(each.bpb for each in rows))
             for rows in zip(*(each[item] for each in found if item in each), strict=True)
             for row in rows[:1]
         ]
-        for item in items
+        for item in (dict.fromkeys([*items[:1], *items[-1:]]) if is_named else items)
     }
 
 
