@@ -8,7 +8,7 @@ Checked by: tests/reports/test_page.py.
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
+def _are_there(names: Sequence[str], seed: int) -> bool:
+    return all(path_of(name, seed=seed).exists() for name in names)
+
+
 def _changes(params: Params, seed: SeedFacts) -> list[tuple[int, str]]:
     """Return when loops, averages and quantization began, as far as the rows of the curve can tell."""
     found, before = [], ["all loops"]
@@ -140,16 +144,18 @@ def _changes(params: Params, seed: SeedFacts) -> list[tuple[int, str]]:
 
 def _add_comparison(facts: RunFacts, params: Params, seed: int, each: SeedFacts) -> None:
     """Run both models of a seed over a slice of training text, where both and the text are there and fit together."""
-    needed = [path_of("checkpoint", seed=seed), path_of("model", seed=seed), path_of("manifest")]
-    if not all(path.exists() for path in needed) or each.quantize is None:
+    if each.quantize is None or not _are_there(["checkpoint", "model", "manifest", "train_shards"], seed):
         return
-    model, (artifact, _) = load_checkpoint(needed[0]).eval(), load_artifact_model(needed[1])
-    if model.config != artifact.config or read_manifest(needed[2])["vocab_size"] != model.config.vocab_size:
+    model, (artifact, _) = (
+        load_checkpoint(path_of("checkpoint", seed=seed)),
+        load_artifact_model(path_of("model", seed=seed)),
+    )
+    if model.config != artifact.config or read_manifest(path_of("manifest"))["vocab_size"] != model.config.vocab_size:
         return
-    shards = open_listed(listed_shards(needed[2], "train"), model.config.vocab_size, check_content=False)
+    shards = open_listed(listed_shards(path_of("manifest"), "train"), model.config.vocab_size, check_content=False)
     sampler = SequenceSampler(shards, model.config.context_tokens, seed, params.train.document_bos_id)
     ids_BT = training_slice(sampler)
-    each.comparison = compare(model, artifact.eval(), ids_BT)
+    each.comparison = compare(model.eval(), artifact.eval(), ids_BT)
     if each is facts.seeds[0]:
         groups = dict.fromkeys(group_of(layer["name"]) for layer in each.quantize["layers"])
         facts.divergences = block_divergences(model, artifact, ids_BT, list(groups))
@@ -159,7 +165,7 @@ def _add_comparison(facts: RunFacts, params: Params, seed: int, each: SeedFacts)
 
 def _add_text_losses(facts: RunFacts, params: Params, seed: int, each: SeedFacts) -> None:
     """Take a seed's ledgers apart, as far as they belong to the val split that is there."""
-    if not path_of("manifest").exists():
+    if not _are_there(["manifest", "val_shards", "tokenizer"], seed):
         return
     manifest = read_manifest(path_of("manifest"))
     tokens_M = np.concatenate(
