@@ -37,6 +37,10 @@ def report(as_json: bool, html: Path | None, folders: tuple[Path, ...], params_p
 
 
 def _write_page(html: Path, folders: tuple[Path, ...], params_path: str) -> None:
+    import logging
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home where it can keep no list of fonts is no fault
+
     from pipeline.base.checks import require
     from pipeline.base.files import require_writable, write_bytes
     from pipeline.reports.page import page
