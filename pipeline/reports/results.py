@@ -90,16 +90,21 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], compute: Any, fewest: int) ->
 
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the results as text of at most 80 columns for three seeds: a row per figure, a column per seed."""
+    table = results_rows(results)
+    widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
+    return "\n".join([*text, "", *results_ending(results)])
+
+
+def results_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of the table, its heads first."""
     rows = results["seeds"]
     columns = {f"seed {row['seed']}": row for row in rows}
     if len(rows) > 1:
         columns |= {"mean": results["mean"], "deviation": results["std"]}
     shown = [key for key in rows[0] if key != "seed" and any(row[key] is not None for row in rows)]
     lines = [[_title(key), *(_cell(key, column[key]) for column in columns.values())] for key in shown]
-    table = [["bits per byte, and what they cost", *columns], *lines]
-    widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
-    return "\n".join([*text, "", *_ending(results)])
+    return [["bits per byte, and what they cost", *columns], *lines]
 
 
 def _title(key: str) -> str:
@@ -117,7 +122,8 @@ def _cell(key: str, value: float | None) -> str:
     return f"{value:,.0f}" if key.endswith(("bytes", "params", "steps")) else f"{value:.4f}"
 
 
-def _ending(results: Mapping[str, Any]) -> list[str]:
+def results_ending(results: Mapping[str, Any]) -> list[str]:
+    """Return the lines below the table: what holds for all seeds together."""
     lines = []
     if results["unigram_bpb"] is not None:
         lines.append(f"unigram {results['unigram_bpb']:.4f} bpb on the same {results['val_bytes']:,} val bytes")
