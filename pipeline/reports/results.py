@@ -19,11 +19,12 @@ SECONDS = ("train", "calibrate", "quantize", "evaluate")
 """Stages of a seed whose reports say how long they took."""
 
 
-def run_results(params: Params) -> dict[str, Any]:
-    """Return the results of all seeds and of the record; ValueError for a report that is damaged."""
-    submission = _read(path_of("submission") / "submission.json") or _read(path_of("package") / "submission.json") or {}
-    manifest, audit = _read(path_of("manifest")) or {}, _read(path_of("audit")) or {}
-    rows = [seed_results(params, seed, submission.get("bytes_code")) for seed in params.seeds]
+def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
+    """Return the results of all seeds and of the record of folder `run`; ValueError for a report that is damaged."""
+    records = [run / path_of(name) / "submission.json" for name in ("submission", "package")]
+    submission = _read(records[0]) or _read(records[1]) or {}
+    manifest, audit = _read(run / path_of("manifest")) or {}, _read(run / path_of("audit")) or {}
+    rows = [seed_results(params, seed, submission.get("bytes_code"), run) for seed in params.seeds]
     return {
         "seeds": rows,
         "mean": _over_seeds(rows, statistics.fmean, 1),
@@ -33,16 +34,16 @@ def run_results(params: Params) -> dict[str, Any]:
         "bytes_total": submission.get("bytes_total"),
         "limit_bytes": params.budget.limit_bytes,
         "verdict": audit.get("verdict"),
-        "record": str(path_of("submission")) if path_of("submission").is_dir() else None,
+        "record": str(run / path_of("submission")) if (run / path_of("submission")).is_dir() else None,
     }
 
 
-def seed_results(params: Params, seed: int, code_bytes: int | None) -> dict[str, Any]:
-    """Return the figures of one seed, None for what is not there yet."""
+def seed_results(params: Params, seed: int, code_bytes: int | None, run: Path = Path()) -> dict[str, Any]:
+    """Return the figures of one seed of folder `run`, None for what is not there yet."""
     items = ["float", *params.evaluate.items]
-    scores = {item: _read(path_of("scores", seed=seed, item=item)) or {} for item in items}
-    train, quantize = (_read(path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
-    calibrate = _read(path_of("calibrate_report", seed=seed)) or {}
+    scores = {item: _read(run / path_of("scores", seed=seed, item=item)) or {} for item in items}
+    train, quantize = (_read(run / path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
+    calibrate = _read(run / path_of("calibrate_report", seed=seed)) or {}
     evaluated = [score["seconds"]["total"] for score in scores.values() if score]
     seconds = [train.get("seconds"), calibrate.get("seconds"), quantize.get("seconds"), sum(evaluated) or None]
     return {
@@ -86,12 +87,17 @@ def results_table(results: Mapping[str, Any]) -> str:
     columns = {f"seed {row['seed']}": row for row in rows}
     if len(rows) > 1:
         columns |= {"mean": results["mean"], "deviation": results["std"]}
-    shown = [key for key in rows[0] if key != "seed" and any(row[key] is not None for row in rows)]
-    lines = [[_title(key), *(_cell(key, column[key]) for column in columns.values())] for key in shown]
-    table = [["bits per byte, and what they cost", *columns], *lines]
+    return "\n".join([*figures_table("bits per byte, and what they cost", columns), "", *_ending(results)])
+
+
+def figures_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table: a row per figure that a column has, a column of figures per name."""
+    keys = dict.fromkeys(key for column in columns.values() for key in column if key != "seed")
+    shown = [key for key in keys if any(column.get(key) is not None for column in columns.values())]
+    lines = [[_title(key), *(_cell(key, column.get(key)) for column in columns.values())] for key in shown]
+    table = [[title, *columns], *lines]
     widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
-    return "\n".join([*text, "", *_ending(results)])
+    return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
 
 
 def _title(key: str) -> str:

@@ -1,0 +1,63 @@
+"""`fairway compare`: runs, experiments and revisions side by side."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="A B...")
+@click.option("--item", help="The item whose scores are compared. Default: the last of A's that all list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def compare(runs: tuple[str, ...], item: str | None, as_json: bool) -> None:
+    """Compare runs with the first of them: figures, scores document by document, parameters.
+
+    A run is a folder with params.yaml and artifacts/ (`.` or `workspace`: this one), a Git revision or a DVC
+    experiment of this checkout, whose files come from DVC's cache or its remote. Of the difference on one item the
+    table gives a 95 % interval: a bootstrap over the documents that both scored. Writes no file.
+    """
+    from pipeline.reports.compare import (
+        common_item,
+        compare_arms,
+        comparison_table,
+        ledger_paths,
+        open_arms,
+        report_paths,
+    )
+
+    if len(runs) < 2:
+        raise click.UsageError("give two runs or more: A B...")
+    with tempfile.TemporaryDirectory() as scratch:
+        places = [_place(run, Path(scratch) / str(number)) for number, run in enumerate(runs)]
+        arms = open_arms([(place.name, place.folder) for place in places])
+        for arm, place in zip(arms, places, strict=True):
+            place.fetch(report_paths(arm.params), place.folder)
+        chosen = common_item(arms, item)
+        for arm, place in zip(arms, places, strict=True):
+            place.fetch(ledger_paths(arm.params, chosen), place.folder)
+        comparison = compare_arms(arms, chosen)
+    click.echo(json.dumps(comparison, indent=1) if as_json else comparison_table(comparison))
+
+
+class _Place(NamedTuple):
+    """Where the files of a run lie, and what brings further ones there."""
+
+    name: str
+    folder: Path
+    fetch: Callable[[Iterable[Path], Path], None]
+
+
+def _place(run: str, scratch: Path) -> _Place:
+    """Return the place of a run: its folder, or `scratch` with params.yaml of a revision."""
+    folder = Path("." if run == "workspace" else run)
+    if (folder / "params.yaml").exists():
+        return _Place(run, folder, lambda paths, to: None)
+    from stages.shell.revisions import Revision
+
+    revision = Revision(run)
+    revision.fetch([Path("params.yaml")], scratch)
+    return _Place(f"{run} ({revision.commit[:7]})", scratch, revision.fetch)
