@@ -54,11 +54,13 @@ class Revision:
                 raise ValueError(f"{self.name}: {path}: {error}") from None
 
     def _fetch(self, path: str, target: Path) -> None:
-        if self._files.exists(path):
+        try:
             info = self._files.info(path)
-            if "md5" in info.get("dvc_info", {"md5": ""}):  # an output that no stage has made is without
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._files.get(path, str(target), recursive=info["type"] == "directory")
+        except FileNotFoundError:
+            return
+        if "md5" in info.get("dvc_info", {"md5": ""}):  # an output that no stage has made is without
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get(path, str(target), recursive=info["type"] == "directory")
 
 
 def _refuse_task(name: str, tasks: list[dict[str, Any]]) -> None:
