@@ -123,7 +123,7 @@ def test_the_table_of_three_arms_fits_80_columns(tmp_path):
     assert max(map(len, lines)) <= 80
     assert "A  before, seeds 1, 2, 3" in lines
     assert [line.split()[-3:] for line in lines if line.startswith("artifact bytes")] == [["1,002", "1,002", "1,001"]]
-    assert [line.split()[-2:] for line in lines if line.startswith("limit bytes")][0][0] == "16,000,000"
+    assert next(line.split()[-2] for line in lines if line.startswith("limit bytes")) == "16,000,000"
     assert any(line.startswith("B  -144.27  [-144.27, -144.27]  better; 4 documents better, 0 worse") for line in lines)
     assert "   budget.limit_bytes: 480000 -> 16000000" in lines
     assert any("more keys; --json lists all" in line for line in lines)
