@@ -61,6 +61,7 @@ TABLE = {
     "scores": Artifact("seeds/{seed}/evaluate/scores-{item}.json", "evaluate", "JSON: bpb, nats, targets, bytes"),
     "ledger": Artifact("seeds/{seed}/evaluate/ledger-{item}.npz", "evaluate", "nats and bytes per target, in order"),
     "package": Artifact("package", "package", "the record folder, to be audited"),
+    "curves": Artifact("curves.csv", "package", "CSV: the loss curves of all seeds, a column says which"),
     "submission": Artifact("submission", "audit", "the record folder with its audit"),
     "audit": Artifact("audit/audit.json", "audit", "JSON: checks, verdicts, evidence, digests of the folder audited"),
     "audit_table": Artifact("audit/audit.md", "audit", "the same as a table, for a README"),
