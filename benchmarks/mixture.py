@@ -22,7 +22,6 @@ import resource
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,7 +36,6 @@ from benchmarks.quantization.data import TOKENIZER, Material, ScoredStream, load
 from benchmarks.quantize_speed import random_model
 from benchmarks.results import ROOT, write_result
 from benchmarks.scoring import random_windows, recipe_model, seconds_of, shortcut, stream_protocols
-from pipeline.base.checks import require
 from pipeline.base.config import load_params
 from pipeline.base.progress import silent
 from pipeline.base.ranks import ALONE
@@ -123,12 +121,10 @@ def main() -> None:
     parser.add_argument("--part", choices=("cost", "gains", "all"), default="all", help="what is measured")
     parser.add_argument("--size", choices=SCALES, default="full", help="small proves that it runs, and records nothing")
     options = parser.parse_args()
-    draws = options.size == "full" and options.part != "cost"
-    require(not draws or find_spec("matplotlib") is not None, "matplotlib", None, "the extra `bench` installed")
     found = measure(options.part, options.size)
     for name in found if options.size == "full" else ():
         print(write_result(name, hardware_name(_CPU), found[name]).relative_to(ROOT))
-    if draws:
+    if options.size == "full" and options.part != "cost":
         draw_plot(ROOT / "docs" / "mixture.png", found["mixture"])
 
 

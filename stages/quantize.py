@@ -12,7 +12,7 @@ def quantize(seed: int, params_path: str) -> None:
     """Quantize a checkpoint with GPTQ so that code and artifact land just below the byte limit.
 
     Reads sections `quantize` and `budget`, the checkpoint and the Hessians; no data, no forward pass.
-    Writes artifacts/seeds/SEED/quantize/: the artifact, a report, and a picture of where bytes and loss are.
+    Writes artifacts/seeds/SEED/quantize/: the artifact and a report.
     """
     import dataclasses
     import hashlib
@@ -24,7 +24,6 @@ def quantize(seed: int, params_path: str) -> None:
     from pipeline.model.checkpoint import hessian_identity, load_checkpoint
     from pipeline.quant.fit import fit_to_budget
     from pipeline.quant.statistics import check_statistics, mixture_meta
-    from pipeline.reports.byte_map import draw_byte_map
     from pipeline.reports.quantization import quantization_report
 
     params = load_params(params_path, ["calibrate", "quantize", "budget"])
@@ -44,7 +43,6 @@ def quantize(seed: int, params_path: str) -> None:
     report, digest = quantization_report(model, statistics, fit), hashlib.sha256(fit.content).hexdigest()
     file = {"artifact_bytes": len(fit.content), "artifact_sha256": digest, "seconds": stage.seconds}
     write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})
-    write_bytes(path_of("byte_map", seed=seed), draw_byte_map({**report, **file}).encode())
     budget, totals = report["budget"], report["totals"]
     why = "the finest steps fit" if budget["finest_fits"] else "no steps came closer"
     gain = totals["proxy_loss"] / totals["nearest_proxy_loss"] if totals["nearest_proxy_loss"] else 1.0

@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,6 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from None
     is_whole = arms.keys() == arms_of(material).keys() and arguments.seeds == NUM_DRAWS
-    require(not is_whole or find_spec("matplotlib") is not None, "matplotlib", None, "the extra `bench` installed")
     print(POINT_HEADER, flush=True)
     with ProcessPoolExecutor(available_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         draws = list(pool.map(partial(measure_draw, load, list(arms)), range(arguments.seeds)))

@@ -1,6 +1,6 @@
 """The results of `benchmarks.quantization` as a page of tables and a picture, made from the JSON that they show.
 
-matplotlib comes with the extra `bench` and is imported only here, when something is drawn.
+matplotlib is imported only here, when something is drawn.
 
 Checked by: tests/benchmarks/test_quantization_pages.py.
 """

@@ -57,7 +57,6 @@ TABLE = {
     "calibrate_report": Artifact("seeds/{seed}/calibrate/report.json", "calibrate", "JSON: tokens, seconds"),
     "model": Artifact("seeds/{seed}/quantize/model.fwy", "quantize", "the artifact (docs/format.md)"),
     "quantize_report": Artifact("seeds/{seed}/quantize/report.json", "quantize", "JSON: per layer, bits, bytes"),
-    "byte_map": Artifact("seeds/{seed}/quantize/byte_map.svg", "quantize", "SVG: bytes and loss by tensor"),
     "scores": Artifact("seeds/{seed}/evaluate/scores-{item}.json", "evaluate", "JSON: bpb, nats, targets, bytes"),
     "ledger": Artifact("seeds/{seed}/evaluate/ledger-{item}.npz", "evaluate", "nats and bytes per target, in order"),
     "package": Artifact("package", "package", "the record folder, to be audited"),

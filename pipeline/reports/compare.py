@@ -9,17 +9,18 @@ Checked by: tests/reports/test_compare.py, tests/stages/test_compare.py.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base.artifacts import path_of
+from pipeline.base.artifacts import path_of, read_json
 from pipeline.base.checks import FairwayError, require
 from pipeline.base.config import Params, load_params, read_yaml
 from pipeline.data.manifest import listed_shards, open_listed, read_manifest
 from pipeline.recipes.recipes import value_differences
 from pipeline.reports.bootstrap import DRAWS, FEWEST_SEEDS, paired_interval
-from pipeline.reports.results import figures_table, run_results
+from pipeline.reports.results import aligned, figures_rows, run_results
 from pipeline.scoring.ledger import load_ledger
 from pipeline.scoring.report import document_scores
 
@@ -99,7 +100,7 @@ def compare_arms(arms: Sequence[Arm], item: str) -> dict[str, Any]:
     first, values = arms[0], [read_yaml(arm.folder / "params.yaml") for arm in arms]
     return {
         "item": item,
-        "arms": [_figures(arm) for arm in arms],
+        "arms": [_figures(arm, item) for arm in arms],
         "differences": [{"label": arm.label, **_difference(first, arm, item)} for arm in arms[1:]],
         "params": {
             arm.label: [change._asdict() for change in value_differences(values[0], theirs, "")]
@@ -108,7 +109,7 @@ def compare_arms(arms: Sequence[Arm], item: str) -> dict[str, Any]:
     }
 
 
-def _figures(arm: Arm) -> dict[str, Any]:
+def _figures(arm: Arm, item: str) -> dict[str, Any]:
     """Return the results of an arm; its code counts as what is set aside for it unless a record holds its artifacts."""
     results, budget = run_results(arm.params, arm.folder), arm.params.budget
     sizes = [row["artifact_bytes"] for row in results["seeds"]]
@@ -118,7 +119,9 @@ def _figures(arm: Arm) -> dict[str, Any]:
     if not packaged:
         results["mean"]["code_bytes"], code_bytes = None, budget.code_reserve_bytes
     total_bytes = None if largest is None else largest + code_bytes
-    own = {"label": arm.label, "name": arm.name, "packaged": packaged, "total_bytes": total_bytes}
+    scores = [arm.folder / path_of("scores", seed=seed, item=item) for seed in arm.params.seeds]
+    bpb = fmean(read_json(path)["val_bpb"] for path in scores) if all(path.exists() for path in scores) else None
+    own = {"label": arm.label, "name": arm.name, "packaged": packaged, "total_bytes": total_bytes, "bpb": bpb}
     return {**own, **{key: results[key] for key in ("seeds", "mean", "std", "limit_bytes")}}
 
 
@@ -190,22 +193,32 @@ def _require_same_text(before: _Documents, after: _Documents) -> None:
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
     """Return a comparison as text of at most 80 columns for three arms."""
-    arms, rows = comparison["arms"], comparison["differences"]
-    columns = {arm["label"]: {**arm["mean"], **{key: arm[key] for key in _TOTALS}} for arm in arms}
+    text = [arm_lines(comparison), aligned(figure_cells(comparison)), difference_lines(comparison)]
+    changes = [line for label, rows in comparison["params"].items() for line in _parameter_lines(label, rows)]
+    return "\n\n".join("\n".join(lines) for lines in [*text, changes])
+
+
+def arm_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """Return a line per arm: what its label stands for."""
+    arms = comparison["arms"]
+    names = [f"{arm['label']}  {arm['name']}, {_seeds([row['seed'] for row in arm['seeds']])}" for arm in arms]
     reserved = [arm["label"] for arm in arms if arm["total_bytes"] is not None and not arm["packaged"]]
-    lines = [
-        *(f"{arm['label']}  {arm['name']}, {_seeds([row['seed'] for row in arm['seeds']])}" for arm in arms),
-        "",
-        *figures_table("mean over seeds", columns),
-        *(f"{label} is not packaged: its total is the artifact and the code reserve" for label in reserved),
-        "",
-        f"{comparison['item']} against {arms[0]['label']}, thousandths of a bit per byte, with 95 % interval",
-        *map(_difference_line, rows),
-        *_notes([row for row in rows if "unpaired" not in row]),
-        "",
-        *(line for label, changes in comparison["params"].items() for line in _parameter_lines(label, changes)),
-    ]
-    return "\n".join(lines)
+    note = f"{', '.join(reserved)}: no record of these artifacts yet, total bytes with the code reserve"
+    return [*names, *[note] * bool(reserved)]
+
+
+def figure_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Return the figures as a table of cells, heads first, a column per arm."""
+    arms = {arm["label"]: arm for arm in comparison["arms"]}
+    columns = {label: {**arm["mean"], **{key: arm[key] for key in _TOTALS}} for label, arm in arms.items()}
+    return figures_rows("mean over seeds", columns)
+
+
+def difference_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """Return how the scores differ from the first arm's, and what the intervals cover."""
+    rows, first = comparison["differences"], comparison["arms"][0]["label"]
+    title = f"{comparison['item']} against {first}, thousandths of a bit per byte, with 95 % interval"
+    return [title, *map(_difference_line, rows), *_notes([row for row in rows if "unpaired" not in row])]
 
 
 def _seeds(seeds: Sequence[int]) -> str:

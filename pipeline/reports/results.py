@@ -83,19 +83,28 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], compute: Any, fewest: int) ->
 
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the results as text of at most 80 columns for three seeds: a row per figure, a column per seed."""
+    return "\n".join([*aligned(results_rows(results)), "", *results_ending(results)])
+
+
+def results_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of the table, its heads first."""
     rows = results["seeds"]
     columns = {f"seed {row['seed']}": row for row in rows}
     if len(rows) > 1:
         columns |= {"mean": results["mean"], "deviation": results["std"]}
-    return "\n".join([*figures_table("bits per byte, and what they cost", columns), "", *_ending(results)])
+    return figures_rows("bits per byte, and what they cost", columns)
 
 
-def figures_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table: a row per figure that a column has, a column of figures per name."""
+def figures_rows(title: str, columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return cells, heads first: a row per figure that any column has, a column of figures per name."""
     keys = dict.fromkeys(key for column in columns.values() for key in column if key != "seed")
     shown = [key for key in keys if any(column.get(key) is not None for column in columns.values())]
     lines = [[_title(key), *(_cell(key, column.get(key)) for column in columns.values())] for key in shown]
-    table = [[title, *columns], *lines]
+    return [[title, *columns], *lines]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of cells."""
     widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
     return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
 
@@ -115,7 +124,8 @@ def _cell(key: str, value: float | None) -> str:
     return f"{value:,.0f}" if key.endswith(("bytes", "params", "steps")) else f"{value:.4f}"
 
 
-def _ending(results: Mapping[str, Any]) -> list[str]:
+def results_ending(results: Mapping[str, Any]) -> list[str]:
+    """Return the lines below the table: what holds for all seeds together."""
     lines = []
     if results["unigram_bpb"] is not None:
         lines.append(f"unigram {results['unigram_bpb']:.4f} bpb on the same {results['val_bytes']:,} val bytes")

@@ -120,6 +120,5 @@ def test_parts_are_lengths_places_and_quarters() -> None:
 
 
 def test_plot_is_small(measured: dict, tmp_path) -> None:
-    pytest.importorskip("matplotlib", reason="install the extra `bench` to draw the plot")
     draw_plot(tmp_path / "mixture.png", measured["mixture"])
     assert 5_000 < (tmp_path / "mixture.png").stat().st_size < 150_000

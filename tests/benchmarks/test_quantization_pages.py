@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from benchmarks.quantization.pages import draw_plot, result_page
 from benchmarks.results import RESULTS
 
@@ -59,7 +57,6 @@ def test_every_figure_of_the_page_comes_from_the_points():
 
 
 def test_plot_is_small(tmp_path):
-    pytest.importorskip("matplotlib", reason="install the extra `bench` to draw the plot")
     draw_plot(tmp_path / "rates.png", json.loads((RESULTS / "quantization.json").read_text())["measured"])
     assert 5_000 < (tmp_path / "rates.png").stat().st_size < 150_000
 

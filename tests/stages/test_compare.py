@@ -43,7 +43,7 @@ def test_an_experiment_is_compared_with_its_revision_and_the_workspace(committed
     assert [arm["mean"] for arm in workspaces] == [finer["mean"]] * 2
     changes = [{"key": "budget.limit_bytes", "before": "370000", "after": "375000"}]
     assert comparison["params"] == {"B": changes, "C": changes, "D": changes}
-    before, after, *_ = (arm["mean"][comparison["item"]] for arm in comparison["arms"])
+    before, after, *_ = (arm["bpb"] for arm in comparison["arms"])
     rows = comparison["differences"]
     assert [row["difference_mbpb"] for row in rows] == pytest.approx([1000 * (after - before)] * 3)
     assert all(row["low_mbpb"] < row["difference_mbpb"] < row["high_mbpb"] for row in rows)
