@@ -23,7 +23,6 @@ def compare(runs: tuple[str, ...], item: str | None, html: Path | None, as_json:
     """
     from pipeline.base.files import require_writable, write_bytes
     from pipeline.reports.compare import comparison_table
-    from pipeline.reports.compare_page import comparison_page
 
     if len(runs) < 2:
         raise click.UsageError("give two runs or more: A B...")
@@ -33,6 +32,8 @@ def compare(runs: tuple[str, ...], item: str | None, html: Path | None, as_json:
         comparison = _comparison(runs, item)
         click.echo(json.dumps(comparison, indent=1) if as_json else comparison_table(comparison))
         return
+    from pipeline.reports.compare_page import comparison_page
+
     require_writable(html)
     write_bytes(html, comparison_page(_comparison(runs, item)).encode())
     click.echo(f"{html}: {html.stat().st_size:,} bytes")

@@ -119,9 +119,9 @@ def run_scores(runs: Mapping[str, tuple[float, float, float, float]], limits: Ma
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        _limits(axes, limits)  # below the points, which lie just before them
         for (label, (x, y, low, high)), marker in zip(runs.items(), itertools.cycle(_MARKERS), strict=False):
             axes.errorbar(x, y, [[y - low], [high - y]], marker=marker, linestyle="none", capsize=4, label=label)
-        _limits(axes, limits)
         axes.set(xlabel="bytes of code and artifact", ylabel="bits per byte")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_THOUSANDS)

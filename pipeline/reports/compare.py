@@ -100,7 +100,7 @@ def compare_arms(arms: Sequence[Arm], item: str) -> dict[str, Any]:
     first, values = arms[0], [read_yaml(arm.folder / "params.yaml") for arm in arms]
     return {
         "item": item,
-        "arms": [_figures(arm, item) for arm in arms],
+        "arms": _with_totals([_figures(arm, item) for arm in arms]),
         "differences": [{"label": arm.label, **_difference(first, arm, item)} for arm in arms[1:]],
         "params": {
             arm.label: [change._asdict() for change in value_differences(values[0], theirs, "")]
@@ -110,19 +110,28 @@ def compare_arms(arms: Sequence[Arm], item: str) -> dict[str, Any]:
 
 
 def _figures(arm: Arm, item: str) -> dict[str, Any]:
-    """Return the results of an arm; its code counts as what is set aside for it unless a record holds its artifacts."""
+    """Return the results of an arm, its score on the item and whether a record holds its artifacts as they are now."""
     results, budget = run_results(arm.params, arm.folder), arm.params.budget
     sizes = [row["artifact_bytes"] for row in results["seeds"]]
     largest = None if None in sizes else max(sizes)
     code_bytes = results["mean"]["code_bytes"]
     packaged = None not in (largest, code_bytes) and largest + code_bytes == results["bytes_total"]
-    if not packaged:
-        results["mean"]["code_bytes"], code_bytes = None, budget.code_reserve_bytes
-    total_bytes = None if largest is None else largest + code_bytes
     scores = [arm.folder / path_of("scores", seed=seed, item=item) for seed in arm.params.seeds]
-    bpb = fmean(read_json(path)["val_bpb"] for path in scores) if all(path.exists() for path in scores) else None
-    own = {"label": arm.label, "name": arm.name, "packaged": packaged, "total_bytes": total_bytes, "bpb": bpb}
-    return {**own, **{key: results[key] for key in ("seeds", "mean", "std", "limit_bytes")}}
+    return {
+        **{key: results[key] for key in ("seeds", "mean", "std", "limit_bytes")},
+        "label": arm.label,
+        "name": arm.name,
+        "bpb": fmean(read_json(path)["val_bpb"] for path in scores) if all(path.exists() for path in scores) else None,
+        "packaged": packaged,
+        "packaged_bytes": results["bytes_total"] if packaged else None,
+        "reserved_bytes": None if largest is None else largest + budget.code_reserve_bytes,
+    }
+
+
+def _with_totals(figures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures of arms with `total_bytes` that compare: as packaged, or all with what code may take."""
+    which = "packaged_bytes" if all(each["packaged"] for each in figures) else "reserved_bytes"
+    return [{**each, "total_bytes": each[which]} for each in figures]
 
 
 def _difference(first: Arm, other: Arm, item: str) -> dict[str, Any]:
@@ -202,9 +211,9 @@ def arm_lines(comparison: Mapping[str, Any]) -> list[str]:
     """Return a line per arm: what its label stands for."""
     arms = comparison["arms"]
     names = [f"{arm['label']}  {arm['name']}, {_seeds([row['seed'] for row in arm['seeds']])}" for arm in arms]
-    reserved = [arm["label"] for arm in arms if arm["total_bytes"] is not None and not arm["packaged"]]
-    note = f"{', '.join(reserved)}: no record of these artifacts yet, total bytes with the code reserve"
-    return [*names, *[note] * bool(reserved)]
+    loose = [arm["label"] for arm in arms if not arm["packaged"]]
+    note = f"total bytes with code reserve: no record holds the artifacts of {', '.join(loose)}"
+    return [*names, *[note] * bool(loose)]
 
 
 def figure_cells(comparison: Mapping[str, Any]) -> list[list[str]]:

@@ -102,15 +102,16 @@ def test_a_ledger_of_other_shards_is_refused(tmp_path, monkeypatch):
         compared(folder, folder)
 
 
-def test_a_record_counts_only_where_it_holds_the_artifacts(tmp_path):
-    folder = write_run(tmp_path / "run", {1: 0.5, 5: 0.6})
-    (arm,) = compared(folder)["arms"]
-    assert (arm["packaged"], arm["total_bytes"]) == (False, 1005 + 31350)
-    for total, packaged in ((1005 + 300, True), (1006 + 300, False)):  # the second holds another artifact
-        write_json(folder / path_of("package") / "submission.json", {"bytes_code": 300, "bytes_total": total})
-        (arm,) = compared(folder)["arms"]
-        assert (arm["packaged"], arm["total_bytes"]) == (packaged, 1305 if packaged else 32355)
-        assert arm["mean"]["code_bytes"] == (300 if packaged else None)
+def test_totals_are_of_records_only_where_all_arms_have_one_of_their_artifacts(tmp_path):
+    packaged, other = (write_run(tmp_path / name, {1: 0.5, 5: 0.6}) for name in ("packaged", "other"))
+    content = {"bytes_code": 300, "bytes_total": 1305}
+    write_json(packaged / path_of("package") / "submission.json", content)
+    for total, expected in ((None, 1005 + 31350), (1306, 1005 + 31350), (1305, 1305)):  # 1306: of another artifact
+        if total is not None:
+            write_json(other / path_of("submission") / "submission.json", {**content, "bytes_total": total})
+        comparison = compared(packaged, other)
+        assert [arm["total_bytes"] for arm in comparison["arms"]] == [expected] * 2
+        assert ("holds the artifacts of B" in comparison_table(comparison)) == (total != 1305)
 
 
 def test_the_table_of_three_arms_fits_80_columns(tmp_path):
