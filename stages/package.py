@@ -1,5 +1,6 @@
 """`fairway package`: all seeds' outputs -> the record folder, proven by running it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,15 @@ def package(params_path: str) -> None:
 
     Reads every section and the outputs of all seeds. The folder appears only when each seed's artifact, rescored by
     the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit.
-    Writes artifacts/package/, which `fairway audit` turns into artifacts/submission/.
+    Writes artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, from
+    which `dvc plots show` draws the loss curves of all seeds in one picture.
     """
     from dataclasses import replace
     from importlib.metadata import version
 
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.config import SECTIONS, load_params
-    from pipeline.base.files import folder_digest
+    from pipeline.base.files import folder_digest, write_bytes
     from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
@@ -64,6 +66,7 @@ def package(params_path: str) -> None:
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=prove,
     )
+    write_bytes(path_of("curves"), curves_of_seeds(params.seeds))
     stage.summary(
         f"package: {submission['val_bpb']:.4f} bpb, {submission['bytes_total']:,} bytes "
         f"({len(code):,} code, {len(unwrap(code).encode()):,} unwrapped), proven for seeds {list(params.seeds)}",
@@ -86,3 +89,13 @@ def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     for path in sweep_outputs(params.seeds, params.evaluate.items):
         stage.log(f"package: {path} belongs to no seed and item of params.yaml; moved to {STATE / 'removed'}/")
     return val_shards
+
+
+def curves_of_seeds(seeds: Iterable[int]) -> bytes:
+    """Return the loss curves of all seeds as one CSV with a column `seed`."""
+    from pipeline.base.artifacts import path_of, read_text
+
+    curves = {seed: read_text(path_of("curve", seed=seed)).splitlines() for seed in seeds}
+    head = next(iter(curves.values()))[0]
+    rows = [f"{seed},{row}" for seed, curve in curves.items() for row in curve[1:]]
+    return "\n".join([f"seed,{head}", *rows, ""]).encode()

@@ -61,6 +61,7 @@ TABLE = {
     "ledger": Artifact("seeds/{seed}/evaluate/ledger-{item}.npz", "evaluate", "nats and bytes per target, in order"),
     "metrics": Artifact("metrics/{seed}.json", "metrics", "JSON, flat: the figures that runs are compared by"),
     "package": Artifact("package", "package", "the record folder, to be audited"),
+    "curves": Artifact("curves.csv", "package", "CSV: the loss curves of all seeds, a column says which"),
     "submission": Artifact("submission", "audit", "the record folder with its audit"),
     "audit": Artifact("audit/audit.json", "audit", "JSON: checks, verdicts, evidence, digests of the folder audited"),
     "audit_metrics": Artifact("audit/metrics.json", "audit", "JSON, flat: verdict, bytes of the record"),

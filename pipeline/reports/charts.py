@@ -104,19 +104,25 @@ def rate_distortion(rules: Series, points: Mapping[str, Series], limits: Mapping
                 axes.plot(x, y, marker, linestyle="none", color=colours[label], markerfacecolor="none")
         for label, colour in colours.items():
             axes.plot([], [], "-", color=colour, linewidth=4, label=label)
-        for label, limit in limits.items():
-            axes.axvline(limit, color=_INK, linewidth=1)
-            axes.annotate(
-                f"{label} ",
-                (limit, 0.98),
-                ha="right",
-                va="top",
-                rotation=90,
-                fontsize=8,
-                xycoords=("data", "axes fraction"),
-            )
+        _limits(axes, limits)
         axes.axhline(0, color=_SOFT, linewidth=0.8)
         axes.set(xlabel="bytes of the artifact", ylabel="0.001 nats per token\nabove the float model")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(_THOUSANDS)
+        axes.legend()
+
+    return _draw(3.4, draw)
+
+
+def run_scores(runs: Mapping[str, tuple[float, float, float, float]], limits: Mapping[str, float]) -> str:
+    """Draw runs, a point each: bytes, bits per byte and the ends of the interval of these; limits as vertical lines."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _limits(axes, limits)  # below the points, which lie just before them
+        for (label, (x, y, low, high)), marker in zip(runs.items(), itertools.cycle(_MARKERS), strict=False):
+            axes.errorbar(x, y, [[y - low], [high - y]], marker=marker, linestyle="none", capsize=4, label=label)
+        axes.set(xlabel="bytes of code and artifact", ylabel="bits per byte")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_THOUSANDS)
         axes.legend()
@@ -243,6 +249,13 @@ def stage_seconds(seconds: Mapping[str, Mapping[str, float]]) -> str:
 
 
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
+
+
+def _limits(axes: Axes, limits: Mapping[str, float]) -> None:
+    across: dict[str, Any] = {"ha": "right", "va": "top", "rotation": 90, "xycoords": ("data", "axes fraction")}
+    for label, limit in limits.items():
+        axes.axvline(limit, color=_INK, linewidth=1)
+        axes.annotate(f"{label} ", (limit, 0.98), fontsize=8, **across)
 
 
 def _lines(axes: Axes, series: Series, markers: bool = False) -> None:

@@ -45,7 +45,7 @@ def _headline(run: RunFacts) -> str:
     scores = {item: [seed.scores[item]["val_bpb"] for seed in run.seeds if item in seed.scores] for item in _items(run)}
     item, values = next(((item, found) for item, found in reversed(scores.items()) if found), ("", []))
     parts = [f"{statistics.fmean(values):.4f} bits per byte ({item}, {_seeds(len(values))})" if values else "no score"]
-    if (total := run.results["bytes_total"]) is not None:
+    if (total := run.results["total_bytes"]) is not None:
         parts.append(f"{total:,} of {run.results['limit_bytes']:,} bytes")
     parts.append({"pass": "audit passed", None: "not audited yet"}.get(run.results["verdict"], "AUDIT FAILED"))
     return paragraph(f"{run.name}: {'; '.join(parts)}.")

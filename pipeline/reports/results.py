@@ -19,11 +19,13 @@ SECONDS = ("train", "calibrate", "quantize", "evaluate")
 """Stages of a seed whose reports say how long they took."""
 
 
-def run_results(params: Params) -> dict[str, Any]:
-    """Return the results of all seeds and of the record; ValueError for a report that is damaged."""
-    submission = _read(path_of("submission") / "submission.json") or _read(path_of("package") / "submission.json") or {}
-    manifest, audit = _read(path_of("manifest")) or {}, _read(path_of("audit")) or {}
-    rows = [seed_results(params, seed) for seed in params.seeds]
+def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
+    """Return the results of all seeds and of the record of folder `run`; ValueError for a report that is damaged."""
+    manifest, audit = _read(run / path_of("manifest")) or {}, _read(run / path_of("audit")) or {}
+    rows, digests = [seed_results(params, seed, run) for seed in params.seeds], _artifact_digests(params, run)
+    packaged, audited = (_record_of(digests, run / path_of(name)) for name in ("package", "submission"))
+    is_audited = set(digests.values()) <= set(audit.get("files_sha256", {}).values())
+    submission = audited or packaged
     return {
         "seeds": rows,
         "mean": _over_seeds(rows, statistics.fmean, 1),
@@ -33,17 +35,30 @@ def run_results(params: Params) -> dict[str, Any]:
         "code_bytes": submission.get("bytes_code"),
         "total_bytes": submission.get("bytes_total"),
         "limit_bytes": params.budget.limit_bytes,
-        "verdict": audit.get("verdict"),
-        "record": str(path_of("submission")) if path_of("submission").is_dir() else None,
+        "verdict": audit.get("verdict") if is_audited else None,
+        "record": str(run / path_of("submission")) if audited else None,
     }
 
 
-def seed_results(params: Params, seed: int) -> dict[str, Any]:
-    """Return the figures of one seed by name, with the unit in it; None for what is not there yet."""
+def _artifact_digests(params: Params, run: Path) -> dict[str, str | None]:
+    """Return the sha256 of every seed's artifact as its report states it."""
+    reports = {seed: _read(run / path_of("quantize_report", seed=seed)) or {} for seed in params.seeds}
+    return {str(seed): report.get("artifact_sha256") for seed, report in reports.items()}
+
+
+def _record_of(digests: Mapping[str, str | None], folder: Path) -> dict[str, Any]:
+    """Return what a record states, nothing where it holds other artifacts: those of an earlier configuration."""
+    stated = _read(folder / "submission.json") or {}
+    held = {seed: result.get("artifact_sha256") for seed, result in stated.get("seed_results", {}).items()}
+    return stated if held == digests else {}
+
+
+def seed_results(params: Params, seed: int, run: Path = Path()) -> dict[str, Any]:
+    """Return the figures of one seed of folder `run` by name, with the unit in it; None for what is not there yet."""
     items = ["float", *params.evaluate.items]
-    scores = {item: _read(path_of("scores", seed=seed, item=item)) or {} for item in items}
-    train, quantize = (_read(path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
-    calibrate = _read(path_of("calibrate_report", seed=seed)) or {}
+    scores = {item: _read(run / path_of("scores", seed=seed, item=item)) or {} for item in items}
+    train, quantize = (_read(run / path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
+    calibrate = _read(run / path_of("calibrate_report", seed=seed)) or {}
     evaluated = [score["seconds"]["total"] for score in scores.values() if score]
     seconds = [train.get("seconds"), calibrate.get("seconds"), quantize.get("seconds"), sum(evaluated) or None]
     return {
@@ -90,10 +105,7 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], compute: Any, fewest: int) ->
 
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the results as text of at most 80 columns for three seeds: a row per figure, a column per seed."""
-    table = results_rows(results)
-    widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
-    return "\n".join([*text, "", *results_ending(results)])
+    return "\n".join([*aligned(results_rows(results)), "", *results_ending(results)])
 
 
 def results_rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -102,9 +114,21 @@ def results_rows(results: Mapping[str, Any]) -> list[list[str]]:
     columns = {f"seed {row['seed']}": row for row in rows}
     if len(rows) > 1:
         columns |= {"mean": results["mean"], "deviation": results["std"]}
-    shown = [key for key in rows[0] if key != "seed" and any(row[key] is not None for row in rows)]
-    lines = [[_title(key), *(_cell(key, column[key]) for column in columns.values())] for key in shown]
-    return [["bits per byte, and what they cost", *columns], *lines]
+    return figures_rows("bits per byte, and what they cost", columns)
+
+
+def figures_rows(title: str, columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return cells, heads first: a row per figure that any column has, a column of figures per name."""
+    keys = dict.fromkeys(key for column in columns.values() for key in column if key != "seed")
+    shown = [key for key in keys if any(column.get(key) is not None for column in columns.values())]
+    lines = [[_title(key), *(_cell(key, column.get(key)) for column in columns.values())] for key in shown]
+    return [[title, *columns], *lines]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of cells."""
+    widths = [max(len(line[index]) for line in table) for index in range(len(table[0]))]
+    return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
 
 
 def _title(key: str) -> str:

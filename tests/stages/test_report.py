@@ -61,3 +61,20 @@ def test_a_damaged_report_is_one_line(params):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"seeds/2/train/report\.json: not valid JSON"):
         run_results(params)
+
+
+def test_a_record_and_a_verdict_of_other_artifacts_are_not_shown(params):
+    """As after `dvc repro metrics`: the record is that of the configuration before."""
+    params.seeds = (1,)
+    stated = {"bytes_code": 300, "bytes_total": 1305, "seed_results": {"1": {"artifact_sha256": "of now"}}}
+    for name in ("package", "submission"):
+        write_json(path_of(name) / "submission.json", stated)
+    write_json(path_of("audit"), {"verdict": "pass", "files_sha256": {"model.fwy": "of now"}})
+    for digest, endings in (
+        ("of now", ["audit   pass", "record  artifacts/submission/"]),
+        ("of a changed budget", ["audit   not done yet", "record  not packaged and audited yet"]),
+    ):
+        write_json(path_of("quantize_report", seed=1), {"artifact_bytes": 1005, "artifact_sha256": digest})
+        result = run_results(params)
+        assert results_table(result).splitlines()[-2:] == endings
+        assert result["total_bytes"] == (1305 if digest == "of now" else None)
