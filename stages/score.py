@@ -60,8 +60,9 @@ def score(
     """Score the documents of FILEs: their bytes, tokens and bits per byte, one by one and in all.
 
     A FILE is a text, one document unless there is a --separator; or .jsonl, .jsonl.zst or .parquet, a document per line
-    or row; or a folder of these; or - for a text from stdin. A document is scored alone, from its start, with the code and under a protocol of
-    `fairway evaluate`; --joined --protocol NAME is exactly what that does with val. Prints a table; writes no file.
+    or row; or a folder of these; or - for a text from stdin. A document is scored alone, from its start, with the code
+    and under a protocol of `fairway evaluate`; --joined --protocol NAME is exactly what that does with val. Prints a
+    table; writes no file.
     """
     protocol = _named_protocol(protocol_name, params_path)
     documents = _read_documents(files, separator, text_field)
