@@ -20,13 +20,14 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
     """Score the artifact, read back from disk, under one protocol.
 
     Reads sections `evaluate` and `launch`, the artifact (item `float`: the checkpoint), the val shards and the byte
-    table. With launch.num_processes above 1 it runs itself under torchrun, with the same result. Stops early when it
-    cannot end within evaluate.limit_seconds. Writes artifacts/seeds/SEED/evaluate/scores-ITEM.json and ledger-ITEM.npz.
+    table. A protocol without context_tokens, null, has the model's. With launch.num_processes above 1 it runs itself
+    under torchrun, with the same result. Stops early when it cannot end within evaluate.limit_seconds. Writes
+    artifacts/seeds/SEED/evaluate/scores-ITEM.json and ledger-ITEM.npz.
     """
     from pipeline.base.checks import require
     from pipeline.base.config import load_params
 
-    params = load_params(params_path, ["evaluate", "launch"])
+    params = load_params(params_path, ["evaluate", "launch", "model"])
     require(item in params.evaluate.protocols, "--item", item, f"one of {', '.join(params.evaluate.protocols)}")
     run_on_ranks(
         "evaluate",
@@ -65,6 +66,8 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
         model, mixtures = (load_checkpoint(weights), {}) if item == "float" else load_artifact_model(weights)
     except ArtifactError as error:
         raise ValueError(f"{error}; run `dvc repro`") from None
+    context, wanted = model.config.context_tokens, params.model.context_tokens  # wanted: of protocols too
+    require(context == wanted, "model.context_tokens", wanted, f"{context}, as in {weights}; run `dvc repro`")
     decoded = stage.seconds
     shards = open_listed(
         listed_shards(path_of("manifest"), "val"), model.config.vocab_size, check_content=ranks.rank == 0

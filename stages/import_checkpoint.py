@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from stages.shell.console import params_path_option, seal, seed_option
+from stages.shell.console import ROOT, params_path_option, seal, seed_option
 from stages.shell.rules import check_params
 
 
@@ -32,8 +33,9 @@ def import_checkpoint(
 ) -> None:
     """Place a community CHECKPOINT (.pt or .safetensors) where training would have, so that nothing has to train.
 
-    Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, and commits the stage to DVC: `dvc repro`
-    then runs calibrate onwards. `dvc repro prepare` must have run, with the checkpoint's tokenizer.
+    Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, of section `package` the texts that a recipe
+    says of its own model, and commits the stage to DVC: `dvc repro` then runs calibrate onwards. `dvc repro prepare`
+    must have run, with the checkpoint's tokenizer.
     """
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.checks import require
@@ -47,7 +49,7 @@ def import_checkpoint(
     from pipeline.data.manifest import read_manifest
     from pipeline.interop.adopt import place_checkpoint, plain_model_section, read_community
 
-    params = load_params(params_path, ["seeds", "train", "launch"])
+    params = load_params(params_path, ["seeds", "data", "train", "launch"])
     require(seed in params.seeds, "--seed", seed, f"one of seeds in {params_path} ({list(params.seeds)})")
     vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
     notes: list[str] = []
@@ -59,14 +61,23 @@ def import_checkpoint(
         f"{vocab_size}, the vocabulary of the prepared shards: set data.vocab_size, model.vocab_size and "
         "data.tokenizer_model to the checkpoint's and run `dvc repro prepare`",
     )
-    changes, params_text = _with_model_section(Path(params_path), plain_model_section(community.config))
+    path, texts = Path(params_path), _package_texts(Path(params_path), checkpoint.name, community.origin["layout"])
+    with_model, params_text = _with_section(path, path.read_bytes(), "model", plain_model_section(community.config))
+    with_texts, params_text = _with_section(path, params_text, "package", texts)
+    _check_text(params_text)
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"
     stage = seal("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
-    for line in [*notes, *changes]:
+    for line in [*notes, *with_model, *with_texts]:
         stage.log(line)
+    if params.data.source != "fineweb" and not params.data.val_files:
+        stage.log(
+            f"warning: what {checkpoint.name} was trained on is not known: val may hold text that it has seen, and its "
+            "score then means nothing; set data.val_files to text that it cannot have seen (data.val_frac: null), or "
+            "take the published shards (data.source: fineweb), run `dvc repro prepare` and import again"
+        )
     report = place_checkpoint(community, seed, stage.provenance, stage.log)
-    with _written_for_good(Path(params_path), params_text):
+    with _written_for_good(path, params_text):
         _commit_to_dvc(seed)
     stage.summary(
         f"import: seed {seed}, {report['model_params']:,} parameters, {community.config.context_tokens} tokens of "
@@ -75,15 +86,43 @@ def import_checkpoint(
     )
 
 
-def _with_model_section(path: Path, values: dict) -> tuple[list[str], bytes]:
-    """Return what differs from section `model` of the file, a line per key, and the file with the section in place."""
-    from pipeline.recipes.recipes import section_values, value_differences, with_section
+def _with_section(path: Path, content: bytes, section: str, values: dict) -> tuple[list[str], bytes]:
+    """Return what differs from a section of a file's `content`, a line per key, and the content with it in place."""
+    from pipeline.base.config import parse_yaml
+    from pipeline.recipes.recipes import value_differences, with_section
 
-    content = path.read_bytes()
-    changed = value_differences(section_values(path, "model"), values, "model.")
+    changed = value_differences(parse_yaml(content.decode())[section], values, f"{section}.")
     if changed:
-        content = with_section(content.decode(), "model", values).encode()
+        content = with_section(content.decode(), section, values).encode()
     return [f"{path}: {change.key}: {change.before} -> {change.after}" for change in changed], content
+
+
+def _package_texts(path: Path, file: str, layout: str) -> dict:
+    """Return section `package` with texts of an imported model where those of a recipe, or of an import, stand."""
+    from pipeline.recipes.recipes import recipe_names, recipe_path, section_values
+
+    values, folder = section_values(path, "package"), ROOT / "recipes"
+    shipped = [section_values(recipe_path(folder, name), "package") for name in recipe_names(folder)]
+    texts = {
+        "name": f"Imported {Path(file).stem}",
+        "blurb": f"Imported weights {file} (layout {layout}), trained elsewhere; quantized and scored by Fairway.",
+        "track": "non-record",
+    }
+    for key, text in texts.items():
+        if str(values[key]).startswith("Imported ") or values[key] in [recipe[key] for recipe in shipped]:
+            values[key] = text
+    return values
+
+
+def _check_text(content: bytes) -> None:
+    """Raise ValueError, one line, unless the content of a configuration is sound."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "params.yaml")
+        path.write_bytes(content)
+        try:
+            check_params(str(path))
+        except ValueError as error:
+            raise ValueError(f"{error}; section `model` would be the checkpoint's: set this, import again") from None
 
 
 @contextmanager

@@ -10,17 +10,26 @@ from stages.shell.console import params_option, seal
 def prepare(params_path: str) -> None:
     """Turn a corpus into a SentencePiece tokenizer, train and val shards, a byte table and a manifest.
 
-    Reads section `data`. Documents go to val by a hash of their content; published shards come with their own split
-    and stay in data.fineweb.folder. Writes artifacts/data/.
+    Reads section `data`. Documents go to val by a hash of their content, or val is data.val_files; published shards
+    come with their own split and stay in data.fineweb.folder. Writes artifacts/data/.
     """
     from pipeline.base.artifacts import CACHE, outputs_of, path_of
+    from pipeline.base.checks import one_line
     from pipeline.base.config import load_params
+    from pipeline.corpus.prepare import LEFT_OUT_KEY
     from pipeline.corpus.prepare import prepare as prepare_data
+    from pipeline.corpus.source_files import unread_files
+    from pipeline.corpus.text_files import TEXT_SUFFIXES
 
     config = load_params(params_path, ["data"]).data
     stage = seal("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")
+    if unread := unread_files([*config.files, *config.val_files], TEXT_SUFFIXES):
+        names = one_line(", ".join(map(str, unread)))
+        stage.log(f"prepare: left out {len(unread)} files that end in none of {', '.join(TEXT_SUFFIXES)}: {names}")
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
+    if left_out := manifest.get(LEFT_OUT_KEY):
+        stage.log(f"prepare: left out {left_out:,} documents of data.files that data.val_files hold too")
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
     stage.summary(
         f"prepare: {train['documents']:,} train and {val['documents']:,} val documents, vocabulary {config.vocab_size}",

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     "of params.yaml, else its checkpoint.",
 )
 @click.option("--separator", help=r"What stands between the documents of a text file; \n and \t are understood.")
+@click.option(
+    "--text-field", default="text", show_default=True, help="Field of .jsonl lines, column of .parquet, with the text."
+)
 @click.option("--joined", is_flag=True, help="Score all documents as one stream, each read after the ones before it.")
 @click.option(
     "--protocol",
@@ -44,6 +48,7 @@ def score(
     files: tuple[Path, ...],
     source: Path | None,
     separator: str | None,
+    text_field: str,
     joined: bool,
     protocol_name: str | None,
     dearest: int,
@@ -54,12 +59,13 @@ def score(
 ) -> None:
     """Score the documents of FILEs: their bytes, tokens and bits per byte, one by one and in all.
 
-    A FILE is a text, one document unless there is a --separator; or .jsonl, a document in the field `text` of each
-    line; or - for a text from stdin. A document is scored alone, from its start, with the code and under a protocol of
-    `fairway evaluate`; --joined --protocol NAME is exactly what that does with val. Prints a table; writes no file.
+    A FILE is a text, one document unless there is a --separator; or .jsonl, .jsonl.zst or .parquet, a document per line
+    or row; or a folder of these; or - for a text from stdin. A document is scored alone, from its start, with the code
+    and under a protocol of `fairway evaluate`; --joined --protocol NAME is exactly what that does with val. Prints a
+    table; writes no file.
     """
     protocol = _named_protocol(protocol_name, params_path)
-    documents = _read_documents(files, separator)
+    documents = _read_documents(files, separator, text_field)
     opened = open_source(source, tokenizer, device, params_path)
 
     from pipeline.inference.costs import default_protocol, score_documents
@@ -88,25 +94,38 @@ def _named_protocol(name: str | None, params_path: str) -> "Protocol | None":
     return protocols[name]
 
 
-def _read_documents(files: tuple[Path, ...], separator: str | None) -> list["Document"]:
+def _read_documents(files: tuple[Path, ...], separator: str | None, field: str) -> list["Document"]:
     """Return the documents of all files; ValueError, one line, when one cannot be read or all are blank."""
     from pipeline.base.checks import require
-    from pipeline.base.files import require_file
-    from pipeline.inference.documents import documents_of_file
+    from pipeline.corpus.text_files import TextFormat, split_text, texts_of_file
+    from pipeline.inference.documents import named_documents
 
     mark = separator and separator.replace("\\n", "\n").replace("\\t", "\t")
     require(mark != "", "--separator", separator, "at least one character")
+    form = TextFormat(field, mark, "--text-field")
     documents: list[Document] = []
-    for path in files:
-        if str(path) == "-":
-            content = sys.stdin.buffer.read()
-        else:
-            require_file(path, "FILE", [".txt", ".jsonl"])
-            content = path.read_bytes()
-        documents += documents_of_file(str(path), content, mark)
+    for path in _text_files(files):
+        name, is_stdin = str(path), str(path) == "-"
+        texts = split_text(name, sys.stdin.buffer.read(), mark) if is_stdin else texts_of_file(path, form)
+        documents += named_documents(name, texts)
     if not documents:
         raise ValueError(f"{_names(files)}: no text to score; expected at least one document that is not blank")
     return documents
+
+
+def _text_files(files: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files, of folders those with text; ValueError, one line, when there is no such file."""
+    from pipeline.base.files import require_file
+    from pipeline.corpus.source_files import find_source_files
+    from pipeline.corpus.text_files import TEXT_SUFFIXES
+
+    for path in files:
+        if path.is_dir():
+            yield from find_source_files([str(path)], TEXT_SUFFIXES, "FILE")
+            continue
+        if str(path) != "-":
+            require_file(path, "FILE", TEXT_SUFFIXES)
+        yield path
 
 
 def _names(files: tuple[Path, ...]) -> str:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.config import SECTIONS, parse_value, read_yaml
+from pipeline.base.config import SECTIONS, parse_value, read_yaml, with_model_context
 
 REPO = Path(__file__).resolve().parent.parent
 FILES = [REPO / "params.yaml", *sorted((REPO / "recipes").glob("*.yaml"))]
@@ -45,7 +45,7 @@ _UNSHIPPED: list[dict[str, Any]] = [
 @cache
 def documents() -> list[dict[str, Any]]:
     """Return valid documents as plain values; every field of the schema occurs in one of them."""
-    shipped = [read_yaml(path) for path in FILES]
+    shipped = [with_model_context(read_yaml(path)) for path in FILES]
     return [*shipped, *(changed(shipped[0], changes) for changes in _UNSHIPPED)]
 
 

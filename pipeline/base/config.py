@@ -42,16 +42,10 @@ SECTIONS = {
 
 LARGEST = {
     "seeds": 2**63 - 1,
-    "blocks": 256,
-    "loops": 256,
+    **dict.fromkeys(("blocks", "loops"), 256),
     "processes": 4096,
     "mult": 1000,
-    "dim": 2**16,
-    "dims": 2**16,
-    "width": 2**16,
-    "rank": 2**16,
-    "heads": 2**16,
-    "groups": 2**16,
+    **dict.fromkeys(("dim", "dims", "width", "rank", "heads", "groups"), 2**16),
     "buckets": 2**24,
 }
 """Last word of a number's name -> how far from 0 it may be: beyond any sane use, below what hangs or fills memory."""
@@ -90,9 +84,19 @@ def load_params(path: str | Path, sections: Iterable[str]) -> Params:
 
     Raises ValueError with one line: dotted key, value found, what was expected, nearest valid name.
     """
-    document = read_yaml(Path(path))
+    document = with_model_context(read_yaml(Path(path)))
     _check_keys(document, tuple(SECTIONS), "", str(path))
     return Params(**{name: _parse_section(name, document[name]) for name in sections})
+
+
+def with_model_context(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose protocols of no context of their own, null, have the model's; changes `document`."""
+    match document:
+        case {"model": {"context_tokens": int() as length}, "evaluate": {"protocols": dict() as protocols}}:
+            for protocol in protocols.values():
+                if isinstance(protocol, dict) and protocol.get("context_tokens", length) is None:
+                    protocol["context_tokens"] = length
+    return document
 
 
 def parse_value(annotation: Any, value: object, where: str) -> Any:
@@ -159,8 +163,7 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path}: no such file; run from the root of the checkout or pass --params")
     if not path.is_file():
         raise ValueError(f"{path}: got a {'folder' if path.is_dir() else 'pipe or device'}, expected a YAML file")
-    size = path.stat().st_size
-    if size > MOST_CHARACTERS:
+    if (size := path.stat().st_size) > MOST_CHARACTERS:
         raise ValueError(f"{path}: got {size:,} bytes, expected a configuration of at most {MOST_CHARACTERS:,}")
     content = path.read_bytes()
     try:
@@ -218,8 +221,8 @@ def _check_names(found: Mapping, prefix: str) -> None:
     for name in UNHASHED_NAMES:
         if name in found:
             raise ValueError(
-                f"{prefix}{name}: got a key named {name}, expected another name: DVC leaves keys named "
-                f"{' or '.join(UNHASHED_NAMES)} out of its run-cache key"
+                f"{prefix}{name}: got a key named {name}, expected another name: "
+                f"DVC leaves keys named {' or '.join(UNHASHED_NAMES)} out of its run-cache key"
             )
 
 

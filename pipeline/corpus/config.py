@@ -40,13 +40,20 @@ class DataConfig:
     source: Literal["wikipedia-leads", "text", "fineweb"]
     """`wikipedia-leads`: the demo corpus, fetched once with pip; `text`: `files`; `fineweb`: published shards."""
     files: tuple[str, ...]
-    """Paths or globs of .txt, .jsonl, .jsonl.zst (field `text`) and .parquet (column `text`); source `text` only."""
+    """Paths, globs or folders of .txt, .jsonl, .jsonl.zst and .parquet; source `text` only."""
+    text_field: str
+    """Field of each line of a .jsonl, column of a .parquet, that holds the text."""
+    document_separator: str | None
+    """What stands between the documents of a .txt; null: a file is one document."""
+    val_files: tuple[str, ...]
+    """Text held out for scoring, named like `files`: val is its documents, whose copies train leaves out."""
     fineweb: FineWebConfig | None
     """The published shards; source `fineweb` only, null otherwise."""
-    val_frac: float
-    """Expected share of documents held out for scoring, by a hash of their content; `fineweb` has its own val."""
+    val_frac: float | None
+    """Expected share of documents held out for scoring, by a hash of their content; null with `val_files`. `fineweb`
+    has its own val."""
     max_documents: int | None
-    """Keep the first n documents of the source; null keeps all."""
+    """Keep the first n documents of the source (of `val_files` all); null keeps all."""
     vocab_size: int
     """Pieces of the tokenizer to train, or of the one reused."""
     tokenizer_model: str | None
@@ -55,7 +62,7 @@ class DataConfig:
     """Tokens per shard file; `fineweb` takes shards as they are."""
 
     def __post_init__(self) -> None:
-        require(0 < self.val_frac < 1, "val_frac", self.val_frac, "a share between 0 and 1")
+        self._check_split()
         published = self.source == "fineweb"
         trains = self.tokenizer_model is None and not published
         require(1 <= self.vocab_size <= 65536, "vocab_size", self.vocab_size, "1 to 65536: shards hold 16-bit tokens")
@@ -76,7 +83,11 @@ class DataConfig:
             (self.source == "text") == bool(self.files),
             "files",
             self.files,
-            "paths or globs with source 'text', empty otherwise",
+            "paths, globs or folders with source 'text', empty otherwise",
+        )
+        require(self.text_field != "", "text_field", self.text_field, "the name of a field")
+        require(
+            self.document_separator != "", "document_separator", self.document_separator, "null or a character or more"
         )
         require(
             published == (self.fineweb is not None),
@@ -99,3 +110,12 @@ class DataConfig:
                 self.max_documents,
                 "null: published shards are taken whole (fineweb.train_shards)",
             )
+
+    def _check_split(self) -> None:
+        """Raise ValueError unless either `val_frac` or `val_files` says what is held out."""
+        if self.val_files:
+            require(self.source != "fineweb", "val_files", self.val_files, "empty: published shards have their own val")
+            require(self.val_frac is None, "val_frac", self.val_frac, "null: data.val_files say what is held out")
+            return
+        share = self.val_frac
+        require(share is not None and 0 < share < 1, "val_frac", share, "a share between 0 and 1 without val_files")

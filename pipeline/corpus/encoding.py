@@ -8,8 +8,8 @@ Source: the scoring rules of the challenge (sum of bytes == UTF-8 length of the 
 Checked by: tests/corpus/test_encoding.py.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -32,13 +32,13 @@ class EncodedBatch(NamedTuple):
     """UTF-8 bytes of their normalised text."""
 
 
-def batch_documents(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Group documents into batches bounded in number and in characters."""
-    batch: list[str] = []
+def batch_documents(documents: Iterable[Any], text_of: Callable[[Any], str] = str) -> Iterator[list[Any]]:
+    """Group documents, whose texts `text_of` returns, into batches bounded in number and in characters."""
+    batch: list[Any] = []
     characters = 0
-    for text in documents:
-        batch.append(text)
-        characters += len(text)
+    for document in documents:
+        batch.append(document)
+        characters += len(text_of(document))
         if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -3,8 +3,9 @@
 Text is read in two passes. The first counts the splits and samples training text for the tokenizer, the second
 encodes batch by batch straight into shards; memory is bounded by the sample, one batch and one shard. The one idea: a
 document's split is decided by a hash of its content alone (NFKC form, white space collapsed), so that duplicates, those
-that differ in such form only included, never straddle the splits and adding documents moves none. Published shards
-(`fineweb.py`) are taken as they are. Everything is written beside the destination and moved in place at the end.
+that differ in such form only included, never straddle the splits and adding documents moves none. Where `val_files`
+name val, train leaves out what has the hash of one of its documents. Published shards (`fineweb.py`) are taken as they
+are. Everything is written beside the destination and moved in place at the end.
 
 Source: the shard export of the Parameter Golf challenge.
 Differs: the challenge takes its validation split from the front of the data, not by a hash.
@@ -13,9 +14,9 @@ Checked by: tests/corpus/test_prepare.py.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -23,7 +24,7 @@ import sentencepiece
 from pipeline.base.files import sha256_of_file, temporary_folder, write_bytes
 from pipeline.base.progress import Progress
 from pipeline.corpus.config import DataConfig
-from pipeline.corpus.corpora import read_documents, text_digest
+from pipeline.corpus.corpora import read_documents, read_val_documents, text_digest
 from pipeline.corpus.encoding import batch_documents, encode_documents
 from pipeline.corpus.fineweb import write_fineweb
 from pipeline.corpus.tokenizer_training import DocumentSample, train_tokenizer
@@ -32,6 +33,10 @@ from pipeline.data.byte_count import ByteTable, byte_table
 from pipeline.data.shards import write_shard
 from pipeline.data.tokenizer import SPACE_MARK, load_tokenizer
 
+LEFT_OUT = "left out"
+"""Where documents of `data.files` go that `data.val_files` hold too."""
+LEFT_OUT_KEY = "left_out_documents"
+"""Their number in the manifest."""
 _SURVEY_NOTE_DOCUMENTS = 5000
 
 
@@ -52,15 +57,43 @@ def prepare(config: DataConfig, out_dir: Path, cache_dir: Path, progress: Progre
 
 def _encode_corpus(config: DataConfig, root: Path, cache_dir: Path, progress: Progress) -> dict[str, Any]:
     """Write a corpus of text into `root`: survey it, train or copy the tokenizer, encode; return the manifest."""
-    sample, documents = _survey_corpus(config, cache_dir, progress)
-    progress(0, documents, "training the tokenizer" if sample else "loading the tokenizer")
-    _place_tokenizer(config, sample, root / "tokenizer.model")
-    return _write_corpus(config, root, cache_dir, documents, progress)
+    survey = _survey_corpus(config, cache_dir, progress)
+    progress(0, survey.documents, "training the tokenizer" if survey.sample else "loading the tokenizer")
+    _place_tokenizer(config, survey.sample, root / "tokenizer.model")
+    return _write_corpus(config, root, cache_dir, survey, progress)
+
+
+class SplitDocument(NamedTuple):
+    """A document and the split that it belongs to."""
+
+    split: str
+    """`train`, `val`, or LEFT_OUT."""
+    digest: bytes
+    text: str
+
+
+def split_documents(config: DataConfig, cache_dir: Path) -> Iterator[SplitDocument]:
+    """Yield all documents with their splits: those of `val_files` first, those of train that val holds as LEFT_OUT."""
+    held_out = set()
+    for text in read_val_documents(config):
+        held_out.add(digest := text_digest(text))
+        yield SplitDocument("val", digest, text)
+    for text in read_documents(config, cache_dir):
+        digest = text_digest(text)
+        if config.val_frac is None:
+            split = LEFT_OUT if digest in held_out else "train"
+        else:
+            split = split_of(digest, config.val_frac)
+        yield SplitDocument(split, digest, text)
 
 
 def split_of(digest: bytes, val_frac: float) -> str:
     """Return `train` or `val` for a document's content digest: its first 8 bytes as a share of their range."""
-    return "val" if int.from_bytes(digest[:8], "big") / 2**64 < val_frac else "train"
+    return "val" if _share(digest) < val_frac else "train"
+
+
+def _share(digest: bytes) -> float:
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 class SplitWriter:
@@ -108,31 +141,63 @@ class SplitWriter:
         self.totals.add_shard(name, sha256_of_file(self._root / name), len(tokens))
 
 
-def _survey_corpus(config: DataConfig, cache_dir: Path, progress: Progress) -> tuple[DocumentSample | None, int]:
-    """Read the corpus once: return the tokenizer's training sample (None when one is reused) and the documents."""
+class Survey(NamedTuple):
+    """What one pass over a corpus finds."""
+
+    sample: DocumentSample | None
+    """Text to train the tokenizer on; None when one is reused."""
+    counts: dict[str, int]
+    """Documents of each split, and LEFT_OUT."""
+    shares: tuple[float, float]
+    """Lowest and highest share of a document's digest: with a `val_frac` between them no split is empty."""
+
+    @property
+    def documents(self) -> int:
+        """Number of all documents."""
+        return sum(self.counts.values())
+
+
+def _survey_corpus(config: DataConfig, cache_dir: Path, progress: Progress) -> Survey:
+    """Read the corpus once; ValueError with the remedy when a split is empty."""
     sample = None if config.tokenizer_model else DocumentSample()
-    counts = dict.fromkeys(SPLITS, 0)
+    counts, lowest, highest = dict.fromkeys((*SPLITS, LEFT_OUT), 0), 1.0, 0.0
     # How many documents there are is not known yet, so the bar stands still and the note counts.
     progress(0, 1, f"reading {config.source}")
-    for number, text in enumerate(read_documents(config, cache_dir), start=1):
-        digest = text_digest(text)
-        split = split_of(digest, config.val_frac)
-        counts[split] += 1
-        if sample and split == "train":
-            sample.add(digest, text)
+    for number, document in enumerate(split_documents(config, cache_dir), start=1):
+        counts[document.split] += 1
+        lowest, highest = min(lowest, _share(document.digest)), max(highest, _share(document.digest))
+        if sample and document.split == "train":
+            sample.add(document.digest, document.text)
         if number % _SURVEY_NOTE_DOCUMENTS == 0:
             progress(0, 1, f"read {number} documents")
-    _require_both_splits(counts, config.val_frac)
-    return sample, sum(counts.values())
+    survey = Survey(sample, counts, (lowest, highest))
+    _require_both_splits(config.val_frac, survey)
+    return survey
 
 
-def _require_both_splits(counts: dict[str, int], val_frac: float) -> None:
+def _require_both_splits(val_frac: float | None, survey: Survey) -> None:
     """Raise ValueError with the remedy when a split has no documents."""
-    remedies = {"train": "lower data.val_frac or add documents", "val": "raise data.val_frac or add documents"}
-    for split, remedy in remedies.items():
-        if not counts[split]:
-            total = sum(counts.values())
-            raise ValueError(f"data.val_frac: got {val_frac}, which leaves {split} none of {total} documents; {remedy}")
+    empty = next((split for split in SPLITS if not survey.counts[split]), None)
+    if not empty:
+        return
+    if val_frac is None:
+        left_out = survey.counts[LEFT_OUT]
+        raise ValueError(
+            f"data.files: got {left_out} documents, all in data.val_files too; name other text to train on"
+        )
+    lowest, highest = survey.shares
+    if lowest == highest:
+        found = "one document" if survey.documents == 1 else f"{survey.documents} copies of one document"
+        raise ValueError(
+            f"data.files: got {found}, expected at least two; set data.document_separator to what stands between the "
+            "documents of a .txt, or data.val_files to text to score on, with data.val_frac null"
+        )
+    shares = (f"{lowest + (highest - lowest) / 10:.{digits}g}" for digits in range(2, 18))
+    works = next(share for share in shares if lowest < float(share) <= highest)
+    raise ValueError(
+        f"data.val_frac: got {val_frac}, which leaves {empty} none of {survey.documents} documents; set it to {works}, "
+        "add documents, or set data.val_files to text to score on, with data.val_frac null"
+    )
 
 
 def _place_tokenizer(config: DataConfig, sample: DocumentSample | None, path: Path) -> None:
@@ -163,17 +228,17 @@ def _require_countable(processor: sentencepiece.SentencePieceProcessor) -> None:
 
 
 def _write_corpus(
-    config: DataConfig, root: Path, cache_dir: Path, documents: int, progress: Progress
+    config: DataConfig, root: Path, cache_dir: Path, survey: Survey, progress: Progress
 ) -> dict[str, Any]:
     """Encode every document into shards under `root` and write byte table and manifest; return the manifest."""
     processor = load_tokenizer(root / "tokenizer.model")
     _require_countable(processor)
     table = byte_table(processor)
     writers = {split: SplitWriter(root, split, config.shard_tokens, config.vocab_size) for split in SPLITS}
-    done = 0
-    for batch in batch_documents(read_documents(config, cache_dir)):
-        for split, texts in _split_batch(batch, config.val_frac).items():
-            writers[split].add(processor, table, texts)
+    done, documents = 0, survey.documents
+    for batch in batch_documents(split_documents(config, cache_dir), lambda document: document.text):
+        for split, writer in writers.items():
+            writer.add(processor, table, [document.text for document in batch if document.split == split])
         done += len(batch)
         progress(min(done, documents), documents, f"{sum(writer.totals.tokens for writer in writers.values())} tokens")
     if done != documents:
@@ -182,16 +247,11 @@ def _write_corpus(
             "leave the files alone while they are read and run again"
         )
     totals = {split: writer.finish() for split, writer in writers.items()}
-    _require_both_splits({split: totals[split].documents for split in SPLITS}, config.val_frac)
-    return write_manifest(root, {"source": config.source}, processor, table, totals)
-
-
-def _split_batch(batch: Iterable[str], val_frac: float) -> dict[str, list[str]]:
-    """Sort documents into their splits, keeping their order."""
-    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for text in batch:
-        texts[split_of(text_digest(text), val_frac)].append(text)
-    return texts
+    for split in SPLITS:
+        if not totals[split].documents:
+            raise ValueError(f"data.files: the tokenizer leaves nothing of {split}'s text; add documents")
+    left_out = {LEFT_OUT_KEY: survey.counts[LEFT_OUT]} if config.val_files else {}
+    return write_manifest(root, {"source": config.source, **left_out}, processor, table, totals)
 
 
 def _move_into_place(partial: Path, out_dir: Path) -> None:

@@ -9,14 +9,13 @@ Source: none.
 Checked by: tests/inference/test_documents.py.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.base.checks import explain_failure
 from pipeline.corpus.encoding import encode_documents
+from pipeline.corpus.text_files import PlacedText
 from pipeline.inference.source import FinishedModel
 
 
@@ -24,7 +23,7 @@ class Document(NamedTuple):
     """A text and where it stands."""
 
     name: str
-    """The file; with `:LINE` or `#PART`, from 1, where it holds several."""
+    """The file; with `:LINE`, `:ROW` or `#PART`, from 1, where it holds several."""
     text: str
 
 
@@ -40,22 +39,9 @@ class EncodedDocument(NamedTuple):
     """uint16: BOS and its pieces; empty when nothing is left after normalisation."""
 
 
-def documents_of_file(name: str, content: bytes, separator: str | None) -> Iterator[Document]:
-    """Yield the documents of a file: lines of a .jsonl, parts between separators, or the whole; blank ones left out.
-
-    Raises ValueError, one line, for what is no UTF-8 and for lines without a text.
-    """
-    if name.lower().endswith(".jsonl"):
-        yield from (each for each in _json_documents(name, content) if each.text.strip())
-        return
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
-    parts = [text] if separator is None else text.split(separator)
-    for number, part in enumerate(parts, start=1):
-        if part.strip():
-            yield Document(name if separator is None else f"{name}#{number}", part)
+def named_documents(file: str, texts: Iterable[PlacedText]) -> Iterator[Document]:
+    """Yield the texts of a file, named by their places; blank ones are left out."""
+    return (Document(f"{file}{placed.place}", placed.text) for placed in texts if placed.text.strip())
 
 
 def encoded(opened: FinishedModel, document: Document) -> EncodedDocument:
@@ -72,16 +58,3 @@ def encoded(opened: FinishedModel, document: Document) -> EncodedDocument:
     except ValueError as error:
         raise ValueError(f"{document.name}: not exact under {opened.tokenizer}: {error}") from None
     return EncodedDocument(document.name, text_bytes, batch.bytes, batch.tokens_M)
-
-
-def _json_documents(name: str, content: bytes) -> Iterator[Document]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            try:
-                text = json.loads(line)["text"]
-                text.encode()
-            except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-                why = f" ({explain_failure(error)})" if isinstance(error, ValueError | RecursionError) else ""
-                expected = "expected a JSON object with a string `text`"
-                raise ValueError(f"{name}:{number}: {expected}{why}; correct or remove the line") from None
-            yield Document(f"{name}:{number}", text)

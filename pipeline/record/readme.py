@@ -126,7 +126,7 @@ def _timing_section(submission: Mapping[str, Any], imports: Mapping[int, Mapping
     header = ("seed", "precision", "steps", "ended by", "ms per step", "training, s", "scoring, s")
     notes = "".join(
         f"\n\nSeed {seed} was not trained by this program: its weights are `{origin['file']}` (layout "
-        f"{origin['layout']}, sha256 {origin['checkpoint_sha256']})."
+        f"{origin['layout']}, sha256 {origin['checkpoint_sha256']}). What text they were trained on is not known to it."
         for seed, origin in imports.items()
     )
     return f"## Timings\n\n{_table(header, rows)}{notes}"

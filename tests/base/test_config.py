@@ -54,6 +54,13 @@ def test_only_the_sections_asked_for_come_back(repo: Path):
             "train.max_steps: got None, expected a number here or in",
         ),
         ("evaluate", "kind: sliding", "kind: slide", "evaluate.protocols.sliding.kind: got 'slide'"),
+        (
+            "evaluate",
+            r"(\n  context_tokens): \d+",
+            r"\1: 32",
+            "evaluate.protocols.sliding.stride_tokens: got 64, expected 1 to context_tokens (32)",
+        ),
+        ("evaluate", r"(\n  context_tokens): \d+", r"\1: null", "evaluate.protocols.float.context_tokens: got None"),
         ("evaluate", r"\[blocks, sliding, ttt, mixture\]", "[blocks, slidin]", "evaluate.items: got 'slidin'"),
         ("seeds", r"seeds: \[\d+\]", "seeds: [444, 444]", "seeds: got [444, 444]"),
         ("data", "\nlaunch:", "\nlunch:", "lunch: unknown key in"),
@@ -64,6 +71,13 @@ def test_bad_values_name_the_key_and_the_remedy(edited, section, old, new, messa
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         edited(old, new, section)
     assert "\n" not in str(caught.value)
+
+
+def test_protocols_without_a_context_of_their_own_follow_the_model(edited):
+    protocols = edited(r"(\n  context_tokens): \d+", r"\1: 512", "evaluate").evaluate.protocols
+    assert {protocol.context_tokens for protocol in protocols.values()} == {512}
+    one = edited(r"(blocks: .*context_tokens): null", r"\1: 128", "evaluate").evaluate.protocols
+    assert (one["blocks"].context_tokens, one["sliding"].context_tokens) == (128, 256)
 
 
 def test_scientific_notation_is_a_number(edited):

@@ -7,6 +7,9 @@ from pipeline.corpus.config import DataConfig
 _TEXT: dict[str, Any] = {
     "source": "text",
     "files": (),
+    "text_field": "text",
+    "document_separator": None,
+    "val_files": (),
     "val_frac": 0.1,
     "max_documents": None,
     "vocab_size": 512,

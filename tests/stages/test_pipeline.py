@@ -129,6 +129,14 @@ def test_a_protocol_reruns_its_own_item_and_package(project):
     assert set(project.would_run("package")) == {"evaluate@1-blocks", "package"}
 
 
+def test_a_protocol_without_a_context_has_the_models_and_no_other(project):
+    assert scores(project, "blocks")["protocol"]["context_tokens"] == TINY["model"]["context_tokens"]
+    project.edit(model={"context_tokens": 16})
+    done = project.run("fairway", "evaluate", "--seed", "1", "--item", "blocks", check=False)
+    says = "model.context_tokens: got 16, expected 32, as in artifacts/seeds/1/quantize/model.fwy; run `dvc repro`"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"fairway: error: {says}")
+
+
 def _protocols(project) -> dict:
     return project.yaml.load((project.root / "params.yaml").read_text())["evaluate"]["protocols"]
 

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 import torch.nn.functional as F
+from pyarrow import parquet
 
 from pipeline.corpus.corpora import text_digest
 from pipeline.corpus.prepare import split_of
@@ -88,16 +90,19 @@ def test_files_separators_and_stdin_are_documents_alike(finished: Project, tmp_p
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": part}) + "\n" for part in parts))
     for number, part in enumerate(parts):
         (tmp_path / f"{number}.txt").write_text(part)
+    (tmp_path / "folder").mkdir()
+    parquet.write_table(pyarrow.table({"body": parts}), tmp_path / "folder/rows.parquet")
     ways = {
         "parts": [str(tmp_path / "parts.txt"), "--separator", r"\n\n"],
         "lines": [str(tmp_path / "lines.jsonl")],
         "files": [str(tmp_path / f"{number}.txt") for number in range(3)],
+        "rows": [str(tmp_path / "folder"), "--text-field", "body"],
     }
     found = {way: scored(finished, *options) for way, options in ways.items()}
     figures = [
         [(each["bytes"], each["tokens"], each["nats"]) for each in report["documents"]] for report in found.values()
     ]
-    assert figures[0] == figures[1] == figures[2]
+    assert figures[0] == figures[1] == figures[2] == figures[3]
     assert [each["name"] for each in found["parts"]["documents"]] == [f"{tmp_path}/parts.txt#{n}" for n in (1, 2, 3)]
     whole = scored(finished, str(tmp_path / "parts.txt"))["documents"]
     assert [each["name"] for each in whole] == [f"{tmp_path}/parts.txt"]
@@ -143,7 +148,16 @@ def test_stdin_is_read(finished: Project) -> None:
             "protocol.mixture: got 'document', expected null or one of",
         ),
         (b"a", ["nowhere.txt"], "FILE: got 'nowhere.txt', which names no file"),
-        (b"a", ["corpus"], "FILE: corpus: got 'a folder', expected a .txt or .jsonl file"),
+        (
+            b"a",
+            ["pipeline"],
+            "FILE: got 'pipeline', a folder without a file that ends in .txt, .jsonl, .jsonl.zst, .parq",
+        ),
+        (
+            b"a",
+            ["corpus", "--text-field", "txt"],
+            "corpus/documents.jsonl, line 1: no field 'txt' with a string (fields: ",
+        ),
     ],
 )
 def test_bad_input_is_one_line(content, options, says, finished: Project, tmp_path: Path) -> None:
