@@ -13,13 +13,11 @@ from pathlib import Path
 
 def shadowed(package: str, home: Path) -> str | None:
     """Return what is wrong, one line, when a package is found elsewhere than in the folder `home`; None: nothing is."""
-    spec = find_spec(package)
-    places = [str(home)] if spec is None else [*(spec.submodule_search_locations or [spec.origin])]
-    found = Path(places[0]).resolve()
-    if found == home / package:
+    found, expected = getattr(find_spec(package), "origin", None), home / package / "__init__.py"
+    if found and Path(found).resolve() == expected:
         return None
-    remedy = f"use the script `fairway`, with {found.parent} not in PYTHONPATH"
-    return f"fairway: error: package {package}: got {found}, expected {home / package}; {remedy}"
+    remedy = "use the script `fairway`, with no such package in PYTHONPATH"
+    return f"fairway: error: package {package}: got {found}, expected {expected}; {remedy}"
 
 
 def outside(home: Path) -> str | None:

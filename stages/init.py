@@ -45,7 +45,7 @@ def init(folder: Path, name: str) -> None:
     configuration = recipe_path(RECIPES, name).read_bytes()
     for path in (folder / "params.yaml", folder / "dvc.yaml"):
         if path.exists():
-            raise ValueError(f"init: got {path}, expected a folder without it; name a new folder")
+            raise ValueError(f"init: got {path}, expected a folder without it; name another, as in `fairway init NEW`")
     for each in ("gitignore", "dvcignore"):
         _add_lines(folder / f".{each}", (LAYOUT / each).read_text("utf-8"))
     write_bytes(folder / "dvc.yaml", stages_of_installed((LAYOUT / "stages.yaml").read_text("utf-8")).encode())
