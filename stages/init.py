@@ -5,6 +5,7 @@ installed sources, which a first stage takes at every `dvc repro`. So another ve
 """
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def init(folder: Path, name: str) -> None:
     write_bytes(folder / "dvc.yaml", stages_of_installed((LAYOUT / "stages.yaml").read_text("utf-8")).encode())
     write_bytes(folder / "params.yaml", configuration)
     click.echo(f"{folder / 'params.yaml'} is recipe {name}, {folder / 'dvc.yaml'} holds the stages; next:")
-    enter = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    enter = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     click.echo(f"  {enter}git init && dvc init && dvc repro")
 
 
