@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 VERSION := import sys; sys.version_info < (3, 11) or print("%d.%d" % sys.version_info[:2])
 WANTED := $(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null)
 FOUND := $(shell .venv/bin/python -c '$(VERSION)' 2>/dev/null)
-IN_PLACE := $(shell grep -s '$(BIN)/python' .venv/bin/pip)
+IN_PLACE := $(shell grep -sF '$(BIN)/python' .venv/bin/pip)
 STALE := $(and $(wildcard .venv),$(or \
   $(if $(FOUND),,has no working Python of 3.11 or later), \
   $(if $(IN_PLACE),,was made elsewhere or is unfinished), \
