@@ -14,6 +14,7 @@ from pipeline.base.config import load_params
 from pipeline.base.progress import silent
 from pipeline.codec import QuantizedTensor, write_artifact
 from pipeline.corpus.prepare import prepare
+from pipeline.inference.costs import score_texts
 from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.network import LoopedUNet, build
 from tests.conftest import REPO
@@ -53,6 +54,7 @@ def test_the_snippets_run_and_mean_what_the_page_says(finished_folder: Path, cap
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "artifacts/data/tokenizer.model 64201"
     assert all(0 < float(line.split()[0]) < 20 for line in said[1:3])
+    assert np.array_equal(score_texts(names["shipped"], ["A river in Spain"])[0].nats_N, names["second"].nats_N)
     assert said[3].startswith("The city of")
     decoded = {name: torch.from_numpy(array) for name, array in names["arrays"].items()}
     assert all(torch.equal(decoded[name], tensor) for name, tensor in names["shipped"].model.state_dict().items())
