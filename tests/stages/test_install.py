@@ -157,7 +157,7 @@ def test_an_installed_fairway_runs_the_pipeline_and_another_version_reruns_what_
     params, yaml = installed.folder / "params.yaml", YAML()
     content = yaml.load(params.read_text())
     content["data"] |= {"source": "text", "files": ["corpus/*.jsonl"]}
-    content["evaluate"]["items"] = ["blocks", content["evaluate"]["headline"]]
+    content["evaluate"]["items"] = ["blocks", "sliding"]
     with open(params, "w") as file:
         yaml.dump(content, file)
     installed.run("git", "init", "-q")
