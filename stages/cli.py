@@ -8,6 +8,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from fairway import outside, shadowed
+
+if wrong := shadowed("pipeline", Path(__file__).resolve().parents[1]):
+    sys.exit(wrong)
 
 from pipeline.launching.signals import obey_signals
 
@@ -35,6 +41,8 @@ COMMANDS = {
     "compare": ("stages.compare", "Compare runs, experiments and revisions."),
     "sample": ("stages.sample", "Let a model write."),
     "score": ("stages.score", "Say what any text costs under a model, in bits per byte."),
+    "init": ("stages.init", "Lay out a folder in which `dvc repro` works."),
+    "code": ("stages.init:code", "Copy the sources that the stages of such a folder depend on."),
     "recipe": ("stages.recipe", "List, show, compare and use the configurations of published systems."),
     "import": ("stages.import_checkpoint:import_checkpoint", "Put a community checkpoint in the place of training."),
 }
@@ -73,6 +81,8 @@ def fairway() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     obey_signals()
+    if wrong := outside(Path(__file__).resolve().parents[1]):
+        sys.exit(wrong)
     wait_briefly(os.environ)  # before any command loads torch; the processes it starts inherit it
     try:
         sys.exit(fairway.main(args=arguments, prog_name="fairway", standalone_mode=False) or 0)

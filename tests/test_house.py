@@ -11,7 +11,8 @@ import pytest
 from pipeline.base.closure import import_closure
 
 REPO = Path(__file__).resolve().parent.parent
-SOURCES = sorted(path for folder in ("pipeline", "stages", "benchmarks") for path in (REPO / folder).rglob("*.py"))
+ROOMS = [REPO / folder for folder in ("pipeline", "stages", "benchmarks")]
+SOURCES = [REPO / "fairway.py", *sorted(path for folder in ROOMS for path in folder.rglob("*.py"))]
 
 RANK = {
     "base": 0,
@@ -181,7 +182,8 @@ def _docstrings(tree: ast.Module) -> Iterator[str]:
 def test_every_file_named_in_prose_exists():
     made = {"train_gpt.py", "train_gpt_human.py"}  # by `package`
     rooms = "pipeline|stages|benchmarks|tests|docs|recipes"
-    there = [f"/{path.relative_to(REPO)}" for room in rooms.split("|") for path in (REPO / room).rglob("*")]
+    below = (path for room in rooms.split("|") for path in (REPO / room).rglob("*"))
+    there = [f"/{path.relative_to(REPO)}" for path in (REPO / "fairway.py", *below)]
     prose = {path: "\n".join(_docstrings(tree)) for path, tree in _trees()}
     prose |= {path: path.read_text() for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]}
     missing = [

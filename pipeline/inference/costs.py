@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.base.checks import require
-from pipeline.base.progress import Progress
+from pipeline.base.progress import Progress, silent
 from pipeline.data.byte_count import bits_per_byte
-from pipeline.inference.documents import EncodedDocument
+from pipeline.inference.documents import Document, EncodedDocument, encoded
 from pipeline.inference.source import FinishedModel
 from pipeline.scoring.config import Protocol, SlidingProtocol
 from pipeline.scoring.evaluate import scoring_model
@@ -59,6 +59,12 @@ def default_protocol(opened: FinishedModel) -> SlidingProtocol:
     context = opened.model.config.context_tokens
     stride = max(1, context // STRIDES_PER_CONTEXT)
     return SlidingProtocol(kind="sliding", context_tokens=context, stride_tokens=stride, mixture=None)
+
+
+def score_texts(opened: FinishedModel, texts: Iterable[str]) -> list[DocumentCost]:
+    """Return what each text costs by itself under the default protocol; ValueError as `encoded` raises it."""
+    documents = [encoded(opened, Document(f"text {number}", text)) for number, text in enumerate(texts, start=1)]
+    return score_documents(opened, documents, default_protocol(opened), False, silent)
 
 
 def score_documents(

@@ -10,7 +10,7 @@ Checked by: tests/inference/test_source.py.
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import sentencepiece
 import torch
@@ -43,7 +43,9 @@ class FinishedModel(NamedTuple):
     table: ByteTable
 
 
-def open_model(source: Path, tokenizer: Path | None, device: torch.device) -> FinishedModel:
+def open_model(
+    source: Path, tokenizer: Path | None = None, device: torch.device | Literal["cpu", "cuda"] = "cpu"
+) -> FinishedModel:
     """Return the model of a checkpoint, an artifact or a record folder, with its tokenizer (None: `tokenizer_of`).
 
     Raises ValueError or ArtifactError, one line, for what is missing, damaged or does not fit together.

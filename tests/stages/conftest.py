@@ -141,6 +141,7 @@ def make_project(root: Path, programs: str) -> Project:
     for name in subprocess.run(listed, cwd=REPO, capture_output=True, text=True, check=True).stdout.split():
         if name.startswith((".dvc/", "pipeline/", "stages/")) or name in (
             "dvc.yaml",
+            "fairway.py",
             "params.yaml",
             ".dvcignore",
             ".gitignore",
