@@ -55,6 +55,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         statistics = collect(model, ids_NT, params.calibrate, ranks, device, progress)
         gains, mixture = {}, params.calibrate.mixture
         if mixture is not None:
+            stage.phase("fitting the constants of mixtures")
             bos_id = read_manifest(path_of("manifest"))["bos_id"]
             fitted = collect_mixtures(model, shards, bos_id, mixture, ranks, device)
             gains = mixture_gains(model, shards, fitted, mixture, ranks, device)

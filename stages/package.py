@@ -36,8 +36,10 @@ def package(params_path: str) -> None:
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
+    stage.phase("checking inputs")
     val_shards = _checked_inputs(params, stage)
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
+    stage.phase("writing train_gpt.py and making it small")
     recipe = recipe_of(params)
     source = record_source(recipe, ROOT)
     code = shipped_program(source, params.package.readable)
@@ -47,9 +49,12 @@ def package(params_path: str) -> None:
         check_settings(run, params)
 
     def prove(folder: Path) -> None:
+        stage.phase("comparing what the record states with its files")
         require_agreement(folder)
-        prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log)
+        environment = machine_environment()
+        prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), environment, stage.log, stage.phase)
 
+    stage.phase("filling the record folder")
     submission = assemble(
         path_of("package"),
         params.package,

@@ -68,7 +68,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
-        with stage.progress("train", "steps") as progress, snapshots or nullcontext():
+        with stage.progress("train", "steps", params.train.batch_tokens) as progress, snapshots or nullcontext():
             model, result = train_from_shards(
                 params.model,
                 params.train,

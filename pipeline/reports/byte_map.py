@@ -71,10 +71,9 @@ def _tone(share: float) -> str:
 
 def _head(report: Mapping[str, Any]) -> list[str]:
     weights, loss = report["totals"]["weights"], report["predicted_nats"]
-    coded_bytes = report["artifact_bytes"] - report["passthrough_bytes"]
-    line = (
-        f"{report['artifact_bytes']:,} bytes; {weights:,} weights at {8 * coded_bytes / weights:.3f} bits in the "
-        "file" + (f"; predicted loss {loss:.3g} nats per token" if loss is not None else "")
+    bits = report["totals"]["bits_per_weight"]
+    line = f"{report['artifact_bytes']:,} bytes; {weights:,} weights at {bits:.3f} bits per weight" + (
+        f"; predicted loss {loss:.3g} nats per token" if loss is not None else "")
     )
     labels = ((_NAME, "tensor", ""), (_SHAPE, "shape", _END), (_BITS, "bits", _END), (_BARS, "bytes", ""))
     head = [_text(_NAME, 22, "Byte map", 'class="title"'), _text(_NAME, 40, line)]

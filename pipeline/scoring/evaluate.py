@@ -13,6 +13,7 @@ Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py,
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -61,12 +62,13 @@ def score(
     progress: Progress,
     ranks: Ranks = ALONE,
     mixtures: Mapping[str, Mixture] | None = None,
+    bytes_N: np.ndarray | None = None,
 ) -> Scores:
     """Score every target exactly once; `model` stays as it is, adaptation works on a copy.
 
     `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
     this in one process group, and of threads changes no bit. dtype: float32 or bfloat16. `mixtures`: those that
-    `protocol.mixture` may name.
+    `protocol.mixture` may name. `bytes_N`: of every target, so that progress is told in bits per byte.
     Raises ValueError for a stream that is empty, not one row of ids, or beyond the vocabulary, and for nats that are
     not finite.
     """
@@ -78,7 +80,7 @@ def score(
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
     with torch.inference_mode(False), attention_kernel(kernel):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
-        num_targets, done, rows = len(tokens) - 1, 0, []
+        num_targets, done, rows, sums = len(tokens) - 1, 0, [], np.zeros(2)
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
         learns = isinstance(protocol, LoraProtocol) or (isinstance(protocol, TTTProtocol) and len(groups) > 1)
         worker = scoring_model(model, protocol.context_tokens, torch.device(device), learns)
@@ -104,12 +106,20 @@ def score(
                 for batch, nats_R in zip(step.batches, map_batches(nats_of, step.batches), strict=True):
                     rows.append(_frozen_rows(batch, nats_R))
                     done += ranks.world_size * len(nats_R)  # the others are about as far
-                    progress(min(done, num_targets), num_targets, f"{nats_R.mean():.4f} nats per target")
+                    sums += nats_R.sum(), len(nats_R) if bytes_N is None else bytes_N[rows[-1].targets].sum()
+                    progress(min(done, num_targets), num_targets, cost_so_far(sums, bytes_N is None, protocol))
                 revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
                 adaptation.after(step.groups, revealed)
                 if done < num_targets:  # learning took its time
-                    progress(done, num_targets, "learnt")
+                    progress(done, num_targets, f"{cost_so_far(sums, bytes_N is None, protocol)}, learnt")
     return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device)
+
+
+def cost_so_far(sums: np.ndarray, per_target: bool, protocol: Protocol) -> str:
+    """Return what the targets so far cost before counts are mixed in; `sums`: their nats and their number or bytes."""
+    cost = sums[0] / max(sums[1], 1.0)
+    figure = f"{cost:.4f} nats per target" if per_target else f"{cost / math.log(2):.4f} bpb"
+    return f"network {figure}" if protocol.mixture else figure
 
 
 def adaptation_for(

@@ -56,7 +56,7 @@ class Journal:
     def advance(self, step: int, expected_steps: int, seconds: float) -> None:
         """Move the progress on; the clock leaves what it has after `seconds`."""
         limit = self.config.train_seconds
-        self.progress(step, expected_steps, progress_note(self.curve), None if limit is None else limit - seconds)
+        self.progress(step, expected_steps, loss_so_far(self.curve), None if limit is None else limit - seconds)
 
     def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainResult:
         """Say whether the clock ended the run and what the regime did, and return the result."""
@@ -74,7 +74,7 @@ class Journal:
         return TrainResult("clock" if by_clock else "steps", self.curve, regime)
 
 
-def progress_note(curve: Sequence[Mapping[str, float]]) -> str:
+def loss_so_far(curve: Sequence[Mapping[str, float]]) -> str:
     """Return the mean loss of the last rows, one batch each, and the present scale of the learning rates."""
     loss, scale = fmean(row["loss"] for row in curve[-_MEAN_ROWS:]), curve[-1]["lr_scale"]
     return f"loss {loss:.3f}, lr {scale:.2f}"

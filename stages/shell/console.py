@@ -124,7 +124,7 @@ class Stage(NamedTuple):
 
     @contextmanager
     def progress(
-        self, label: str, unit: str, *, tokens_per_unit: int | None = None, at_most: bool = False
+        self, label: str, unit: str, tokens_per_unit: int | None = None, *, at_most: bool = False
     ) -> Iterator[ClockedProgress]:
         """Yield a progress callable for one piece of long work counted in `unit`; other ranks than 0 show nothing."""
         if self.rank != 0:

@@ -46,7 +46,8 @@ def report_running(stage: str, seed: int | None, item: str | None, output: Path)
         update()
         yield update
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def running_stages() -> list[dict[str, Any]]:

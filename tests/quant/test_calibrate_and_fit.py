@@ -175,7 +175,7 @@ def test_the_rate_of_a_sweep_is_near_the_one_asked_for(model, statistics):
     for config, bits in ((RATE, 2.5), (RATE, 4.0), (QUANTIZE, 4.0)):
         plan = plan_quantization(model, statistics, config)
         report = describe_quantization(plan, quantize_plan(plan, RateEstimate(plan).knob(bits)))
-        assert report["totals"]["bits_per_weight"] == pytest.approx(bits, abs=0.4)
+        assert report["totals"]["entropy_bits"] == pytest.approx(bits, abs=0.4)
 
 
 def test_sweeps_by_the_rate_rule_need_sensitivities():
@@ -506,7 +506,7 @@ def test_zero_matrices_take_no_bits(ids_NT, config, zero):
     report = quantization_report(model, statistics, fit)
     lines = {layer["name"]: layer for layer in report["layers"] if zero in layer["name"]}
     assert lines
-    assert all(line["bits_per_weight"] == 0 for line in lines.values())
+    assert all(line["entropy_bits"] == 0 for line in lines.values())
     assert draw_byte_map({**report, "artifact_bytes": len(fit.content)})
 
 

@@ -34,7 +34,7 @@ def made_report(**changes):
         "passthrough_bytes": 300,
         "artifact_bytes": total,
         "predicted_nats": changes.get("predicted_nats", 0.01),
-        "totals": {"weights": 4800},
+        "totals": {"weights": 4800, "bits_per_weight": 8 * (total - 300) / 4800},
     }
 
 

@@ -145,7 +145,7 @@ def test_what_removed_seeds_and_items_left_reaches_no_record_and_nothing_is_prov
     done = project.run("dvc", "repro")
     ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
     assert ran == ["Running stage 'package':"]
-    assert "seed 1 was proven before" in done.stderr
+    assert "seed 1 (1 of 1) was proven before" in done.stderr
     assert (project.root / "dvc.lock").read_text() == before
     assert project.changed() == set()
     for name in leftovers:
