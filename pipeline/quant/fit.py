@@ -144,7 +144,7 @@ def fit_to_budget(
         tensors = {name: found[name] for name in plan.order}
         content = encode_artifact(tensors, meta, coded)
         trials += 1
-        progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content):,} bytes")
+        progress(trials, MAX_TRIALS, f"{len(content):,} bytes at steps x {knob:.3g}")
         return KnobTrial(knob, tensors, content)
 
     rate = RateEstimate(plan, ranks)

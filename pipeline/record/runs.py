@@ -105,7 +105,7 @@ def prove_runs(
         receipt = STATE / "proofs" / f"{params_digest(proof)}.json"
         which = f"seed {run.seed} ({number} of {len(runs)})"
         if receipt.exists():
-            phase(f"{which} was proven before: {receipt}")
+            phase(f"{which} was proven before ({receipt.parent})")
             continue
         phase(f"proving {which}: train_gpt.py scores its artifact")
         prove(

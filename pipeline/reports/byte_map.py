@@ -73,7 +73,7 @@ def _head(report: Mapping[str, Any]) -> list[str]:
     weights, loss = report["totals"]["weights"], report["predicted_nats"]
     bits = report["totals"]["bits_per_weight"]
     line = f"{report['artifact_bytes']:,} bytes; {weights:,} weights at {bits:.3f} bits per weight" + (
-        f"; predicted loss {loss:.3g} nats per token" if loss is not None else "")
+        f"; predicted loss {loss:.3g} nats per token" if loss is not None else ""
     )
     labels = ((_NAME, "tensor", ""), (_SHAPE, "shape", _END), (_BITS, "bits", _END), (_BARS, "bytes", ""))
     head = [_text(_NAME, 22, "Byte map", 'class="title"'), _text(_NAME, 40, line)]

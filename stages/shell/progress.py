@@ -41,7 +41,7 @@ class Pace:
     def per_second(self, done: int) -> float | None:
         """Take a report; return the units per second of late, None before there is a second one."""
         at, marks = self.now(), self.marks
-        if not marks or at - marks[-1][0] >= WINDOW_SECONDS / 100:
+        if not marks or (done > marks[-1][1] and at - marks[-1][0] >= WINDOW_SECONDS / 100):
             marks.append((at, done))
         while len(marks) > 2 and at - marks[1][0] >= WINDOW_SECONDS:
             marks.popleft()
@@ -91,6 +91,13 @@ def _pace_text(work: Work, rate: float | None) -> str:
     return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.3g} {unit}/s"
 
 
+def _short(count: int) -> str:
+    """Return a count in five places or less: 61491, 615k, 61.5M."""
+    if count < 100_000:
+        return str(count)
+    return f"{count / 1e3:.0f}k" if count < 1_000_000 else f"{count / 1e6:.3g}M"
+
+
 @contextmanager
 def _plain_lines(work: Work, log: Log) -> Iterator[Callable[[_State], None]]:
     """Yield what logs a line every few seconds, when all is done, and at the end when there is something to add."""
@@ -113,16 +120,15 @@ def _plain_lines(work: Work, log: Log) -> Iterator[Callable[[_State], None]]:
 @contextmanager
 def _bar(work: Work, log: Log) -> Iterator[Callable[[_State], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    fields = [TextColumn(f"{{task.fields[{name}]}}") for name in ("elapsed", "left", "pace", "note")]
-    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), *fields)
+    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[facts]}"))
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
-        empty = {"elapsed": "", "left": "", "pace": "", "note": ""}
-        task = progress.add_task(work.label, total=None, **empty)  # type: ignore[arg-type]
+        task = progress.add_task(work.label, total=None, facts="")
 
         def show(state: _State) -> None:
-            values = state._asdict()
-            progress.update(task, completed=values.pop("done"), **values)
+            pace = state.pace.replace(f" {work.unit}/s", "/s")
+            facts = (f"{_short(state.done)}/{_short(state.total)}", state.elapsed, state.left, pace, state.note)
+            progress.update(task, completed=state.done, total=state.total, facts="  ".join(filter(None, facts)))
 
         yield show
