@@ -34,12 +34,13 @@ def demo() -> None:
     Reads params.yaml. One line about this machine comes first: its cores, how fast it multiplies matrices in both
     precisions, the one that training takes, and the minutes to expect. After every stage there is a new estimate.
     """
+    from stages.shell.console import wrapped
     from stages.shell.rules import check_params
 
     params = check_params("params.yaml")
     machine = probe(params)
     estimate = Estimate(stages_of(params), machine.fp32_flops, params.train.train_seconds)
-    print(f"{machine.line()}; about {minutes(estimate.seconds_left())}", flush=True)
+    print(wrapped(f"{machine.line()}; about {minutes(estimate.seconds_left())}"), flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         ["dvc", "repro"], env=environment, stdout=subprocess.PIPE, text=True, process_group=0

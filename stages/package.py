@@ -36,7 +36,6 @@ def package(params_path: str) -> None:
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
-    stage.phase("checking inputs")
     val_shards = _checked_inputs(params, stage)
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
     stage.phase("writing train_gpt.py and making it small")
@@ -83,6 +82,7 @@ def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
     from pipeline.record.runs import check_model_config
 
+    stage.phase("checking inputs")
     val_shards = listed_shards(path_of("manifest"), "val")
     check_digests(val_shards)
     check_tokenizer(path_of("manifest"), path_of("tokenizer"))

@@ -69,16 +69,14 @@ def score(
     `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
     this in one process group, and of threads changes no bit. dtype: float32 or bfloat16. `mixtures`: those that
     `protocol.mixture` may name. `bytes_N`: of every target, so that progress is told in bits per byte.
-    Raises ValueError for a stream that is empty, not one row of ids, or beyond the vocabulary, and for nats that are
-    not finite.
+    Raises ValueError for a stream that is empty, not one row of ids or beyond the vocabulary, and for infinite nats.
     """
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
     if protocol.mixture is not None:
         check_mixture(protocol.mixture, mixtures or {})
-    kernel = scoring_attention(torch.device(device), dtype != torch.float32)
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
-    with torch.inference_mode(False), attention_kernel(kernel):
+    with torch.inference_mode(False), attention_kernel(scoring_attention(torch.device(device), dtype != torch.float32)):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows, sums = len(tokens) - 1, 0, [], np.zeros(2)
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
@@ -111,7 +109,7 @@ def score(
                 revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
                 adaptation.after(step.groups, revealed)
                 if done < num_targets:  # learning took its time
-                    progress(done, num_targets, f"{cost_so_far(sums, bytes_N is None, protocol)}, learnt")
+                    progress(done, num_targets, cost_so_far(sums, bytes_N is None, protocol))
     return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device)
 
 

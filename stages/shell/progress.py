@@ -41,11 +41,11 @@ class Pace:
     def per_second(self, done: int) -> float | None:
         """Take a report; return the units per second of late, None before there is a second one."""
         at, marks = self.now(), self.marks
-        if not marks or (done > marks[-1][1] and at - marks[-1][0] >= WINDOW_SECONDS / 100):
+        if (done and not marks) or (marks and done > marks[-1][1] and at - marks[-1][0] >= WINDOW_SECONDS / 100):
             marks.append((at, done))
         while len(marks) > 2 and at - marks[1][0] >= WINDOW_SECONDS:
             marks.popleft()
-        since, before = marks[0]
+        since, before = marks[0] if marks else (at, done)
         return (done - before) / (at - since) if done > before and at > since else None
 
 
@@ -64,18 +64,23 @@ class _State(NamedTuple):
 def shown(work: Work, log: Log, running: Callable[..., None]) -> Iterator[ClockedProgress]:
     """Yield a progress callable that shows `work`, and tells `running` of it."""
     pace, started = Pace(), time.monotonic()
+    state: _State | None = None
 
     def report(done: int, total: int, note: str, seconds_left: float | None = None) -> None:
+        nonlocal state
         rate = pace.per_second(done)
         ends = [seconds for seconds in ((total - done) / rate if rate else None, seconds_left) if seconds is not None]
         left = min(ends, default=None)
         running(label=work.label, unit=work.unit, done=done, total=total, note=note, seconds_left=left)
         most = "at most " if work.at_most else ""
         told = "" if left is None or done >= total else f"{most}{as_clock(left)} left"
-        show(_State(done, total, as_clock(time.monotonic() - started), told, _pace_text(work, rate), note))
+        state = _State(done, total, as_clock(time.monotonic() - started), told, _pace_text(work, rate), note)
+        show(state, done >= total)
 
     with (_bar if sys.stderr.isatty() else _plain_lines)(work, log) as show:
         yield report
+        if state is not None and state.done < state.total:
+            show(state._replace(left=""), True)
 
 
 def as_clock(seconds: float) -> str:
@@ -99,26 +104,23 @@ def _short(count: int) -> str:
 
 
 @contextmanager
-def _plain_lines(work: Work, log: Log) -> Iterator[Callable[[_State], None]]:
-    """Yield what logs a line every few seconds, when all is done, and at the end when there is something to add."""
-    last, unsaid = time.monotonic(), ""
+def _plain_lines(work: Work, log: Log) -> Iterator[Callable[[_State, bool], None]]:
+    """Yield what logs a line every few seconds and at the end."""
+    last = time.monotonic()
 
-    def show(state: _State) -> None:
-        nonlocal last, unsaid
-        count = f"{state.done}/{state.total} {work.unit}" + (" at most" if work.at_most else "")
-        parts = (f"{work.label} {count} after {state.elapsed}", state.left, state.pace, state.note)
-        unsaid = ", ".join(part for part in parts if part)
-        if state.done >= state.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            log(unsaid)
-            last, unsaid = time.monotonic(), ""
+    def show(state: _State, ended: bool) -> None:
+        nonlocal last
+        if ended or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            count = f" {state.done}/{state.total} {work.unit}{' at most' * work.at_most}" if state.done else ""
+            facts = (f"{work.label}{count} after {state.elapsed}", state.left, state.pace, state.note)
+            log(", ".join(filter(None, facts)))
 
     yield show
-    if unsaid:
-        log(unsaid)
 
 
 @contextmanager
-def _bar(work: Work, log: Log) -> Iterator[Callable[[_State], None]]:
+def _bar(work: Work, log: Log) -> Iterator[Callable[[_State, bool], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -126,9 +128,10 @@ def _bar(work: Work, log: Log) -> Iterator[Callable[[_State], None]]:
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task(work.label, total=None, facts="")
 
-        def show(state: _State) -> None:
+        def show(state: _State, ended: bool) -> None:
             pace = state.pace.replace(f" {work.unit}/s", "/s")
-            facts = (f"{_short(state.done)}/{_short(state.total)}", state.elapsed, state.left, pace, state.note)
+            count = f"{_short(state.done)}/{_short(state.total)}" if state.done else ""
+            facts = (count, state.elapsed, state.left, pace, state.note)
             progress.update(task, completed=state.done, total=state.total, facts="  ".join(filter(None, facts)))
 
         yield show

@@ -25,7 +25,7 @@ def paces(reports: Iterable[tuple[float, int]]) -> list[float | None]:
 
 
 def test_a_resumed_run_counts_from_its_first_report() -> None:
-    assert paces([(5, 1001), (6, 1014), (7, 1028)]) == [None, 13.0, 13.5]
+    assert paces([(1, 0), (5, 1001), (6, 1014), (7, 1028)]) == [None, None, 13.0, 13.5]
 
 
 def test_the_pace_is_that_of_the_last_half_minute() -> None:
@@ -63,6 +63,7 @@ def test_training_is_told_in_tokens_and_knows_its_clock(monkeypatch: pytest.Monk
     assert seen.lines == [
         "train 255/500 steps after 0:05, 0:35 left, 4,096 tokens/s, loss 4.123, lr 1.00",
         "train 260/500 steps after 0:10, 0:30 left, 4,096 tokens/s, loss 4.123, lr 1.00",
+        "train 260/500 steps after 0:10, 4,096 tokens/s, loss 4.123, lr 1.00",
     ]
     assert seen.told[-1] == {
         "label": "train",
@@ -76,17 +77,18 @@ def test_training_is_told_in_tokens_and_knows_its_clock(monkeypatch: pytest.Monk
 
 
 def test_a_search_may_end_early_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = [(9, 1, 12, "steps x 1: 9 bytes"), (13, 2, 12, "steps x 2: 8 bytes"), (13, 2, 12, "search done")]
+    reports = [(9, 1, 12, "steps x 1: 9 bytes"), (13, 2, 12, "steps x 2: 8 bytes")]
     seen = Shown(Work("quantize", "trials", at_most=True), reports, monkeypatch)
     assert seen.lines == [
         "quantize 1/12 trials at most after 0:09, steps x 1: 9 bytes",
-        "quantize 2/12 trials at most after 0:13, at most 0:40 left, 0.25 trials/s, search done",
+        "quantize 2/12 trials at most after 0:13, 0.25 trials/s, steps x 2: 8 bytes",
     ]
 
 
 def test_what_has_ended_leaves_nothing_and_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = Shown(Work("evaluate", "targets"), [(1, 4, 8, "bpb 1.5"), (3, 8, 8, "bpb 1.25")], monkeypatch)
-    assert seen.lines == ["evaluate 8/8 targets after 0:03, 2 targets/s, bpb 1.25"]
+    reports = [(6, 0, 8, "loading"), (7, 4, 8, "1.5 bpb"), (9, 8, 8, "1.25 bpb")]
+    seen = Shown(Work("evaluate", "targets"), reports, monkeypatch)
+    assert seen.lines == ["evaluate after 0:06, loading", "evaluate 8/8 targets after 0:09, 2 targets/s, 1.25 bpb"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (605, "10:05"), (3723, "1:02:03")])
