@@ -33,7 +33,7 @@ def test_a_stage_is_listed_until_its_process_dies() -> None:
     assert running_stages() == []
     spawn = multiprocessing.get_context("spawn")
     told = spawn.Event()
-    process = spawn.Process(target=_run, args=(told,))
+    process = spawn.Process(target=_run, args=(told,), daemon=True)
     process.start()
     assert told.wait(60)
     (said,) = running_stages()
