@@ -110,7 +110,7 @@ def score(
                 adaptation.after(step.groups, revealed)
                 if done < num_targets:  # learning took its time
                     progress(done, num_targets, cost_so_far(sums, bytes_N is None, protocol))
-    return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device)
+    return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device, progress)
 
 
 def cost_so_far(sums: np.ndarray, per_target: bool, protocol: Protocol) -> str:
@@ -262,10 +262,12 @@ def _with_mixture(
     protocol: Protocol,
     mixtures: Mapping[str, Mixture] | None,
     device: str | torch.device,
+    progress: Progress,
 ) -> Scores:
     """Return the scores with the counts mixed in that `protocol` asks for: every rank holds all, and computes alike."""
     if protocol.mixture is None or mixtures is None:
         return scores
+    progress(len(scores.nats), len(scores.nats), "mixing counts in")
     nats_N = mixed_nats(tokens_M.to(device), torch.from_numpy(scores.nats).to(device), mixtures[protocol.mixture])
     require(bool(nats_N.isfinite().all()), "nats", "infinite ones", "a mixture that rules no token out")
     return scores._replace(nats=nats_N.cpu().numpy())

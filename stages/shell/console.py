@@ -124,13 +124,13 @@ class Stage(NamedTuple):
 
     @contextmanager
     def progress(
-        self, label: str, unit: str, tokens_per_unit: int | None = None, *, at_most: bool = False
+        self, label: str, unit: str, tokens_per_unit: int | None = None, most: int | None = None, at_most: bool = False
     ) -> Iterator[ClockedProgress]:
-        """Yield a progress callable for one piece of long work counted in `unit`; other ranks than 0 show nothing."""
+        """Yield a progress callable for one piece of long work (see `Work`); other ranks than 0 show nothing."""
         if self.rank != 0:
             yield silent
         else:
-            with shown(Work(label, unit, tokens_per_unit, at_most), self.log, self.running) as report:
+            with shown(Work(label, unit, tokens_per_unit, most, at_most), self.log, self.running) as report:
                 yield report
 
 

@@ -27,6 +27,8 @@ class Work(NamedTuple):
     unit: str
     tokens_per_unit: int | None = None
     """The pace is told in tokens where this is set."""
+    most: int | None = None
+    """What ends work that a clock may end first; its total is what it expects at its speed. None: the clock alone."""
     at_most: bool = False
     """Whether it may end before all is done."""
 
@@ -69,8 +71,9 @@ def shown(work: Work, log: Log, running: Callable[..., None]) -> Iterator[Clocke
     def report(done: int, total: int, note: str, seconds_left: float | None = None) -> None:
         nonlocal state
         rate = pace.per_second(done)
-        ends = [seconds for seconds in ((total - done) / rate if rate else None, seconds_left) if seconds is not None]
-        left = min(ends, default=None)
+        goal = total if seconds_left is None else work.most
+        ends = (None if rate is None or goal is None else (goal - done) / rate, seconds_left)
+        left = min((seconds for seconds in ends if seconds is not None), default=None)
         running(label=work.label, unit=work.unit, done=done, total=total, note=note, seconds_left=left)
         most = "at most " if work.at_most else ""
         told = "" if left is None or done >= total else f"{most}{as_clock(left)} left"
@@ -124,7 +127,7 @@ def _bar(work: Work, log: Log) -> Iterator[Callable[[_State, bool], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[facts]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[facts]}", markup=False))
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task(work.label, total=None, facts="")
 

@@ -59,7 +59,7 @@ class Shown:
 
 def test_training_is_told_in_tokens_and_knows_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     reports = [(second, 250 + second, 500, "loss 4.123, lr 1.00", 40.0 - second) for second in range(1, 11)]
-    seen = Shown(Work("train", "steps", 4096), reports, monkeypatch)
+    seen = Shown(Work("train", "steps", 4096, 500), reports, monkeypatch)
     assert seen.lines == [
         "train 255/500 steps after 0:05, 0:35 left, 4,096 tokens/s, loss 4.123, lr 1.00",
         "train 260/500 steps after 0:10, 0:30 left, 4,096 tokens/s, loss 4.123, lr 1.00",
@@ -74,6 +74,13 @@ def test_training_is_told_in_tokens_and_knows_its_clock(monkeypatch: pytest.Monk
         "seconds_left": 30.0,
     }
     assert max(map(len, seen.lines)) <= COLUMNS
+
+
+@pytest.mark.parametrize(("most", "left"), [(2000, 162.0), (None, 162.0), (300, 88.0)])
+def test_work_that_a_clock_ends_is_told_by_its_clock(monkeypatch: pytest.MonkeyPatch, most: int, left: float) -> None:
+    """Two steps a second on average, three of late: the 360 steps that it expects will be over before its clock."""
+    reports = [(8, 6, 360, "", 172.0), (18, 36, 360, "", 162.0)]
+    assert Shown(Work("train", "steps", 1, most), reports, monkeypatch).told[-1]["seconds_left"] == left
 
 
 def test_a_search_may_end_early_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
