@@ -324,6 +324,20 @@ def test_bytes_do_not_depend_on_threads_as_everything_is_computed_on_one(model, 
     assert (seen, after) == ({1}, 2)
 
 
+def test_bits_per_weight_are_those_in_the_file_wherever_they_are_told(model, statistics):
+    fit = fit_to_budget(model, statistics, QUANTIZE, budget_config(22_000), {}, silent)
+    report = quantization_report(model, statistics, fit)
+    totals, layers = report["totals"], report["layers"]
+    coded_bytes = sum(layer["coded_bytes"] for layer in layers)
+    assert coded_bytes == len(fit.content) - report["passthrough_bytes"]
+    assert totals["bits_per_weight"] == 8 * coded_bytes / totals["weights"]
+    for layer in layers:
+        assert layer["bits_per_weight"] == 8 * layer["coded_bytes"] / math.prod(layer["shape"])
+    assert f" {totals['bits_per_weight']:.3f} bits per weight" in draw_byte_map(
+        {**report, "artifact_bytes": len(fit.content)}
+    )
+
+
 def test_fit_lands_within_tolerance_below_the_budget(model, statistics):
     budget = budget_config(22_000)
     fit = fit_to_budget(model, statistics, QUANTIZE, budget, {"k": 1}, silent)
