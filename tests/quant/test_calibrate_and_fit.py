@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import itertools
+import math
 import subprocess
 import sys
 from dataclasses import replace
