@@ -77,7 +77,7 @@ def test_what_cannot_be_written_stops_nobody() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_real_stage_is_listed_while_it_runs(project: Project, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.chdir(project.root)
-    project.edit(train={"max_steps": 100000})
+    project.edit(train={"max_steps": 100000, "max_seconds": None})
     environment = {**os.environ, **HOSTILE, "PATH": project.programs}
     command = [sys.executable, "-m", "stages.cli", "train", "--seed", "1"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
