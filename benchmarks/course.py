@@ -61,7 +61,7 @@ def _run(clone: Path, *command: str) -> str:
 def stage_seconds(printed: str) -> dict[str, float]:
     """Return the seconds by command that the summaries of all stages state."""
     seconds: dict[str, float] = {}
-    for command, stated in re.findall(r"^(\w+): .*\((\d+\.\d) s\)$", printed, re.MULTILINE):
+    for command, stated in re.findall(r"^(\w+): .*(?:\n  .*)*?\((\d+\.\d) s\)$", printed, re.MULTILINE):
         seconds[command] = round(seconds.get(command, 0.0) + float(stated), 1)
     return seconds
 

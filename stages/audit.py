@@ -76,7 +76,7 @@ def audit(
         sandboxed,
         1 if num_gpus else min(threads, MOST_SIDE_BY_SIDE),
     )
-    report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.log)
+    report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.phase)
     write_json(outputs[0], {**report, "provenance": stage.provenance})
     write_bytes(outputs[1], audit_table(report).encode())
     write_json(outputs[2], audit_metrics(report))

@@ -32,15 +32,15 @@ _RUNNING, _SKIPPED = re.compile(r"^Running stage '(.+)':$"), re.compile(r"^Stage
 def demo() -> None:
     """Run whatever is out of date of the pipeline, as `dvc repro` does, and say how long it will take.
 
-    Reads params.yaml. One line about this machine comes first: its cores, how fast it multiplies matrices in both
-    precisions, the one that training takes, and the minutes to expect. After every stage there is a new estimate.
+    Reads params.yaml. A line about this machine comes first: its cores, how fast it multiplies matrices in both
+    precisions, and the one that training takes; then the minutes to expect. After every stage there is a new estimate.
     """
     from stages.shell.rules import check_params
 
     params = check_params("params.yaml")
     machine = probe(params)
     estimate = Estimate(stages_of(params), machine.fp32_flops, params.train.train_seconds)
-    print(f"{machine.line()}; about {minutes(estimate.seconds_left())}", flush=True)
+    print(f"{machine.line()}\nabout {minutes(estimate.seconds_left())}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         ["dvc", "repro"], env=environment, stdout=subprocess.PIPE, text=True, process_group=0
@@ -68,7 +68,7 @@ class Machine(NamedTuple):
     def line(self) -> str:
         """Return the machine in one line."""
         return (
-            f"machine: {self.cores} cores, matrix products {self.fp32_flops / 1e9:,.0f} GFLOP/s in fp32, "
+            f"machine: {self.cores} cores, {self.fp32_flops / 1e9:,.0f} GFLOP/s in fp32, "
             f"{self.bf16_flops / 1e9:,.0f} in bf16; training in {self.precision}"
         )
 

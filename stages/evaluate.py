@@ -61,7 +61,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     note = f"{item}, {device} x{ranks.world_size}, seed {seed}"
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
     outputs = outputs_of("evaluate", seed=seed, item=item)
-    stage = seal("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note)
+    stage = seal("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note, seed, item)
     try:
         model, mixtures = (load_checkpoint(weights), {}) if item == "float" else load_artifact_model(weights)
     except ArtifactError as error:

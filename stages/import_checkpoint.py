@@ -67,7 +67,7 @@ def import_checkpoint(
     _check_text(params_text)
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"
-    stage = seal("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
+    stage = seal("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note, seed)
     for line in [*notes, *with_model, *with_texts]:
         stage.log(line)
     if params.data.source != "fineweb" and not params.data.val_files:

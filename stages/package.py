@@ -40,6 +40,7 @@ def package(params_path: str) -> None:
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
     val_shards = _checked_inputs(params, stage)
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
+    stage.phase("writing train_gpt.py and making it small")
     recipe = recipe_of(params)
     source = record_source(recipe, ROOT)
     code = shipped_program(source, params.package.readable)
@@ -49,9 +50,12 @@ def package(params_path: str) -> None:
         check_settings(run, params)
 
     def prove(folder: Path) -> None:
+        stage.phase("comparing what the record states with its files")
         require_agreement(folder)
-        prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), machine_environment(), stage.log)
+        environment = machine_environment()
+        prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), environment, stage.log, stage.phase)
 
+    stage.phase("filling the record folder")
     submission = assemble(
         path_of("package"),
         params.package,
@@ -81,6 +85,7 @@ def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
     from pipeline.record.runs import check_model_config
 
+    stage.phase("checking inputs")
     val_shards = listed_shards(path_of("manifest"), "val")
     check_digests(val_shards)
     check_tokenizer(path_of("manifest"), path_of("tokenizer"))

@@ -36,7 +36,7 @@ def quantize(seed: int, params_path: str) -> None:
         remedy = f"{one_line(value)}: run `dvc repro calibrate@{seed}`"
         require(statistics_meta.get(key) == value, f"{hessians}: {key}", one_line(statistics_meta.get(key)), remedy)
     check_statistics(statistics)
-    with stage.progress("quantize", "trials") as progress:
+    with stage.progress("quantize", "trials", at_most=True) as progress:
         meta = {"model": dataclasses.asdict(model.config), **mixture_meta(statistics)}
         fit = fit_to_budget(model, statistics, params.quantize, params.budget, meta, progress)
     write_bytes(path_of("model", seed=seed), fit.content)

@@ -44,8 +44,7 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
         world_size = resolve_processes(params.launch.num_processes, params.launch.device)
-        gigabytes = step_bytes(params.model, params.train, world_size) / 1e9
-        click.echo(f"GPU memory of a step: {gigabytes:.1f} GB a process")
+        click.echo(f"GPU memory of a step: {step_bytes(params.model, params.train, world_size) / 1e9:.1f} GB a process")
         return
     run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 
@@ -61,14 +60,15 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note)
+    stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note, seed)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
     shards = _open_shards(params, ranks)
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
-        with stage.progress("train", "steps") as progress, snapshots or nullcontext():
+        shown = stage.progress("train", "steps", params.train.batch_tokens, params.train.max_steps)
+        with shown as progress, snapshots or nullcontext():
             model, result = train_from_shards(
                 params.model,
                 params.train,

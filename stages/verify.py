@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stages.shell.console import machine_environment
+from stages.shell.console import log, machine_environment
 from stages.shell.strangers import runs_in_sandbox, unsafe_option
 
 
@@ -28,7 +28,7 @@ def verify(folder: Path, as_json: bool, run: bool, unsafe: bool) -> None:
 
     if unsafe and not run:
         raise click.UsageError("--unsafe says how the program is run: it goes with --run")
-    sandboxed = run and runs_in_sandbox(folder, unsafe, partial(click.echo, err=True))
+    sandboxed = run and runs_in_sandbox(folder, unsafe, log)
     start = partial(start_finding, environment=machine_environment(), sandboxed=sandboxed) if run else None
     findings = verify_folder(folder, start)
     click.echo(json.dumps(verify_report(findings), indent=2) if as_json else verify_table(findings))

@@ -94,7 +94,7 @@ def audit_record(folder: Path, machine: Machine, evidence: Evidence | None, log:
     assert program.first is not None
     stream, ledgers = program.first
     seen = Seen(program.protocols, program.printed(stream), ledgers, program.events, program.silenced)
-    for check, found in file_findings(record, evidence, seen, maker.bos_id, machine.tolerance).items():
+    for check, found in file_findings(record, evidence, seen, maker.bos_id, machine.tolerance, log).items():
         findings[check] = merged(findings[check], found) if check in findings else found
     tidy = {
         check: each._replace(evidence=one_line(each.evidence, _LONGEST_EVIDENCE)) for check, each in findings.items()
@@ -128,7 +128,7 @@ class Seen(NamedTuple):
 
 
 def file_findings(
-    record: RecordFolder, evidence: Evidence | None, seen: Seen, bos_id: int, tolerance: float
+    record: RecordFolder, evidence: Evidence | None, seen: Seen, bos_id: int, tolerance: float, log: Log
 ) -> dict[str, Finding]:
     """Return what files, logs and digests show, by check: T8 to T11, T13 to T15, and parts of T1 and T4."""
     items = seen.protocols
@@ -148,6 +148,8 @@ def file_findings(
     ]
     findings: dict[str, Finding] = {}
     for check, judge in judges:
+        if check not in findings:
+            log(f"{check}, {TITLES[check]}")
         found = judged(judge)
         findings[check] = merged(findings[check], found) if check in findings else found
     return findings

@@ -141,7 +141,7 @@ class ShippedProgram:
             *options,
         ]
         folder = place.folder
-        self.log(f"audit: train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
+        self.log(f"train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
         environment = {"HOME": str(folder), "TMPDIR": str(folder), **self.environment}
         outcome = run_guarded(
             arguments, place, environment, num_processes, self.timeout_seconds, self._stopped, sandboxed=self.sandboxed

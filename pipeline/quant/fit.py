@@ -144,7 +144,7 @@ def fit_to_budget(
         tensors = {name: found[name] for name in plan.order}
         content = encode_artifact(tensors, meta, coded)
         trials += 1
-        progress(trials, MAX_TRIALS, f"steps x {knob:.4g}: {len(content)} bytes")
+        progress(trials, MAX_TRIALS, f"x {knob:.3g}: {len(content):,} bytes")
         return KnobTrial(knob, tensors, content)
 
     rate = RateEstimate(plan, ranks)
@@ -153,7 +153,6 @@ def fit_to_budget(
     guess = rate.knob(_code_bits(plan, rate.rows, (floor_bytes + budget_bytes) / 2) / rate.weights)
     bytes_per_octave = (rate.bits(guess * 0.5**0.5) - rate.bits(guess * 2**0.5)) * rate.weights / 8
     best, trace = search_knob(attempt, guess, window, bytes_per_octave)
-    progress(trials, trials, "search done")
     if best is None:
         needed = min(num_bytes for _, num_bytes in trace)
         raise BudgetError(

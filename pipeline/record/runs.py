@@ -74,16 +74,23 @@ def check_settings(run: SeedRun, params: Params) -> None:
 
 
 def prove_runs(
-    folder: Path, runs: Sequence[SeedRun], data_dir: Path, tokenizer: Path, environment: Mapping[str, str], log: Log
+    folder: Path,
+    runs: Sequence[SeedRun],
+    data_dir: Path,
+    tokenizer: Path,
+    environment: Mapping[str, str],
+    log: Log,
+    phase: Log,
 ) -> None:
     """Rescore every seed's artifact with the shipped program; raises ProofError when a score or digest differs.
 
     The digests are those its log in the folder states: code, artifact, tokenizer, val shards, config. The fresh process
     gets `environment` and as many threads as this one: a sum split over more threads rounds differently. What this
     checkout proved before, with the same digests, scores, variables (but PATH) and requirements, is not proven again.
+    `phase` hears which seed it is, `log` what the program prints.
     """
     environment = {**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for run in runs:
+    for number, run in enumerate(runs, 1):
         log_text = (folder / f"train_seed{run.seed}.log").read_text("utf-8")
         digests = [line for line in log_text.splitlines() if line.startswith("sha256 ")]
         expected = digests + artifact_score_lines(list(run.scores.values()))
@@ -96,9 +103,11 @@ def prove_runs(
             "requirements": (folder / "requirements.txt").read_text("utf-8"),
         }
         receipt = STATE / "proofs" / f"{params_digest(proof)}.json"
+        which = f"seed {run.seed} ({number} of {len(runs)})"
         if receipt.exists():
-            log(f"package: seed {run.seed} was proven before: {receipt}")
+            phase(f"{which} was proven before ({receipt.parent})")
             continue
+        phase(f"proving {which}: train_gpt.py scores its artifact")
         prove(
             folder,
             data_dir,

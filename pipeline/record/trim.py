@@ -3,7 +3,7 @@
 The one idea: the configuration was checked when the record was built, so `require`, functions that only require, and
 asserts cannot fire. Kept is what a judge can cause: missing or foreign data, a damaged artifact or tokenizer, a machine
 that does not fit (`require_always`, and every other exception), without the part of a message that says how to go on in
-a checkout.
+a checkout. Nor does it report progress.
 
 Rests on checks whose arguments and conditions do nothing but give values.
 Checked by: tests/record/test_trim.py, tests/record/test_ship.py.
@@ -14,6 +14,8 @@ from typing import Any
 
 _UNREAD = {"zip": ("strict",), "add_argument": ("help", "metavar"), "ArgumentParser": ("description",)}
 """Call -> keyword arguments without which it does the same on sound input, or tells less."""
+_UNHEARD = {"progress", "_progress"}
+"""Calls that tell how far work is; the record's program has nobody who listens."""
 
 
 def without_checks(tree: ast.Module) -> ast.Module:
@@ -59,7 +61,7 @@ class _Trimmer(ast.NodeTransformer):
         self.checks = checks
 
     def visit_Expr(self, node: ast.Expr) -> Any:
-        unread = isinstance(node.value, ast.Constant) or _calls(node.value, self.checks)
+        unread = isinstance(node.value, ast.Constant) or _calls(node.value, self.checks | _UNHEARD)
         return None if unread else self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> Any:

@@ -184,7 +184,7 @@ def _sensitivities(report: Mapping[str, Any]) -> str:
 
 
 def _bits(layer: Mapping[str, Any]) -> str:
-    return f"{8 * layer['coded_bytes'] / math.prod(layer['shape']):.2f}"
+    return f"{layer['bits_per_weight']:.2f}"
 
 
 def _scientific(value: float | None) -> str:

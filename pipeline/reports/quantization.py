@@ -5,7 +5,8 @@ token, g_r and H of that visit (`calibration/sensitivity.py`). E is that of the 
 the codes aimed at, so that tensors, solvers and step rules are comparable. Left out is that errors of several tensors
 meet. A tensor's bytes are its share of the file by the size of a file of it alone: any codec may be behind.
 
-Terms: bits per weight is the order-0 entropy of the codes; proxy loss is tr(E H E^T) with the undamped mean moment;
+Terms: bits per weight are those that a tensor takes of the file; entropy is the order-0 entropy of its codes, in
+bits per code; proxy loss is tr(E H E^T) with the undamped mean moment;
 SQNR is the ratio of the weights' energy to the error's, in decibels. Under sequential targets these three speak of the
 moved weights that codes aim at.
 
@@ -52,11 +53,11 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
     num_bytes, (min_knob, _, floor_bytes, budget_bytes) = len(fit.content), fit.window
     described = describe_quantization(fit.plan, fit.tensors)
     costs = tensor_costs(model, statistics, fit.tensors, num_bytes)
-    lines = {layer["name"]: layer for layer in described["layers"]}
+    lines, totals = {layer["name"]: layer for layer in described["layers"]}, described["totals"]
     return {
         "knob": fit.knob,
-        "layers": [{**lines[name], **cost} for name, cost in costs.tensors.items()],
-        "totals": described["totals"],
+        "layers": [_with_bits({**lines[name], **cost}) for name, cost in costs.tensors.items()],
+        "totals": {**totals, "bits_per_weight": 8 * (num_bytes - costs.passthrough_bytes) / max(totals["weights"], 1)},
         "bytes": num_bytes,
         "budget": {
             "budget_bytes": budget_bytes,
@@ -71,8 +72,13 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
     }
 
 
+def _with_bits(layer: dict[str, Any]) -> dict[str, Any]:
+    """Return a tensor's line with the bits that each of its weights takes of the file."""
+    return {**layer, "bits_per_weight": 8 * layer["coded_bytes"] / math.prod(layer["shape"])}
+
+
 def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> dict[str, Any]:
-    """Return a line for every tensor that a plan quantized, with its bits, losses and SQNR, and their totals."""
+    """Return a line for every tensor that a plan quantized, with its entropy, losses and SQNR, and their totals."""
     layers = []
     for group in plan.groups:
         for name, rows in member_slices(group):
@@ -80,10 +86,10 @@ def describe_quantization(plan: QuantizationPlan, tensors: ArtifactTensors) -> d
             assert isinstance(stored, QuantizedTensor), "the plan quantized it"
             layers.append(_layer_line(name, group, group.weight_RC[rows], stored))
     weights = [math.prod(layer["shape"]) for layer in layers]
-    bits = sum(count * layer["bits_per_weight"] for count, layer in zip(weights, layers, strict=True))
+    bits = sum(count * layer["entropy_bits"] for count, layer in zip(weights, layers, strict=True))
     totals = {
         "weights": sum(weights),
-        "bits_per_weight": bits / max(sum(weights), 1),
+        "entropy_bits": bits / max(sum(weights), 1),
         "proxy_loss": sum(layer["proxy_loss"] or 0.0 for layer in layers),
         "nearest_proxy_loss": sum(layer["nearest_proxy_loss"] or 0.0 for layer in layers),
         "passthrough_values": sum(array.size for array in plan.passthrough.values()),
@@ -105,7 +111,7 @@ def _layer_line(name: str, group: TensorGroup, weight_RC: Tensor, stored: Quanti
         "name": name,
         "role": group.role,
         "shape": list(weight_RC.shape),
-        "bits_per_weight": entropy_bits(codes_RC) - (entropy_bits(codes_RC & 1) if on_paths else 0.0),
+        "entropy_bits": entropy_bits(codes_RC) - (entropy_bits(codes_RC & 1) if on_paths else 0.0),
         "clipped_frac": 0.0 if max_code is None else float((codes_RC.abs() == max_code).double().mean()),
         "sqnr_db": 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else _NO_ERROR_DB,
         "proxy_loss": None,

@@ -13,6 +13,7 @@ Checked by: tests/scoring/test_evaluate.py, test_protocols.py, test_legality.py,
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -61,24 +62,23 @@ def score(
     progress: Progress,
     ranks: Ranks = ALONE,
     mixtures: Mapping[str, Mixture] | None = None,
+    bytes_N: np.ndarray | None = None,
 ) -> Scores:
     """Score every target exactly once; `model` stays as it is, adaptation works on a copy.
 
     `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
     this in one process group, and of threads changes no bit. dtype: float32 or bfloat16. `mixtures`: those that
-    `protocol.mixture` may name.
-    Raises ValueError for a stream that is empty, not one row of ids, or beyond the vocabulary, and for nats that are
-    not finite.
+    `protocol.mixture` may name. `bytes_N`: of every target, so that progress is told in bits per byte.
+    Raises ValueError for a stream that is empty, not one row of ids or beyond the vocabulary, and for infinite nats.
     """
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
     if protocol.mixture is not None:
         check_mixture(protocol.mixture, mixtures or {})
-    kernel = scoring_attention(torch.device(device), dtype != torch.float32)
     # Tensors made in inference mode could never train: leave it, should the caller be inside.
-    with torch.inference_mode(False), attention_kernel(kernel):
+    with torch.inference_mode(False), attention_kernel(scoring_attention(torch.device(device), dtype != torch.float32)):
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
-        num_targets, done, rows = len(tokens) - 1, 0, []
+        num_targets, done, rows, sums = len(tokens) - 1, 0, [], np.zeros(2)
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
         learns = isinstance(protocol, LoraProtocol) or (isinstance(protocol, TTTProtocol) and len(groups) > 1)
         worker = scoring_model(model, protocol.context_tokens, torch.device(device), learns)
@@ -104,12 +104,20 @@ def score(
                 for batch, nats_R in zip(step.batches, map_batches(nats_of, step.batches), strict=True):
                     rows.append(_frozen_rows(batch, nats_R))
                     done += ranks.world_size * len(nats_R)  # the others are about as far
-                    progress(min(done, num_targets), num_targets, f"{nats_R.mean():.4f} nats per target")
+                    sums += nats_R.sum(), len(nats_R) if bytes_N is None else bytes_N[rows[-1].targets].sum()
+                    progress(min(done, num_targets), num_targets, cost_so_far(sums, bytes_N is None, protocol))
                 revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
                 adaptation.after(step.groups, revealed)
                 if done < num_targets:  # learning took its time
-                    progress(done, num_targets, "learnt")
-    return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device)
+                    progress(done, num_targets, cost_so_far(sums, bytes_N is None, protocol))
+    return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device, progress)
+
+
+def cost_so_far(sums: np.ndarray, per_target: bool, protocol: Protocol) -> str:
+    """Return what the targets so far cost before counts are mixed in; `sums`: their nats and their number or bytes."""
+    cost = sums[0] / max(sums[1], 1.0)
+    figure = f"{cost:.4f} nats per target" if per_target else f"{cost / math.log(2):.4f} bpb"
+    return f"network {figure}" if protocol.mixture else figure
 
 
 def adaptation_for(
@@ -254,10 +262,12 @@ def _with_mixture(
     protocol: Protocol,
     mixtures: Mapping[str, Mixture] | None,
     device: str | torch.device,
+    progress: Progress,
 ) -> Scores:
     """Return the scores with the counts mixed in that `protocol` asks for: every rank holds all, and computes alike."""
     if protocol.mixture is None or mixtures is None:
         return scores
+    progress(len(scores.nats), len(scores.nats), "mixing counts in")
     nats_N = mixed_nats(tokens_M.to(device), torch.from_numpy(scores.nats).to(device), mixtures[protocol.mixture])
     require(bool(nats_N.isfinite().all()), "nats", "infinite ones", "a mixture that rules no token out")
     return scores._replace(nats=nats_N.cpu().numpy())

@@ -55,5 +55,6 @@ def score_item(
         progress=progress,
         ranks=ranks,
         mixtures=mixtures,
+        bytes_N=bytes_N,
     )
     return make_ledger(scores, bytes_N, protocol)

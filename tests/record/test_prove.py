@@ -138,14 +138,14 @@ def test_each_seed_reproduces_the_digests_of_its_log_in_the_given_environment(tm
     environment, told = {"LD_LIBRARY_PATH": library}, []
 
     def run() -> None:
-        prove_runs(tmp_path, [seed_run(5)], tmp_path, tmp_path / "toy.model", environment, told.append)
+        prove_runs(tmp_path, [seed_run(5)], tmp_path, tmp_path / "toy.model", environment, told.append, told.append)
 
     if (digest, library) == ("005", "/lib"):
         run()
         assert "sha256 005 config" in told
         told.clear()
         run()
-        assert [line.partition(":")[2].split(":")[0] for line in told] == [" seed 5 was proven before"]
+        assert told == ["seed 5 (1 of 1) was proven before (artifacts/state/proofs)"]
         for name, content in (("requirements.txt", "torch==3\n"), ("train_seed5.log", "sha256 005 config\n")):
             (tmp_path / name).write_text(content)
             told.clear()

@@ -69,7 +69,11 @@ class Counter:
         return 0
 
 
-def main(wheel: Wheel) -> None:
+def silent(done: int, total: int, note: str) -> None:
+    pass
+
+
+def main(wheel: Wheel, progress: "Callable[[int, int, str], None]") -> None:
     parser = argparse.ArgumentParser(description="described_message")
     parser.add_argument("--seed", type=int, default=3, help="help_message", metavar="META")
     check_all(["abcd"])
@@ -78,6 +82,8 @@ def main(wheel: Wheel) -> None:
     for number in (1, 2):
         if number > 1:
             seen.append(number)
+        if wheel.spokes:
+            progress(number, 2, f"progress_message {number}")
     if wheel.spokes < 0:
         raise HessianError("hessian_message")
     try:
@@ -88,7 +94,7 @@ def main(wheel: Wheel) -> None:
     print(pairs, Counter(1).next(), Span(1), Wheel.shared, parser.parse_args([]).seed)
 
 
-main(Wheel(spokes=36))
+main(Wheel(spokes=36), silent)
 """
 
 
@@ -101,6 +107,7 @@ GONE = [
     "help_message",
     "META",
     "advice_message",
+    "progress_message",
     "strict",
     "check_all",
     "_check_more",

@@ -96,14 +96,16 @@ def test_scores_name_the_chunk_of_every_target() -> None:
 def test_progress_comes_after_scoring_and_after_learning() -> None:
     """A clock that hears of batches alone would not see the training of the chunk before."""
     reports: list[tuple[int, str]] = []
-    run(
+    tokens, protocol = random_tokens(100), {**TTT, "context_tokens": 40, "stride_tokens": 40}
+    scores = run(
         tiny_network(),
-        random_tokens(100),
-        {**TTT, "context_tokens": 40, "stride_tokens": 40},
+        tokens,
+        protocol,
         batch_tokens=40,
-        progress=lambda done, total, note: reports.append((done, note.split()[-1])),
+        progress=lambda done, total, note: reports.append((done, note)),
     )
-    assert reports == [(40, "target"), (40, "learnt"), (80, "target"), (80, "learnt"), (99, "target")]
+    means = [f"{scores.nats[:done].mean():.4f} nats per target" for done in (40, 80, 99)]
+    assert reports == [(40, means[0]), (40, means[0]), (80, means[1]), (80, means[1]), (99, means[2])]
 
 
 @EVERY_PROTOCOL

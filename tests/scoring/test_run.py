@@ -31,6 +31,17 @@ def test_a_ledger_holds_the_scores_and_the_bytes() -> None:
     assert ledger.protocol == dataclasses.asdict(parse_protocol(BLOCKS))
 
 
+def test_progress_tells_the_bpb_of_all_targets_so_far() -> None:
+    told: list[tuple[int, str]] = []
+    width_V = np.arange(1, 65, dtype=np.int16)
+    byte_table = table()._replace(base_V=width_V)
+    ledger = run(byte_table, random_tokens(100).numpy(), lambda done, total, note: told.append((done, note)))
+    assert told[-1] == (99, f"{ledger.val_bpb:.4f} bpb")
+    done, note = told[0]
+    first_bpb = ledger.nats[:done].sum() / ledger.bytes[:done].sum() / np.log(2)
+    assert (done < 99, note) == (True, f"{first_bpb:.4f} bpb")
+
+
 @pytest.mark.parametrize(
     ("byte_table", "tokens", "says"),
     [

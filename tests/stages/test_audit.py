@@ -81,7 +81,9 @@ class Doctored:
 
     def findings(self, evidence: bool = True) -> dict[str, Finding]:
         record = RecordFolder(self.root / "submission")
-        return file_findings(record, Evidence(self.root) if evidence else None, self.seen, self.bos_id, 0.0)
+        return file_findings(
+            record, Evidence(self.root) if evidence else None, self.seen, self.bos_id, 0.0, lambda line: None
+        )
 
     def failing(self, evidence: bool = True) -> set[str]:
         return {check for check, finding in self.findings(evidence).items() if finding.verdict == "fail"}

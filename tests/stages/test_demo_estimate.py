@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.base.config import SECTIONS, load_params
 from stages.demo import PROBE_SECONDS, REFERENCE_FLOPS, SECONDS, Estimate, minutes, probe, stages_of
+from stages.shell.console import COLUMNS
 
 REST = sum(SECONDS.values()) - SECONDS["train"] + 4 * SECONDS["evaluate"]
 
@@ -58,7 +59,7 @@ def test_the_probe_is_short_and_says_what_training_will_do(params):
     assert machine.fp32_flops > 0
     assert machine.bf16_flops > 0
     assert re.fullmatch(
-        r"machine: \d+ cores, matrix products [\d,]+ GFLOP/s in fp32, [\d,]+ in bf16; "
+        r"machine: \d+ cores, [\d,]+ GFLOP/s in fp32, [\d,]+ in bf16; "
         r"training in (bf16|fp32)",
         machine.line(),
     )
@@ -67,7 +68,8 @@ def test_the_probe_is_short_and_says_what_training_will_do(params):
 def test_the_command_runs_nothing_that_is_up_to_date(project):
     lines = project.run("fairway", "demo").stdout.splitlines()
     assert lines[0].startswith("machine: ")
-    assert "; about " in lines[0]
+    assert lines[1].startswith("about ")
+    assert max(map(len, lines[:2])) <= COLUMNS
     assert not [line for line in lines if line.startswith("Running stage")]
 
 

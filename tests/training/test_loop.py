@@ -108,10 +108,20 @@ def test_a_real_clock_budget_ends_in_time() -> None:
 
 
 def test_progress_ends_full() -> None:
-    seen: list[tuple[int, int, str]] = []
-    train_tiny(train_config(max_steps=4), progress=lambda *shown: seen.append(shown))
+    seen: list[tuple] = []
+    _, result = train_tiny(train_config(max_steps=4), progress=lambda *shown: seen.append(shown))
     assert [shown[:2] for shown in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert seen[-1][2].startswith("loss ")
+    assert [shown[3] for shown in seen] == [None] * 4
+    mean = sum(row["loss"] for row in result.curve[-5:]) / len(result.curve[-5:])
+    assert seen[-1][2] == f"loss {mean:.3f}, lr {result.last['lr_scale']:.2f}"
+
+
+def test_progress_tells_what_the_clock_leaves() -> None:
+    left: list[float] = []
+    config = train_config(max_steps=None, max_seconds=9.0)
+    train_tiny(config, clock=itertools.count().__next__, progress=lambda *shown: left.append(shown[3]))
+    assert left == sorted(left, reverse=True)
+    assert left[-1] <= 0 < left[0] < 9
 
 
 def test_divergence_names_the_step_and_a_remedy() -> None:

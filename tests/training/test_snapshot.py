@@ -37,7 +37,7 @@ class Run:
     ) -> tuple[nn.Module, TrainResult]:
         """Train; with `stop_after` this process gets a real SIGTERM while that step is running."""
 
-        def progress(step: int, _total: int, _note: str) -> None:
+        def progress(step: int, *_: object) -> None:
             if stop_after is not None and step == stop_after - 1:
                 signal.raise_signal(signal.SIGTERM)
 
@@ -232,7 +232,7 @@ def test_the_previous_files_stay_until_the_manifest_names_the_new_ones(tmp_path:
     shutil.copytree(tmp_path / "run", tmp_path / "kept")
     run = Run(tmp_path / "run")
 
-    def blocked(step: int, _total: int, _note: str) -> None:
+    def blocked(step: int, *_: object) -> None:
         if step == 6:
             (tmp_path / "run/snapshot.json").unlink()
             (tmp_path / "run/snapshot.json").mkdir()
@@ -280,7 +280,7 @@ def test_the_interval_counts_from_the_last_snapshot_and_disk_is_bounded(tmp_path
     clock = _Clock()
     seen: list[str] = []
 
-    def progress(_step: int, _total: int, _note: str) -> None:
+    def progress(*_: object) -> None:
         seen.append(" ".join(sorted(path.name.split(".")[0] for path in tmp_path.glob("step*"))))
 
     Run(tmp_path, every_seconds=2.5).train(train_config(), model=clock.model(), clock=clock, progress=progress)
