@@ -45,7 +45,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     sections = {"calibrate": params.calibrate, "device": params.launch.device}
     note = f"{device} x{ranks.world_size}, seed {seed}"
     outputs = outputs_of("calibrate", seed=seed)
-    stage = seal("calibrate", sections, [checkpoint, path_of("manifest")], outputs, ranks.rank, note)
+    stage = seal("calibrate", sections, [checkpoint, path_of("manifest")], outputs, ranks.rank, note, seed)
     model = load_checkpoint(checkpoint).to(device)
     shards = open_listed(
         listed_shards(path_of("manifest"), "train"), model.config.vocab_size, check_content=ranks.rank == 0

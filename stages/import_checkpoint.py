@@ -62,7 +62,7 @@ def import_checkpoint(
     changes, params_text = _with_model_section(Path(params_path), plain_model_section(community.config))
     sections = {"model": community.config, "train": params.train, "launch": params.launch.result_settings()}
     inputs, note = [checkpoint, path_of("manifest")], f"{checkpoint}, seed {seed}"
-    stage = seal("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note)
+    stage = seal("import_checkpoint", sections, inputs, outputs_of("train", seed=seed), 0, note, seed)
     for line in [*notes, *changes]:
         stage.log(line)
     report = place_checkpoint(community, seed, stage.provenance, stage.log)

@@ -61,7 +61,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note)
+    stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note, seed)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
     shards = _open_shards(params, ranks)

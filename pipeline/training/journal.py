@@ -3,11 +3,15 @@
 Checked by: tests/training/test_loop.py.
 """
 
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
-from pipeline.base.progress import Log, Progress, silent
+from pipeline.base.progress import ClockedProgress, Log, silent
 from pipeline.base.ranks import Ranks
 from pipeline.training.config import TrainConfig
+
+_MEAN_ROWS = 5
 
 
 class TrainResult(NamedTuple):
@@ -29,10 +33,10 @@ class TrainResult(NamedTuple):
 class Journal:
     """The curve, the log lines and the progress of a run; only rank 0's speaks."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, log: Log, progress: Progress) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks, log: Log, progress: ClockedProgress) -> None:
         self.config = config
         self.say: Log = log if ranks.rank == 0 else lambda line: None
-        self.progress: Progress = progress if ranks.rank == 0 else silent
+        self.progress: ClockedProgress = progress if ranks.rank == 0 else silent
         self.curve: list[dict[str, float]] = []
 
     def is_due(self, step: int) -> bool:
@@ -49,10 +53,10 @@ class Journal:
             f"step_avg:{milliseconds / step:.2f}ms"
         )
 
-    def advance(self, step: int, expected_steps: int) -> None:
-        """Move the progress on."""
-        loss = self.curve[-1]["loss"]
-        self.progress(step, expected_steps, f"loss {loss:.3f}")
+    def advance(self, step: int, expected_steps: int, seconds: float) -> None:
+        """Move the progress on; the clock leaves what it has after `seconds`."""
+        limit = self.config.train_seconds
+        self.progress(step, expected_steps, progress_note(self.curve), None if limit is None else limit - seconds)
 
     def close(self, expected_steps: int, regime: dict[str, Any]) -> TrainResult:
         """Say whether the clock ended the run and what the regime did, and return the result."""
@@ -68,3 +72,9 @@ class Journal:
         if regime:
             self.say(" ".join(f"{name}:{value}" for name, value in regime.items()))
         return TrainResult("clock" if by_clock else "steps", self.curve, regime)
+
+
+def progress_note(curve: Sequence[Mapping[str, float]]) -> str:
+    """Return the mean loss of the last rows, one batch each, and the present scale of the learning rates."""
+    loss, scale = fmean(row["loss"] for row in curve[-_MEAN_ROWS:]), curve[-1]["lr_scale"]
+    return f"loss {loss:.3f}, lr {scale:.2f}"

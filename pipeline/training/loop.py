@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipeline.base.checks import FairwayError, require_always
-from pipeline.base.progress import Log, Progress
+from pipeline.base.progress import ClockedProgress, Log
 from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.data.batches import BatchStream, SequenceSampler
 from pipeline.model.network import LoopedUNet
@@ -79,7 +79,7 @@ def train(
     ranks: Ranks,
     device: torch.device,
     log: Log,
-    progress: Progress,
+    progress: ClockedProgress,
     clock: Clock = time.perf_counter,
     snapshots: "Snapshots | None" = None,
 ) -> TrainResult:
@@ -120,7 +120,7 @@ def train(
             seconds = budget.seconds()  # again, now that the device has caught up
         if journal.is_due(step) or budget.is_spent(step, seconds):
             journal.add_row(step, loss.item(), settings.lr_scale, seconds, budget.expected_steps(step, seconds))
-        journal.advance(step, budget.expected_steps(step, seconds))
+        journal.advance(step, budget.expected_steps(step, seconds), seconds)
         if snapshots is not None and saving and not budget.is_spent(step, seconds):
             snapshots.save(step, seconds, journal.curve)
             budget.resume(seconds)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline.base.progress import Log, Progress
+from pipeline.base.progress import ClockedProgress, Log
 from pipeline.base.ranks import Ranks
 from pipeline.data.batches import SequenceSampler
 from pipeline.launching.processes import process_group
@@ -31,7 +31,7 @@ def train_from_shards(
     ranks: Ranks,
     device: torch.device,
     log: Log,
-    progress: Progress,
+    progress: ClockedProgress,
     attention: str,
     snapshots: "Snapshots | None" = None,
 ) -> tuple[LoopedUNet, TrainResult]:

@@ -1,11 +1,11 @@
-"""What a person sees: a header, a progress bar or plain lines, a two-line summary. Rank 0 only.
+"""What a person sees: a header, phases and progress, a short summary. Rank 0 only.
 
-Results go to stdout, everything else to stderr. On a terminal long work shows a bar with rate and ETA; elsewhere one
-plain line every few seconds.
+Results go to stdout, everything else to stderr. No line of ours is wider than a terminal of 80 columns.
 """
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +18,15 @@ import click
 from pipeline.base.artifacts import ROOT as ARTIFACTS
 from pipeline.base.artifacts import git_commit, provenance
 from pipeline.base.files import require_writable, sweep
+from pipeline.base.progress import ClockedProgress, silent
 from pipeline.launching.alone import held_alone
 from pipeline.launching.firewall import raise_walls
 from pipeline.launching.openmp import WAITING
+from stages.shell.progress import Work, as_clock, shown
 from stages.shell.rules import check_params
+from stages.shell.running import report_running
 
-SECONDS_BETWEEN_LINES = 5.0
+COLUMNS = 80
 _KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 """What torch, oneDNN and MKL choose their kernels by."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,26 +55,42 @@ seed_option = click.option("--seed", type=int, required=True, help="Training see
 
 
 def seal(
-    name: str, sections: Mapping[str, object], inputs: list[Path], outputs: list[Path], rank: int, note: str
+    name: str,
+    sections: Mapping[str, object],
+    inputs: list[Path],
+    outputs: list[Path],
+    rank: int,
+    note: str,
+    seed: int | None = None,
+    item: str | None = None,
 ) -> "Stage":
     """Seal this process for good as stage `name`, take its `outputs` until the command ends, and return the stage.
 
     From here on what the stage must not read cannot be opened, and no other command can make `outputs`: BusyError when
-    one does already. Raises OSError when one could not be written at the end. Rank 0 alone reads and writes files.
+    one does already. Raises OSError when one could not be written at the end. Rank 0 alone reads and writes files; as
+    long as it runs, one says how far it is (`stages/shell/running.py`).
     """
     started = time.monotonic()
     if rank == 0:
         sweep(ARTIFACTS)  # a stage whose outputs come from a cache does not run, nor sweep its own
     walls = raise_walls(name)
     made_from = {**provenance(name, ROOT, sections, inputs if rank == 0 else []), "firewall": walls}
+    running = _untold
     if rank == 0:
-        click.get_current_context().with_resource(held_alone(outputs[0]))
+        context = click.get_current_context()
+        context.with_resource(held_alone(outputs[0]))
         for path in outputs:
             require_writable(path)
-    stage, digest = Stage(rank, started, made_from), made_from["params_sha256"][:12]
-    libraries = ", ".join(f"{each} {version(each)}" for each in ("torch", "numpy", "sentencepiece"))
-    stage.log(f"stage {name} | commit {git_commit(ROOT)} | params {digest} | {note} | {libraries}")
+        running = context.with_resource(report_running(name, seed, item, outputs[0]))
+    stage, digest = Stage(rank, started, made_from, running), made_from["params_sha256"][:12]
+    stage.log(f"stage {name} | {note}")
+    stage.log(f"  commit {git_commit(ROOT)} | params {digest}")
+    stage.log("  " + ", ".join(f"{each} {version(each)}" for each in ("torch", "numpy", "sentencepiece")))
     return stage
+
+
+def _untold(**fields: object) -> None:
+    """Tell nobody how far a stage is."""
 
 
 class Stage(NamedTuple):
@@ -80,6 +99,8 @@ class Stage(NamedTuple):
     rank: int
     started: float
     provenance: dict[str, Any]
+    running: Callable[..., None] = _untold
+    """Takes how far the stage is, for `fairway status`."""
 
     @property
     def seconds(self) -> float:
@@ -89,23 +110,44 @@ class Stage(NamedTuple):
     def log(self, line: str) -> None:
         """Print a line to stderr, on rank 0."""
         if self.rank == 0:
-            print(line, file=sys.stderr, flush=True)
+            log(line)
+
+    def phase(self, name: str) -> None:
+        """Say what the stage does from now on, and how long it has run."""
+        self.running(label=name, unit="", done=0, total=0, note="", seconds_left=None)
+        self.log(f"{self.provenance['stage']} after {as_clock(self.seconds)}: {name}")
 
     def summary(self, first: str, second: str) -> None:
-        """Print the stage's two-line result to stdout, on rank 0."""
+        """Print the stage's result to stdout, on rank 0."""
         if self.rank == 0:
-            print(f"{first} ({self.seconds:.1f} s)\n{second}", flush=True)
+            print(f"{wrapped(f'{first} ({self.seconds:.1f} s)')}\n{wrapped(second)}", flush=True)
 
     @contextmanager
-    def progress(self, label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-        """Yield a progress callable (done, total, note) for one piece of long work counted in `unit`."""
+    def progress(
+        self, label: str, unit: str, *, tokens_per_unit: int | None = None, at_most: bool = False
+    ) -> Iterator[ClockedProgress]:
+        """Yield a progress callable for one piece of long work counted in `unit`; other ranks than 0 show nothing."""
         if self.rank != 0:
-            yield lambda done, total, note: None
-        elif sys.stderr.isatty():
-            with _bar(label, unit) as report:
-                yield report
+            yield silent
         else:
-            yield _PlainLines(label, unit, self.log)
+            with shown(Work(label, unit, tokens_per_unit, at_most), self.log, self.running) as report:
+                yield report
+
+
+def log(line: str) -> None:
+    """Print a line to stderr, folded where it is wider than a terminal."""
+    print(wrapped(line), file=sys.stderr, flush=True)
+
+
+def wrapped(text: str) -> str:
+    """Return lines of text with those folded, at spaces, that are wider than a terminal."""
+    return "\n".join(_folded(line) for line in text.splitlines())
+
+
+def _folded(line: str) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    fold = textwrap.TextWrapper(COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return fold.fill(line)
 
 
 def machine_environment() -> dict[str, str]:
@@ -115,45 +157,3 @@ def machine_environment() -> dict[str, str]:
     """
     names = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", *_KERNEL_VARIABLES, *WAITING)
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-class _PlainLines:
-    """One line every few seconds, and one when the work is done."""
-
-    def __init__(self, label: str, unit: str, log: Callable[[str], None]) -> None:
-        self.label, self.unit, self.log = label, unit, log
-        self.started = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES and done < total:
-            return
-        self.last = now
-        rate = done / max(now - self.started, 1e-9)
-        eta = (total - done) / rate if rate else 0.0
-        self.log(f"{self.label} {done}/{total} {self.unit}, {rate:.1f}/s, {eta:.0f} s left {note}".rstrip())
-
-
-@contextmanager
-def _bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=None, rate="", note="")
-
-        def report(done: int, total: int, note: str) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            progress.update(task, completed=done, total=total, rate=f"{rate:.1f}/s", note=note)
-
-        yield report
