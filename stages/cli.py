@@ -31,6 +31,7 @@ COMMANDS = {
     "check": ("stages.check", "Check the whole of params.yaml and run nothing."),
     "demo": ("stages.demo", "Run the whole pipeline and say how long it will take."),
     "report": ("stages.report", "Print the result table of the last run."),
+    "status": ("stages.status", "Say how every stage stands, why, and what to type next."),
     "sample": ("stages.sample", "Let a model write."),
     "score": ("stages.score", "Say what any text costs under a model, in bits per byte."),
     "recipe": ("stages.recipe", "List, show, compare and use the configurations of published systems."),
