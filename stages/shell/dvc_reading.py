@@ -10,8 +10,10 @@ Checked by: tests/stages/test_status.py.
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.shell.durations import parse_name
 from stages.shell.standing import SETTLED, Standing
@@ -45,15 +47,17 @@ def dvc_pipeline(running: Collection[str]) -> Pipeline:
     import networkx
     from dvc.repo import Repo
 
+    from pipeline.base.config import read_yaml
+
     repo = Repo()
     repo.scm  # noqa: B018  # raises where git is missing
-    graph, at_work = repo.index.graph, _dvc_at_work(repo)
+    graph, at_work, values = repo.index.graph, _dvc_at_work(repo), read_yaml(Path(repo.root_dir) / "params.yaml")
     found: dict[Stage, Standing] = {}
     for stage in reversed(list(networkx.topological_sort(graph))):
         if stage.cmd:  # others are data of the user's
             before = {maker: found[maker] for maker in graph.successors(stage) if maker in found}
             busy = stage.addressing in running or stage.addressing in at_work
-            found[stage] = Standing(stage.addressing, "running") if busy else _standing(stage, before)
+            found[stage] = Standing(stage.addressing, "running") if busy else _standing(stage, before, values)
     has_remote = "remote" in repo.config["core"]
     return Pipeline([found[stage] for stage in repo.index.stages if stage in found], at_work, has_remote)
 
@@ -82,7 +86,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _standing(stage: "Stage", before: Mapping["Stage", Standing]) -> Standing:
+def _standing(stage: "Stage", before: Mapping["Stage", Standing], values: Mapping[str, Any]) -> Standing:
     """Return how a stage stands that does not run; `before`: those that make what it depends on."""
     is_recorded = all(out.hash_info for out in stage.outs)
     follows, causes = None, ["command changed"] if stage.cmd_changed and is_recorded else []
@@ -92,7 +96,7 @@ def _standing(stage: "Stage", before: Mapping["Stage", Standing]) -> Standing:
         if waiting := next((place for place in makers if place.state not in (*SETTLED, "uncached")), None):
             follows = follows or waiting.follows or parse_name(waiting.name).row
         elif is_recorded and not any(place.state == "in cache" for place in makers):
-            changes = list(_changes(dependency))
+            changes = list(_changes(dependency, values))
             causes += changes
             code_only &= not changes or str(dependency).startswith(("pipeline", "stages"))
     state, reasons = _state_of_outputs(stage, is_recorded, bool(causes or follows))
@@ -115,19 +119,28 @@ def _makes(stage: "Stage", dependency: "Dependency") -> bool:
     return any(out == place or place in out.parents or out in place.parents for out in made)
 
 
-def _changes(dependency: "Dependency") -> Iterator[str]:
-    """Yield what differs between a dependency and what `dvc.lock` says of it."""
+def _changes(dependency: "Dependency", values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs between a dependency and what `dvc.lock` says of it; `values`: those of params.yaml."""
     from dvc.dependency.param import ParamsDependency
 
     from pipeline.recipes.recipes import value_differences
 
-    if isinstance(dependency, ParamsDependency):
+    if isinstance(dependency, ParamsDependency):  # which would read the file once per stage
         recorded = dependency.hash_info.value or {}
         before = {key: recorded[key] for key in dependency.params if key in recorded}
-        for key, old, new in value_differences(before, dependency.read_params(), ""):
+        now = {key: value for key in dependency.params for value in _value(values, key)}
+        for key, old, new in value_differences(before, now, ""):
             yield f"params {key} {_short(old)} -> {_short(new)}"
     elif status := dependency.status():
         yield f"{dependency} {'is gone' if 'deleted' in status.values() else 'changed'}"
+
+
+def _value(values: Mapping[str, Any], key: str) -> list[Any]:
+    """Return the value of a dotted key, nothing where there is none."""
+    try:
+        return [reduce(getitem, key.split("."), values)]
+    except (LookupError, TypeError):
+        return []
 
 
 def _short(value: str) -> str:

@@ -90,10 +90,7 @@ def _advice(pipeline: Pipeline, running: Sequence[str]) -> tuple[str, str]:
     if pipeline.has_remote and any("neither here" in reason for place in places for reason in place.reasons):
         return "dvc pull", "brings the outputs from the remote"
     if lost := [place.name for place in places if place.state == "stale" and is_imported(place.name)]:
-        return (
-            "dvc repro",
-            f"{lost[0]} replaces the imported checkpoint by training; to keep one, `fairway import` again",
-        )
+        return "dvc repro", f"trains {lost[0]} in the place of the imported checkpoint; or `fairway import` again"
     return "dvc repro", ""
 
 
