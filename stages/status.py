@@ -24,6 +24,8 @@ def status(as_json: bool) -> None:
     results, outlook = run_results(params), look(params)
     if as_json:
         stages = [{**place._asdict(), **parse_name(place.name)._asdict()} for place in outlook.standings]
-        click.echo(json.dumps({**outlook._asdict(), "standings": stages, "results": results}, indent=1))
+        stopped = {name: snapshot._asdict() for name, snapshot in outlook.interrupted.items()}
+        said = {**outlook._asdict(), "standings": stages, "interrupted": stopped, "results": results}
+        click.echo(json.dumps(said, indent=1))
     else:
         click.echo("\n".join(outlook_lines(outlook, params, results)))

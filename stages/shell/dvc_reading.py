@@ -8,8 +8,8 @@ Checked by: tests/stages/test_status.py.
 """
 
 import json
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -64,26 +64,17 @@ def dvc_pipeline(running: Collection[str]) -> Pipeline:
 
 def _dvc_at_work(repo: "Repo") -> dict[str, int]:
     """Return stage -> process of those whose outputs a living DVC process is about to write."""
+    import psutil
+
     try:
         writers = json.loads((Path(repo.tmp_dir) / "rwlock").read_bytes()).get("write", {})
     except (OSError, ValueError):  # none yet, or one being written
         return {}
-    at_work = {}
+    at_work: dict[str, int] = {}
     for stage in repo.index.stages if writers else []:
         for process in (writers[out.fs_path]["pid"] for out in stage.outs if out.fs_path in writers):
-            if _lives(process):
-                at_work[stage.addressing] = process
+            at_work |= {stage.addressing: process} if psutil.pid_exists(process) else {}
     return at_work
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _standing(stage: "Stage", before: Mapping["Stage", Standing], values: Mapping[str, Any]) -> Standing:
@@ -101,15 +92,17 @@ def _standing(stage: "Stage", before: Mapping["Stage", Standing], values: Mappin
             code_only &= not changes or str(dependency).startswith(("pipeline", "stages"))
     state, reasons = _state_of_outputs(stage, is_recorded, bool(causes or follows))
     code_only &= state == "stale" and bool(causes) and not follows
-    is_newest = state == "by hand" and _newest(stage.deps, max) <= _newest(stage.outs, min)
+    is_newest = state == "by hand" and max(_written(stage.deps), default=0.0) <= min(_written(stage.outs), default=0.0)
     return Standing(stage.addressing, state, (*causes, *reasons), follows, code_only, is_newest)
 
 
-def _newest(places: "list[Dependency] | list[Output]", choose: Callable[[Iterable[float]], float]) -> float:
-    """Return the time, in unix seconds, that `choose` picks from those at which files were last written."""
-    folders = [Path(place.fs_path) for place in places]
-    files = [file for folder in folders for file in ([folder] if folder.is_file() else folder.rglob("*.*"))]
-    return choose(file.stat().st_mtime for file in files if file.parent.name != "__pycache__")
+def _written(places: "list[Dependency] | list[Output]") -> Iterator[float]:
+    """Yield when files were last written, in unix seconds; infinity for one that is not there."""
+    for place in map(Path, (place.fs_path for place in places)):
+        files = place.rglob("*") if place.is_dir() else [place]
+        for file in files:
+            if not file.is_dir() and "__pycache__" not in file.parts:
+                yield file.stat().st_mtime if file.exists() else math.inf
 
 
 def _makes(stage: "Stage", dependency: "Dependency") -> bool:
