@@ -96,11 +96,9 @@ def _advice(pipeline: Pipeline, running: Sequence[str]) -> tuple[str, str]:
 
 def _advice_by_hand(places: Sequence[Standing]) -> tuple[str, str]:
     """Return what to do with outputs that DVC does not know."""
-    names = [place.name for place in places]
-    newest = [place.name for place in places if place.is_newest]
-    if newest:
+    if newest := [place.name for place in places if place.is_newest]:
         return _commit(newest), "keeps what was made by hand, after the last change of what it depends on"
-    return "dvc repro", f"makes again what was made by hand; `{_commit(names)}` would keep it"
+    return "dvc repro", f"makes again what was made by hand; `dvc commit -f {places[0].name}` would keep it"
 
 
 def _commit(names: Sequence[str]) -> str:
