@@ -39,6 +39,7 @@ COMMANDS = {
     "demo": ("stages.demo", "Run the whole pipeline and say how long it will take."),
     "report": ("stages.report", "Print the result table of the last run."),
     "compare": ("stages.compare", "Compare runs, experiments and revisions."),
+    "status": ("stages.status", "Say how every stage stands, why, and what to type next."),
     "sample": ("stages.sample", "Let a model write."),
     "score": ("stages.score", "Say what any text costs under a model, in bits per byte."),
     "init": ("stages.init", "Lay out a folder in which `dvc repro` works."),

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from stages.shell.durations import SECONDS, minutes, parse_name, stages_of
+
 if TYPE_CHECKING:
     import torch
 
     from pipeline.base.config import Params
 
 REFERENCE_FLOPS = 300e9
-"""Matrix products per second, in float32 on all cores, of the machine on which the seconds below were taken."""
-_MAKING = {"prepare": 3, "train": 169, "calibrate": 18, "quantize": 9}
-SECONDS = {**_MAKING, "evaluate": 5, "metrics": 1, "package": 12, "audit": 22}
-"""Command -> seconds of one run of it for the demo, its start included (`python -m benchmarks.course`)."""
+"""Matrix products per second, in float32 on all cores, of the machine on which SECONDS were taken."""
 PROBE_SECONDS = 0.1
 _PRIOR_SECONDS = 20.0
 """How many of those seconds the probe counts as, beside stages that have run."""
@@ -99,13 +98,6 @@ def _flops(dtype: "torch.dtype", device: "torch.device") -> float:
     return best
 
 
-def stages_of(params: "Params") -> list[str]:
-    """Return the names of all stages as DVC prints them."""
-    per_seed = ["train@{}", "calibrate@{}", "quantize@{}", "evaluate-float@{}"]
-    per_seed += [*(f"evaluate@{{}}-{item}" for item in params.evaluate.items), "metrics@{}"]
-    return ["prepare", *(name.format(seed) for seed in params.seeds for name in per_seed), "package", "audit"]
-
-
 class Estimate:
     """How long the rest of the stages will take: first by the machine's speed, then more and more by those that ran.
 
@@ -114,7 +106,7 @@ class Estimate:
 
     def __init__(self, stages: list[str], fp32_flops: float, train_seconds: float | None) -> None:
         """`train_seconds`: what training may take at most."""
-        self.left = {stage: float(SECONDS[_command(stage)]) for stage in stages}
+        self.left = {stage: float(SECONDS[parse_name(stage).command]) for stage in stages}
         self.total, self.train_seconds = len(stages), math.inf if train_seconds is None else train_seconds
         self.expected = _PRIOR_SECONDS
         self.spent = _PRIOR_SECONDS * max(1.0, REFERENCE_FLOPS / fp32_flops)
@@ -124,7 +116,7 @@ class Estimate:
         """Return the seconds that the stages still to come will take."""
         pace = self.spent / self.expected
         return sum(
-            min(pace * seconds, self.train_seconds if _command(stage) == "train" else math.inf)
+            min(pace * seconds, self.train_seconds if parse_name(stage).command == "train" else math.inf)
             for stage, seconds in self.left.items()
         )
 
@@ -145,16 +137,7 @@ class Estimate:
         if not self.running:
             return False
         seconds = self.left.pop(self.running, 0.0)
-        if _command(self.running) != "train":
+        if parse_name(self.running).command != "train":
             self.spent, self.expected = self.spent + now - self.since, self.expected + seconds
         self.running = ""
         return True
-
-
-def _command(stage: str) -> str:
-    return stage.split("@")[0].removesuffix("-float")
-
-
-def minutes(seconds: float) -> str:
-    """Return seconds as minutes, for people."""
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"

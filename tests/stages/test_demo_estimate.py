@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.config import SECTIONS, load_params
-from stages.demo import PROBE_SECONDS, REFERENCE_FLOPS, SECONDS, Estimate, minutes, probe, stages_of
+from stages.demo import PROBE_SECONDS, REFERENCE_FLOPS, Estimate, probe
 from stages.shell.console import COLUMNS
+from stages.shell.durations import SECONDS, minutes, stages_of
 
 REST = sum(SECONDS.values()) - SECONDS["train"] + 4 * SECONDS["evaluate"]
 
