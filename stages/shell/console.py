@@ -22,6 +22,7 @@ from pipeline.base.progress import ClockedProgress, silent
 from pipeline.launching.alone import held_alone
 from pipeline.launching.firewall import raise_walls
 from pipeline.launching.openmp import WAITING
+from stages.shell.experiment import link_data
 from stages.shell.progress import Work, as_clock, shown
 from stages.shell.rules import check_params
 from stages.shell.running import report_running
@@ -44,8 +45,8 @@ def _params_option(checked: bool) -> Callable:
 
 
 def _sound(context: click.Context, parameter: click.Parameter, path: str) -> str:
-    """Return the path of a configuration that is sound as a whole."""
-    check_params(path)
+    """Return the path of a configuration that is sound as a whole; a queued experiment has the files it names."""
+    link_data(check_params(path).data)
     return path
 
 

@@ -75,7 +75,7 @@ def _figures(
     makers["artifact_bytes"] = StageName("quantize", None, None)
     rows = {
         key.replace("_", " "): [
-            _figure(row.get(key, row.get(f"{maker.item}")), maker._replace(seed=row["seed"]).name in settled)
+            _figure(row[key], maker._replace(seed=row["seed"]).name in settled)
             for row in results
         ]
         for key, maker in makers.items()
