@@ -19,9 +19,8 @@ def package(params_path: str) -> None:
     """Build the record folder and prove it: train_gpt.py runs alone and must print the same scores.
 
     Reads every section and the outputs of all seeds. The folder appears only when each seed's artifact, rescored by
-    the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit.
-    Writes artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, from
-    which `dvc plots show` draws the loss curves of all seeds in one picture.
+    the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit. Writes
+    artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, for DVC's plots.
     """
     from dataclasses import replace
     from importlib.metadata import version
@@ -38,11 +37,10 @@ def package(params_path: str) -> None:
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
-    val_shards = _checked_inputs(params, stage)
+    digests = {shard.path.name: shard.sha256 for shard in _checked_inputs(params, stage)}
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
     stage.phase("writing train_gpt.py and making it small")
-    recipe = recipe_of(params)
-    source = record_source(recipe, ROOT)
+    source = record_source(recipe := recipe_of(params), ROOT)
     code = shipped_program(source, params.package.readable)
     # Sizes first: quantizing again before the reserve is right would be in vain.
     check_budget(params.budget, len(code), {run.seed: run.artifact.stat().st_size for run in runs})
@@ -52,8 +50,8 @@ def package(params_path: str) -> None:
     def prove(folder: Path) -> None:
         stage.phase("comparing what the record states with its files")
         require_agreement(folder)
-        environment = machine_environment()
-        prove_runs(folder, runs, path_of("val_shards"), path_of("tokenizer"), environment, stage.log, stage.phase)
+        places = path_of("val_shards"), path_of("tokenizer")
+        prove_runs(folder, runs, *places, machine_environment(), stage.log, stage.phase)
 
     stage.phase("filling the record folder")
     submission = assemble(
@@ -66,7 +64,7 @@ def package(params_path: str) -> None:
         tokenizer=path_of("tokenizer"),
         headline=params.evaluate.headline,
         versions={name: version(name) for name in imported_packages(code)},
-        digests={shard.path.name: shard.sha256 for shard in val_shards},
+        digests=digests,
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=prove,
     )

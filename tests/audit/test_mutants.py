@@ -13,6 +13,7 @@ from pipeline.audit.behaviour import audit_behaviour
 from pipeline.audit.evaluator import Ledgers, Rows
 from pipeline.audit.questions import declares_isolation
 from pipeline.audit.streams import StreamMaker
+from pipeline.base.config import with_model_context
 from pipeline.base.progress import silent
 from pipeline.data.byte_count import byte_table
 from pipeline.scoring.protocols import parse_protocol
@@ -61,7 +62,7 @@ def recipe_protocols() -> dict[str, dict]:
     found: dict[str, dict] = {}
     least, most = {"chunk_tokens": 8}, {"rank": 4, "epochs": 1}
     for path in RECIPES:
-        for fields in YAML(typ="safe").load(path.read_text())["evaluate"]["protocols"].values():
+        for fields in with_model_context(YAML(typ="safe").load(path.read_text()))["evaluate"]["protocols"].values():
             context = fields["context_tokens"]
             scaled = {
                 key: max(least.get(key, 4), value * TOY_CONTEXT // context)

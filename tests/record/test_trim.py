@@ -73,7 +73,7 @@ def silent(done: int, total: int, note: str) -> None:
     pass
 
 
-def main(wheel: Wheel, progress: "Callable[[int, int, str], None]") -> None:
+def main(wheel: Wheel, progress: "Callable[[int, int, str], None]" = silent) -> None:
     parser = argparse.ArgumentParser(description="described_message")
     parser.add_argument("--seed", type=int, default=3, help="help_message", metavar="META")
     check_all(["abcd"])
@@ -94,7 +94,7 @@ def main(wheel: Wheel, progress: "Callable[[int, int, str], None]") -> None:
     print(pairs, Counter(1).next(), Span(1), Wheel.shared, parser.parse_args([]).seed)
 
 
-main(Wheel(spokes=36), silent)
+main(Wheel(spokes=36))
 """
 
 

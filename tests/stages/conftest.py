@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -78,6 +79,11 @@ def write_corpus(path: Path, documents: int) -> None:
 HOSTILE = {"LC_ALL": "C", "HOME": "/proc/nowhere"}
 """What may surround a checkout besides a path with spaces and letters that are not ASCII: no UTF-8, and a home in which
 nothing can be written."""
+
+
+def unfolded(printed: str) -> str:
+    """Return what was printed with every line that was folded to a terminal's width in one piece."""
+    return re.sub(r"\n {2,}", " ", printed)
 
 
 class Project:

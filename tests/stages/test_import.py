@@ -15,7 +15,7 @@ from pipeline.base.config import load_params
 from pipeline.interop.community import LAYOUTS
 from pipeline.interop.crawler import translate_crawler
 from pipeline.model.network import build
-from tests.stages.conftest import REPO
+from tests.stages.conftest import REPO, unfolded
 from tests.stages.test_cli import fairway
 
 ARGUMENTS = {
@@ -112,11 +112,11 @@ def test_the_record_of_an_imported_model_does_not_call_itself_a_recipes(importin
 
 def test_val_that_the_checkpoint_may_have_seen_is_a_warning_until_files_are_held_out(importing):
     warning = re.compile("^warning: what weights.safetensors was trained on is not known: .* data.val_files", re.M)
-    assert len(warning.findall(importing.run(*IMPORT).stderr)) == 1
+    assert len(warning.findall(unfolded(importing.run(*IMPORT).stderr))) == 1
     (importing.root / "held-out.txt").write_text("a text that no checkpoint has seen")
     importing.edit(data={"val_files": ["held-out.txt"], "val_frac": None})
     importing.run("dvc", "repro", "prepare")
-    assert not warning.findall(importing.run(*IMPORT).stderr)
+    assert not warning.findall(unfolded(importing.run(*IMPORT).stderr))
 
 
 def test_scoring_follows_the_context_of_an_imported_model(importing):
@@ -255,4 +255,4 @@ def test_wrapped_names_are_said_and_a_zero_embedding_goes_all_the_way(importing)
     assert f"unwrapped: the names of all {len(tensors)} tensors begin with module." in importing.run(*IMPORT).stderr
     importing.edit(budget={"limit_bytes": 10_000_000})
     importing.run("fairway", "calibrate", "--seed", "1")
-    assert "the finest steps fit" in importing.run("fairway", "quantize", "--seed", "1").stdout
+    assert "the finest steps fit" in unfolded(importing.run("fairway", "quantize", "--seed", "1").stdout)

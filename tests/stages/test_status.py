@@ -35,6 +35,7 @@ def make(command, *words):
     keys = {"seed": words[1] if "--seed" in words else None, "item": words[-1] if "--item" in words else None}
     report = {"seconds": {"total": 2.0} if command == "evaluate" else 3.0, "made": time.time(), "artifact_bytes": 1000}
     report |= {"val_bpb": 1.25, "weights": "float", "protocol": 0, "bytes_code": 500, "bytes_total": 1500}
+    report |= {"artifact_sha256": "one", "seed_results": {"1": {"artifact_sha256": "one"}}}
     report["provenance"] = provenance(command, Path.cwd(), {}, []) if command == "train" else {}
     for path in outputs_of(command, **keys):
         write_json(path if path.suffix else path / "submission.json", report)
@@ -50,6 +51,7 @@ EVERYTHING = " then ".join(
         "prepare",
         *(f"{command} --seed 1" for command in ("train", "calibrate", "quantize")),
         *(f"evaluate --seed 1 --item {item}" for item in ("float", "blocks")),
+        "metrics --seed 1",
         "package",
         "audit",
     ]
@@ -136,7 +138,7 @@ def test_a_parameter_is_named_and_later_stages_follow(small: Project):
     small.edit(budget={"limit_bytes": 400000})
     outlook = seen()
     changed = "params budget.limit_bytes 480000 -> 400000"
-    assert reasons(outlook) == {"quantize@1": (changed,), "package": (changed,)}
+    assert reasons(outlook) == dict.fromkeys(("quantize@1", "metrics@1", "package"), (changed,))
     assert follows(outlook)["evaluate@1-blocks"] == follows(outlook)["audit"] == "quantize"
     assert states(outlook)["evaluate-float@1"] == states(outlook)["train@1"] == "done"
     lines = text(outlook)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.conftest import Project, make_project
+from tests.stages.conftest import Project, make_project, unfolded
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds child processes in /proc: Linux")
 
@@ -134,7 +134,7 @@ def test_stopped_then_killed_it_ends_like_an_untouched_run(prepared: Project, ro
     code, said = first.end()
     stopped_at = first.step()
     assert code == exit_code
-    assert said.splitlines()[-1] == (
+    assert unfolded(said).splitlines()[-1] == (
         f"train: stopped by {asked.name} after step {stopped_at}; to continue from there, run the same command again"
     )
     assert "Traceback" not in said
