@@ -20,7 +20,7 @@ def package(params_path: str) -> None:
 
     Reads every section and the outputs of all seeds. The folder appears only when each seed's artifact, rescored by
     the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit. Writes
-    artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, for DVC's plots.
+    artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, for plots.
     """
     from dataclasses import replace
     from importlib.metadata import version
