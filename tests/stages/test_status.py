@@ -142,7 +142,7 @@ def test_a_parameter_is_named_and_later_stages_follow(small: Project):
     assert follows(outlook)["evaluate@1-blocks"] == follows(outlook)["audit"] == "quantize"
     assert states(outlook)["evaluate-float@1"] == states(outlook)["train@1"] == "done"
     lines = text(outlook)
-    assert f"why      {changed}: quantize, package" in lines
+    assert f"why      {changed}: quantize, metrics, package" in lines
     assert row(outlook, "evaluate blocks") == ["follows quantize"]
     assert row(outlook, "blocks bpb") == ["1.2500 old"]
     assert outlook.command == "dvc repro"
