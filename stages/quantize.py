@@ -41,14 +41,14 @@ def quantize(seed: int, params_path: str) -> None:
         fit = fit_to_budget(model, statistics, params.quantize, params.budget, meta, progress)
     write_bytes(path_of("model", seed=seed), fit.content)
     report, digest = quantization_report(model, statistics, fit), hashlib.sha256(fit.content).hexdigest()
-    file = {"artifact_bytes": len(fit.content), "artifact_sha256": digest, "seconds": stage.seconds}
+    file = {"artifact_sha256": digest, "seconds": stage.seconds}
     write_json(path_of("quantize_report", seed=seed), {**report, **file, "provenance": stage.provenance})
     budget, totals = report["budget"], report["totals"]
     why = "the finest steps fit" if budget["finest_fits"] else "no steps came closer"
     gain = totals["proxy_loss"] / totals["nearest_proxy_loss"] if totals["nearest_proxy_loss"] else 1.0
     note = "" if budget["reached"] else f" ({why})"
     stage.summary(
-        f"quantize: seed {seed}, {report['bytes']:,} bytes, {budget['unused_bytes']:,} below the artifact's "
+        f"quantize: seed {seed}, {report['artifact_bytes']:,} bytes, {budget['unused_bytes']:,} below the artifact's "
         f"budget{note}",
         f"          {totals['bits_per_weight']:.3f} bits per weight, {params.quantize.steps.kind} steps x "
         f"{report['knob']:.4g}; "

@@ -58,7 +58,7 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
         "knob": fit.knob,
         "layers": [_with_bits({**lines[name], **cost}) for name, cost in costs.tensors.items()],
         "totals": {**totals, "bits_per_weight": 8 * (num_bytes - costs.passthrough_bytes) / max(totals["weights"], 1)},
-        "bytes": num_bytes,
+        "artifact_bytes": num_bytes,
         "budget": {
             "budget_bytes": budget_bytes,
             "tolerance_bytes": budget_bytes - floor_bytes,
@@ -66,7 +66,7 @@ def quantization_report(model: LoopedUNet, statistics: Mapping[str, Tensor], fit
             "reached": num_bytes >= floor_bytes,
             "finest_fits": fit.knob == min_knob,
         },
-        "search": [{"knob": knob, "bytes": trial_bytes} for knob, trial_bytes in fit.trace],
+        "search": [{"knob": knob, "artifact_bytes": trial_bytes} for knob, trial_bytes in fit.trace],
         "passthrough_bytes": costs.passthrough_bytes,
         "predicted_nats": costs.predicted_nats,
     }

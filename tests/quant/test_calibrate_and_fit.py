@@ -340,7 +340,7 @@ def test_fit_lands_within_tolerance_below_the_budget(model, statistics):
     fit = fit_to_budget(model, statistics, QUANTIZE, budget, {"k": 1}, silent)
     content, report = fit.content, quantization_report(model, statistics, fit)
     assert 21_000 - 44 <= len(content) <= 21_000
-    assert report["bytes"] == len(content)
+    assert report["artifact_bytes"] == len(content)
     assert report["budget"]["reached"]
     assert len(report["search"]) <= 8
     assert fit_to_budget(model, statistics, QUANTIZE, budget, {"k": 1}, silent).content == content
