@@ -79,7 +79,7 @@ def seed_metrics(params: Params, seed: int) -> dict[str, float]:
     figures = seed_results(params, seed)
     budget = {"limit_bytes": params.budget.limit_bytes, "code_reserve_bytes": params.budget.code_reserve_bytes}
     headline = {"headline_bpb": figures[f"{params.evaluate.headline}_bpb"]}
-    return {key: value for key, value in (figures | headline | budget).items() if value is not None}
+    return {key: value for key, value in (figures | headline | budget).items() if value is not None and key != "seed"}
 
 
 def _gap_mbpb(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
