@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from stages.shell.console import ROOT, params_path_option, wrapped
+from stages.shell.console import ROOT, params_path_option
+from stages.shell.folding import wrapped
 
 RECIPES = ROOT / "recipes"
 

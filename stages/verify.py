@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from stages.shell.console import log, machine_environment, wrapped
+from stages.shell.console import log, machine_environment
+from stages.shell.folding import wrapped
 from stages.shell.strangers import runs_in_sandbox, unsafe_option
 
 

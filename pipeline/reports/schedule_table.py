@@ -39,7 +39,7 @@ def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: 
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
     if step_seconds is None and config.train_seconds is not None:
-        lines.append("train.max_seconds may end it earlier: `--step-ms 100` shows where, at 100 ms a step")
+        lines.append("train.max_seconds may end it earlier: `--step-ms 100` says where")
     return "\n".join(lines)
 
 
