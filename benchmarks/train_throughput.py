@@ -32,6 +32,7 @@ from benchmarks.plain_step import PlainMuon, PlainStep
 from benchmarks.results import ROOT, write_result
 from pipeline.base.config import load_params, parse_value
 from pipeline.base.ranks import Ranks
+from pipeline.interop.arguments import conditioners_off
 from pipeline.launching.processes import available_cores, current_ranks, process_group, torchrun
 from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
@@ -119,14 +120,7 @@ def cpu_model(model_dim: int, vocab_size: int, context_tokens: int) -> ModelConf
             "bigram": {"buckets": 2048, "dim": model_dim // 2, "hash": "xor", "scaled": True},
             "smear": {"kind": "channel"},
             "value_embedding": None,
-            "conditioners": {
-                "flow_dim": 32,
-                "positions": False,
-                "anchor_dim": None,
-                "tap": None,
-                "smear": False,
-                "step": None,
-            },
+            "conditioners": {**conditioners_off(), "flow_dim": 32},
             "logit_softcap": 30.0,
             "embed_init_std": 0.005,
             "unread": {},

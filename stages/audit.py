@@ -52,11 +52,12 @@ def audit(
     import torch
 
     from pipeline.audit.audit import Machine, audit_metrics, audit_record, audit_table, state_audit
-    from pipeline.audit.record_files import Evidence
+    from pipeline.audit.record_files import Evidence, require_record
     from pipeline.base.artifacts import path_of, write_json
     from pipeline.base.checks import require
     from pipeline.base.files import write_bytes
 
+    require_record(folder)
     outputs = [output / path_of(name).name for name in ("audit", "audit_table", "audit_metrics")]
     stage = seal("audit", {}, [], outputs + ([record] if record else []), 0, str(folder))
     num_gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0

@@ -19,9 +19,9 @@ def calibrate(seed: int, params_path: str) -> None:
     """Collect second moments of every matrix's inputs, per loop for looped blocks, on training tokens.
 
     Where calibrate.mixture is set, also fit the constants of mixtures to the first training tokens, and say what they
-    gain on the next. Reads sections `calibrate` and `launch`, the checkpoint and the train shards; the model is
-    observed on its own quantized trajectory. With launch.num_processes above 1 it runs itself under torchrun, with the
-    same result up to rounding. Writes artifacts/seeds/SEED/calibrate/.
+    gain on the next. Reads sections `calibrate` and `launch`, the checkpoint and the train shards; with
+    calibrate.sweeps the model is observed on its own quantized trajectory. With launch.num_processes above 1 it runs
+    itself under torchrun, with the same result up to rounding. Writes artifacts/seeds/SEED/calibrate/.
     """
     from pipeline.base.config import load_params
 

@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list from the table, importing nothing."""
-        with formatter.section("Commands, in the order of the pipeline"):
+        with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
 
 
@@ -75,7 +75,13 @@ class LazyGroup(click.Group):
 def fairway() -> None:
     """Train a small language model, squeeze it under a byte budget, score it in bits per byte, package the record.
 
-    Every command is one stage of `dvc repro`; run alone, it reads params.yaml and the artifacts of earlier stages.
+    The commands down to `audit` are the stages of `dvc repro`; run alone, one reads params.yaml and the artifacts of
+    earlier stages. The others look at runs, models and records, or begin a run.
+
+    \b
+    fairway init my-model      a folder to begin in
+    fairway status             how every stage stands, and what to type next
+    fairway train --help       what a command reads, writes and takes
     """
 
 

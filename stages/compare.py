@@ -20,6 +20,10 @@ def compare(runs: tuple[str, ...], item: str | None, html: Path | None, as_json:
     A run is a folder with params.yaml and artifacts/ (`.` or `workspace`: this one), a Git revision or a DVC
     experiment of this checkout, whose files come from DVC's cache or its remote. Of the difference on one item the
     table gives a 95 % interval: a bootstrap over the documents that both scored.
+
+    \b
+    fairway compare main .               this folder with what branch main has
+    fairway compare A B --html page.html
     """
     from pipeline.base.files import require_writable, write_bytes
     from pipeline.reports.compare import comparison_table

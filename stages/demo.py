@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -37,6 +38,8 @@ def demo() -> None:
     from stages.shell.rules import check_params
 
     params = check_params("params.yaml")
+    if not any((folder / ".dvc").is_dir() for folder in (Path.cwd(), *Path.cwd().parents)):
+        raise ValueError("demo: got no DVC repository here, expected one; run `git init && dvc init`")
     machine = probe(params)
     estimate = Estimate(stages_of(params), machine.fp32_flops, params.train.train_seconds)
     print(f"{machine.line()}\nabout {minutes(estimate.seconds_left())}", flush=True)
@@ -53,7 +56,7 @@ def demo() -> None:
         except BaseException:
             os.killpg(repro.pid, signal.SIGINT)  # not SIGTERM: DVC would die of it before its stage
             raise
-    sys.exit(repro.returncode)
+    sys.exit(int(repro.returncode != 0))
 
 
 class Machine(NamedTuple):

@@ -36,6 +36,9 @@ def import_checkpoint(
     Writes artifacts/seeds/SEED/train/ and section `model` of params.yaml, of section `package` the texts that a recipe
     says of its own model, and commits the stage to DVC: `dvc repro` then runs calibrate onwards. `dvc repro prepare`
     must have run, with the checkpoint's tokenizer.
+
+    \b
+    fairway import final_model.pt --config arguments.json --seed 444
     """
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.checks import require

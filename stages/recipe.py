@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from stages.shell.console import ROOT, params_path_option
+from stages.shell.folding import wrapped
 
 RECIPES = ROOT / "recipes"
 
@@ -23,7 +24,7 @@ def list_recipes() -> None:
     names = recipe_names(RECIPES)
     width = max(map(len, names), default=0)
     for name in names:
-        click.echo(f"{name:<{width}}  {description(recipe_path(RECIPES, name))}")
+        click.echo(wrapped(f"{name:<{width}}  {description(recipe_path(RECIPES, name))}"))
 
 
 @recipe.command()
@@ -43,7 +44,7 @@ def show(name: str, visits: bool) -> None:
     click.echo(visit_picture(load_params(path, ["model"]).model), nl=False)
 
 
-@recipe.command()
+@recipe.command(short_help="Print the keys in which a recipe differs from params.yaml.")
 @click.argument("name")
 @params_path_option
 def diff(name: str, params_path: str) -> None:
@@ -53,7 +54,7 @@ def diff(name: str, params_path: str) -> None:
     _print_differences(Path(params_path), recipe_path(RECIPES, name))
 
 
-@recipe.command()
+@recipe.command(short_help="Write a recipe over params.yaml, after asking.")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @params_path_option
@@ -80,6 +81,6 @@ def _print_differences(before: Path, after: Path) -> None:
 
     found = differences(before, after)
     for change in found:
-        click.echo(f"{change.key}: {change.before} -> {change.after}")
+        click.echo(wrapped(f"{change.key}: {change.before} -> {change.after}"))
     if not found:
         click.echo(f"{before} holds the same values")

@@ -22,6 +22,10 @@ def report(as_json: bool, html: Path | None, folders: tuple[Path, ...], params_p
     artifacts/ of its own. It runs both models of every seed on a little training text, and reads val to show documents.
 
     Reads params.yaml and what the stages have left under artifacts/, after any of them.
+
+    \b
+    fairway report
+    fairway report --html page.html ../other-run
     """
     from pipeline.reports.results import results_json, results_table, run_results
 

@@ -53,6 +53,10 @@ def sample(
     seed of params.yaml, else its checkpoint. Tokens are drawn from the model's own distribution. The text ends where
     the model ends its document, or after --tokens. It may be longer than the context: then each token sees the last
     ones only. Prints the text to stdout, the prompt included, and nothing else there; writes no file.
+
+    \b
+    fairway sample --prompt "The city of" --tokens 50
+    fairway sample artifacts/submission --temperature 0.8
     """
     import torch
 

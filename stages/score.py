@@ -63,6 +63,10 @@ def score(
     or row; or a folder of these; or - for a text from stdin. A document is scored alone, from its start, with the code
     and under a protocol of `fairway evaluate`; --joined --protocol NAME is exactly what that does with val. Prints a
     table; writes no file.
+
+    \b
+    fairway score notes.txt --dearest 5
+    fairway score corpus/ --model artifacts/submission --json
     """
     protocol = _named_protocol(protocol_name, params_path)
     documents = _read_documents(files, separator, text_field)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @seed_option
 @params_option
 @click.option("--dry-run", is_flag=True, help="Print the schedule and the memory of a step; train nothing.")
-@click.option("--step-ms", type=float, help="Assumed milliseconds per step of a dry run; a clock budget needs it.")
+@click.option("--step-ms", type=float, help="Assumed milliseconds per step of a dry run; without, steps alone end it.")
 def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> None:
     """Train the float checkpoint of one seed: Muon on matrices, AdamW on the rest.
 

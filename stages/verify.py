@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from stages.shell.console import log, machine_environment
+from stages.shell.folding import wrapped
 from stages.shell.strangers import runs_in_sandbox, unsafe_option
 
 
@@ -19,8 +20,8 @@ from stages.shell.strangers import runs_in_sandbox, unsafe_option
 def verify(folder: Path, as_json: bool, run: bool, unsafe: bool) -> None:
     """Compare every number that a record FOLDER (default artifacts/submission) states with its own files.
 
-    Works on any record of the challenge, as far as what it states goes, and runs nothing of it without --run. Prints a
-    line per finding, worst first, and writes nothing. Exits 0 when something was compared and nothing contradicts, 1
+    Works on any record of the challenge, as far as what it states goes, and runs nothing of it without --run. Prints
+    the findings, worst first, and writes nothing. Exits 0 when something was compared and nothing contradicts, 1
     for contradictions, 3 when nothing could be compared.
     """
     from pipeline.verification.start import start_finding
@@ -31,5 +32,5 @@ def verify(folder: Path, as_json: bool, run: bool, unsafe: bool) -> None:
     sandboxed = run and runs_in_sandbox(folder, unsafe, log)
     start = partial(start_finding, environment=machine_environment(), sandboxed=sandboxed) if run else None
     findings = verify_folder(folder, start)
-    click.echo(json.dumps(verify_report(findings), indent=2) if as_json else verify_table(findings))
+    click.echo(json.dumps(verify_report(findings), indent=2) if as_json else wrapped(verify_table(findings)))
     sys.exit(exit_code_of(findings))

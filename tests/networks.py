@@ -8,17 +8,11 @@ from typing import Any
 import torch
 
 from pipeline.base.config import parse_value
+from pipeline.interop.arguments import conditioners_off
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 
-NO_CONDITIONERS: dict[str, Any] = {
-    "flow_dim": None,
-    "positions": False,
-    "anchor_dim": None,
-    "tap": None,
-    "smear": False,
-    "step": None,
-}
+NO_CONDITIONERS: dict[str, Any] = conditioners_off()
 
 TINY: ModelConfig = parse_value(
     ModelConfig,

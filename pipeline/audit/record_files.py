@@ -33,13 +33,18 @@ _STATED_OF_SEEDS = (
 """Keys of submission.json, and of its seeds, that every record of ours has."""
 
 
+def require_record(path: Path) -> None:
+    """Raise ValueError unless there is such a folder."""
+    require(path.is_dir(), str(path), "no folder", "a record folder; run `dvc repro` or name one")
+
+
 class RecordFolder:
     """A record folder that holds whatever a record of ours holds."""
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError when a file that every record has is missing, damaged or absurdly large."""
         self.path = path
-        require(path.is_dir(), str(path), "no folder", "a record folder: run `fairway package`")
+        require_record(path)
         if not any(path.glob("*.fwy")):
             raise ValueError(
                 f"{path}: holds no weights (model.fwy), so that its program cannot be asked for scores; "

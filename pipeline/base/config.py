@@ -160,7 +160,7 @@ def parse_yaml(text: str) -> Any:
 def _read_text(path: Path) -> str:
     """Return the text of a configuration file: a regular file of UTF-8 and of no more than some size."""
     if not path.exists():
-        raise ValueError(f"{path}: no such file; run from the root of the checkout or pass --params")
+        raise ValueError(f"{path}: no such file; go to the folder that has it, or lay one out with `fairway init`")
     if not path.is_file():
         raise ValueError(f"{path}: got a {'folder' if path.is_dir() else 'pipe or device'}, expected a YAML file")
     if (size := path.stat().st_size) > MOST_CHARACTERS:

@@ -41,7 +41,7 @@ class Listing(NamedTuple):
 
 def look_through(folder: Path) -> Listing:
     """Return what lies in a folder, following no link; ValueError when it is no folder."""
-    require_always(folder.is_dir(), str(folder), "no such folder", "a folder")
+    require_always(folder.is_dir(), str(folder), "no such folder", "a record folder; run `dvc repro` or name one")
     listing = Listing({}, {})
     _look(folder, "", listing, iter(range(MOST_ENTRIES)))
     return listing

@@ -6,11 +6,12 @@ Checked by: tests/interop/test_interop.py, tests/interop/test_interop_published.
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from pipeline.base.checks import one_line, require
 from pipeline.base.config import parse_value
 from pipeline.model.config import ModelConfig
+from pipeline.model.parts.config import ConditionersConfig
 
 DEFAULT_CONTEXT_TOKENS = 1024
 _MOST_PARTS = 128
@@ -108,5 +109,5 @@ def listed_indices(layers: str | list[int] | tuple[int, ...], name: str) -> tupl
 
 
 def conditioners_off() -> dict[str, Any]:
-    """Return the section `conditioners` with nothing in it."""
-    return {"flow_dim": None, "positions": False, "anchor_dim": None, "tap": None, "smear": False, "step": None}
+    """Return the section `conditioners` with nothing in it: false for what is true or false, null for the rest."""
+    return {name: False if hint is bool else None for name, hint in get_type_hints(ConditionersConfig).items()}

@@ -5,7 +5,7 @@ Checked by: tests/model/test_model_config.py
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pipeline.base.checks import require
 from pipeline.model.parts.config import (
@@ -189,17 +189,17 @@ class ModelConfig:
     def _check_conditioners(self) -> None:
         conditioners, passes = self.conditioners, self.schedule.num_passes
         core = isinstance(self.schedule, CoreSchedule) and passes > 0
+        for name in (field.name for field in fields(conditioners)):
+            value = getattr(conditioners, name)
+            require(not value or core, f"conditioners.{name}", value, "off: this schedule has no core")
         for name in ("flow_dim", "positions", "anchor_dim"):
             value = getattr(conditioners, name)
             require(
-                not value or (core and passes >= 2),
+                not value or passes >= 2,
                 f"conditioners.{name}",
                 value,
                 "off: it tells the passes of a core apart, and this schedule has less than two",
             )
-        for name in ("tap", "smear", "step"):
-            value = getattr(conditioners, name)
-            require(not value or core, f"conditioners.{name}", value, "off: this schedule has no core")
         if conditioners.tap is not None and isinstance(self.schedule, CoreSchedule):
             taps, outputs = conditioners.tap.encoder_visits, len(self.schedule.order) // 2
             require(

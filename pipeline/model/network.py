@@ -8,7 +8,7 @@ Features:
 * partial rotary positions with another speed in every pass (`rotary.py`)
 * squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches,
   controls per block or per visit, a look back at the embedding (`block.py`)
-* conditioners of the passes: FLOW, offsets, anchor, tap, smear, step (`parts/conditioners.py`)
+* conditioners of the passes, such as FLOW instructions or an anchor (`parts/conditioners.py`)
 * hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`parts/value_embedding.py`)
 * norms without weights, no biases, tied head with soft-capped logits, factorised embedding
 

@@ -24,20 +24,23 @@ _HEADER = ("step", "seconds", "lr scale", "momentum", "weight decay", "loops", "
 def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: float | None) -> str:
     """Return the table as text: evenly spaced steps, and every step that begins something.
 
-    `step_seconds`: assumed time of a step; a clock budget needs it, without one it only fills the second column.
-    Raises ValueError when a clock budget comes without it, or when the network has not the loops of the schedule.
+    `step_seconds`: assumed time of a step; None leaves the clock out: the steps alone end the run. Raises ValueError
+    when nothing would end it then, or when the network has not the loops of the schedule.
     """
     check_loops(config, schedule)
     require(
-        step_seconds is not None or config.train_seconds is None,
+        step_seconds is not None or config.max_steps is not None,
         "--step-ms",
         None,
-        "the milliseconds of a step: train.max_seconds ends this run",
+        "the milliseconds of a step, as in `--step-ms 100`: only the clock ends this run",
     )
     require(step_seconds is None or step_seconds > 0, "--step-ms", step_seconds, "above 0")
     rows = [_HEADER, *(_row(config, step, step_seconds) for step in _shown_steps(config, step_seconds))]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
+    if step_seconds is None and config.train_seconds is not None:
+        lines.append("train.max_seconds may end it earlier: `--step-ms 100` says where")
+    return "\n".join(lines)
 
 
 def planned_steps(config: TrainConfig, step_seconds: float | None) -> int:

@@ -11,6 +11,15 @@ from pipeline.model.schedule import Schedule, Visit, build_schedule
 from pipeline.model.schedule_config import FoldedSchedule
 
 LANE_COLUMNS = 3
+CORE_NOTES = {
+    "flow_dim": "FLOW: before every pass, an instruction from the stream",
+    "positions": "positions: before every pass, an offset of its own",
+    "anchor_dim": "anchor: every pass leaves a note for the next",
+    "tap": "tap: every pass hears the encoder again",
+    "smear": "smear: every pass is mixed with the one before",
+    "step": "step: a pass moves the stream by a share of its change",
+}
+"""Key of `model.conditioners` -> its line below the picture; one without a sentence here is named by its key."""
 
 
 def visit_picture(config: ModelConfig) -> str:
@@ -78,17 +87,6 @@ def _with_lanes(rows: list[tuple[str, str, int | None, int | None]], schedule: S
 
 def _core_notes(config: ModelConfig) -> list[str]:
     """Return a line for everything that tells passes apart."""
-    parts, scales = config.conditioners, config.rope.loop_scales
-    notes = [
-        ("FLOW: before every pass, an instruction from the stream", parts.flow_dim is not None),
-        ("positions: before every pass, an offset of its own", parts.positions),
-        ("anchor: every pass leaves a note for the next", parts.anchor_dim is not None),
-        ("tap: every pass hears the encoder again", parts.tap is not None),
-        ("smear: every pass is mixed with the one before", parts.smear),
-        ("step: a pass moves the stream by a share of its change", parts.step is not None),
-        (
-            f"battery: rotary frequencies of looped blocks divided by {', '.join(f'{s:g}' for s in scales or ())}",
-            scales is not None,
-        ),
-    ]
-    return [text for text, present in notes if present]
+    notes = [CORE_NOTES.get(name, name) for name, value in vars(config.conditioners).items() if value]
+    scales = ", ".join(f"{scale:g}" for scale in config.rope.loop_scales or ())
+    return [*notes, f"battery: rotary frequencies of looped blocks divided by {scales}"] if scales else notes

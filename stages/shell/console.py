@@ -5,7 +5,6 @@ Results go to stdout, everything else to stderr. No line of ours is wider than a
 
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +22,11 @@ from pipeline.launching.alone import held_alone
 from pipeline.launching.firewall import raise_walls
 from pipeline.launching.openmp import WAITING
 from stages.shell.experiment import link_data
+from stages.shell.folding import wrapped
 from stages.shell.progress import Work, as_clock, shown
 from stages.shell.rules import check_params
 from stages.shell.running import report_running
 
-COLUMNS = 80
 _KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 """What torch, oneDNN and MKL choose their kernels by."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,17 +137,6 @@ class Stage(NamedTuple):
 def log(line: str) -> None:
     """Print a line to stderr, folded where it is wider than a terminal."""
     print(wrapped(line), file=sys.stderr, flush=True)
-
-
-def wrapped(text: str) -> str:
-    """Return lines of text with those folded, at spaces, that are wider than a terminal."""
-    return "\n".join(_folded(line) for line in text.splitlines())
-
-
-def _folded(line: str) -> str:
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    fold = textwrap.TextWrapper(COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return fold.fill(line)
 
 
 def machine_environment() -> dict[str, str]:

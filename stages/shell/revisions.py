@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.checks import one_line
+
 _STATES = {
     "Queued": "`dvc queue start` runs it",
     "Running": "`dvc queue logs {name}` shows how far it is",
@@ -32,8 +34,8 @@ class Revision:
         except DvcException as error:
             _refuse_task(name, [task for task in tasks if task["name"] == name])
             raise ValueError(
-                f"{name}: got {error}, expected a run folder (with params.yaml), a revision or an experiment; "
-                "`dvc exp list -A` names experiments"
+                f"{name}: got no folder with params.yaml and no revision ({one_line(error)}), expected a run folder, "
+                "a revision or an experiment; `dvc exp list -A` names experiments"
             ) from None
         _refuse_task(name, [task for task in tasks if task["rev"] == self.commit])
 

@@ -42,7 +42,7 @@ def test_depth_and_number_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_no_folder_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none: got 'no such folder', expected a folder"):
+    with pytest.raises(ValueError, match="none: got 'no such folder', expected a record folder"):
         look_through(tmp_path / "none")
 
 

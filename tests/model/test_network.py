@@ -19,7 +19,7 @@ from pipeline.model.attention import (
 from pipeline.model.embedding import bigram_bucket
 from pipeline.model.mlp import squared_leaky_relu
 from pipeline.model.network import LoopedUNet, build
-from tests.networks import ARCHITECTURES, TINY, architecture, changed, random_ids, randomised
+from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, architecture, changed, random_ids, randomised
 from tests.oracles import network_logits
 
 
@@ -86,6 +86,7 @@ def random_core(choose):
             ),
             "value_embedding.readers": choose.sample(range(looped), choose.randint(1, looped)),
             "conditioners": {
+                **NO_CONDITIONERS,
                 "flow_dim": 5 if instruct == "flow" else None,
                 "positions": instruct == "positions",
                 "anchor_dim": choose.choice([None, 4]) if several else None,

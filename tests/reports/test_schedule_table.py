@@ -61,6 +61,14 @@ def test_a_step_budget_needs_no_speed() -> None:
     assert lines[-1].split()[:2] == ["29", "-"]
 
 
+def test_steps_alone_end_it_where_the_speed_is_unknown() -> None:
+    both = train_config(max_steps=30, max_seconds=100.0)
+    *lines, note = schedule_table(both, MODEL.schedule, None).splitlines()
+    assert lines == schedule_table(train_config(max_steps=30), MODEL.schedule, None).splitlines()
+    assert "`--step-ms 100`" in note
+    assert schedule_table(both, MODEL.schedule, 100 / 1000).splitlines()[-1].split()[:2] == ["29", "2.9"]
+
+
 def test_a_clock_budget_asks_for_the_speed() -> None:
     with pytest.raises(ValueError, match="--step-ms: got None, expected the milliseconds of a step"):
         schedule_table(CONFIG, MODEL.schedule, None)

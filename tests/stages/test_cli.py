@@ -54,3 +54,33 @@ def test_a_missing_checkpoint_names_the_remedy(repo: Path, tmp_path: Path):
     assert run.returncode == 1
     missing = "artifacts/seeds/1/train/checkpoint.safetensors: no such file"
     assert run.stderr.strip().splitlines()[-1] == f"fairway: error: {missing}; run `dvc repro`"
+
+
+ARGUMENTS = {
+    **dict.fromkeys(("train", "calibrate", "quantize", "metrics"), ("--seed", "444")),
+    "evaluate": ("--seed", "444", "--item", "float"),
+    "compare": (".", "."),
+    "score": ("text.txt",),
+    "recipe": ("diff", "tiny"),
+    "import": ("model.pt", "--config", "arguments.json", "--seed", "444"),
+}
+"""What a command needs to begin."""
+FOLDERS = {"empty": None, "broken": "seeds: [1\nmodel: }\n", "before anything has run": "recipes/demo.yaml"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_command_that_has_nothing_to_work_on_says_so_in_one_line(folder: str, repo: Path, tmp_path: Path):
+    content = FOLDERS[folder]
+    if content is not None:
+        (tmp_path / "params.yaml").write_text((repo / content).read_text() if content.endswith(".yaml") else content)
+    for name in ("text.txt", "model.pt", "arguments.json"):
+        (tmp_path / name).write_text("{}")
+    begun = folder == "before anything has run"
+    works = {"recipe", "check", "report", "compare", "status"} if begun else set()
+    for name in COMMANDS.keys() - {"init", "code", *({"prepare"} if begun else ())}:
+        done = fairway(name, *ARGUMENTS.get(name, ()), cwd=tmp_path)
+        assert done.returncode == (0 if name in works else 1), f"{name}: {done}"
+        if name not in works:
+            [line] = done.stderr.splitlines()
+            assert line.startswith("fairway: error: "), line

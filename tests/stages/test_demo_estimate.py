@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.base.config import SECTIONS, load_params
 from stages.demo import PROBE_SECONDS, REFERENCE_FLOPS, Estimate, probe
-from stages.shell.console import COLUMNS
 from stages.shell.durations import SECONDS, minutes, stages_of
+from stages.shell.folding import COLUMNS
 
 REST = sum(SECONDS.values()) - SECONDS["train"] + 4 * SECONDS["evaluate"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from stages.shell import progress
-from stages.shell.console import COLUMNS, Stage, wrapped
+from stages.shell.console import Stage
+from stages.shell.folding import COLUMNS, wrapped
 from stages.shell.progress import WINDOW_SECONDS, Pace, Work, as_clock, shown
 
 

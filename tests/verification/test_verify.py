@@ -149,6 +149,19 @@ def test_the_command_tells_by_its_exit_code(published, capsys, tmp_path):
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_a_finding_is_folded_below_its_own_column(published, capsys):
+    write_submission(published, val_bpb=1.2)
+    run(str(published))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    found = verify_folder(published)
+    assert any(len(line) > 80 for line in verify_table(found).splitlines())
+    column = verify_table(found).index(found[0].message)
+    assert lines[1].startswith(column * " ")
+    assert lines[1][column] != " "
+    assert " ".join(" ".join(lines).split()) == " ".join(verify_table(found).split())
+
+
 def test_the_findings_are_json_too(published, capsys):
     write_submission(published, val_bpb=1.2)
     assert run(str(published), "--json") == 1
