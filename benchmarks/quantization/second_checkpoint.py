@@ -1,4 +1,4 @@
-"""Trains the second family of `benchmarks.quantization`: a looped U-Net of the shared checkpoint's size, by our engine.
+"""Trains the second family of `benchmarks.quantization`: a looped U-Net of the crawler's size, by our engine.
 
 Run `python -m benchmarks.quantization.second_checkpoint DATA` with the folder of the recorded figures (`data.py`). The
 recipe stands beside this file in YAML; text is the training documents of the sample in DATA and the lead sections of
