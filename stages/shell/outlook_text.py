@@ -74,10 +74,7 @@ def _figures(
     makers = {f"{item}_bpb": StageName("evaluate", None, item) for item in ("float", *params.evaluate.items)}
     makers["artifact_bytes"] = StageName("quantize", None, None)
     rows = {
-        key.replace("_", " "): [
-            _figure(row[key], maker._replace(seed=row["seed"]).name in settled)
-            for row in results
-        ]
+        key.replace("_", " "): [_figure(row[key], maker._replace(seed=row["seed"]).name in settled) for row in results]
         for key, maker in makers.items()
     }
     return {row: cells for row, cells in rows.items() if set(cells) != {"-"}}
@@ -138,8 +135,8 @@ def _bytes(params: "Params", results: Mapping[str, Any], settled: Collection[str
     """Return the bytes of code and artifact against the limit, those of the largest seed."""
     limit, reserve = params.budget.limit_bytes, params.budget.code_reserve_bytes
     artifacts = [row["artifact_bytes"] for row in results["seeds"] if row["artifact_bytes"]]
-    if results["bytes_total"] and "package" in settled:
-        total, made_of = results["bytes_total"], "code and artifact"
+    if results["total_bytes"] and "package" in settled:
+        total, made_of = results["total_bytes"], "code and artifact"
     elif artifacts:
         total, made_of = max(artifacts) + reserve, f"artifact and {reserve:,} reserved for code"
     else:
