@@ -8,7 +8,7 @@ docs/EXPERIMENTS.md is a log: its commands are those of their commits.
 import argparse
 import ast
 import contextlib
-import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ import click
 import dvc
 import pytest
 from dvc.cli import DvcParserError, parse_args
+from ruamel.yaml import YAML
 
 from stages.cli import fairway
 from tests.conftest import REPO
@@ -74,6 +75,10 @@ RUN_BY = {
 }
 
 
+OTHER_NAMES = {"model.fwy", "train.log", "model.hidden", "model.config", "quantize.steps.bits", "budget.reached"}
+"""What looks like a parameter of a recipe: files, Python, a kind of steps that no recipe has, a field of a report."""
+
+
 class Command(NamedTuple):
     """A command as a page shows it."""
 
@@ -123,7 +128,9 @@ SPANS = sorted(
     {
         Command(page.name, " ".join(span.split()))
         for page in PAGES
-        for span in re.findall(r"(?<!`)`((?:fairway|dvc|make) [^`]+)`(?!`)", page.read_text())
+        for span in re.findall(
+            r"(?<!`)`((?:[A-Z_]+=\S+ )*(?:fairway|dvc|make|python -m) [^`]+)`(?!`)", page.read_text()
+        )
     }
 )
 """Commands within sentences, which may leave arguments out."""
@@ -215,11 +222,16 @@ def main_of(module: str):
     return (importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found).main
 
 
-@pytest.mark.parametrize("command", **named(of("python", "-m")))
-def test_the_benchmark_reads_it(command: Command, monkeypatch: pytest.MonkeyPatch, only_parsing: None):
+@pytest.mark.parametrize("command", **named(sorted({*of("python", "-m"), *of("python", "-m", commands=SPANS)})))
+def test_the_benchmark_reads_it(command: Command, monkeypatch: pytest.MonkeyPatch, capsys, only_parsing: None):
+    if not command.words[2].startswith("benchmarks."):
+        assert importlib.util.find_spec(command.words[2])
+        return
     monkeypatch.setattr("sys.argv", command.words[2:])
-    with pytest.raises(ParsedError):
+    with pytest.raises((ParsedError, SystemExit)) as ended:
         main_of(command.words[2])()
+    left_out = command not in COMMANDS and "arguments are required" in capsys.readouterr().err
+    assert ended.type is ParsedError or left_out
 
 
 @pytest.mark.parametrize("module", BENCHMARKS)
@@ -244,6 +256,21 @@ def test_links_lead_somewhere(page: Path):
         found = page.parent / path if path else page
         assert path.startswith("https://") or found.exists(), target
         assert not anchor or anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_parameters_that_a_page_names_exist(page: Path):
+    recipes = [YAML(typ="safe").load(path.read_text()) for path in (REPO / "recipes").glob("*.yaml")]
+    known = {key for recipe in recipes for key in dotted_keys(recipe, "")} | OTHER_NAMES
+    named = re.findall(rf"`((?:{'|'.join(recipes[0])})(?:\.[a-z_]+)+)(?:: [^`]*)?`", page.read_text())
+    assert set(named) <= known
+
+
+def dotted_keys(values: object, prefix: str) -> Iterator[str]:
+    """Yield every key of a configuration with those above it."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        yield f"{prefix}{key}"
+        yield from dotted_keys(value, f"{prefix}{key}.")
 
 
 def texts_of(*paths: Path) -> list[str]:
