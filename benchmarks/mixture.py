@@ -37,6 +37,7 @@ from benchmarks.quantization.data import (
     Material,
     ScoredStream,
     add_data,
+    exit_without_checkpoint,
     is_run,
     load_material,
     read_sample,
@@ -131,6 +132,8 @@ def main() -> None:
     parser.add_argument("--size", choices=SCALES, default="full", help="small proves that it runs, and records nothing")
     add_data(parser)
     options = parser.parse_args()
+    if options.part != "cost" and options.size == "full":
+        exit_without_checkpoint(options.data)
     found = measure(options.part, options.size, options.data)
     if is_run(options.data):
         found.pop("mixture", None)

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.quantization.data import Material, add_data, is_run, load_material
+from benchmarks.quantization.data import Material, add_data, exit_without_checkpoint, is_run, load_material
 from benchmarks.quantize_speed import random_model
 from benchmarks.results import ROOT, write_result
 from benchmarks.train_throughput import seconds_of as clock_seconds_of
@@ -75,6 +75,7 @@ def main() -> None:
         measured |= measure_shortcuts(options.size, options.rounds, device)
         name = "scoring"
     else:
+        exit_without_checkpoint(options.data)
         material = load_material(options.data)
         measured |= measure_streams(options.size, options.rounds, device, material)
         name = "" if is_run(options.data) else "scoring_stream"

@@ -117,10 +117,9 @@ def load_material(folder: Path, family: str = "crawler") -> Material:
 
     ValueError, one line, when the checkpoint is missing.
     """
+    checkpoint = checkpoint_of(folder, family)
     if is_run(folder):
-        return run_material(folder)
-    checkpoint = folder / FAMILIES[family].checkpoint
-    require(checkpoint.is_file(), "checkpoint", str(checkpoint), FAMILIES[family].remedy)
+        return run_material(folder, checkpoint)
     community = read_community(checkpoint, family, checkpoint.with_suffix(".json"), False, print)
     model = build(community.config).eval()
     model.load_state_dict(community.state)
@@ -142,23 +141,40 @@ def load_material(folder: Path, family: str = "crawler") -> Material:
     return Material(family, model, draws, scored_stream(documents, table, context_tokens))
 
 
+def checkpoint_of(folder: Path, family: str = "crawler") -> Path:
+    """Return the checkpoint of a family, or of a run's first seed; ValueError, one line, when it is missing."""
+    if is_run(folder):
+        checkpoints = sorted(folder.glob(TABLE["checkpoint"].path.format(seed="*")))
+        require(checkpoints != [], "checkpoint", f"none in {folder / 'seeds'}", "one; run `dvc repro`")
+        return checkpoints[0]
+    checkpoint = folder / FAMILIES[family].checkpoint
+    require(checkpoint.is_file(), "checkpoint", str(checkpoint), FAMILIES[family].remedy)
+    return checkpoint
+
+
+def exit_without_checkpoint(folder: Path) -> None:
+    """End the program with one line where there is nothing to measure."""
+    try:
+        checkpoint_of(folder)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+
+
 def is_run(folder: Path) -> bool:
     """Return whether a folder is the `artifacts` of a run."""
     return (folder / TABLE["manifest"].path).is_file()
 
 
-def run_material(artifacts: Path) -> Material:
-    """Return the first seed's checkpoint of a finished run with its own text: train to calibrate on, val to score."""
-    checkpoints = sorted(artifacts.glob(TABLE["checkpoint"].path.format(seed="*")))
-    require(checkpoints != [], "checkpoint", f"none in {artifacts / 'seeds'}", "one; run `dvc repro`")
-    model = load_checkpoint(checkpoints[0]).eval()
+def run_material(artifacts: Path, checkpoint: Path) -> Material:
+    """Return the checkpoint of a finished run with the run's own text: train to calibrate on, val to score."""
+    model = load_checkpoint(checkpoint).eval()
     context_tokens, train_M = model.config.context_tokens, run_tokens(artifacts, "train")
     num_sequences = min(CALIBRATION_TOKENS, train_M.size // NUM_DRAWS) // context_tokens
     ids_NT = calibration_sequences([train_M], context_tokens, NUM_DRAWS * num_sequences)
     processor, tokens_M = load_tokenizer(artifacts / TABLE["tokenizer"].path), run_tokens(artifacts, "val")
     documents = np.split(tokens_M, np.flatnonzero(tokens_M == processor.bos_id())[1:])
     return Material(
-        f"run-{sha256_of_file(checkpoints[0])[:12]}",
+        f"run-{sha256_of_file(checkpoint)[:12]}",
         model,
         tuple(ids_NT[draw::NUM_DRAWS] for draw in range(NUM_DRAWS)),
         scored_stream(documents, byte_table(processor), context_tokens),
