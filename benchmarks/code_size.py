@@ -8,8 +8,8 @@ reads an artifact: what decoding would cost by itself.
 Checked by: tests/benchmarks/test_code_size.py (the decoder).
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 import brotli
@@ -25,7 +25,9 @@ _MARK = re.compile(r"\b\w+\('((?:pipeline)/[\w/]+\.py)'\)[;\n]")
 
 def main() -> None:
     """Print a table per recipe."""
-    for name in sys.argv[1:] or ["demo", "nightcrawler-7f3c"]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.code_size", description=__doc__.split("\n")[0])
+    parser.add_argument("recipes", metavar="RECIPE", nargs="*", default=["demo", "nightcrawler-7f3c"])
+    for name in parser.parse_args().recipes:
         recipe = recipe_of(load_params(ROOT / "recipes" / f"{name}.yaml", SECTIONS))
         plain = minify(without_unused(record_source(recipe, ROOT)))
         print(f"{name}: train_gpt.py {len(wrap(plain)):,} bytes, {len(plain.encode()):,} unwrapped")

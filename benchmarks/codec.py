@@ -33,8 +33,8 @@ _Result = TypeVar("_Result")
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description="Measure the coder of an artifact's integers.")
-    parser.add_argument("artifact", type=Path)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.codec", description=__doc__.split("\n")[0])
+    parser.add_argument("artifact", type=Path, help="as artifacts/seeds/444/quantize/model.fwy")
     path = parser.parse_args().artifact
     tensors, meta = read_artifact(path)
     matrices = [tensor.codes for tensor in tensors.values() if isinstance(tensor, QuantizedTensor)]

@@ -1,13 +1,13 @@
 """What counts of what was scored are worth under every protocol, and what they cost.
 
-Run `python -m benchmarks.mixture` with OMP_NUM_THREADS=1, the shared folder beside the checkout and the extra `bench`
-for the picture; `--part` measures one half.
+Run `OMP_NUM_THREADS=1 python -m benchmarks.mixture`: gains are those of the finished run in `artifacts`, only printed,
+or of a folder DATA of the recorded figures (`quantization/data.py`), recorded; `--part` measures one half.
 
 Cost: `mixed_nats` on synthetic text (independent Zipf pieces, log-normal documents) of several lengths, each in a
 process that did nothing before. Seconds are a processor's, on one thread; memory is how far the resident set rose.
 Beside it one window of the model of `nightcrawler-7f3c`, random weights, float32, on the same thread.
 
-Gains: the shared checkpoint on held-out documents. A mixture is a function of tokens and of the network's nats, so
+Gains: a checkpoint on held-out documents. A mixture is a function of tokens and of the network's nats, so
 every protocol is scored once and both mixtures are made of its nats; their constants are fitted to training documents.
 A gain is what is saved, mBPB (0.001 bits per byte), with the central 95 % of a paired bootstrap over documents: a ratio
 of sums. A gap is what a quantized model loses against the float one; both have the float model's constants.
@@ -32,7 +32,17 @@ import torch
 
 from benchmarks.quantization.arms import DEFAULT, arms_of
 from benchmarks.quantization.curves import interval, resample_documents
-from benchmarks.quantization.data import TOKENIZER, Material, ScoredStream, load_material, read_sample
+from benchmarks.quantization.data import (
+    TOKENIZER,
+    Material,
+    ScoredStream,
+    add_data,
+    exit_without_checkpoint,
+    is_run,
+    load_material,
+    read_sample,
+    run_tokens,
+)
 from benchmarks.quantize_speed import random_model
 from benchmarks.results import ROOT, write_result
 from benchmarks.scoring import random_windows, recipe_model, seconds_of, shortcut, stream_protocols
@@ -120,22 +130,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mixture", description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=("cost", "gains", "all"), default="all", help="what is measured")
     parser.add_argument("--size", choices=SCALES, default="full", help="small proves that it runs, and records nothing")
+    add_data(parser)
     options = parser.parse_args()
-    found = measure(options.part, options.size)
+    if options.part != "cost" and options.size == "full":
+        exit_without_checkpoint(options.data)
+    found = measure(options.part, options.size, options.data)
+    if is_run(options.data):
+        found.pop("mixture", None)
     for name in found if options.size == "full" else ():
         print(write_result(name, hardware_name(_CPU), found[name]).relative_to(ROOT))
-    if options.size == "full" and options.part != "cost":
+    if options.size == "full" and "mixture" in found:
         draw_plot(ROOT / "docs" / "mixture.png", found["mixture"])
 
 
-def measure(part: str, size: str) -> dict[str, dict[str, Any]]:
-    """Return what is recorded by the name of its file, printed on the way."""
+def measure(part: str, size: str, data: Path = ROOT / "artifacts") -> dict[str, dict[str, Any]]:
+    """Return what is recorded by the name of its file, printed on the way; small measures nothing in `data`."""
     found = {}
     with one_thread():
         if part != "gains":
             found["mixture_cost"] = measure_cost(SCALES[size], size)
         if part != "cost":
-            material, trained_M = small_material() if size == "small" else shared_material()
+            material, trained_M = small_material() if size == "small" else full_material(data)
             found["mixture"] = measure_gains(SCALES[size], material, trained_M)
     return found
 
@@ -226,9 +241,10 @@ def measure_window(scale: Scale, size: str) -> dict[str, Any]:
     }
 
 
-def shared_material() -> tuple[Material, np.ndarray]:
-    """Return the shared checkpoint with the documents that it is scored on, and the tokens that it was trained on."""
-    folder = ROOT.parent / "shared" / "data"
+def full_material(folder: Path) -> tuple[Material, np.ndarray]:
+    """Return a checkpoint with the documents that it is scored on, and the tokens that it was trained on."""
+    if is_run(folder):
+        return load_material(folder), run_tokens(folder, "train")
     processor, (trained, _) = load_tokenizer(folder / TOKENIZER), read_sample(folder)
     return load_material(folder), encode_documents(processor, byte_table(processor), trained).tokens_M
 

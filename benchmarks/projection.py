@@ -12,6 +12,7 @@ Run `python -m benchmarks.projection`. Projected, not measured: the constants ar
 Checked by: tests/benchmarks/test_projection.py
 """
 
+import argparse
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -258,6 +259,7 @@ def challenge_recipes() -> list[Path]:
 
 def main() -> None:
     """Project every recipe, print and record."""
+    argparse.ArgumentParser(prog="python -m benchmarks.projection", description=__doc__.split("\n")[0]).parse_args()
     projected = {path.stem: project(path) for path in challenge_recipes()}
     for name, values in projected.items():
         print(name, values, flush=True)

@@ -55,7 +55,7 @@ _SHARED_BITS = 3.0
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description="Measure the seconds and the memory of quantizing a model.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantize_speed", description=__doc__.split("\n")[0])
     parser.add_argument("--recipe", default="nightcrawler-7f3c")
     parser.add_argument("--ranks", type=int, default=8, help="processes that share the work")
     parser.add_argument("--rule", choices=("rate", "clip"), default="rate")

@@ -7,10 +7,11 @@ full path computes hidden states and logits of a whole window and then keeps tho
 what `score` runs. Both score the same windows in turns; figures are medians, and so is the ratio of each pair. Peak
 memory is that of the tensors of one pass.
 
-Stream: bits per byte and seconds of `sliding` and `stream` on held-out documents under the shared checkpoint (d 256,
-trained on sequences of 512), at several windows, strides and lanes, and of chunk TTT on windows and on lanes, training
-included. Differences are from the first of a kind, means over blocks of targets with their standard error. The cost of
-one stride is measured on the model of the first part too.
+Stream: bits per byte and seconds of `sliding` and `stream` on held-out documents under the checkpoint of the finished
+run in `artifacts`, printed only, or of a folder DATA (recorded: d 256, trained on sequences of 512), at several
+windows, strides and lanes, and of chunk TTT on windows and on lanes, training included. Differences are from the first
+of a kind, means over blocks of targets with their standard error. The cost of one stride is measured on the model of
+the first part too.
 
 Seconds are a processor's on a CPU, run with OMP_NUM_THREADS=1: other programs disturb them less than a clock's.
 Counting: multiply-adds of every matrix at every position it is called on, of the head, and of causal attention.
@@ -33,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.quantization.data import load_material
+from benchmarks.quantization.data import Material, add_data, exit_without_checkpoint, is_run, load_material
 from benchmarks.quantize_speed import random_model
 from benchmarks.results import ROOT, write_result
 from benchmarks.train_throughput import seconds_of as clock_seconds_of
@@ -66,12 +67,19 @@ def main() -> None:
     parser.add_argument("--part", choices=("shortcut", "stream"), default="shortcut", help="what is measured")
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small proves that it runs")
     parser.add_argument("--rounds", type=int, default=7, help="passes of each path that are timed")
+    add_data(parser)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    measure = measure_shortcuts if options.part == "shortcut" else measure_streams
-    measured = {"threads": torch.get_num_threads(), **measure(options.size, options.rounds, device)}
-    if options.size == "full":
-        name = "scoring" if options.part == "shortcut" else "scoring_stream"
+    measured: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if options.part == "shortcut":
+        measured |= measure_shortcuts(options.size, options.rounds, device)
+        name = "scoring"
+    else:
+        exit_without_checkpoint(options.data)
+        material = load_material(options.data)
+        measured |= measure_streams(options.size, options.rounds, device, material)
+        name = "" if is_run(options.data) else "scoring_stream"
+    if options.size == "full" and name:
         print(write_result(name, hardware_name(device), measured).relative_to(ROOT))
 
 
@@ -190,7 +198,7 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     return time.process_time() - start
 
 
-def measure_streams(size: str, rounds: int, device: torch.device) -> dict[str, Any]:
+def measure_streams(size: str, rounds: int, device: torch.device, material: Material) -> dict[str, Any]:
     """Return bits per byte and seconds of windows and streams, and the cost of one stride at the recipe's size."""
     length, stride = (2048, 64) if size == "full" else (96, 16)
     tokens_BT = random_windows(64, 1, length + 1 + rounds * stride).to(device)
@@ -198,8 +206,7 @@ def measure_streams(size: str, rounds: int, device: torch.device) -> dict[str, A
         "nightcrawler-7f3c": measure_stride(recipe_model(1024, size).to(device), tokens_BT, length, stride)
     }
     print(f"nightcrawler-7f3c, L {length}, S {stride}: {measured['nightcrawler-7f3c']}")
-    material = load_material(ROOT.parent / "shared" / "data")
-    num_targets = _STREAM_TARGETS if size == "full" else 1024
+    num_targets = min(_STREAM_TARGETS if size == "full" else 1024, len(material.scored.bytes_N))
     tokens_M, bytes_N = material.scored.tokens_M[: num_targets + 1], material.scored.bytes_N[:num_targets]
     measured |= {"num_targets": num_targets, "protocols": []}
     for group in stream_protocols(size):

@@ -1,7 +1,8 @@
 """Every rung of the quantization ladder on one real checkpoint: loss over the float model against file bytes.
 
-Run `python -m benchmarks.quantization ../shared/data` on a quiet machine, with the extra `bench` installed for the
-plot; `--family looped-unet` measures a second checkpoint, which `benchmarks.quantization.second_checkpoint` trains.
+Run `python -m benchmarks.quantization` on a quiet machine: it measures the finished run in `artifacts` and prints.
+With a folder DATA of the recorded figures (`data.py`) it records; `--family looped-unet` measures a second checkpoint,
+which `benchmarks.quantization.second_checkpoint` trains.
 Gaps are mBPB (0.001 bits per byte of text) over the float model on documents that neither training nor calibration saw,
 blocks protocol, float32; divergences are from the float model there (`judge.py`), in the same unit. Arms are compared
 at equal *file* bytes and at equal gaps or divergences by interpolation: means over the calibration draws, with the
@@ -16,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.quantization.arms import Arm, arms_of, choose_arms
 from benchmarks.quantization.curves import compare
-from benchmarks.quantization.data import FAMILIES, NUM_DRAWS, Material, load_material
+from benchmarks.quantization.data import FAMILIES, NUM_DRAWS, Material, add_data, is_run, load_material
 from benchmarks.quantization.pages import draw_plot, result_page
 from benchmarks.quantization.runs import POINT_HEADER, Point, measure_draw
 from benchmarks.results import ROOT, write_result
@@ -37,11 +37,9 @@ from pipeline.reports.training import hardware_name
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description="Measure the quantization ladder.")
-    parser.add_argument("data", type=Path, help="folder of the shared checkpoint, tokenizer and documents")
-    parser.add_argument(
-        "--family", choices=FAMILIES, default="crawler", help="of the checkpoint (default: %(default)s)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__.split("\n")[0])
+    add_data(parser)
+    parser.add_argument("--family", choices=FAMILIES, default="crawler", help="of the checkpoint of DATA")
     parser.add_argument("--arms", help="these arms only, separated by commas")
     parser.add_argument("--seeds", type=int, default=NUM_DRAWS, help=f"calibration draws, 1 to {NUM_DRAWS}")
     arguments = parser.parse_args()
@@ -57,10 +55,10 @@ def main() -> None:
     with ProcessPoolExecutor(available_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         draws = list(pool.map(partial(measure_draw, load, list(arms)), range(arguments.seeds)))
     measured = report(material, draws[0][1], arms, [point for points, _ in draws for point in points])
-    command = f"python -m benchmarks.quantization ../shared/data --family {arguments.family}"
-    page = result_page(f"Quantization of the {arguments.family} checkpoint", command, measured)
+    command = f"python -m benchmarks.quantization DATA --family {arguments.family}"
+    page = result_page(f"Quantization of the {material.family} checkpoint", command, measured)
     print(f"\n{page}")
-    if is_whole:
+    if is_whole and not is_run(arguments.data):
         name = FAMILIES[arguments.family].result
         print(write_result(name, hardware_name(torch.device("cpu")), measured).relative_to(ROOT))
         write_bytes(ROOT / "docs" / f"{name}_tables.md", page.encode())

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.quantization.arms import Arm, arms_of
 from benchmarks.quantization.bound import code_bits, gaussian_bits
-from benchmarks.quantization.data import FAMILIES, Material
+from benchmarks.quantization.data import Material
 from benchmarks.quantization.judge import Judge, Verdict
 from benchmarks.results import ROOT
 from pipeline.base.artifacts import git_commit
@@ -158,9 +158,9 @@ class Bench:
 def measure_draw(load: Callable[[], Material], names: Sequence[str], seed: int) -> tuple[list[Point], np.ndarray]:
     """Return every rate point of these arms with one draw of calibration sequences, and the float model's nats (D,)."""
     material = load()
-    arms, result = arms_of(material), FAMILIES[material.family].result
-    journal = ROOT / "artifacts" / f"{result}-{git_commit(ROOT)}-{seed}.jsonl"
-    journal.parent.mkdir(exist_ok=True)
+    arms = arms_of(material)
+    journal = ROOT / "artifacts" / "bench" / f"{material.family}-{git_commit(ROOT)}-{seed}.jsonl"
+    journal.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(material, partial(print, flush=True), journal)
     return [point for name in names for point in bench.measure(name, arms[name], seed)], bench.float_D
 

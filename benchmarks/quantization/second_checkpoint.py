@@ -1,8 +1,9 @@
-"""Trains the second family of `benchmarks.quantization`: a looped U-Net of the shared checkpoint's size, by our engine.
+"""Trains the second family of `benchmarks.quantization`: a looped U-Net of the crawler's size, by our engine.
 
-Run `python -m benchmarks.quantization.second_checkpoint ../shared/data`. The recipe stands beside this file in YAML;
-text is the training documents of the shared sample and the lead sections of Wikipedia, which `fairway prepare` fetches
-too. A run that was stopped continues from its last snapshot when it is run again.
+Run `python -m benchmarks.quantization.second_checkpoint DATA` with the folder of the recorded figures (`data.py`). The
+recipe stands beside this file in YAML; text is the training documents of the sample in DATA and the lead sections of
+Wikipedia, which `fairway prepare` fetches too. A run that was stopped continues from its last snapshot when it is run
+again.
 
 The one idea: what is written is a community checkpoint, under the published names and with the published constructor's
 arguments beside it, so that it comes back through the same import as the first family.
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.quantization.data import FAMILIES, TOKENIZER, read_sample
+from benchmarks.quantization.data import DOCUMENTS, FAMILIES, TOKENIZER, read_sample
 from benchmarks.results import ROOT
 from pipeline.base.artifacts import CACHE, write_json
 from pipeline.base.checks import require
@@ -62,8 +63,10 @@ class Recipe(NamedTuple):
 
 def main() -> None:
     """Train, write and report."""
-    parser = argparse.ArgumentParser(description="Train the second checkpoint of benchmarks.quantization.")
-    parser.add_argument("data", type=Path, help="folder of the shared documents and tokenizer")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quantization.second_checkpoint", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help=f"folder with {DOCUMENTS} and {TOKENIZER}")
     data = parser.parse_args().data
     recipe, tokens_M = load_recipe(RECIPE), training_tokens(data, ROOT / CACHE)
     print(f"{len(tokens_M)} tokens of text", flush=True)

@@ -97,7 +97,7 @@ def test_a_missing_checkpoint_is_one_line_that_says_what_makes_it(tmp_path, monk
     monkeypatch.setitem(quantization_data.FAMILIES, "looped-unet", second)
     for family, remedy in (
         ("looped-unet", "python -m benchmarks.quantization.second_checkpoint"),
-        ("crawler", "shared data"),
+        ("crawler", "a file of DATA"),
     ):
         with pytest.raises(ValueError, match=rf"^checkpoint: got '{tmp_path}[^\n]*{remedy}[^\n]*$"):
             load_material(tmp_path, family)
