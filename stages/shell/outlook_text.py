@@ -152,4 +152,5 @@ def _time(outlook: Outlook) -> str:
     if not known:
         return "nobody knows how long: they have not run here"
     besides = _summary(unknown, list(outlook.seconds))
-    return f"about {minutes(sum(known))} by the last runs" + (f" and what {besides} will take" if unknown else "")
+    source = "by the last runs and the clock of training" + (f", and what {besides} will take" if unknown else "")
+    return f"about {minutes(sum(known))} {source}"
