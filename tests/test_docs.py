@@ -98,9 +98,14 @@ class Command(NamedTuple):
 def shell_blocks(text: str) -> list[str]:
     """Return the blocks of a page, fenced or indented, in which a line begins with a program."""
     fenced = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    rest = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    indented = [re.sub("^    ", "", each, flags=re.MULTILINE) for each in re.findall(r"(?<=\n\n)(?:    .*\n)+", rest)]
+    indented = re.findall(r"(?<=\n\n)(?:    .*\n)+", prose(text))
+    indented = [re.sub("^    ", "", each, flags=re.MULTILINE) for each in indented]
     return [block for block in [*fenced, *indented] if any(map(is_command, block.splitlines()))]
+
+
+def prose(text: str) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def is_command(line: str) -> bool:
@@ -244,15 +249,13 @@ def test_help_of_a_benchmark_starts_nothing(module: str, monkeypatch: pytest.Mon
 
 def anchors(page: Path) -> set[str]:
     """Return what the headings of a page are linked by."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose(page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path):
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
         path, _, anchor = target.partition("#")
         found = page.parent / path if path else page
         assert path.startswith("https://") or found.exists(), target
