@@ -14,7 +14,7 @@ from pipeline.base.artifacts import ROOT
 from pipeline.base.files import folder_digest
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.scoring.ledger import load_ledger
-from tests.stages.conftest import TINY, make_project
+from tests.stages.conftest import TINY, make_project, unfolded
 
 EVALUATIONS = {"evaluate@1-blocks", "evaluate@1-sliding", "evaluate@1-ttt"}
 ARTIFACTS = ROOT
@@ -204,7 +204,7 @@ def test_packaging_in_another_clone_gives_the_same_folder(finished, tmp_path: Pa
 
 
 def test_the_record_states_what_its_files_hold(finished):
-    *lines, last = finished.run("fairway", "verify").stdout.splitlines()
+    *lines, last = unfolded(finished.run("fairway", "verify").stdout).splitlines()
     assert {re.split(" {2,}", line)[0] for line in lines} == {"agreement"}
     assert re.fullmatch(r"compared (\d+) of \1 statements, 0 contradictions", last)
 

@@ -81,7 +81,7 @@ def test_a_real_stage_is_listed_while_it_runs(project: Project, monkeypatch: pyt
     environment = {**os.environ, **HOSTILE, "PATH": project.programs}
     command = [sys.executable, "-m", "stages.cli", "train", "--seed", "1"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while not (said := running_stages()) or not said[0]["done"]:
+        while not (said := running_stages()) or said[0]["seconds_left"] is None:
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(number)
