@@ -50,6 +50,8 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
+    import torch._dynamo  # noqa: F401  # optimizers would load it later, where a signal leaves the stage's lock
+
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.launching.processes import StoppedError, resolve_device
     from pipeline.reports.training import train_report
@@ -57,8 +59,9 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.training.run import train_from_shards
 
     device = resolve_device(params.launch.device, ranks.local_rank)
-    precision = resolve_precision(params.train.precision, device)
-    note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
+    note = (
+        f"{device} x{ranks.world_size} {(precision := resolve_precision(params.train.precision, device))}, seed {seed}"
+    )
     sections = {**vars(params), "launch": params.launch.result_settings()}
     stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note, seed)
     if warning := precision_warning(params.train.precision, device):
@@ -90,10 +93,9 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         _write_outputs(model, result, seed, lines, {**report, "provenance": stage.provenance})
     if snapshots:
         snapshots.discard()
-    last = result.last
+    last, ending = result.last, _ending(result, params.train.max_steps)
     stage.summary(
-        f"train: seed {seed}, {_ending(result, params.train.max_steps)}, {last['tokens']:,} tokens, "
-        f"loss {last['loss']:.4f} nats",
+        f"train: seed {seed}, {ending}, {last['tokens']:,} tokens, loss {last['loss']:.4f} nats",
         f"       {last['tokens'] / last['seconds']:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
     )
 
