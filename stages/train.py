@@ -3,6 +3,7 @@
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -50,18 +51,15 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
-    import torch._dynamo  # noqa: F401  # optimizers would load it later, where a signal leaves the stage's lock
-
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.launching.processes import StoppedError, resolve_device
     from pipeline.reports.training import train_report
     from pipeline.training.precision import precision_warning, resolve_precision
     from pipeline.training.run import train_from_shards
-
+    import_module("torch._dynamo")  # optimizers would load it later, where a signal leaves the stage's lock
     device = resolve_device(params.launch.device, ranks.local_rank)
-    note = (
-        f"{device} x{ranks.world_size} {(precision := resolve_precision(params.train.precision, device))}, seed {seed}"
-    )
+    precision = resolve_precision(params.train.precision, device)
+    note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
     stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note, seed)
     if warning := precision_warning(params.train.precision, device):
@@ -91,9 +89,9 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         report = train_report(model, result, precision, seed, device, ranks)
         report["resumed_at_steps"] = snapshots.resumed_at_steps if snapshots else []
         _write_outputs(model, result, seed, lines, {**report, "provenance": stage.provenance})
+    last, ending = result.last, _ending(result, params.train.max_steps)
     if snapshots:
         snapshots.discard()
-    last, ending = result.last, _ending(result, params.train.max_steps)
     stage.summary(
         f"train: seed {seed}, {ending}, {last['tokens']:,} tokens, loss {last['loss']:.4f} nats",
         f"       {last['tokens'] / last['seconds']:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
