@@ -3,7 +3,6 @@
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,8 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.reports.training import train_report
     from pipeline.training.precision import precision_warning, resolve_precision
     from pipeline.training.run import train_from_shards
-    import_module("torch._dynamo")  # optimizers would load it later, where a signal leaves the stage's lock
+
+    __import__("torch._dynamo")  # optimizers would load it later, where a signal leaves the stage's lock
     device = resolve_device(params.launch.device, ranks.local_rank)
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
