@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from stages.shell.folding import wrapped
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="A B...")
@@ -34,7 +36,7 @@ def compare(runs: tuple[str, ...], item: str | None, html: Path | None, as_json:
         raise click.UsageError("--json and --html exclude each other.")
     if html is None:
         comparison = _comparison(runs, item)
-        click.echo(json.dumps(comparison, indent=1) if as_json else comparison_table(comparison))
+        click.echo(json.dumps(comparison, indent=1) if as_json else wrapped(comparison_table(comparison)))
         return
     from pipeline.reports.compare_page import comparison_page
 

@@ -21,7 +21,7 @@ SECONDS = ("train", "calibrate", "quantize", "evaluate")
 
 def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
     """Return the results of all seeds and of the record of folder `run`; ValueError for a report that is damaged."""
-    manifest, audit = _read(run / path_of("manifest")) or {}, _read(run / path_of("audit")) or {}
+    manifest, audit = read_report(run / path_of("manifest")) or {}, read_report(run / path_of("audit")) or {}
     rows, digests = [seed_results(params, seed, run) for seed in params.seeds], _artifact_digests(params, run)
     packaged, audited = (_record_of(digests, run / path_of(name)) for name in ("package", "submission"))
     is_audited = set(digests.values()) <= set(audit.get("files_sha256", {}).values())
@@ -42,13 +42,13 @@ def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
 
 def _artifact_digests(params: Params, run: Path) -> dict[str, str | None]:
     """Return the sha256 of every seed's artifact as its report states it."""
-    reports = {seed: _read(run / path_of("quantize_report", seed=seed)) or {} for seed in params.seeds}
+    reports = {seed: read_report(run / path_of("quantize_report", seed=seed)) or {} for seed in params.seeds}
     return {str(seed): report.get("artifact_sha256") for seed, report in reports.items()}
 
 
 def _record_of(digests: Mapping[str, str | None], folder: Path) -> dict[str, Any]:
     """Return what a record states, nothing where it holds other artifacts: those of an earlier configuration."""
-    stated = _read(folder / "submission.json") or {}
+    stated = read_report(folder / "submission.json") or {}
     held = {seed: result.get("artifact_sha256") for seed, result in stated.get("seed_results", {}).items()}
     return stated if held == digests else {}
 
@@ -56,9 +56,9 @@ def _record_of(digests: Mapping[str, str | None], folder: Path) -> dict[str, Any
 def seed_results(params: Params, seed: int, run: Path = Path()) -> dict[str, Any]:
     """Return the figures of one seed of folder `run` by name, with the unit in it; None for what is not there yet."""
     items = ["float", *params.evaluate.items]
-    scores = {item: _read(run / path_of("scores", seed=seed, item=item)) or {} for item in items}
-    train, quantize = (_read(run / path_of(name, seed=seed)) or {} for name in ("train_report", "quantize_report"))
-    calibrate = _read(run / path_of("calibrate_report", seed=seed)) or {}
+    scores = {item: read_report(run / path_of("scores", seed=seed, item=item)) or {} for item in items}
+    reports = [read_report(run / path_of(f"{stage}_report", seed=seed)) or {} for stage in SECONDS[:3]]
+    train, calibrate, quantize = reports
     evaluated = [score["seconds"]["total"] for score in scores.values() if score]
     seconds = [train.get("seconds"), calibrate.get("seconds"), quantize.get("seconds"), sum(evaluated) or None]
     return {
@@ -84,14 +84,27 @@ def seed_metrics(params: Params, seed: int) -> dict[str, float]:
 
 def _gap_mbpb(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Return what quantization costs in thousandths of a bpb, where an item scores the artifact as `float` does."""
-    before = scores["float"]
+    gap = quantization_gap(scores, "val_bpb")
+    return None if gap is None else 1000 * gap
+
+
+def quantization_gap(scores: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
+    """Return a figure of the item that scores the artifact as `float` is scored, less that of `float`."""
+    before = scores.get("float")
     for score in scores.values():
         if before and score.get("weights") == "artifact" and score["protocol"] == before["protocol"]:
-            return 1000 * (score["val_bpb"] - before["val_bpb"])
+            return score[key] - before[key]
     return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def against_limit(total: int, limit: int) -> str:
+    """Return how far bytes are from their limit, and on which side."""
+    distance = f"{limit - total:,} below" if total <= limit else f"{total - limit:,} ABOVE"
+    return f"{distance} the limit of {limit:,}"
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """Return the report at `path`, None where its stage has not run."""
     return read_json(path) if path.exists() else None
 
 
@@ -153,7 +166,7 @@ def results_ending(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"unigram {results['unigram_bpb']:.4f} bpb on the same {results['val_bytes']:,} val bytes")
     if (total := results["total_bytes"]) is not None:
         code, limit = results["code_bytes"], results["limit_bytes"]
-        lines.append(f"total   {total:,} bytes, {code:,} of them code, {limit - total:,} below the limit of {limit:,}")
+        lines.append(f"total   {total:,} bytes, {code:,} of them code, {against_limit(total, limit)}")
     lines.append(f"audit   {results['verdict'] or 'not done yet'}")
     lines.append(f"record  {results['record']}/" if results["record"] else "record  not packaged and audited yet")
     return lines

@@ -10,12 +10,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import path_of, read_json, read_text
+from pipeline.base.artifacts import path_of, read_text
 from pipeline.base.config import Params
 from pipeline.codec.foreign import load_artifact_model
 from pipeline.data.batches import SequenceSampler
@@ -24,7 +23,7 @@ from pipeline.data.tokenizer import load_tokenizer
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.schedule import build_schedule
 from pipeline.reports.comparison import Comparison, Divergence, block_divergences, compare, group_of, training_slice
-from pipeline.reports.results import run_results
+from pipeline.reports.results import quantization_gap, read_report, run_results
 from pipeline.reports.text_losses import (
     PositionLoss,
     WorstDocument,
@@ -60,11 +59,7 @@ class SeedFacts:
     @property
     def gap_nats(self) -> float | None:
         """What quantization costs on val, nats per token, where an item scores the artifact as `float` does."""
-        before = self.scores.get("float")
-        for score in self.scores.values():
-            if before and score["weights"] == "artifact" and score["protocol"] == before["protocol"]:
-                return score["val_loss"] - before["val_loss"]
-        return None
+        return quantization_gap(self.scores, "val_loss")
 
 
 @dataclass(kw_only=True)
@@ -99,7 +94,7 @@ def run_facts(params: Params, name: str, is_named: bool) -> RunFacts:
         passes={block: count for block, count in counts.items() if count > 1},
         changes=_changes(params, seeds[0]),
         slice_reads=None,
-        audit=_read(path_of("audit")),
+        audit=read_report(path_of("audit")),
     )
     for seed, each in zip(params.seeds, seeds, strict=True):
         _add_comparison(facts, params, seed, each)
@@ -108,21 +103,17 @@ def run_facts(params: Params, name: str, is_named: bool) -> RunFacts:
 
 
 def _seed_facts(params: Params, seed: int, label: str) -> SeedFacts:
-    scores = {item: _read(path_of("scores", seed=seed, item=item)) for item in ("float", *params.evaluate.items)}
+    scores = {item: read_report(path_of("scores", seed=seed, item=item)) for item in ("float", *params.evaluate.items)}
     curve = path_of("curve", seed=seed)
     rows = csv.DictReader(io.StringIO(read_text(curve))) if curve.exists() else []
     return SeedFacts(
         label=label,
-        train=_read(path_of("train_report", seed=seed)),
-        calibrate=_read(path_of("calibrate_report", seed=seed)),
-        quantize=_read(path_of("quantize_report", seed=seed)),
+        train=read_report(path_of("train_report", seed=seed)),
+        calibrate=read_report(path_of("calibrate_report", seed=seed)),
+        quantize=read_report(path_of("quantize_report", seed=seed)),
         scores={item: score for item, score in scores.items() if score},
         curve=[{key: float(value) for key, value in row.items()} for row in rows],
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
 
 
 def _are_there(names: Sequence[str], seed: int) -> bool:

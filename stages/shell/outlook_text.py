@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.reports.results import against_limit
 from stages.shell.durations import StageName, minutes, parse_name
+from stages.shell.folding import COLUMNS
 from stages.shell.outlook import Outlook, is_imported
 from stages.shell.standing import SETTLED, Standing
 
 if TYPE_CHECKING:
     from pipeline.base.config import Params
 
-WIDTH = 80
 _INDENT = 9
 _COLORS = {"done": "green", "imported": "green", "there": "green", "running": "cyan", "missing": "red"}
 
@@ -30,7 +31,7 @@ def outlook_lines(outlook: Outlook, params: "Params", results: Mapping[str, Any]
     yield ""
     for word, text in _facts(outlook, params, results):
         yield from textwrap.wrap(
-            text, WIDTH, initial_indent=word.ljust(_INDENT), subsequent_indent=" " * _INDENT, break_on_hyphens=False
+            text, COLUMNS, initial_indent=word.ljust(_INDENT), subsequent_indent=" " * _INDENT, break_on_hyphens=False
         )
     yield f"{'next'.ljust(_INDENT)}{outlook.command}{f'   # {outlook.why}' if outlook.why else ''}"
 
@@ -141,8 +142,7 @@ def _bytes(params: "Params", results: Mapping[str, Any], settled: Collection[str
         total, made_of = max(artifacts) + reserve, f"artifact and {reserve:,} reserved for code"
     else:
         return f"no artifact yet; the limit is {limit:,}"
-    distance = f"{limit - total:,} below" if total <= limit else f"{total - limit:,} ABOVE"
-    return f"{total:,} of {made_of}: {distance} the limit of {limit:,}"
+    return f"{total:,} of {made_of}: {against_limit(total, limit)}"
 
 
 def _time(outlook: Outlook) -> str:
