@@ -66,7 +66,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _SOFT,
     "ytick.labelcolor": _INK,
 }
-_MARKERS = "osD^vP"
+_MARKERS = "osD^vPX*"  # more than colours: a seventh curve is no repetition
 
 
 def training_curves(losses: Series, marks: Series, rates: Series, changes: Sequence[tuple[int, str]]) -> str:

@@ -57,8 +57,9 @@ def seed_results(params: Params, seed: int, run: Path = Path()) -> dict[str, Any
     """Return the figures of one seed of folder `run` by name, with the unit in it; None for what is not there yet."""
     items = ["float", *params.evaluate.items]
     scores = {item: read_report(run / path_of("scores", seed=seed, item=item)) or {} for item in items}
-    reports = [read_report(run / path_of(f"{stage}_report", seed=seed)) or {} for stage in SECONDS[:3]]
-    train, calibrate, quantize = reports
+    train, calibrate, quantize = (
+        read_report(run / path_of(f"{stage}_report", seed=seed)) or {} for stage in ("train", "calibrate", "quantize")
+    )
     evaluated = [score["seconds"]["total"] for score in scores.values() if score]
     seconds = [train.get("seconds"), calibrate.get("seconds"), quantize.get("seconds"), sum(evaluated) or None]
     return {

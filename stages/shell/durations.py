@@ -85,9 +85,10 @@ def last_seconds(name: str, params: "Params") -> float | None:
     """
     report = last_report(name)
     seconds = report.get("seconds")
-    if "step_avg_ms" in report and params.train.max_steps is not None:
-        clock = params.train.train_seconds
-        seconds = min(params.train.max_steps * report["step_avg_ms"] / 1000, math.inf if clock is None else clock)
+    if "step_avg_ms" in report:
+        steps, clock = params.train.max_steps, params.train.train_seconds
+        by_steps = math.inf if steps is None else steps * report["step_avg_ms"] / 1000
+        seconds = min(by_steps, math.inf if clock is None else clock)
     return (seconds["total"] if isinstance(seconds, dict) else seconds) or None
 
 

@@ -1,20 +1,25 @@
 """Queued experiments and shared runs: data files are found, nothing runs twice, and the page on sweeps works."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from pipeline.base.config import load_params
 from stages.shell.experiment import link_data, queued_from
 from tests.conftest import REPO
 from tests.stages.conftest import Project
 
 
-class Config:
-    """What of a section `data` names files."""
-
-    files, val_files = ("corpus/*.jsonl", "/elsewhere/*.txt"), ("held-out",)
-    tokenizer_model, fineweb = "own.model", None
+CONFIG = dataclasses.replace(
+    load_params(REPO / "params.yaml", ["data"]).data,
+    source="text",
+    files=("corpus/*.jsonl", "/elsewhere/*.txt"),
+    val_files=("held-out",),
+    val_frac=None,
+    tokenizer_model="own.model",
+)
 
 
 @pytest.fixture
@@ -31,8 +36,8 @@ def queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_experiment_has_what_git_does_not_track(queued: Path):
-    link_data(Config)
-    link_data(Config)  # every stage does
+    link_data(CONFIG)
+    link_data(CONFIG)  # every stage does
     assert (queued / "corpus/a.jsonl").read_text() == "the experiment's"
     for name in ("corpus/b.jsonl", "held-out/page.txt", "own.model", ".cache/leads"):
         assert (queued / name).read_text() == f"home's {name}"
@@ -41,7 +46,7 @@ def test_an_experiment_has_what_git_does_not_track(queued: Path):
 
 def test_a_checkout_of_its_own_links_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    link_data(Config)
+    link_data(CONFIG)
     assert list(tmp_path.iterdir()) == []
     assert queued_from(tmp_path) is None
     assert queued_from(tmp_path / ".dvc/tmp/exps/a") == tmp_path
@@ -60,15 +65,16 @@ def test_the_page_on_sweeps_works(project: Project, monkeypatch: pytest.MonkeyPa
     sweep, winner, tidy, share = blocks(REPO / "docs/sweeps.md")
     (project.root / ".gitignore").open("a").write("/corpus/\n")  # so that git tracks no text
     for line in sweep:
-        print(line)
-        shell(project, line)
+        printed = shell(project, line)
+        if line.startswith("dvc exp show"):
+            assert "headline_bpb" in printed
+            assert "total_bytes" not in printed
     before = (project.root / "artifacts/metrics/1.json").read_text()
     shell(project, "dvc exp run prepare --queue -n split -S data.val_frac=0.2")
     shell(project, "dvc exp run --run-all")
     assert "split" in project.run("dvc", "exp", "list", "--name-only").stdout
-    for line in tidy[:1]:
-        assert "quantize.damp_frac" in shell(project, line)
-    for line in winner:
+    assert "quantize.damp_frac" in shell(project, tidy[0])
+    for line in (*winner, *tidy[1:]):
         shell(project, line)
     assert (project.root / "artifacts/metrics/1.json").read_text() != before
     assert project.repro() == []
