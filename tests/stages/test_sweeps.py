@@ -11,7 +11,6 @@ from stages.shell.experiment import link_data, queued_from
 from tests.conftest import REPO
 from tests.stages.conftest import Project
 
-
 CONFIG = dataclasses.replace(
     load_params(REPO / "params.yaml", ["data"]).data,
     source="text",
