@@ -56,6 +56,18 @@ def blocks(page: Path) -> list[list[str]]:
     return [block.splitlines() for block in re.findall(r"^```\n(.*?)^```$", page.read_text(), re.M | re.S)]
 
 
+def test_the_table_of_a_sweep_keeps_the_scores_of_several_seeds():
+    (line,) = (line for block in blocks(REPO / "docs/sweeps.md") for line in block if line.startswith("dvc exp show"))
+    dropped = re.compile(line.split("'")[1])  # DVC matches from the start of a column's name
+    columns = [
+        "artifacts/metrics/444.json:gap_mbpb",
+        "headline_bpb",
+        "artifacts/seeds/444",
+        "artifacts/data/manifest.json",
+    ]
+    assert [bool(dropped.match(column)) for column in columns] == [False, False, True, True]
+
+
 @pytest.mark.slow
 def test_the_page_on_sweeps_works(project: Project, monkeypatch: pytest.MonkeyPatch):
     """Its commands in their order; arms are those of tiny's quantizer, prepare runs in one of them."""
@@ -66,7 +78,7 @@ def test_the_page_on_sweeps_works(project: Project, monkeypatch: pytest.MonkeyPa
     for line in sweep:
         printed = shell(project, line)
         if line.startswith("dvc exp show"):
-            assert "headline_bpb" in printed
+            assert "gap_mbpb" in printed
             assert "total_bytes" not in printed
     before = (project.root / "artifacts/metrics/1.json").read_text()
     shell(project, "dvc exp run prepare --queue -n split -S data.val_frac=0.2")
