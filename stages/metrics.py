@@ -15,15 +15,14 @@ def metrics(seed: int, params_path: str) -> None:
     their limit, bits per weight, parameters, seconds per stage. A sweep ends here: no record is made or judged.
     Writes artifacts/metrics/SEED.json.
     """
-    from pipeline.base.artifacts import STATE, outputs_of, path_of, sweep_outputs, write_json
+    from pipeline.base.artifacts import outputs_of, path_of, write_json
     from pipeline.base.config import load_params
     from pipeline.reports.results import seed_metrics
 
     params = load_params(params_path, ["seeds", "evaluate", "budget"])
     headline = path_of("scores", seed=seed, item=params.evaluate.headline)
     stage = seal("metrics", vars(params), [headline], outputs_of("metrics", seed=seed), 0, f"seed {seed}")
-    for path in sweep_outputs(params.seeds, params.evaluate.items):
-        stage.log(f"metrics: {path} belongs to no seed and item of params.yaml; moved to {STATE / 'removed'}/")
+    stage.sweep_outputs(params.seeds, params.evaluate.items)
     figures = seed_metrics(params, seed)
     write_json(path_of("metrics", seed=seed), figures)
     stage.summary(

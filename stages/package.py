@@ -79,7 +79,7 @@ def package(params_path: str) -> None:
 
 def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     """Return the val shards once shards, tokenizer and artifacts are the run's; move outputs of other runs away."""
-    from pipeline.base.artifacts import STATE, path_of, sweep_outputs
+    from pipeline.base.artifacts import path_of
     from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
     from pipeline.record.runs import check_model_config
 
@@ -89,8 +89,7 @@ def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     check_tokenizer(path_of("manifest"), path_of("tokenizer"))
     for seed in params.seeds:
         check_model_config(path_of("model", seed=seed), params.model)
-    for path in sweep_outputs(params.seeds, params.evaluate.items):
-        stage.log(f"package: {path} belongs to no seed and item of params.yaml; moved to {STATE / 'removed'}/")
+    stage.sweep_outputs(params.seeds, params.evaluate.items)
     return val_shards
 
 

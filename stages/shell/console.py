@@ -6,7 +6,7 @@ Results go to stdout, everything else to stderr. No line of ours is wider than a
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from pipeline.base.artifacts import ROOT as ARTIFACTS
-from pipeline.base.artifacts import git_commit, provenance
+from pipeline.base.artifacts import STATE, git_commit, provenance, sweep_outputs
 from pipeline.base.files import require_writable, sweep
 from pipeline.base.progress import ClockedProgress, silent
 from pipeline.launching.alone import held_alone
@@ -116,6 +116,14 @@ class Stage(NamedTuple):
         """Say what the stage does from now on, and how long it has run."""
         self.running(label=name, unit="", done=0, total=0, note="", seconds_left=None)
         self.log(f"{self.provenance['stage']} after {as_clock(self.seconds)}: {name}")
+
+    def sweep_outputs(self, seeds: Iterable[int], items: Iterable[str]) -> None:
+        """Move outputs of other seeds and items away, which would make stages run again where they do not lie."""
+        for path in sweep_outputs(seeds, items):
+            self.log(
+                f"{self.provenance['stage']}: {path} belongs to no seed and item of params.yaml; moved to "
+                f"{STATE / 'removed'}/"
+            )
 
     def summary(self, first: str, second: str) -> None:
         """Print the stage's result to stdout, on rank 0."""
