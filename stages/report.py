@@ -27,7 +27,7 @@ def report(as_json: bool, html: Path | None, folders: tuple[Path, ...], params_p
     fairway report
     fairway report --html page.html ../other-run
     """
-    from pipeline.reports.results import results_json, results_table, run_results
+    from pipeline.reports.results import report_results, results_json, results_table
 
     if as_json and html is not None:
         raise click.UsageError("--json and --html exclude each other.")
@@ -36,7 +36,7 @@ def report(as_json: bool, html: Path | None, folders: tuple[Path, ...], params_p
         return
     if folders:
         raise click.UsageError("FOLDER goes with --html.")
-    results = run_results(check_params(params_path))
+    results = report_results(check_params(params_path))
     click.echo(results_json(results) if as_json else results_table(results))
 
 

@@ -19,11 +19,11 @@ _FEWEST_WORDS = 3
 
 
 def require(ok: bool, field: str, got: object, expected: str) -> None:
-    """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`; a long value is cut.
+    """Raise ValueError `<field>: got <got>, expected <expected>` unless `ok`; a long value is cut, a tuple is a list.
 
     A record is without these checks: its configuration has passed them.
     """
-    require_always(ok, field, got, expected)
+    require_always(ok, field, list(got) if isinstance(got, tuple) else got, expected)
 
 
 def require_always(ok: bool, field: str, got: object, expected: str) -> None:
@@ -40,6 +40,11 @@ def one_line(error: object, longest: int = 200) -> str:
     words = " ".join(str(error)[: 4 * longest].replace("|", "/").split())
     shown = "".join(each if each.isprintable() and each.isascii() else ascii(each)[1:-1] for each in words)
     return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """Return a number of things as people write it: 0 files, 1 file, 1,200 files; `ending` is the plural's."""
+    return f"{number:,} {noun}{ending * (number != 1)}"
 
 
 def explain_failure(error: Exception) -> str:

@@ -11,10 +11,11 @@ import statistics
 from collections.abc import Sequence
 from html import escape
 
+from pipeline.base.checks import counted
 from pipeline.reports import charts
 from pipeline.reports.markup import document, figure, missing, paragraph, section, table
 from pipeline.reports.model_sections import byte_maps, bytes_and_losses, training, visit_errors
-from pipeline.reports.results import results_ending, results_rows
+from pipeline.reports.results import audit_text, results_ending, results_rows
 from pipeline.reports.run_facts import RunFacts, seconds_of
 from pipeline.reports.text_sections import documents, positions
 
@@ -44,19 +45,19 @@ def _headline(run: RunFacts) -> str:
     """Return a run's score, size and verdict as a sentence."""
     scores = {item: [seed.scores[item]["val_bpb"] for seed in run.seeds if item in seed.scores] for item in _items(run)}
     item, values = next(((item, found) for item, found in reversed(scores.items()) if found), ("", []))
-    parts = [f"{statistics.fmean(values):.4f} bits per byte ({item}, {_seeds(len(values))})" if values else "no score"]
+    parts = [
+        f"{statistics.fmean(values):.4f} bits per byte ({item}, {counted(len(values), 'seed')})"
+        if values
+        else "no score"
+    ]
     if (total := run.results["total_bytes"]) is not None:
         parts.append(f"{total:,} of {run.results['limit_bytes']:,} bytes")
-    parts.append({"pass": "audit passed", None: "not audited yet"}.get(run.results["verdict"], "AUDIT FAILED"))
+    parts.append(f"audit {audit_text(run.results)}")
     return paragraph(f"{run.name}: {'; '.join(parts)}.")
 
 
 def _items(run: RunFacts) -> list[str]:
     return list(dict.fromkeys(item for seed in run.seeds for item in seed.scores))
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
 
 
 def _results(runs: Sequence[RunFacts]) -> list[str]:
@@ -93,8 +94,12 @@ def _audit_of(run: RunFacts, is_named: bool) -> list[str]:
         return [*name, missing("audit")]
     heads = ["check", "verdict", "what it asks", "evidence"]
     rows = [(check["id"], check["verdict"], check["title"], check["evidence"]) for check in run.audit["checks"]]
-    failed = [row for row in rows if row[1] == "fail"]
-    verdict = f"Verdict: {run.audit['verdict']}; {len(failed)} of {len(rows)} checks failed."
-    shown = [table("checks that failed", heads, failed, (1, 2, 3))] if failed else []
+    told = [row for row in rows if row[1] in ("fail", "alarm")]
+    failed = sum(row[1] == "fail" for row in rows)
+    verdict = (
+        f"Verdict: {run.audit['verdict']}; {failed} of {len(rows)} checks failed, {len(told) - failed} raised an alarm."
+    )
+    other = [paragraph("It is the audit of other artifacts than these.")] if run.results["verdict"] is None else []
+    shown = [table("checks that failed or raised an alarm", heads, told, (1, 2, 3))] if told else []
     every = table("all checks", heads, rows, (1, 2, 3))
-    return [*name, paragraph(verdict), *shown, f"<details><summary>All checks</summary>{every}</details>"]
+    return [*name, paragraph(verdict), *other, *shown, f"<details><summary>All checks</summary>{every}</details>"]

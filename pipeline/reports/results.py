@@ -8,15 +8,18 @@ Checked by: tests/stages/test_report.py.
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.artifacts import path_of, read_json
+from pipeline.base.artifacts import params_digest, path_of, read_json
+from pipeline.base.checks import counted
 from pipeline.base.config import Params
 
 SECONDS = ("train", "calibrate", "quantize", "evaluate")
 """Stages of a seed whose reports say how long they took."""
+_DEVIATION = "deviation"
+"""Column of what has no sign."""
 
 
 def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
     manifest, audit = read_report(run / path_of("manifest")) or {}, read_report(run / path_of("audit")) or {}
     rows, digests = [seed_results(params, seed, run) for seed in params.seeds], _artifact_digests(params, run)
     packaged, audited = (_record_of(digests, run / path_of(name)) for name in ("package", "submission"))
-    is_audited = set(digests.values()) <= set(audit.get("files_sha256", {}).values())
+    audited_artifacts = {digest for name, digest in audit.get("files_sha256", {}).items() if name.endswith(".fwy")}
+    is_audited = set(digests.values()) == audited_artifacts
     submission = audited or packaged
     return {
         "seeds": rows,
@@ -36,8 +40,40 @@ def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
         "total_bytes": submission.get("bytes_total"),
         "limit_bytes": params.budget.limit_bytes,
         "verdict": audit.get("verdict") if is_audited else None,
+        "alarms": sum(check["verdict"] == "alarm" for check in audit.get("checks", [])) if is_audited else None,
         "record": str(run / path_of("submission")) if audited else None,
     }
+
+
+def report_results(params: Params) -> dict[str, Any]:
+    """Return the results of the run in this folder, and `changed`: the stages that ran with other parameters.
+
+    `params`: with all sections.
+    """
+    changed = {
+        stage: None
+        for seed in params.seeds
+        for stage, report, sections in _parameters_of_reports(params, seed)
+        if _made_with_others(stage, report, sections)
+    }
+    return {**run_results(params), "changed": list(changed)}
+
+
+def _parameters_of_reports(params: Params, seed: int) -> Iterator[tuple[str, Path, Mapping[str, object]]]:
+    """Yield the stages of a seed, their reports, and the parameters whose digest these state."""
+    launch = params.launch
+    train = {"model": params.model, "train": params.train, "launch": launch.result_settings()}
+    yield "train", path_of("train_report", seed=seed), train
+    yield "calibrate", path_of("calibrate_report", seed=seed), {"calibrate": params.calibrate, "device": launch.device}
+    yield "quantize", path_of("quantize_report", seed=seed), {"quantize": params.quantize, "budget": params.budget}
+    for item in ("float", *params.evaluate.items):
+        yield "evaluate", path_of("scores", seed=seed, item=item), {"protocol": params.evaluate.protocols[item]}
+
+
+def _made_with_others(stage: str, path: Path, sections: Mapping[str, object]) -> bool:
+    """Return whether the report of a stage states another digest of its parameters; an import's states none."""
+    stated = (read_report(path) or {}).get("provenance", {})
+    return stated.get("stage") == stage and stated.get("params_sha256") != params_digest(sections)
 
 
 def _artifact_digests(params: Params, run: Path) -> dict[str, str | None]:
@@ -118,8 +154,14 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], compute: Any, fewest: int) ->
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """Return the results as text of at most 80 columns for three seeds: a row per figure, a column per seed."""
-    return "\n".join([*aligned(results_rows(results)), "", *results_ending(results)])
+    """Return the results as text of at most 80 columns for three seeds: a row per figure, a column per seed.
+
+    `results`: of `report_results`.
+    """
+    heads, *rows = results_rows(results)
+    if not rows and results["unigram_bpb"] is None:
+        return "nothing has run yet: `dvc repro` runs it all, `fairway status` looks ahead"
+    return "\n".join([*([*aligned([heads, *rows]), ""] if rows else []), *results_ending(results)])
 
 
 def results_rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -127,7 +169,7 @@ def results_rows(results: Mapping[str, Any]) -> list[list[str]]:
     rows = results["seeds"]
     columns = {f"seed {row['seed']}": row for row in rows}
     if len(rows) > 1:
-        columns |= {"mean": results["mean"], "deviation": results["std"]}
+        columns |= {"mean": results["mean"], _DEVIATION: results["std"]}
     return figures_rows("bits per byte, and what they cost", columns)
 
 
@@ -135,7 +177,7 @@ def figures_rows(title: str, columns: Mapping[str, Mapping[str, Any]]) -> list[l
     """Return cells, heads first: a row per figure that any column has, a column of figures per name."""
     keys = dict.fromkeys(key for column in columns.values() for key in column if key != "seed")
     shown = [key for key in keys if any(column.get(key) is not None for column in columns.values())]
-    lines = [[_title(key), *(_cell(key, column.get(key)) for column in columns.values())] for key in shown]
+    lines = [[_title(key), *(_cell(key, column.get(key), name) for name, column in columns.items())] for key in shown]
     return [[title, *columns], *lines]
 
 
@@ -150,13 +192,13 @@ def _title(key: str) -> str:
     return titles.get(key, key.removesuffix("_bpb").replace("_", " "))
 
 
-def _cell(key: str, value: float | None) -> str:
+def _cell(key: str, value: float | None, column: str) -> str:
     if value is None:
         return "-"
     if key.endswith("_seconds"):
         return f"{value:,.1f}"
     if key == "gap_mbpb":
-        return f"{value:+.2f}"
+        return f"{value:.2f}" if column == _DEVIATION else f"{value:+.2f}"
     return f"{value:,.0f}" if key.endswith(("bytes", "params", "steps")) else f"{value:.4f}"
 
 
@@ -168,9 +210,21 @@ def results_ending(results: Mapping[str, Any]) -> list[str]:
     if (total := results["total_bytes"]) is not None:
         code, limit = results["code_bytes"], results["limit_bytes"]
         lines.append(f"total   {total:,} bytes, {code:,} of them code, {against_limit(total, limit)}")
-    lines.append(f"audit   {results['verdict'] or 'not done yet'}")
+    lines.append(f"audit   {audit_text(results)}")
     lines.append(f"record  {results['record']}/" if results["record"] else "record  not packaged and audited yet")
+    if results["changed"]:
+        lines.append(f"changed parameters of {', '.join(results['changed'])}; run `dvc repro`")
     return lines
+
+
+def audit_text(results: Mapping[str, Any]) -> str:
+    """Return the verdict on these artifacts with its alarms, and whether it still holds for the parameters of now."""
+    if results["verdict"] is None:
+        return "not done yet"
+    alarms = f" with {counted(results['alarms'], 'alarm')}" if results["alarms"] else ""
+    changed = ", of other parameters than these" if results["changed"] else ""
+    over = ", ABOVE the limit of now" if (results["total_bytes"] or 0) > results["limit_bytes"] else ""
+    return f"{results['verdict']}{alarms}{changed}{over}"
 
 
 def results_json(results: Mapping[str, Any]) -> str:

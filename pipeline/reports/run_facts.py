@@ -23,7 +23,7 @@ from pipeline.data.tokenizer import load_tokenizer
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.schedule import build_schedule
 from pipeline.reports.comparison import Comparison, Divergence, block_divergences, compare, group_of, training_slice
-from pipeline.reports.results import quantization_gap, read_report, run_results
+from pipeline.reports.results import quantization_gap, read_report, report_results
 from pipeline.reports.text_losses import (
     PositionLoss,
     WorstDocument,
@@ -89,7 +89,7 @@ def run_facts(params: Params, name: str, is_named: bool) -> RunFacts:
     counts = {visit.block: sum(each.block == visit.block for each in visits) for visit in visits}
     facts = RunFacts(
         name=name,
-        results=run_results(params),
+        results=report_results(params),
         seeds=seeds,
         passes={block: count for block, count in counts.items() if count > 1},
         changes=_changes(params, seeds[0]),

@@ -48,7 +48,7 @@ def test_before_any_stage_every_section_says_what_brings_it(monkeypatch, tmp_pat
     assert reader.sections == SECTION_KEYS
     brought = re.findall(r"Not there yet: stage (\w+) brings it", text)
     assert brought == ["train", "quantize", "quantize", "quantize", "evaluate", "evaluate", "train", "audit"]
-    assert "no score; not audited yet" in text
+    assert "no score; audit not done yet" in text
 
 
 def test_no_text_becomes_markup(monkeypatch, tmp_path):
