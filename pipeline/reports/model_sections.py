@@ -29,14 +29,17 @@ def training(runs: Sequence[RunFacts]) -> list[str]:
     steps, losses, rates = ({s.label: _column(s, key) for s in seeds} for key in ("step", "loss", "lr_scale"))
     held = {s.label: (steps[s.label][-1], s.comparison.float_nats) for s in seeds if s.comparison}
     val = {s.label: (steps[s.label][-1], s.scores["float"]["val_loss"]) for s in seeds if "float" in s.scores}
+    marked = {f"a slice of training text ({_reads(runs)})": held, "val": val}
     kinds = {"float model on the slice of training text": held, "float model on val": val}
     marks = {kind: _points(found) for kind, found in kinds.items() if found}
+    scored = " and on ".join(text for text, found in marked.items() if found)
     changes = runs[0].changes if len(runs) == 1 else []
     svg = charts.training_curves(_pairs(steps, losses), marks, _pairs(steps, rates), changes)
     ends = "; ".join(f"{label}: {values[0]:.3f} to {values[-1]:.3f}" for label, values in losses.items())
     caption = (
-        "Loss of single training batches, as they were logged, and what the finished float model scores on a slice of "
-        f"training text ({_reads(runs)}) and on val. Below: the learning rate's schedule as it ran"
+        "Loss of single training batches, as they were logged"
+        + (f", and what the finished float model scores on {scored}" if scored else "")
+        + ". Below: the learning rate's schedule as it ran"
         + "".join(f"; from step {step:,}: {what}" for step, what in changes)
         + "."
     )
@@ -65,7 +68,7 @@ def _reads(runs: Sequence[RunFacts]) -> str:
     """Return how often the slice was trained on."""
     reads = [run.slice_reads for run in runs]
     if None in reads or not reads:
-        return "of a run that was not trained here, or is not quantized yet"
+        return "of a run that was not trained here"
     times = ", ".join(f"{each:.2f}" for each in reads if each is not None)
     return f"held out where training read its text less than once; it read it {times} times"
 
