@@ -252,10 +252,11 @@ _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 
 def _limits(axes: Axes, limits: Mapping[str, float]) -> None:
-    across: dict[str, Any] = {"ha": "right", "va": "top", "rotation": 90, "xycoords": ("data", "axes fraction")}
+    """Draw upright lines, named on their right: what fits lies on their left, often very near."""
+    right: dict[str, Any] = {"ha": "left", "va": "top", "xytext": (5, 0), "textcoords": "offset points"}
     for label, limit in limits.items():
         axes.axvline(limit, color=_INK, linewidth=1)
-        axes.annotate(f"{label} ", (limit, 0.98), fontsize=8, **across)
+        axes.annotate(label, (limit, 0.98), xycoords=("data", "axes fraction"), rotation=90, fontsize=8, **right)
 
 
 def _lines(axes: Axes, series: Series, markers: bool = False) -> None:

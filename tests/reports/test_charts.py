@@ -65,3 +65,13 @@ def test_without_sensitivities_only_bytes_are_drawn():
     assert "predicted" not in svg
     assert "var(--t0)" not in svg
     assert "var(--t2)" in svg
+
+
+def test_the_name_of_a_limit_covers_no_marker_just_before_it():
+    svg = charts.rate_distortion(
+        {"seed 1": ([800.0, 1200.0], [6.0, 4.0])}, {"gap": {"seed 1": ([999.0], [6.0])}}, {"budget": 1000.0}
+    )
+    (baseline,) = re.findall(r'translate\(([\d.]+) [\d.]+\) rotate\(-90\)">budget', svg)  # the letters' right end
+    (marker,) = re.findall(r'x="([\d.]+)"[^>]*stroke: var\(--s0\)', svg)
+    letters, radius = 8, 3
+    assert float(baseline) - letters > float(marker) + radius
