@@ -31,6 +31,7 @@ def calibrate(seed: int, params_path: str) -> None:
 
 def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     from pipeline.base.artifacts import outputs_of, path_of, save_tensors, write_json
+    from pipeline.base.checks import counted
     from pipeline.base.files import sha256_of_file
     from pipeline.calibration.calibrate import calibrate as collect
     from pipeline.calibration.mixtures import collect_mixtures, mixture_gains
@@ -67,7 +68,7 @@ def _calibrate_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         report = {"tokens": ids_NT.numel(), "seconds": stage.seconds, "outputs_sha256": digests, "mixtures": gains}
         write_json(path_of("calibrate_report", seed=seed), {**report, "provenance": stage.provenance})
     stage.summary(
-        f"calibrate: seed {seed}, {ids_NT.numel():,} tokens, {params.calibrate.sweeps} sweeps",
+        f"calibrate: seed {seed}, {ids_NT.numel():,} tokens, {counted(params.calibrate.sweeps, 'sweep')}",
         "".join(
             f"           mixture {name}: {gain['network']:.4f} -> {gain['mixed']:.4f} nats per token of further text\n"
             for name, gain in gains.items()

@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 an error of input or parameters (one line), 2 wrong usa
 SIGTERM. A traceback is a bug.
 """
 
+import difflib
 import importlib
 import os
 import sys
@@ -63,6 +64,15 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         return getattr(importlib.import_module(module), attribute or cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name; of one that is not there, the error names the nearest."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            nearest = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"No such command '{args[0]}'." + "".join(f" Did you mean '{name}'?" for name in nearest))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list from the table, importing nothing."""

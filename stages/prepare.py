@@ -14,7 +14,7 @@ def prepare(params_path: str) -> None:
     come with their own split and stay in data.fineweb.folder. Writes artifacts/data/.
     """
     from pipeline.base.artifacts import CACHE, outputs_of, path_of
-    from pipeline.base.checks import one_line
+    from pipeline.base.checks import counted, one_line
     from pipeline.base.config import load_params
     from pipeline.corpus.prepare import LEFT_OUT_KEY
     from pipeline.corpus.prepare import prepare as prepare_data
@@ -25,14 +25,17 @@ def prepare(params_path: str) -> None:
     stage = seal("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")
     if unread := unread_files([*config.files, *config.val_files], TEXT_SUFFIXES):
         names = one_line(", ".join(map(str, unread)))
-        stage.log(f"prepare: left out {len(unread)} files that end in none of {', '.join(TEXT_SUFFIXES)}: {names}")
+        stage.log(
+            f"prepare: left out {counted(len(unread), 'file')}, ending in none of {', '.join(TEXT_SUFFIXES)}: {names}"
+        )
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     if left_out := manifest.get(LEFT_OUT_KEY):
-        stage.log(f"prepare: left out {left_out:,} documents of data.files that data.val_files hold too")
+        stage.log(f"prepare: left out {counted(left_out, 'document')} of data.files that data.val_files hold too")
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
     stage.summary(
-        f"prepare: {train['documents']:,} train and {val['documents']:,} val documents, vocabulary {config.vocab_size}",
+        f"prepare: {train['documents']:,} train and {counted(val['documents'], 'val document')}, "
+        f"vocabulary {config.vocab_size}",
         f"         {train['tokens']:,} train and {val['tokens']:,} val tokens ({val['bytes']:,} val bytes); "
         f"unigram {manifest['unigram_bpb']:.4f} bpb",
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.shell.console import params_path_option
+from stages.shell.console import log, params_path_option
 from stages.shell.models import device_option, open_source, tokenizer_option
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def sample(
     """
     import torch
 
+    from pipeline.base.checks import counted
     from pipeline.inference.pieces import TextOfTokens, piece_bytes
     from pipeline.inference.sampling import SamplingConfig, continued
 
@@ -69,15 +70,15 @@ def sample(
     begun, ends = _prompt_tokens(opened, prompt), {opened.processor.bos_id(), opened.processor.eos_id()}
     text, started, count = TextOfTokens(piece_bytes(opened.processor)), time.monotonic(), 0
     _print("".join(map(text.add, begun)))
-    how = f"stopped after {num_tokens:,} tokens (--tokens)"
+    how = f"stopped after {counted(num_tokens, 'token')} (--tokens)"
     for token in islice(continued(opened.model, begun, config), num_tokens):
         if token in ends:
-            how = f"the model ended its document after {count:,} tokens"
+            how = f"the model ended its document after {counted(count, 'token')}"
             break
         count += 1
         _print(text.add(token))
     _print(text.end() + "\n")
-    click.echo(f"{how}, {count / max(time.monotonic() - started, 1e-9):.0f} tokens/s", err=True)
+    log(f"{how}, {count / max(time.monotonic() - started, 1e-9):.0f} tokens/s")
 
 
 def _prompt_tokens(opened: "FinishedModel", prompt: str) -> list[int]:
@@ -89,9 +90,9 @@ def _prompt_tokens(opened: "FinishedModel", prompt: str) -> list[int]:
     tokens = [opened.processor.bos_id(), *encoded(opened, Document("--prompt", prompt)).tokens_M[1:].tolist()]
     read_as = normalised_text(opened.processor, prompt)
     if read_as != prompt:
-        click.echo(f"the tokenizer reads the prompt as {read_as!r:.200}", err=True)
+        log(f"the tokenizer reads the prompt as {read_as!r:.200}")
     if len(tokens) > context:
-        click.echo(f"of the prompt's {len(tokens):,} tokens the model sees the last {context:,}", err=True)
+        log(f"of the prompt's {len(tokens):,} tokens the model sees the last {context:,}")
     return tokens
 
 

@@ -38,25 +38,22 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
     params = load_params(params_path, ["model", "train", "launch"])
     if dry_run:
-        from pipeline.launching.processes import resolve_processes
-        from pipeline.reports.schedule_table import schedule_table
-        from pipeline.training.memory import step_bytes
+        from pipeline.reports.schedule_table import memory_line, schedule_table
 
         click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
-        world_size = resolve_processes(params.launch.num_processes, params.launch.device)
-        click.echo(f"GPU memory of a step: {step_bytes(params.model, params.train, world_size) / 1e9:.1f} GB a process")
+        click.echo(memory_line(params))
         return
     run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
+
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.launching.processes import StoppedError, resolve_device
     from pipeline.reports.training import train_report
     from pipeline.training.precision import precision_warning, resolve_precision
     from pipeline.training.run import train_from_shards
 
-    __import__("torch._dynamo")  # optimizers would load it later, where a signal leaves the stage's lock
     device = resolve_device(params.launch.device, ranks.local_rank)
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"

@@ -24,6 +24,7 @@ from pipeline.audit.questions import (
     ask_repetition,
 )
 from pipeline.audit.streams import Stream, StreamMaker, piece_bytes
+from pipeline.base.checks import counted
 
 DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
 
@@ -46,7 +47,7 @@ def audit_behaviour(
         "T4": Question([], lambda answers: judge_bytes(basis)),
         "T5": ask_isolation(basis),
         "T6": ask_order(basis),
-        "T7": ask_repetition(basis, on_processes, f"{num_processes} process(es)"),
+        "T7": ask_repetition(basis, on_processes, counted(num_processes, "process", "es")),
         "T12": ask_positions(basis),
     }
     asked = [stream.tokens for stream in basis.streams]

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.audit.untrusted import one_line
-from pipeline.base.checks import require
+from pipeline.base.checks import counted, require
 
 ROUNDING_NATS = 1e-6
 """How far below zero nats may lie: a probability of one, rounded in float32."""
@@ -74,7 +74,9 @@ class Rows(NamedTuple):
             "scored beyond the end": self.target[~inside],
             "with nats that are negative or no finite number": self.target[~self.sound],
         }
-        return next((f"{len(at)} targets {fault}, first {at[0]}" for fault, at in faults.items() if len(at)), None)
+        return next(
+            (f"{counted(len(at), 'target')} {fault}, first {at[0]}" for fault, at in faults.items() if len(at)), None
+        )
 
     def bytes_fault(self, expected_N: np.ndarray) -> str | None:
         """Return which rows stand for other bytes than their targets do."""

@@ -25,7 +25,7 @@ from pipeline.audit import guard
 from pipeline.audit.evaluator import Ledgers, Rows
 from pipeline.audit.processes import Event, ShippedError, run_guarded
 from pipeline.audit.untrusted import one_line, read_ledger
-from pipeline.base.checks import require
+from pipeline.base.checks import counted, require
 from pipeline.base.progress import Log
 from pipeline.launching.workplace import Workplace, workplace
 
@@ -141,7 +141,8 @@ class ShippedProgram:
             *options,
         ]
         folder = place.folder
-        self.log(f"train_gpt.py on {len(list(folder.glob('data/val_*')))} streams, {num_processes} process(es)")
+        streams = counted(len(list(folder.glob("data/val_*"))), "stream")
+        self.log(f"train_gpt.py on {streams}, {counted(num_processes, 'process', 'es')}")
         environment = {"HOME": str(folder), "TMPDIR": str(folder), **self.environment}
         outcome = run_guarded(
             arguments, place, environment, num_processes, self.timeout_seconds, self._stopped, sandboxed=self.sandboxed

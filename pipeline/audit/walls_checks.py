@@ -19,6 +19,7 @@ from pipeline.audit.record_files import NO_RUN, Evidence, RecordFolder
 from pipeline.audit.shipped import TRAIN_SHARD
 from pipeline.audit.untrusted import field, one_line
 from pipeline.base.artifacts import path_of
+from pipeline.base.checks import counted
 from pipeline.launching.firewall import is_address_local, is_host_local
 
 _HONEST_CHILD = ["/sbin/ldconfig", "-p"]
@@ -38,7 +39,9 @@ def check_program(events: Collection[Event], silenced: int) -> Finding:
     `events`: what the program told its guard; `silenced`: its processes that stopped telling before they ended.
     """
     if silenced:
-        return failed(f"{silenced} processes of the program stopped telling what they do before they ended")
+        return failed(
+            f"{counted(silenced, 'process', 'es')} of the program stopped telling what they do before they ended"
+        )
     faults = (fault for event in sorted(events) if (fault := event_fault(event)))
     if fault := next(faults, None):
         return failed(f"the program {fault} while it scored")

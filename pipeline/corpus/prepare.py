@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sentencepiece
 
+from pipeline.base.checks import counted
 from pipeline.base.files import sha256_of_file, temporary_folder, write_bytes
 from pipeline.base.progress import Progress
 from pipeline.corpus.config import DataConfig
@@ -183,7 +184,7 @@ def _require_both_splits(val_frac: float | None, survey: Survey) -> None:
     if val_frac is None:
         left_out = survey.counts[LEFT_OUT]
         raise ValueError(
-            f"data.files: got {left_out} documents, all in data.val_files too; name other text to train on"
+            f"data.files: got {counted(left_out, 'document')}, all in data.val_files too; name other text to train on"
         )
     lowest, highest = survey.shares
     if lowest == highest:

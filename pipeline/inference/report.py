@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.base.checks import one_line
+from pipeline.base.checks import counted, one_line
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.inference.costs import DearToken, DocumentCost, dearest_tokens, total_cost
 from pipeline.inference.pieces import piece_bytes, shown_tokens
@@ -56,7 +56,7 @@ def cost_table(report: dict[str, Any]) -> str:
     if len(documents) > MOST_ROWS:
         rows.append([f"and {len(documents) - MOST_ROWS:,} more (--json has all)", "", "", ""])
     if len(documents) > 1:
-        rows.append(_row(f"all {len(documents):,} documents", total))
+        rows.append(_row(f"all {counted(len(documents), 'document')}", total))
     lines = _aligned([["document", "bytes", "tokens", "bits per byte"], *rows], "<>>>")
     if total["text_bytes"] != total["bytes"]:
         lines.append(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.base.artifacts import path_of, read_json
-from pipeline.base.checks import FairwayError, require
+from pipeline.base.checks import FairwayError, counted, require
 from pipeline.base.config import Params, load_params, read_yaml
 from pipeline.data.manifest import listed_shards, open_listed, read_manifest
 from pipeline.recipes.recipes import value_differences
@@ -192,7 +192,9 @@ def _require_same_text(before: _Documents, after: _Documents) -> None:
     else:
         same = np.array_equal(before.bytes_D, after.bytes_D)
     if not same:
-        raise UnpairedError(f"its val text is another one ({theirs:,} documents, not the same {ours:,}): scores differ")
+        raise UnpairedError(
+            f"its val text is another one ({counted(theirs, 'document')}, not the same {ours:,}): scores differ"
+        )
     if ours < 2:
         raise UnpairedError("val holds one document; an interval needs two or more")
 
@@ -234,7 +236,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _difference_line(row: Mapping[str, Any]) -> str:
     if "unpaired" in row:
         return f"{row['label']}  {row['unpaired']}"
-    counts = f"{row['better']:,} documents better, {row['worse']:,} worse"
+    counts = f"{counted(row['better'], 'document')} better, {row['worse']:,} worse"
     interval = f"[{row['low_mbpb']:+.2f}, {row['high_mbpb']:+.2f}]"
     return f"{row['label']}  {row['difference_mbpb']:+.2f}  {interval}  {_verdict(row)}; {counts}"
 
@@ -261,4 +263,4 @@ def _parameter_lines(label: str, changes: Sequence[Mapping[str, str]]) -> Iterat
         line = f"   {change['key']}: {change['before']} -> {change['after']}"
         yield line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 3]}..."
     if len(changes) > _MOST_KEYS:
-        yield f"   and {len(changes) - _MOST_KEYS} more keys; --json lists all"
+        yield f"   and {counted(len(changes) - _MOST_KEYS, 'more key')}; --json lists all"

@@ -11,8 +11,11 @@ import math
 from collections.abc import Iterator
 
 from pipeline.base.checks import require
+from pipeline.base.config import Params
+from pipeline.launching.processes import resolve_processes
 from pipeline.model.schedule_config import ScheduleConfig
 from pipeline.training.config import TrainConfig
+from pipeline.training.memory import step_bytes
 from pipeline.training.regime import StepSettings, check_loops, settings_at
 
 NUM_SPACED_ROWS = 12
@@ -41,6 +44,14 @@ def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: 
     if step_seconds is None and config.train_seconds is not None:
         lines.append("train.max_seconds may end it earlier: `--step-ms 100` says where")
     return "\n".join(lines)
+
+
+def memory_line(params: Params) -> str:
+    """Return what a step of a run with sections `model`, `train` and `launch` needs of a GPU, whatever it runs on."""
+    world_size = resolve_processes(params.launch.num_processes, params.launch.device)
+    needed = step_bytes(params.model, params.train, world_size)
+    size = f"{needed / 1e9:.1f} GB" if needed >= 1e9 else f"{needed / 1e6:,.0f} MB"
+    return f"on a GPU a step needs {size} of its memory, in every process"
 
 
 def planned_steps(config: TrainConfig, step_seconds: float | None) -> int:

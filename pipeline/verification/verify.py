@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.checks import counted
 from pipeline.record.prove import ProofError
 from pipeline.verification.claims import CLAIMS
 from pipeline.verification.fields import NAME
@@ -57,7 +58,9 @@ def verify_table(findings: Sequence[Finding]) -> str:
     compared, stated, contradictions = counts_of(findings)
     width = max((len(each.check) for each in findings), default=0)
     lines = [f"{each.verdict:13}  {each.check:{width}}  {each.message}" for each in findings]
-    return "\n".join([*lines, f"compared {compared} of {stated} statements, {contradictions} contradictions"])
+    return "\n".join(
+        [*lines, f"compared {compared} of {stated} statements, {counted(contradictions, 'contradiction')}"]
+    )
 
 
 def verify_report(findings: Sequence[Finding]) -> dict[str, Any]:

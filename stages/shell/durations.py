@@ -66,7 +66,9 @@ def stages_of(params: "Params") -> list[str]:
 
 def minutes(seconds: float) -> str:
     """Return seconds as minutes, for people."""
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    from pipeline.base.checks import counted
+
+    return counted(round(seconds / 60), "minute") if seconds >= 90 else counted(round(seconds), "second")
 
 
 def last_report(name: str) -> Mapping[str, Any]:

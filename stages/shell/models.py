@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stages.shell.console import log
 from stages.shell.rules import check_params
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def open_source(source: Path | None, tokenizer: Path | None, device: str, params
     require(usable, "--device", device, "auto or cpu: this machine has no usable CUDA device")
     place = resolve_device(device, 0)
     opened = open_model(path, tokenizer, place)
-    click.echo(f"model {opened.weights} | tokenizer {opened.tokenizer} | {place}", err=True)
+    log(f"model {opened.weights} | {place}\ntokenizer {opened.tokenizer}")
     return opened
 
 

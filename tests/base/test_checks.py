@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from pipeline.base.checks import explain_failure
+from pipeline.base.checks import counted, explain_failure, require
 
 DAMAGED = "it is damaged: its parts contradict each other"
 CASES = [
@@ -47,3 +47,14 @@ def test_what_a_decoder_says_keeps_its_place():
         with pytest.raises(ValueError, match=r"\S") as caught:
             read()
         assert says in explain_failure(caught.value)
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 files"), (1, "1 file"), (1200, "1,200 files")])
+def test_one_of_a_thing_is_no_plural(number: int, said: str):
+    assert counted(number, "file") == said
+    assert counted(1, "process", "es") == "1 process"
+
+
+def test_a_refused_tuple_is_shown_as_the_list_that_the_file_has():
+    with pytest.raises(ValueError, match=r"^data\.files: got \[\], expected"):
+        require(False, "data.files", (), "a file")

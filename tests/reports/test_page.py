@@ -75,3 +75,10 @@ def test_no_text_becomes_markup(monkeypatch, tmp_path):
     assert not reader.seen & {"script", "onload", "style-src", "img", "iframe"}
     assert text.count("1 of 2 checks failed") == 2
     assert "Verdict: fail" in text
+
+
+def test_after_training_alone_no_mark_is_told_of(monkeypatch, tmp_path):
+    run = facts(monkeypatch, tmp_path)
+    curve = [{"step": n, "loss": 2.0, "lr_scale": 1.0, "seconds": n} for n in (1, 2)]
+    run = dataclasses.replace(run, seeds=[dataclasses.replace(run.seeds[0], curve=curve)])
+    assert "Loss of single training batches, as they were logged. Below:" in page([run])

@@ -98,5 +98,5 @@ def test_the_command_prints_it_and_trains_nothing(tmp_path, monkeypatch, repo) -
     assert shown.exit_code == 0
     *table, memory = shown.output.splitlines()
     assert table[-1].split()[0] == "3877", "580 s of the 600, the rest is kept for quantization"
-    assert re.fullmatch(r"GPU memory of a step: \d\d\.\d GB a process", memory)
+    assert re.fullmatch(r"on a GPU a step needs \d\d\.\d GB of its memory, in every process", memory)
     assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,12 @@ def test_wrong_usage_exits_2(repo: Path):
     run = fairway("train", cwd=repo)
     assert run.returncode == 2
     assert "--seed" in run.stderr
-    assert fairway("quantise", cwd=repo).returncode == 2
+    wrong = fairway("trian", cwd=repo)
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (
+        2,
+        "Error: No such command 'trian'. Did you mean 'train'?",
+    )
+    assert fairway("zzz", cwd=repo).stderr.endswith("Error: No such command 'zzz'.\n")
 
 
 def test_a_misspelt_parameter_is_one_line_and_exit_1(repo: Path, tmp_path: Path):

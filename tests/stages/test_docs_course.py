@@ -75,7 +75,7 @@ def test_the_pages_for_every_day(checkout: Project):
 
     printed = follow(checkout, docs["quickstart"])
     assert "The city of" in printed
-    assert "GPU memory of a step: 33.5 GB" in printed
+    assert "a step needs 33.5 GB of its memory" in printed
     assert "limit_bytes" in printed  # why quantize is stale
     assert "<html" in (root / "page.html").read_text()
     assert not checkout.changed() & {"train@444", "calibrate@444", "quantize@444", "metrics@444"}

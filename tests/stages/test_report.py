@@ -72,7 +72,8 @@ def test_a_record_and_a_verdict_of_other_artifacts_are_not_shown(params):
         write_json(path_of(name) / "submission.json", stated)
     checks = [{"verdict": "pass"}, {"verdict": "alarm"}]
     files = {"model.fwy": "of now", "train_gpt.py": "any"}
-    write_json(path_of("audit"), {"verdict": "pass", "checks": checks, "files_sha256": files})
+    audit = {"verdict": "pass", "checks": checks, "files_sha256": files}
+    write_json(path_of("audit"), audit)
     for digest, endings in (
         ("of now", ["audit   pass with 1 alarm", "record  artifacts/submission/"]),
         ("of a changed budget", ["audit   not done yet", "record  not packaged and audited yet"]),
@@ -81,6 +82,9 @@ def test_a_record_and_a_verdict_of_other_artifacts_are_not_shown(params):
         result = report_results(params)
         assert results_table(result).splitlines()[-2:] == endings
         assert result["total_bytes"] == (1305 if digest == "of now" else None)
+    write_json(path_of("audit"), {**audit, "files_sha256": {**files, "model_seed2.fwy": "of a seed no more listed"}})
+    write_json(path_of("quantize_report", seed=1), {"artifact_bytes": 1005, "artifact_sha256": "of now"})
+    assert report_results(params)["verdict"] is None
 
 
 def test_before_any_stage_the_next_command_is_named(params):

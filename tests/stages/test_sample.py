@@ -51,7 +51,8 @@ def test_the_artifact_of_the_first_seed_is_the_default_and_a_record_brings_its_t
     assert text == written(finished, "artifacts/submission", *options)
     record = "artifacts/submission"
     done = finished.run("fairway", "sample", record, *options)
-    assert f"model {record}/model.fwy | tokenizer {record}/tokenizers/tokenizer.model | cpu" in done.stderr
+    assert f"model {record}/model.fwy | cpu\ntokenizer {record}/tokenizers/tokenizer.model\n" in done.stderr
+    assert max(map(len, done.stderr.splitlines())) <= 80
     assert text != written(finished, "--tokens", "80", "--seed", "4")
 
 

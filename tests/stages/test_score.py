@@ -116,7 +116,7 @@ def test_the_table_and_the_notes(finished: Project, tmp_path: Path) -> None:
     assert re.match(r"\S+/a\.txt +11 +\d+ +\d\.\d{4}$", row)
     assert note == "bytes are those of the text as its tokenizer reads it: 11 of 12"
     assert dearest.split()[:3] == ["bits", "document", "token"]
-    assert done.stderr.startswith(f"model {SEED}/quantize/model.fwy | tokenizer artifacts/data/tokenizer.model | cpu\n")
+    assert done.stderr.startswith(f"model {SEED}/quantize/model.fwy | cpu\ntokenizer artifacts/data/tokenizer.model\n")
 
 
 def test_stdin_is_read(finished: Project) -> None:
