@@ -80,7 +80,7 @@ def audit(
     report = audit_record(folder, machine, Evidence(evidence) if evidence else None, stage.phase)
     write_json(outputs[0], {**report, "provenance": stage.provenance})
     write_bytes(outputs[1], audit_table(report).encode())
-    write_json(outputs[2], audit_metrics(report))
+    write_json(outputs[2], {**audit_metrics(report), "audit_seconds": stage.seconds})
     verdicts = [check["verdict"] for check in report["checks"]]
     for check in report["checks"]:
         if check["verdict"] in ("fail", "alarm"):

@@ -64,7 +64,7 @@ TABLE = {
     "curves": Artifact("curves.csv", "package", "CSV: the loss curves of all seeds, a column says which"),
     "submission": Artifact("submission", "audit", "the record folder with its audit"),
     "audit": Artifact("audit/audit.json", "audit", "JSON: checks, verdicts, evidence, digests of the folder audited"),
-    "audit_metrics": Artifact("audit/metrics.json", "audit", "JSON, flat: verdict, bytes of the record"),
+    "audit_metrics": Artifact("audit/metrics.json", "audit", "JSON, flat: verdict, bytes of the record, seconds"),
     "audit_table": Artifact("audit/audit.md", "audit", "the same as a table, for a README"),
 }
 

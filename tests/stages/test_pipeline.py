@@ -89,6 +89,8 @@ def test_metrics_and_plots_show_scores_and_curve(project):
     assert files["audit/metrics.json"]["verdict"] == "pass"
     assert files["audit/metrics.json"]["total_bytes"] == submission["bytes_total"]
     assert files["audit/metrics.json"]["code_bytes"] == submission["bytes_code"]
+    assert files["audit/metrics.json"]["audit_seconds"] > 0
+    assert {f"{stage}_seconds" for stage in ("train", "calibrate", "quantize", "evaluate")} <= figures.keys()
     project.run("dvc", "plots", "show", "-o", "plots")
     first_loss = (project.root / ARTIFACTS / SEED / "train/curve.csv").read_text().splitlines()[1].split(",")[1]
     assert first_loss[:12] in (project.root / "plots/index.html").read_text()
