@@ -13,7 +13,7 @@ import importlib
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
@@ -97,15 +97,6 @@ def with_model_context(document: dict[str, Any]) -> dict[str, Any]:
                 if isinstance(protocol, dict) and protocol.get("context_tokens", length) is None:
                     protocol["context_tokens"] = length
     return document
-
-
-def flat_values(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """Yield (dotted key, value) of nested mappings; `key` is that of `value` itself."""
-    if not isinstance(value, dict):
-        yield key, value
-        return
-    for name, inner in value.items():
-        yield from flat_values(inner, f"{key}.{name}" if key else name)
 
 
 def parse_value(annotation: Any, value: object, where: str) -> Any:

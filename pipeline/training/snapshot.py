@@ -34,8 +34,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.base.config import flat_values
 from pipeline.base.files import write_bytes
+from pipeline.base.flat import flat_values
 from pipeline.base.progress import Log
 from pipeline.base.ranks import Ranks, from_all_ranks, from_rank_zero, share_from_rank_zero
 from pipeline.launching.processes import StoppedError

@@ -28,7 +28,7 @@ class Snapshot(NamedTuple):
 def interrupted(params: "Params", running: Mapping[str, object]) -> dict[str, Snapshot]:
     """Return the snapshots that training left and does not work on."""
     from pipeline.base.artifacts import STATE
-    from pipeline.base.config import flat_values
+    from pipeline.base.flat import flat_values
 
     settings = json.loads(json.dumps({"model": asdict(params.model), "train": asdict(params.train)}))
     now, found = dict(flat_values(settings)), dict[str, Snapshot]()
