@@ -18,6 +18,7 @@ def prepare(params_path: str) -> None:
     from pipeline.base.config import load_params
     from pipeline.corpus.prepare import LEFT_OUT_KEY
     from pipeline.corpus.prepare import prepare as prepare_data
+    from pipeline.corpus.separators import separator_note
     from pipeline.corpus.source_files import unread_files
     from pipeline.corpus.text_files import TEXT_SUFFIXES
 
@@ -26,6 +27,8 @@ def prepare(params_path: str) -> None:
     if unread := unread_files([*config.files, *config.val_files], TEXT_SUFFIXES):
         names = one_line(", ".join(map(str, unread)))
         stage.log(f"prepare: left out {len(unread)} files that end in none of {', '.join(TEXT_SUFFIXES)}: {names}")
+    if note := separator_note(config):
+        stage.log(f"prepare: {note}")
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     if left_out := manifest.get(LEFT_OUT_KEY):

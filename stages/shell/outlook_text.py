@@ -149,4 +149,4 @@ def _time(outlook: Outlook) -> str:
     if not known:
         return "nobody knows how long: they have not run here"
     besides = labels_of(unknown, list(outlook.seconds))
-    return f"about {minutes(sum(known))}" + (f", and what {besides} will take: nobody knows" if unknown else "")
+    return f"about {minutes(sum(known))}" + (f" without {besides}, which have not run here" if unknown else "")
