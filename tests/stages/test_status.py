@@ -22,7 +22,7 @@ from stages.shell.durations import expected_seconds, parse_name, stages_of
 from stages.shell.outlook import Outlook, look
 from stages.shell.outlook_text import outlook_lines
 from stages.shell.rules import check_params
-from stages.shell.running import TOOK, report_running
+from stages.shell.running import TOOK, report_running, seconds_taken
 from tests.conftest import REPO, made_once
 from tests.stages.conftest import Project
 
@@ -353,7 +353,10 @@ def test_names_are_read_as_they_are_written(name: str):
     assert parse_name(name).name == name
 
 
-def test_the_real_pipeline_stands_as_it_was_left(project: Project):
+def test_the_real_pipeline_stands_as_it_was_left(project: Project, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project.root)
+    names = stages_of(check_params("params.yaml"))
+    assert not [name for name in names if seconds_taken(*parse_name(name)) is None], "under the stages' own names"
     lines = project.run("fairway", "status").stdout.splitlines()
     assert lines[-1] == "next     fairway report   # nothing to do: every stage is done"
     project.run("fairway", "quantize", "--seed", "1")
