@@ -21,7 +21,7 @@ def metrics(seed: int, params_path: str) -> None:
 
     params = load_params(params_path, ["seeds", "evaluate", "budget"])
     headline = path_of("scores", seed=seed, item=params.evaluate.headline)
-    stage = seal("metrics", vars(params), [headline], outputs_of("metrics", seed=seed), 0, f"seed {seed}")
+    stage = seal("metrics", vars(params), [headline], outputs_of("metrics", seed=seed), 0, f"seed {seed}", seed)
     stage.sweep_outputs(params.seeds, params.evaluate.items)
     figures = seed_metrics(params, seed)
     write_json(path_of("metrics", seed=seed), figures)

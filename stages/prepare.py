@@ -18,6 +18,7 @@ def prepare(params_path: str) -> None:
     from pipeline.base.config import load_params
     from pipeline.corpus.prepare import LEFT_OUT_KEY
     from pipeline.corpus.prepare import prepare as prepare_data
+    from pipeline.corpus.separators import separator_note
     from pipeline.corpus.source_files import unread_files
     from pipeline.corpus.text_files import TEXT_SUFFIXES
 
@@ -28,6 +29,8 @@ def prepare(params_path: str) -> None:
         stage.log(
             f"prepare: left out {counted(len(unread), 'file')}, ending in none of {', '.join(TEXT_SUFFIXES)}: {names}"
         )
+    if note := separator_note(config):
+        stage.log(f"prepare: {note}")
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
     if left_out := manifest.get(LEFT_OUT_KEY):

@@ -29,7 +29,9 @@ def quantize(seed: int, params_path: str) -> None:
     params = load_params(params_path, ["calibrate", "quantize", "budget"])
     checkpoint, hessians = path_of("checkpoint", seed=seed), path_of("hessians", seed=seed)
     sections = {"quantize": params.quantize, "budget": params.budget}
-    stage = seal("quantize", sections, [checkpoint, hessians], outputs_of("quantize", seed=seed), 0, f"seed {seed}")
+    stage = seal(
+        "quantize", sections, [checkpoint, hessians], outputs_of("quantize", seed=seed), 0, f"seed {seed}", seed
+    )
     model = load_checkpoint(checkpoint)
     statistics, statistics_meta = read_tensors(hessians)
     for key, value in hessian_identity(checkpoint, params.calibrate).items():

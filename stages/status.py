@@ -12,8 +12,10 @@ from stages.shell.rules import check_params
 def status(as_json: bool) -> None:
     """Say how every stage stands and why, what runs, bytes and scores, and the command to type next.
 
-    A stage is done, stale, missing, running, `in cache` (DVC has its outputs), `by hand` (made without DVC) or
-    imported. Reads params.yaml, dvc.lock and artifacts/; waits for no other command and changes nothing.
+    A stage is done, stale (what it depends on changed; `why` says what), missing, running, `in cache` (DVC has its
+    outputs), `uncached` (DVC has no copy of them), `by hand` (made without DVC) or imported. One that `follows
+    quantize` has no change of its own and runs again if quantize makes other outputs. Times are those of the last
+    runs. Reads params.yaml, dvc.lock, artifacts/ and DVC's queue; waits for no other command and changes nothing.
     """
     from pipeline.reports.results import run_results
     from stages.shell.durations import parse_name

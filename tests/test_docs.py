@@ -60,7 +60,7 @@ NOT_RUN = {
 RUN_BY = {
     "source .*|mkdir .*|for .*|mv .*|sed .*": COURSE,
     "dvc repro( metrics| prepare|)": COURSE,
-    "dvc repro -f prepare": "tests/stages/test_remedies.py",
+    "dvc repro -f prepare|dvc checkout": "tests/stages/test_remedies.py",
     "dvc repro --downstream quantize|dvc exp run (metrics -n small )?-S .*|dvc (metrics|plots) show": COURSE,
     "fairway (check|status|report|report --html page.html|recipe use .*|recipe list|sample .*|score .*)": COURSE,
     "cat notes.txt": COURSE,

@@ -26,7 +26,7 @@ import json
 import math
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.base.files import write_bytes
+from pipeline.base.flat import flat_values
 from pipeline.base.progress import Log
 from pipeline.base.ranks import Ranks, from_all_ranks, from_rank_zero, share_from_rank_zero
 from pipeline.launching.processes import StoppedError
@@ -70,7 +71,7 @@ class Snapshots:
         log: Log,
     ) -> None:
         self.folder, self.every_seconds, self.ranks, self.device = folder, every_seconds, ranks, device
-        self.identity = dict(_flat_values(json.loads(json.dumps(identity)), ""))
+        self.identity = dict(flat_values(json.loads(json.dumps(identity))))
         self.lines, self.log = lines, log
         self.resumed_at_steps: list[int] = []
         self._parts: Mapping[str, Any] = {}
@@ -279,12 +280,3 @@ def _write(path: Path, content: bytes) -> str:
     except OSError as error:
         return str(error)
     return ""
-
-
-def _flat_values(value: object, key: str) -> Iterator[tuple[str, object]]:
-    """Yield (dotted key, value) of nested mappings."""
-    if not isinstance(value, dict):
-        yield key, value
-        return
-    for name, inner in value.items():
-        yield from _flat_values(inner, f"{key}.{name}" if key else name)

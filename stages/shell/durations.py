@@ -5,10 +5,11 @@ A stage's name is DVC's: `train@444`, `evaluate@444-sliding`.
 Checked by: tests/stages/test_demo_estimate.py, tests/stages/test_status.py.
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.shell.running import seconds_taken
 
 if TYPE_CHECKING:
     from pipeline.base.config import Params
@@ -64,6 +65,20 @@ def stages_of(params: "Params") -> list[str]:
     return ["prepare", *names, "package", "audit"]
 
 
+def labels_of(names: Iterable[str], everything: Iterable[str]) -> str:
+    """Return names of stages, without seeds and items where all of them are among these."""
+    shown: dict[str, None] = {}
+    for name in names:
+        labels = (parse_name(name).command, parse_name(name).row)
+        complete = (label for label in labels if _stages(label, everything) <= set(names))
+        shown[next(complete, name)] = None
+    return ", ".join(shown)
+
+
+def _stages(label: str, names: Iterable[str]) -> set[str]:
+    return {name for name in names if label in (parse_name(name).command, parse_name(name).row)}
+
+
 def minutes(seconds: float) -> str:
     """Return seconds as minutes, for people."""
     from pipeline.base.checks import counted
@@ -83,32 +98,34 @@ def last_report(name: str) -> Mapping[str, Any]:
 def last_seconds(name: str, params: "Params") -> float | None:
     """Return the seconds of a stage's last run, of training at the steps and the clock it has now.
 
-    None when nothing says so, as of an imported checkpoint.
+    Where it did not run in this folder its report says them, without start and end. None when nothing says so, as of an
+    imported checkpoint.
     """
-    report = last_report(name)
-    seconds = report.get("seconds")
-    if "step_avg_ms" in report:
-        steps, clock = params.train.max_steps, params.train.train_seconds
-        by_steps = math.inf if steps is None else steps * report["step_avg_ms"] / 1000
-        seconds = min(by_steps, math.inf if clock is None else clock)
-    return (seconds["total"] if isinstance(seconds, dict) else seconds) or None
+    report, whole = last_report(name), seconds_taken(*parse_name(name))
+    if "step_avg_ms" not in report:
+        seconds = report.get("seconds")
+        return whole or (seconds["total"] if isinstance(seconds, dict) else seconds) or None
+    steps, clock = params.train.max_steps, params.train.train_seconds
+    ends = (steps and steps * report["step_avg_ms"] / 1000, clock)
+    around = (whole or 0.0) - report["seconds"]  # below 0 after an interruption: that run trained before, too
+    return max(0.0, around) + min(end for end in ends if end is not None)
 
 
 def expected_seconds(names: Iterable[str], params: "Params") -> dict[str, float | None]:
     """Return how long each stage will take by the last runs, None where they do not say.
 
     A stage that has not run takes what it took for other seeds, training at most its clock. Package and audit
-    run the headline of every seed, with the demo's table for what that costs beside the evaluation.
+    run the headline of every seed: before their first run the demo's table says what that costs beside the evaluation.
+    DVC's own work between stages is in none of it.
     """
     known = {name: last_seconds(name, params) for name in stages_of(params)}
     rows: dict[str, list[float]] = {}
     for name, seconds in known.items():
         rows.setdefault(parse_name(name).row, []).extend([seconds] if seconds else [])
-    usual = {"metrics": float(SECONDS["metrics"])}
-    usual |= {row: statistics.fmean(values) for row, values in rows.items() if values}
+    usual = {row: statistics.fmean(values) for row, values in rows.items() if values}
     if params.train.train_seconds is not None:
         usual.setdefault("train", params.train.train_seconds)
     if headline := usual.get(f"evaluate {params.evaluate.items[-1]}"):
         for command in ("package", "audit"):
-            usual[command] = len(params.seeds) * headline * SECONDS[command] / SECONDS["evaluate"]
+            usual.setdefault(command, len(params.seeds) * headline * SECONDS[command] / SECONDS["evaluate"])
     return {name: known.get(name) or usual.get(parse_name(name).row) for name in names}

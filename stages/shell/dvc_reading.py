@@ -7,7 +7,6 @@ follows the first one that has such a cause.
 Checked by: tests/stages/test_status.py.
 """
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.shell.durations import parse_name
+from stages.shell.dvc_work import queue_counts, stages_at_work
 from stages.shell.standing import SETTLED, Standing
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
     from dvc.output import Output
-    from dvc.repo import Repo
     from dvc.stage import Stage
 
 _SHOWN_CHARACTERS = 40
@@ -37,6 +36,8 @@ class Pipeline(NamedTuple):
     """Stage that DVC runs now -> DVC's process."""
     has_remote: bool
     """Whether there is a default remote to pull from."""
+    queue: dict[str, int]
+    """State -> experiments of DVC's queue in it, of those that have not ended well."""
 
 
 def dvc_pipeline(running: Collection[str]) -> Pipeline:
@@ -51,7 +52,7 @@ def dvc_pipeline(running: Collection[str]) -> Pipeline:
 
     repo = Repo()
     repo.scm  # noqa: B018  # raises where git is missing
-    graph, at_work, values = repo.index.graph, _dvc_at_work(repo), read_yaml(Path(repo.root_dir) / "params.yaml")
+    graph, at_work, values = repo.index.graph, stages_at_work(repo), read_yaml(Path(repo.root_dir) / "params.yaml")
     found: dict[Stage, Standing] = {}
     for stage in reversed(list(networkx.topological_sort(graph))):
         if stage.cmd:  # others are data of the user's
@@ -59,22 +60,8 @@ def dvc_pipeline(running: Collection[str]) -> Pipeline:
             busy = stage.addressing in running or stage.addressing in at_work
             found[stage] = Standing(stage.addressing, "running") if busy else _standing(stage, before, values)
     has_remote = "remote" in repo.config["core"]
-    return Pipeline([found[stage] for stage in repo.index.stages if stage in found], at_work, has_remote)
-
-
-def _dvc_at_work(repo: "Repo") -> dict[str, int]:
-    """Return stage -> process of those whose outputs a living DVC process is about to write."""
-    import psutil
-
-    try:
-        writers = json.loads((Path(repo.tmp_dir) / "rwlock").read_bytes()).get("write", {})
-    except (OSError, ValueError):  # none yet, or one being written
-        return {}
-    at_work: dict[str, int] = {}
-    for stage in repo.index.stages if writers else []:
-        for process in (writers[out.fs_path]["pid"] for out in stage.outs if out.fs_path in writers):
-            at_work |= {stage.addressing: process} if psutil.pid_exists(process) else {}
-    return at_work
+    standings = [found[stage] for stage in repo.index.stages if stage in found]
+    return Pipeline(standings, at_work, has_remote, queue_counts(repo))
 
 
 def _standing(stage: "Stage", before: Mapping["Stage", Standing], values: Mapping[str, Any]) -> Standing:

@@ -1,6 +1,6 @@
 """Text as wide as a terminal.
 
-Checked by: tests/verification/test_verify.py, tests/stages/test_recipe.py.
+Checked by: tests/verification/test_verify.py, tests/stages/test_recipe.py, tests/stages/test_status.py.
 """
 
 import re
@@ -15,6 +15,11 @@ def wrapped(text: str) -> str:
     The same on a terminal and in a pipe: a program reads what --json prints, which nothing folds.
     """
     return "\n".join(_folded(line) for line in text.splitlines())
+
+
+def hanging(text: str, first: str, later: str) -> list[str]:
+    """Return text as lines that begin with `first` and then `later`."""
+    return textwrap.wrap(text, COLUMNS, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
 
 
 def _folded(line: str) -> str:

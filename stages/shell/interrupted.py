@@ -4,7 +4,7 @@ Checked by: tests/stages/test_status.py.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,9 +28,10 @@ class Snapshot(NamedTuple):
 def interrupted(params: "Params", running: Mapping[str, object]) -> dict[str, Snapshot]:
     """Return the snapshots that training left and does not work on."""
     from pipeline.base.artifacts import STATE
+    from pipeline.base.flat import flat_values
 
     settings = json.loads(json.dumps({"model": asdict(params.model), "train": asdict(params.train)}))
-    now, found = dict(_flat(settings, "")), dict[str, Snapshot]()
+    now, found = dict(flat_values(settings)), dict[str, Snapshot]()
     for name, seed in ((f"train@{seed}", seed) for seed in params.seeds):
         try:
             snapshot = json.loads((STATE / f"train-{seed}" / "snapshot.json").read_bytes())
@@ -40,12 +41,3 @@ def interrupted(params: "Params", running: Mapping[str, object]) -> dict[str, Sn
         except (OSError, ValueError, KeyError, TypeError):  # none, or none that training would use
             continue
     return found
-
-
-def _flat(value: object, key: str) -> Iterator[tuple[str, object]]:
-    """Yield (dotted key, value) of nested mappings, as a snapshot names them."""
-    if not isinstance(value, dict):
-        yield key, value
-        return
-    for name, inner in value.items():
-        yield from _flat(inner, f"{key}.{name}".lstrip("."))

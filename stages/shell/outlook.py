@@ -31,6 +31,8 @@ class Outlook(NamedTuple):
     """Stage -> what it reports of itself, empty for one that reports nothing yet."""
     interrupted: dict[str, Snapshot]
     """Training stage that was stopped -> what it left."""
+    queue: dict[str, int]
+    """State -> experiments of DVC's queue in it: running, queued, failed."""
     seconds: dict[str, float | None]
     """Stage that runs or that `dvc repro` would run -> seconds to expect, None where nothing says so."""
     command: str
@@ -50,7 +52,7 @@ def look(params: "Params") -> Outlook:
     try:
         pipeline = dvc_pipeline(reported)
     except (DvcException, SCMError) as error:
-        pipeline = Pipeline(file_standings(params, reported), {}, False)
+        pipeline = Pipeline(file_standings(params, reported), {}, False, {})
         note, remedy = " ".join(str(error).split()), _repository_remedy()
     running = {place.name: reported.get(place.name, {}) for place in pipeline.standings if place.state == "running"}
     running |= reported
@@ -59,7 +61,7 @@ def look(params: "Params") -> Outlook:
     left = {name: each["seconds_left"] for name, each in reported.items() if name in seconds}
     seconds |= {name: value for name, value in left.items() if value is not None}
     advice = (remedy, "DVC then says what is out of date") if note else _advice(pipeline, list(running))
-    return Outlook(pipeline.standings, note, running, interrupted(params, running), seconds, *advice)
+    return Outlook(pipeline.standings, note, running, interrupted(params, running), pipeline.queue, seconds, *advice)
 
 
 def _repository_remedy() -> str:

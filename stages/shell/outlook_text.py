@@ -3,15 +3,14 @@
 Checked by: tests/stages/test_status.py.
 """
 
-import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.reports.results import against_limit
-from stages.shell.durations import StageName, minutes, parse_name
-from stages.shell.folding import COLUMNS
+from stages.shell.durations import StageName, labels_of, minutes, parse_name
+from stages.shell.folding import COLUMNS, hanging
 from stages.shell.outlook import Outlook, is_imported
 from stages.shell.standing import SETTLED, Standing
 
@@ -23,17 +22,26 @@ _COLORS = {"done": "green", "imported": "green", "there": "green", "running": "c
 
 
 def outlook_lines(outlook: Outlook, params: "Params", results: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of an outlook, at most 80 columns for three seeds but for the command to type."""
+    """Yield the lines of an outlook, at most 80 columns for three seeds but for a command that is longer."""
     rows = {"stage": [f"seed {seed}" for seed in params.seeds]}
     rows |= _states(outlook, params.seeds)
     figures = _figures(outlook.standings, params, results["seeds"])
     yield from _table({**rows, "": [], **figures} if figures else rows)
     yield ""
     for word, text in _facts(outlook, params, results):
-        yield from textwrap.wrap(
-            text, COLUMNS, initial_indent=word.ljust(_INDENT), subsequent_indent=" " * _INDENT, break_on_hyphens=False
-        )
-    yield f"{'next'.ljust(_INDENT)}{outlook.command}{f'   # {outlook.why}' if outlook.why else ''}"
+        yield from hanging(text, word.ljust(_INDENT), " " * _INDENT)
+    yield from _next(outlook.command, outlook.why)
+
+
+def _next(command: str, why: str) -> Iterator[str]:
+    """Yield the command to type, whole, and why: beside it, or below where that is too long; a shell takes both."""
+    line = f"{'next'.ljust(_INDENT)}{command}"
+    beside = f"{line}   # {why}" if why else line
+    if len(beside) <= COLUMNS:
+        yield beside
+    else:
+        yield line
+        yield from hanging(why, *2 * [f"{' ' * _INDENT}# "])
 
 
 def _table(rows: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -94,29 +102,18 @@ def _facts(outlook: Outlook, params: "Params", results: Mapping[str, Any]) -> It
         yield "dvc", f"cannot say what is out of date: {outlook.note}"
     for reason in dict.fromkeys(reason for place in outlook.standings for reason in place.reasons):
         having = [place.name for place in outlook.standings if reason in place.reasons]
-        yield "why", f"{reason}: {_summary(having, names)}"
+        yield "why", f"{reason}: {labels_of(having, names)}"
     for name, progress in outlook.running.items():
         yield "running", f"{name}{_progress(progress)}"
     for name, snapshot in outlook.interrupted.items():
         yield "stopped", f"{name} {snapshot}"
+    if outlook.queue:
+        counts = ", ".join(f"{count} {state}" for state, count in outlook.queue.items())
+        yield "queue", f"experiments of DVC's queue: {counts}; `dvc queue status` names them"
     yield "bytes", _bytes(params, results, {place.name for place in outlook.standings if place.state in SETTLED})
     if outlook.seconds:
-        ahead = _summary(list(outlook.seconds), names)
+        ahead = labels_of(list(outlook.seconds), names)
         yield "to run", f"{len(outlook.seconds)} of {len(names)} stages ({ahead}), {_time(outlook)}"
-
-
-def _summary(names: Sequence[str], everything: Sequence[str]) -> str:
-    """Return names of stages, without seeds and items where all of them are among these."""
-    shown: dict[str, None] = {}
-    for name in names:
-        labels = (parse_name(name).command, parse_name(name).row)
-        complete = (label for label in labels if _stages(label, everything) <= set(names))
-        shown[next(complete, name)] = None
-    return ", ".join(shown)
-
-
-def _stages(label: str, names: Sequence[str]) -> set[str]:
-    return {name for name in names if label in (parse_name(name).command, parse_name(name).row)}
 
 
 def _progress(progress: Mapping[str, Any]) -> str:
@@ -151,6 +148,5 @@ def _time(outlook: Outlook) -> str:
     unknown = [name for name, seconds in outlook.seconds.items() if seconds is None]
     if not known:
         return "nobody knows how long: they have not run here"
-    besides = _summary(unknown, list(outlook.seconds))
-    source = "by the last runs and the clock of training" + (f", and what {besides} will take" if unknown else "")
-    return f"about {minutes(sum(known))} {source}"
+    besides = labels_of(unknown, list(outlook.seconds))
+    return f"about {minutes(sum(known))}" + (f" without {besides}, which have not run here" if unknown else "")

@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import click
+
 from pipeline.base.checks import FairwayError
+from stages.shell.running import keep_seconds
 
 if TYPE_CHECKING:
     from pipeline.base.ranks import Ranks
@@ -46,6 +49,7 @@ def run_on_ranks(
         try:
             argv = [stage, "--seed", str(seed), "--params", params_path, *options]
             torchrun("stages.cli", argv, num_processes)
+            keep_seconds(stage, seed, click.get_current_context().params.get("item"))
         except StoppedError as stop:
             sys.exit(stop.exit_code)  # rank 0 has said where
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.artifacts import ROOT
+from pipeline.base.artifacts import ROOT, STATE
 from pipeline.base.files import folder_digest
 
 SEED = ROOT / "seeds/1"
@@ -46,6 +46,7 @@ FAST = {("data/train", "missing"), ("hessians", "damaged")}
 )
 def test_what_was_lost_comes_back_by_the_command_that_the_message_names(project, name: str, act: str) -> None:
     path, command = project.root / LOSSES[name][0], LOSSES[name][1]
+    shutil.rmtree(project.root / STATE)  # which says how long stages took
     before = folder_digest(project.root / ROOT)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     lose: Callable[[Path], None] = damage if act == "damaged" else Path.unlink
@@ -58,6 +59,7 @@ def test_what_was_lost_comes_back_by_the_command_that_the_message_names(project,
     done = project.run(*advice[0].split())
     ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
     assert ran in ([], ["Running stage 'prepare':"])
+    shutil.rmtree(project.root / STATE)
     assert folder_digest(project.root / ROOT) == before
 
 
@@ -77,3 +79,16 @@ def test_scores_of_another_machine_are_taken_anew_by_the_advice_of_the_proof(pro
     ran = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")}
     assert ran == {f"evaluate@1-{item}" for item in ("blocks", "sliding", "ttt")}
     assert scores.read_text() != text[: digit.start(1)]
+
+
+def test_outputs_that_a_misspelt_key_has_cost_are_checked_out(project) -> None:
+    path = project.root / "params.yaml"
+    sound, before = path.read_text(), folder_digest(project.root / SEED)
+    path.write_text(sound.replace("  visit_weights:", "  visit_weight:"))
+    assert "unknown key in quantize" in project.run("dvc", "repro", "-s", "quantize@1", check=False).stderr
+    assert not (project.root / SEED / "quantize/model.fwy").exists()
+    path.write_text(sound)
+    assert "next     dvc checkout   # brings the outputs back from the cache" in project.run("fairway", "status").stdout
+    project.run("dvc", "checkout")
+    assert folder_digest(project.root / SEED) == before
+    assert project.changed() == set()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.launching.alone import held_alone
-from stages.shell.running import RUNNING, report_running, running_stages
+from stages.shell.running import RUNNING, report_running, running_stages, seconds_taken
 from tests.stages.conftest import HOSTILE, Project
 
 OUTPUT = Path("artifacts/seeds/7/evaluate/scores-ttt.json")
@@ -64,6 +64,15 @@ def test_a_stage_that_ends_says_nothing_and_a_file_of_nobody_is_no_stage() -> No
         (RUNNING / "other.json").write_text("{}")
         assert [said["stage"] for said in running_stages()] == ["train"]
     assert not (RUNNING / "train-7.json").exists()
+
+
+def test_how_long_a_stage_took_is_kept_when_it_ends_well() -> None:
+    with pytest.raises(ValueError, match="bad"), held_alone(OUTPUT), report_running("train", 7, None, OUTPUT):
+        raise ValueError("bad")
+    assert seconds_taken("train", 7, None) is None
+    with held_alone(OUTPUT), report_running("train", 7, None, OUTPUT):
+        time.sleep(0.01)
+    assert seconds_taken("train", 7, None) > 0.01
 
 
 def test_what_cannot_be_written_stops_nobody() -> None:

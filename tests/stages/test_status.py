@@ -22,7 +22,7 @@ from stages.shell.durations import expected_seconds, parse_name, stages_of
 from stages.shell.outlook import Outlook, look
 from stages.shell.outlook_text import outlook_lines
 from stages.shell.rules import check_params
-from stages.shell.running import report_running
+from stages.shell.running import TOOK, report_running, seconds_taken
 from tests.conftest import REPO, made_once
 from tests.stages.conftest import Project
 
@@ -204,6 +204,9 @@ def test_what_was_made_by_hand_is_kept_where_nothing_changed_since(small: Projec
     outlook = seen()
     assert set(states(outlook).values()) == {"by hand"}
     assert "why      not made by `dvc repro`: prepare, train, calibrate, quantize, evaluate," in text(outlook)
+    command, *why = text(outlook)[-3:]
+    assert command == f"next     {outlook.command}"
+    assert " ".join(line.removeprefix("         # ") for line in why) == outlook.why
     assert set(states(obey(small, outlook)).values()) == {"done"}
     small.run("python", "make.py", "quantize", "--seed", "1")
     outlook = seen()
@@ -225,6 +228,18 @@ def test_never_run_is_missing_and_its_time_unknown(small: Project):
     lines = text(outlook)
     assert "bytes    no artifact yet; the limit is 480,000" in lines
     assert lines[-1] == "next     dvc repro"
+    assert "package, audit), about 3 minutes without prepare, calibrate, quantize," in " ".join(lines)
+    small.edit(train={"max_seconds": None})
+    assert "package, audit), nobody knows how long: they have not run here" in " ".join(text(seen()))
+
+
+def test_experiments_of_the_queue_are_counted(small: Project):
+    assert seen().queue == {}
+    small.run("git", "add", "-A")
+    small.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start")
+    small.run("dvc", "exp", "run", "metrics", "--queue", "-S", "quantize.damp_frac=0.5,0.6")
+    assert seen().queue == {"queued": 2}
+    assert "queue    experiments of DVC's queue: 2 queued; `dvc queue status` names them" in text(seen())
 
 
 def test_it_works_while_dvc_is_at_work(small: Project):
@@ -320,12 +335,28 @@ def test_stages_take_what_they_or_other_seeds_took(small: Project):
     assert expected_seconds(["train@1", "calibrate@1"], params) == {"train@1": 45.0, "calibrate@1": None}
 
 
+def test_what_a_stage_took_here_counts_before_its_report(small: Project):
+    write_json(TOOK / "quantize-1.json", {"seconds": 7.5})
+    write_json(TOOK / "audit.json", {"seconds": 9.5})
+    write_json(TOOK / "train-1.json", {"seconds": 60.0})
+    report = path_of("train_report", seed=1)
+    write_json(report, {**read_json(report), "seconds": 50.0, "step_avg_ms": 100.0})
+    params = check_params("params.yaml")
+    steps, known = params.train.max_steps, expected_seconds(stages_of(params), params)
+    assert (known["quantize@1"], known["audit"], known["train@1"]) == (7.5, 9.5, 10.0 + 0.1 * steps)
+    (TOOK / "quantize-1.json").write_text("[]")
+    assert expected_seconds(["quantize@1"], params) == {"quantize@1": 3.0}
+
+
 @pytest.mark.parametrize("name", ["prepare", "train@444", "evaluate-float@444", "evaluate@444-sliding"])
 def test_names_are_read_as_they_are_written(name: str):
     assert parse_name(name).name == name
 
 
-def test_the_real_pipeline_stands_as_it_was_left(project: Project):
+def test_the_real_pipeline_stands_as_it_was_left(project: Project, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project.root)
+    names = stages_of(check_params("params.yaml"))
+    assert not [name for name in names if seconds_taken(*parse_name(name)) is None], "under the stages' own names"
     lines = project.run("fairway", "status").stdout.splitlines()
     assert lines[-1] == "next     fairway report   # nothing to do: every stage is done"
     project.run("fairway", "quantize", "--seed", "1")
