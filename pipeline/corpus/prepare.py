@@ -251,7 +251,7 @@ def _write_corpus(
         if not totals[split].documents:
             raise ValueError(f"data.files: the tokenizer leaves nothing of {split}'s text; add documents")
     left_out = {LEFT_OUT_KEY: survey.counts[LEFT_OUT]} if config.val_files else {}
-    return write_manifest(root, {"source": config.source, **left_out}, processor, table, totals)
+    return write_manifest(root, {"source": config.source, **left_out}, processor, table, totals, progress)
 
 
 def _move_into_place(partial: Path, out_dir: Path) -> None:
