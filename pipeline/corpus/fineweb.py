@@ -16,6 +16,7 @@ Checked by: tests/corpus/test_fineweb.py.
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -69,8 +70,9 @@ def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[st
     totals, paths = _fetch_shards(hub, export.shards, processor.bos_id(), table, progress)
     for split in SPLITS:
         _write_list(root / split, split, paths[split])
-    origin = {"repository": hub.repository, "commit": hub.revision}
-    manifest = write_manifest(root, {"source": config.source, "origin": origin}, processor, table, totals, progress)
+    log = partial(progress, len(export.shards), len(export.shards))
+    origin = {"source": config.source, "origin": {"repository": hub.repository, "commit": hub.revision}}
+    manifest = write_manifest(root, origin, processor, table, totals, log)
     _require_apart(manifest["overlap"], source.variant)
     return manifest
 

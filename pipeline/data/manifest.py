@@ -97,8 +97,10 @@ def check_tokenizer(path: Path, tokenizer: Path) -> None:
 def check_digests(listed: Iterable[ListedShard]) -> None:
     """Raise ShardError for the first shard whose content is not what the manifest says; reads all of them."""
     for shard in listed:
-        if sha256_of_file(shard.path) != shard.sha256:
-            raise ShardError(f"{shard.path}: content of another digest than the manifest lists; {_REMEDY}")
+        if (got := sha256_of_file(shard.path)) != shard.sha256:
+            raise ShardError(
+                f"{shard.path}: got digest {got}, expected {shard.sha256} as the manifest lists; {_REMEDY}"
+            )
 
 
 def _typed_values(manifest: dict[str, Any]) -> Iterator[tuple[object, type]]:

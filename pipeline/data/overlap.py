@@ -22,7 +22,7 @@ import numpy as np
 import sentencepiece
 
 from pipeline.base.checks import one_line
-from pipeline.base.progress import Progress, silent
+from pipeline.base.progress import Log
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
 
@@ -94,7 +94,7 @@ class _ValRuns(NamedTuple):
         return 2 * hits_D > np.diff(self.first_run_D, append=len(self.content_R))
 
 
-def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, progress: Progress = silent) -> Overlap:
+def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, log: Log = lambda line: None) -> Overlap:
     """Return which val documents recur in the train shards; reads every token, in time that train's length decides.
 
     Memory: a few bytes per val token and a few MiB per core, however long train is. Raises ShardError for a damaged
@@ -106,8 +106,8 @@ def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, progre
     found_U, by_shard = np.zeros(len(runs.digest_U), bool), {}
     with ThreadPoolExecutor() as pool:
         shards = zip(train, pool.map(partial(_found_in_shard, runs), train, _before(train)), strict=True)
-        for number, (path, content) in enumerate(shards):
-            progress(number, len(train), f"looking for val text in {path.name}")
+        for number, (path, content) in enumerate(shards, start=1):
+            log(f"looked for val text in {number} of {len(train)} train shards")
             of_shard_U = np.zeros_like(found_U)
             of_shard_U[content] = True
             found_U |= of_shard_U
