@@ -35,6 +35,7 @@ _PIECE_TOKENS = 1 << 16
 _PLACES_PER_RUN = 32
 """Of the table of first bits: one foreign run in so many is looked up in vain."""
 _ANY_VOCABULARY = 1 << 16
+_SHARDS_PER_NOTE = 10
 _SHOWN_TOKENS = 64
 
 
@@ -107,7 +108,8 @@ def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, log: L
     with ThreadPoolExecutor() as pool:
         shards = zip(train, pool.map(partial(_found_in_shard, runs), train, _before(train)), strict=True)
         for number, (path, content) in enumerate(shards, start=1):
-            log(f"looked for val text in {number} of {len(train)} train shards")
+            if number % _SHARDS_PER_NOTE == 0 or number == len(train):
+                log(f"looked for val text in {number} of {len(train)} train shards")
             of_shard_U = np.zeros_like(found_U)
             of_shard_U[content] = True
             found_U |= of_shard_U
