@@ -84,8 +84,6 @@ class _ValRuns(NamedTuple):
         digests = run_digests(tokens_M)
         places = np.flatnonzero(self.likely[_first_bits(digests, self.likely)])
         content = np.searchsorted(self.digest_U, digests[places]).clip(max=len(self.digest_U) - 1)
-        same = self.digest_U[content] == digests[places]
-        places, content = places[same], content[same]
         runs, wanted = _runs(tokens_M)[places], _runs(self.tokens_M)[self.start_U[content]]
         return np.unique(content[(runs == wanted).all(1)])
 
