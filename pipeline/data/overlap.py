@@ -103,7 +103,8 @@ def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, log: L
     if runs is None:
         return Overlap(0, [], {})
     found_U, by_shard = np.zeros(len(runs.digest_U), bool), {}
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         shards = zip(train, pool.map(partial(_found_in_shard, runs), train, _before(train)), strict=True)
         for number, (path, content) in enumerate(shards, start=1):
             if number % _SHARDS_PER_NOTE == 0 or number == len(train):
@@ -113,6 +114,8 @@ def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, log: L
             found_U |= of_shard_U
             if documents := int(runs.recurring(of_shard_U).sum()):
                 by_shard[path.name] = documents
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
     recurring = [runs.tokens_M[runs.document_D[number]] for number in np.flatnonzero(runs.recurring(found_U))]
     return Overlap(len(runs.document_D), recurring, by_shard)
 
