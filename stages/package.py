@@ -28,6 +28,7 @@ def package(params_path: str) -> None:
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.config import SECTIONS, load_params
     from pipeline.base.files import folder_digest, write_bytes
+    from pipeline.data.manifest import read_manifest, split_fingerprints
     from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
@@ -65,6 +66,7 @@ def package(params_path: str) -> None:
         headline=params.evaluate.headline,
         versions={name: version(name) for name in imported_packages(code)},
         digests=digests,
+        fingerprints=split_fingerprints(read_manifest(path_of("manifest"))),
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=prove,
     )

@@ -15,6 +15,8 @@ Checked by: tests/corpus/test_fineweb.py.
 
 import json
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -27,10 +29,13 @@ from pipeline.corpus.config import DataConfig, FineWebConfig
 from pipeline.corpus.hub import HubDataset
 from pipeline.corpus.totals import SPLITS, SplitTotals, write_manifest
 from pipeline.data.byte_count import ByteTable, byte_table, count_bytes
+from pipeline.data.overlap import overlap_line
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
 
 _COUNTED_AT_ONCE_TOKENS = 1 << 16
+_BROKEN_FRAC = 0.1
+"""Share of val documents in train from which on an export is refused; the audit's limit is far below it."""
 
 
 class _Export(NamedTuple):
@@ -65,8 +70,20 @@ def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[st
     totals, paths = _fetch_shards(hub, export.shards, processor.bos_id(), table, progress)
     for split in SPLITS:
         _write_list(root / split, split, paths[split])
-    origin = {"repository": hub.repository, "commit": hub.revision}
-    return write_manifest(root, {"source": config.source, "origin": origin}, processor, table, totals)
+    log = partial(progress, len(export.shards), len(export.shards))
+    origin = {"source": config.source, "origin": {"repository": hub.repository, "commit": hub.revision}}
+    manifest = write_manifest(root, origin, processor, table, totals, log)
+    _require_apart(manifest["overlap"], source.variant)
+    return manifest
+
+
+def _require_apart(overlap: Mapping[str, Any], variant: str) -> None:
+    """Raise ValueError for an export whose val documents were trained on: no chance repeats so many."""
+    if overlap["recurring"] > _BROKEN_FRAC * overlap["documents"]:
+        raise ValueError(
+            f"data.fineweb: {variant}: {overlap_line(overlap)}: train and val are not apart, and no score on this val "
+            "means anything; set data.fineweb.repository or data.fineweb.revision to an export that keeps them apart"
+        )
 
 
 def _read_export(hub: HubDataset, source: FineWebConfig) -> _Export:

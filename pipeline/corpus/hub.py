@@ -4,6 +4,8 @@ The one idea: the hub states a digest for every file (for large files their sha2
 has that digest, whatever happened before. A file that is done is not fetched again, one that is not is fetched anew;
 within a file the hub's client resumes a broken connection where it broke. The first answer names the commit that the
 revision stands for, and everything after it is asked of that commit: a branch that moves cannot mix two exports.
+`digests.json` in the folder pins every large file to the digest that it had when it was first fetched, or that
+somebody put there: a publisher who changes a file later, or a mirror that lies, is named and nothing is touched.
 
 Source: huggingface_hub's public functions; digests are the ETag of a file's metadata.
 Differs: the client itself trusts a file that it finds in place with a note of its own beside it.
@@ -11,12 +13,13 @@ Checked by: tests/corpus/test_hub.py, against a local server with the hub's URLs
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.base.checks import FairwayError
-from pipeline.base.files import sha256_of_file
+from pipeline.base.files import sha256_of_file, write_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -42,15 +45,19 @@ class HubDataset:
         """A branch, tag or commit; after the first file the commit."""
         self.endpoint = endpoint
         self.folder = folder / repository
+        self._pins = self.folder / "digests.json"
+        self._pinned: dict[str, str] = _read_pins(self._pins)
 
     def fetch(self, name: str) -> HubFile:
         """Return file `name` of the repository, downloaded unless it lies in place with the right content.
 
-        DownloadError, one line, when the hub cannot be reached or knows no such file, or when the content is wrong.
+        DownloadError, one line, when the hub cannot be reached or knows no such file, when the content is wrong, or
+        when the hub states another digest than the pinned one.
         """
         if name.startswith("/") or ".." in name.split("/"):
             raise DownloadError(f"{name}: not a file inside dataset {self.repository}; check section data.fineweb")
         expected = self._published_digest(name)
+        self._require_pinned(name, expected)
         path = self.folder / name
         if path.is_file() and _digest_like(expected, path) != expected:
             path.unlink(missing_ok=True)  # another checkout may share the folder
@@ -63,8 +70,24 @@ class HubDataset:
                     f"{path}: expected digest {expected}, got {got} from {self.endpoint}; the file was removed: run "
                     "again, and if that does not help choose another data.fineweb.endpoint"
                 )
-        # A sha256 has 64 digits; a small file's digest is git's.
-        return HubFile(path, expected if len(expected) == 64 else sha256_of_file(path))
+        self._pin(name, expected)
+        return HubFile(path, expected if _is_sha256(expected) else sha256_of_file(path))
+
+    def _require_pinned(self, name: str, stated: str) -> None:
+        """Raise DownloadError when the hub states another digest for a large file than it was pinned to."""
+        pinned = self._pinned.get(name, stated)
+        if _is_sha256(stated) and pinned != stated:
+            raise DownloadError(
+                f"{name}: got digest {stated} from {self.endpoint}, revision {self.revision}, expected {pinned}, to "
+                f"which {self._pins} pins it; set data.fineweb.revision to the commit that has it, or remove its line "
+                "there to take the new file"
+            )
+
+    def _pin(self, name: str, digest: str) -> None:
+        """Note the digest of a large file that lies in place, at its first fetch."""
+        if _is_sha256(digest) and name not in self._pinned:
+            self._pinned = {**_read_pins(self._pins), name: digest}  # another checkout may share the folder
+            write_bytes(self._pins, (json.dumps(self._pinned, indent=0, sort_keys=True) + "\n").encode())
 
     def _published_digest(self, name: str) -> str:
         """Return the digest that the hub states for a file, and hold on to the commit it is asked of."""
@@ -121,9 +144,25 @@ class HubDataset:
         )
 
 
+def _read_pins(path: Path) -> dict[str, str]:
+    """Return the digests of a file of pins by name; none where there is no such file."""
+    try:
+        pinned = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        pinned = None
+    if not isinstance(pinned, dict) or not all(isinstance(each, str) and _is_sha256(each) for each in pinned.values()):
+        raise DownloadError(f"{path}: not a JSON object of names and their sha256; mend it, or remove it to pin anew")
+    return pinned
+
+
+def _is_sha256(digest: str) -> bool:
+    """Whether a digest is a large file's; a small file's is git's, which is shorter."""
+    return len(digest) == 64
+
+
 def _digest_like(expected: str, path: Path) -> str:
     """Return a file's sha256, or git's digest of it where `expected` is one."""
-    if len(expected) == 64:
+    if _is_sha256(expected):
         return sha256_of_file(path)
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -15,6 +15,7 @@ Checked by: tests/corpus/test_prepare.py.
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,7 +253,8 @@ def _write_corpus(
         if not totals[split].documents:
             raise ValueError(f"data.files: the tokenizer leaves nothing of {split}'s text; add documents")
     left_out = {LEFT_OUT_KEY: survey.counts[LEFT_OUT]} if config.val_files else {}
-    return write_manifest(root, {"source": config.source, **left_out}, processor, table, totals)
+    log = partial(progress, documents, documents)
+    return write_manifest(root, {"source": config.source, **left_out}, processor, table, totals, log)
 
 
 def _move_into_place(partial: Path, out_dir: Path) -> None:

@@ -16,7 +16,10 @@ import numpy as np
 import sentencepiece
 
 from pipeline.base.files import write_bytes
+from pipeline.base.progress import Log
 from pipeline.data.byte_count import ByteTable, bits_per_byte, save_byte_table
+from pipeline.data.overlap import find_overlap
+from pipeline.data.shards import shard_paths
 
 SPLITS = ("train", "val")
 
@@ -71,14 +74,21 @@ def write_manifest(
     processor: sentencepiece.SentencePieceProcessor,
     table: ByteTable,
     totals: Mapping[str, SplitTotals],
+    log: Log,
 ) -> dict[str, Any]:
-    """Write byte table and manifest beside the tokenizer in `root`; return the manifest, which opens with `source`."""
+    """Write byte table and manifest beside tokenizer and shards in `root`; return the manifest, which holds `source`.
+
+    Train is searched for val's documents. The text that the manifest then shows stands in both splits.
+    """
+    val, train = shard_paths(root / "val", "val"), shard_paths(root / "train", "train")
+    overlap = find_overlap(val, train, processor.bos_id(), log)
     manifest = {
         **source,
         "vocab_size": processor.vocab_size(),
         "bos_id": processor.bos_id(),
         "tokenizer_sha256": hashlib.sha256((root / "tokenizer.model").read_bytes()).hexdigest(),
         "splits": {split: totals[split].entry() for split in SPLITS},
+        "overlap": overlap.summary(processor),
         "unigram_bpb": unigram_bits_per_byte(totals["train"], totals["val"]),
     }
     save_byte_table(root / "byte_table.npz", table)

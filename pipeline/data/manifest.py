@@ -8,8 +8,9 @@ Axes: M tokens.
 Checked by: tests/data/test_manifest.py.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +34,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a manifest of prepared data ({explain_failure(error)}); {_REMEDY}") from None
     return manifest
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """Return what stands for a split: the sha256 of its shards' sha256, a line each, in their order.
+
+    In a shell: `sha256sum fineweb_val_*.bin | cut -c-64 | sha256sum`.
+    """
+    return hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
+
+
+def split_fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprint of each split of a manifest."""
+    return {
+        split: fingerprint(shard["sha256"] for shard in entry["shards"]) for split, entry in manifest["splits"].items()
+    }
 
 
 class ListedShard(NamedTuple):
@@ -81,8 +97,10 @@ def check_tokenizer(path: Path, tokenizer: Path) -> None:
 def check_digests(listed: Iterable[ListedShard]) -> None:
     """Raise ShardError for the first shard whose content is not what the manifest says; reads all of them."""
     for shard in listed:
-        if sha256_of_file(shard.path) != shard.sha256:
-            raise ShardError(f"{shard.path}: content of another digest than the manifest lists; {_REMEDY}")
+        if (got := sha256_of_file(shard.path)) != shard.sha256:
+            raise ShardError(
+                f"{shard.path}: got digest {got}, expected {shard.sha256} as the manifest lists; {_REMEDY}"
+            )
 
 
 def _typed_values(manifest: dict[str, Any]) -> Iterator[tuple[object, type]]:

@@ -142,7 +142,10 @@ def _protocol_section(submission: Mapping[str, Any], protocols: Mapping[str, Map
         f"## Protocol and order\n\n{_table(('item', 'kind', 'settings'), rows)}\n\n"
         f"The validation stream holds {result['val_tokens']:,} tokens; all {result['target_tokens']:,} targets "
         f"({result['eval_bytes']:,} bytes) are scored exactly once, in file order from left to right. No target is "
-        "skipped, repeated or revised. bits per byte = sum of nats / (ln 2 x sum of bytes)."
+        "skipped, repeated or revised. bits per byte = sum of nats / (ln 2 x sum of bytes).\n\n"
+        "Fingerprints of the shards (`sha256sum FILES | cut -c-64 | sha256sum`, files in order): "
+        + ", ".join(f"{split} `{each}`" for split, each in sorted(submission["data_fingerprints"].items()))
+        + "."
     )
 
 

@@ -60,6 +60,7 @@ def assemble(
     headline: str,
     versions: Mapping[str, str],
     digests: Mapping[str, str],
+    fingerprints: Mapping[str, str],
     config_digests: Mapping[int, str],
     prove: Callable[[Path], None],
 ) -> dict[str, Any]:
@@ -67,7 +68,8 @@ def assemble(
 
     `code`: the bytes of train_gpt.py; `human_code`: its readable source; `headline`: the item whose score is the
     record's; `versions`: installed version of every package in `imported_packages(code)`; `digests`: further hex sha256
-    by name for the logs (val shards); `config_digests`: of the recipe with each seed, by seed.
+    by name for the logs (val shards); `fingerprints`: of the shards of each split (`data.manifest.fingerprint`);
+    `config_digests`: of the recipe with each seed, by seed.
     `prove` is called with the complete folder before it takes its final name
     and raises when the folder does not hold what it says. An older folder is replaced.
     Raises ValueError when a size limit is exceeded or a report does not belong to its file.
@@ -85,7 +87,7 @@ def assemble(
         for run in runs:
             seed_digests = {**shared_digests, "config": config_digests[run.seed]}
             _write_seed(partial, run, artifact_name(runs, run.seed), code, seed_digests)
-        submission = submission_fields(config, budget, len(code), runs, headline)
+        submission = submission_fields(config, budget, len(code), runs, headline, fingerprints)
         _write_text(
             partial / "submission.json", json.dumps(submission, indent=2, sort_keys=True, allow_nan=False) + "\n"
         )
@@ -127,7 +129,12 @@ def artifact_name(runs: Sequence[SeedRun], seed: int) -> str:
 
 
 def submission_fields(
-    config: PackageConfig, budget: BudgetConfig, code_bytes: int, runs: Sequence[SeedRun], headline: str
+    config: PackageConfig,
+    budget: BudgetConfig,
+    code_bytes: int,
+    runs: Sequence[SeedRun],
+    headline: str,
+    fingerprints: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the fields of submission.json; what needs a baseline, or an audit, is null where there is none."""
     results = {str(run.seed): seed_result(run, headline) for run in runs}
@@ -149,6 +156,7 @@ def submission_fields(
         "seed_results": results,
         "bytes_total": bytes_total,
         "bytes_code": code_bytes,
+        "data_fingerprints": dict(fingerprints),
         "hardware": _distinct(run.train["hardware"] for run in runs),
         "pytorch_version": _distinct(run.train["torch_version"] for run in runs),
         "comparison_baseline": None if config.baseline is None else dataclasses.asdict(config.baseline),

@@ -1,6 +1,7 @@
 """Fetching from the hub: broken connections resume, wrong files do not stay, finished ones are not fetched again."""
 
 import hashlib
+import json
 import random
 import re
 from pathlib import Path
@@ -43,6 +44,38 @@ def test_fetches_large_and_small_files_once(tmp_path, hub, name):
     assert hub.downloads() == [name]
     assert dataset(hub, tmp_path).fetch(name) == (path, sha256)
     assert hub.downloads() == [name]
+
+
+def test_what_the_publisher_changes_later_is_named_with_both_digests_and_not_taken(tmp_path, hub):
+    """Whoever fetched it first keeps it; removing the line, as the message says, takes the new file."""
+    path, first = dataset(hub, tmp_path).fetch("root/one.bin")
+    dataset(hub, tmp_path).fetch("root/two.bin")
+    hub.files["root/one.bin"] = b"changed"
+    now = hashlib.sha256(b"changed").hexdigest()
+    with pytest.raises(DownloadError, match=f"^root/one.bin: got digest {now} from .*, expected {first}, to which"):
+        dataset(hub, tmp_path).fetch("root/one.bin")
+    assert path.read_bytes() == SMALL
+    pins = tmp_path / REPOSITORY / "digests.json"
+    pins.write_text(json.dumps({name: each for name, each in json.loads(pins.read_text()).items() if each != first}))
+    assert dataset(hub, tmp_path).fetch("root/one.bin") == (path, now)
+    assert json.loads(pins.read_text()) == {
+        "root/one.bin": now,
+        "root/two.bin": hashlib.sha256(SMALL[::-1]).hexdigest(),
+    }
+
+
+def test_a_table_of_digests_from_elsewhere_is_held_to_before_anything_is_fetched(tmp_path, hub):
+    pins = tmp_path / REPOSITORY / "digests.json"
+    pins.parent.mkdir(parents=True)
+    pins.write_text(json.dumps({"root/two.bin": "0" * 64}))
+    dataset(hub, tmp_path).fetch("root/one.bin")
+    with pytest.raises(DownloadError, match=f"expected {'0' * 64}, to which"):
+        dataset(hub, tmp_path).fetch("root/two.bin")
+    assert hub.downloads() == ["root/one.bin"]
+    for damaged in ("[", "[]", '{"root/one.bin": 1}', '{"root/one.bin": "12"}'):
+        pins.write_text(damaged)
+        with pytest.raises(DownloadError, match=r"digests\.json: not a JSON object of names and their sha256; mend it"):
+            dataset(hub, tmp_path)
 
 
 def test_a_broken_connection_resumes_where_it_broke(tmp_path, hub):

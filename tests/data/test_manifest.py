@@ -1,13 +1,21 @@
 """The manifest decides which shards are opened: strays, gaps, changes and damage are one line each."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.base.files import sha256_of_file
-from pipeline.data.manifest import check_digests, listed_shards, open_listed, read_manifest
+from pipeline.data.manifest import (
+    check_digests,
+    fingerprint,
+    listed_shards,
+    open_listed,
+    read_manifest,
+    split_fingerprints,
+)
 from pipeline.data.shards import ShardError, write_shard
 
 SIZES = [300, 300, 7]
@@ -41,6 +49,16 @@ def test_the_listed_shards_are_opened_in_order(manifest):
         list(range(number, number + tokens)) for number, tokens in enumerate(SIZES)
     ]
     assert [shard.path.name for shard in listed_shards(manifest, "val")] == [f"val_{n:06d}.bin" for n in range(3)]
+
+
+def test_a_split_is_known_by_what_the_shell_says_of_its_files(manifest):
+    """The command that the docstring and every record's README name."""
+    stated = split_fingerprints(read_manifest(manifest))
+    for split, digest in stated.items():
+        command = f"sha256sum {split}_*.bin | cut -c-64 | sha256sum"
+        said = subprocess.run(command, shell=True, cwd=manifest.parent / split, capture_output=True, check=True)
+        assert said.stdout.decode().split()[0] == digest
+    assert fingerprint(["aa", "bb"]) != fingerprint(["bb", "aa"])
 
 
 def test_shards_kept_elsewhere_are_found_by_their_list(manifest, tmp_path):
@@ -80,7 +98,7 @@ def _shorter(folder: Path) -> None:
         (_missing, r"train: got 2 shards, expected the 3 that .*manifest\.json lists \(first difference: train_000001"),
         (_twice, r"got 4 shards, expected the 3 .*one lies there twice"),
         (_shorter, r"train_000000\.bin: got 299 tokens, expected the 300 that the manifest lists"),
-        (_swapped, r"train_000000\.bin: content of another digest than the manifest lists"),
+        (_swapped, r"train_000000\.bin: got digest [0-9a-f]{64}, expected [0-9a-f]{64} as the manifest lists"),
     ],
 )
 def test_any_other_shard_is_one_line_with_a_remedy(manifest, change, words):
@@ -94,7 +112,7 @@ def test_any_other_shard_is_one_line_with_a_remedy(manifest, change, words):
 def test_a_rank_beside_one_that_checks_reads_no_content(manifest):
     _swapped(manifest.parent / "train")
     assert len(open_listed(listed_shards(manifest, "train"), 512, check_content=False)) == 3
-    with pytest.raises(ShardError, match="another digest"):
+    with pytest.raises(ShardError, match="got digest"):
         check_digests(listed_shards(manifest, "train"))
 
 

@@ -94,6 +94,7 @@ def build(home: Path, seeds: tuple[int, ...] = (7, 8), **changes) -> tuple[Path,
         "headline": "ttt",
         "versions": VERSIONS,
         "digests": {"val_0.bin": "aa"},
+        "fingerprints": {"train": "bb", "val": "cc"},
         "config_digests": {seed: f"00{seed}" for seed in range(10)},
         "prove": lambda folder: None,
     }

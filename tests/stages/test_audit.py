@@ -112,6 +112,10 @@ def _append(name: str) -> Callable[[Path], None]:
     return lambda root: (root / name).write_bytes((root / name).read_bytes() + b"\n")
 
 
+def _fingerprints(fields: dict, **changes: object) -> None:
+    fields["data_fingerprints"].update(changes)
+
+
 def _train_on_val(root: Path) -> None:
     tokens = np.concatenate([np.fromfile(path, "<u2")[512:] for path in sorted((root / "data/val").glob("*.bin"))])
     write_shard(root / "data/train/train_999999.bin", tokens)
@@ -257,6 +261,8 @@ DOCTORED = {
         {"T9"},
     ),
     "val text among the train shards": (_train_on_val, {"T9", "T10"}),
+    "train shards of another fingerprint": (_submission(lambda fields: _fingerprints(fields, train="0" * 64)), {"T10"}),
+    "val shards of another fingerprint": (_submission(lambda fields: _fingerprints(fields, val=None)), {"T10"}),
     "another val shard": (_append("data/val/val_000000.bin"), {"T4", "T10"}),
     "another tokenizer": (_append("submission/tokenizers/tokenizer.model"), {"T4", "T9", "T10", "T11"}),
     "a typed bpb": (_result(val_bpb=1.0), {"T4", "T11"}),
@@ -500,6 +506,24 @@ def test_seeds_far_apart_raise_an_alarm(copied: Path) -> None:
         edit_json(folder / "submission.json", change)
         # the tiny model's own quantizer may gain: only the spread is looked at
         assert ("seeds spread" in check_alarms(RecordFolder(folder)).evidence) == is_far
+
+
+def test_t10_names_both_digests_the_shard_and_the_first_document(copied: Path) -> None:
+    def said() -> str:
+        return Doctored(copied).findings()["T10"].evidence
+
+    assert said().startswith("digests and fingerprints of the splits agree; 0 of ")
+    _train_on_val(copied)
+    edit_json(copied / "submission/submission.json", lambda fields: fields.pop("data_fingerprints"))
+    assert re.search(
+        r"^\d+ of \d+ val documents \(100\.00%, [\d,]+ bytes\) recur in train, \d+ of them in train_999999\.bin; "
+        r"the first begins: \w.*; at most 0\.1% may$",
+        said(),
+    )
+    _append("data/val/val_000000.bin")(copied)
+    assert re.search(
+        r"val_000000\.bin: .* one digest \(file \w{16}\.\.\., manifest \w{16}\.\.\., log of seed 1 ", said()
+    )
 
 
 def test_without_the_runs_files_nothing_is_claimed_of_them(copied: Path) -> None:
