@@ -87,13 +87,17 @@ def fairway_file(tensors: ArtifactTensors, meta: dict) -> tuple[int, str]:
 
 
 def brotli_file(tensors: ArtifactTensors, _meta: dict) -> tuple[int, str]:
-    """Return the size of the smallest brotli-11 blob over code layouts, without names or shapes."""
+    """Return the size of the smallest published file."""
+    content, layout = brotli_blob(tensors)
+    return len(content), f"brotli, {layout}"
+
+
+def brotli_blob(tensors: ArtifactTensors) -> tuple[bytes, str]:
+    """Return the smallest brotli-11 blob over code layouts, without names or shapes, and its layout."""
     orders = ("rows", "columns")
     with ThreadPoolExecutor() as pool:
-        files = pool.map(lambda order: brotli.compress(_blob(tensors, order), quality=11, lgwin=24), orders)
-    sizes = {order: len(file) for order, file in zip(orders, files, strict=True)}
-    layout = min(sizes, key=lambda order: sizes[order])
-    return sizes[layout], f"brotli, {layout}"
+        files = list(pool.map(lambda order: brotli.compress(_blob(tensors, order), quality=11, lgwin=24), orders))
+    return min(zip(files, orders, strict=True), key=lambda file: len(file[0]))
 
 
 def _blob(tensors: ArtifactTensors, order: str) -> bytes:
