@@ -17,6 +17,16 @@ class LoopStage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContextStage:
+    """From a share of the budget on, training sequences have this length."""
+
+    from_frac: float
+    """Share of the budget at which the stage begins."""
+    context_tokens: int
+    """Length of its sequences."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """Exponential moving average of the weights after every step."""
 
@@ -138,6 +148,9 @@ class TrainConfig:
     """Largest global gradient norm; 0 is off."""
     loop_stages: tuple[LoopStage, ...] | None
     """Loops that are active from which share of the budget on, the first from 0; null runs all loops always."""
+    context_stages: tuple[ContextStage, ...] | None
+    """Lengths of training sequences from which share of the budget on, the first from 0 and the last the model's, at
+    equal tokens per step; null trains at the model's length always."""
     all_loops_every_steps: int | None
     """Cadence: only every n-th step runs the loops of its stage, the others run one; null is off."""
     average: EmaConfig | SwaConfig | None
@@ -207,7 +220,8 @@ class TrainConfig:
             "null or a token id",
         )
         self._check_warmdown()
-        self._check_loop_stages()
+        self._check_loops()
+        self._check_contexts()
         if self.quantization is not None:
             self._check_reached("quantization.from_frac", self.quantization.from_frac)
         if isinstance(self.average, EmaConfig):
@@ -251,18 +265,38 @@ class TrainConfig:
                     f"below half of the warm-down's {length:.0f} steps",
                 )
 
-    def _check_loop_stages(self) -> None:
-        every, stages = self.all_loops_every_steps, self.loop_stages or ()
+    def _check_loops(self) -> None:
+        every = self.all_loops_every_steps
         require(
             every is None or 2 <= every <= (self.max_steps or every),
             "all_loops_every_steps",
             every,
             "null, or at least 2 and at most max_steps",
         )
-        require(self.loop_stages is None or len(stages) > 0, "loop_stages", [], "null or at least one stage")
-        for i, stage in enumerate(stages):
-            where, last = f"loop_stages[{i}].from_frac", stages[i - 1].from_frac
+        self._check_stages("loop_stages", self.loop_stages)
+        for i, stage in enumerate(self.loop_stages or ()):
             require(stage.loops >= 1, f"loop_stages[{i}].loops", stage.loops, "at least 1")
+
+    def _check_contexts(self) -> None:
+        self._check_stages("context_stages", self.context_stages)
+        for i, stage in enumerate(self.context_stages or ()):
+            where = f"context_stages[{i}].context_tokens"
+            require(stage.context_tokens >= 1, where, stage.context_tokens, "at least 1")
+            expected = f"a divisor of batch_tokens ({self.batch_tokens})"
+            require(self.batch_tokens % stage.context_tokens == 0, where, stage.context_tokens, expected)
+        require(
+            self.context_stages is None or self.document_bos_id is None,
+            "document_bos_id",
+            self.document_bos_id,
+            "null beside context_stages, which cut sequences anywhere; model.attention.document_bos_id keeps documents "
+            "apart all the same",
+        )
+
+    def _check_stages(self, name: str, stages: tuple[LoopStage | ContextStage, ...] | None) -> None:
+        """Refuse stages that do not follow each other from the start of the run, each with steps of its own."""
+        require(stages is None or len(stages) > 0, name, [], "null or at least one stage")
+        for i, stage in enumerate(stages or ()):
+            where, last = f"{name}[{i}].from_frac", (stages or ())[i - 1].from_frac
             require(
                 stage.from_frac > last if i else stage.from_frac == 0,
                 where,

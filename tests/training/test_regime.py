@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet, build
-from pipeline.training.config import EmaConfig, FakeQuantConfig, LoopStage, NoiseConfig, SwaConfig
+from pipeline.training.config import ContextStage, EmaConfig, FakeQuantConfig, LoopStage, NoiseConfig, SwaConfig
 from pipeline.training.journal import TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, settings_at
@@ -202,13 +202,16 @@ def test_a_regime_goes_on_from_its_state() -> None:
 
 
 def test_every_number_of_loops_is_compiled_beforehand() -> None:
-    def loop_counts(**changes: Any) -> list[int | None]:
-        return Regime(build(MODEL), train_config(**changes), seed=0).loop_counts()
+    def graphs(**changes: Any) -> list[tuple[int | None, int | None]]:
+        return Regime(build(MODEL), train_config(**changes), seed=0).graphs()
 
-    assert loop_counts() == [None]
-    assert loop_counts(loop_stages=STAGES) == [1, 2]
-    assert loop_counts(all_loops_every_steps=2) == [1, None]
-    assert loop_counts(all_loops_every_steps=2, loop_stages=STAGES) == [1, 2]
+    assert graphs() == [(None, None)]
+    assert graphs(loop_stages=STAGES) == [(1, None), (2, None)]
+    assert graphs(all_loops_every_steps=2) == [(1, None), (None, None)]
+    assert graphs(all_loops_every_steps=2, loop_stages=STAGES) == [(1, None), (2, None)]
+    contexts = tuple(ContextStage(from_frac=frac, context_tokens=tokens) for frac, tokens in ((0.0, 8), (0.25, 16)))
+    assert graphs(context_stages=contexts, max_steps=12) == [(None, 8), (None, 16)]
+    assert graphs(context_stages=contexts, loop_stages=STAGES) == [(1, 8), (1, 16), (2, 16)]
 
 
 @pytest.mark.parametrize(
