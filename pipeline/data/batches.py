@@ -150,6 +150,16 @@ class BatchStream:
         self._gathering = self._thread.submit(self._sampler.batch, self._step, *self._shares, out_BT)
 
 
+def shorter_sequences(batch_BT: Tensor, tokens: int | None) -> Tensor:
+    """Return sequences (B, T + 1), whose last token is but a target, cut into as many of `tokens` + 1, in order.
+
+    `tokens` divides T; the last target of a piece is the first input of the next.
+    """
+    assert tokens is not None, "the stages of a run hold at every step"
+    cut_BT = batch_BT.unfold(1, tokens + 1, tokens).flatten(0, 1)
+    return cut_BT.pin_memory() if batch_BT.is_pinned() else cut_BT
+
+
 def calibration_sequences(shards: Sequence[np.ndarray], sequence_tokens: int, num_sequences: int) -> Tensor:
     """Return int64 (num_sequences, sequence_tokens), evenly spaced over all tokens and disjoint.
 

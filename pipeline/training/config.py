@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.base.checks import require
+from pipeline.training.contexts import ContextStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +15,6 @@ class LoopStage:
     """Share of the budget at which the stage begins."""
     loops: int
     """Loops that run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextStage:
-    """From a share of the budget on, training sequences have this length."""
-
-    from_frac: float
-    """Share of the budget at which the stage begins."""
-    context_tokens: int
-    """Length of its sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +212,7 @@ class TrainConfig:
         )
         self._check_warmdown()
         self._check_loops()
-        self._check_contexts()
+        self._check_stages("context_stages", self.context_stages)
         if self.quantization is not None:
             self._check_reached("quantization.from_frac", self.quantization.from_frac)
         if isinstance(self.average, EmaConfig):
@@ -277,19 +268,11 @@ class TrainConfig:
         for i, stage in enumerate(self.loop_stages or ()):
             require(stage.loops >= 1, f"loop_stages[{i}].loops", stage.loops, "at least 1")
 
-    def _check_contexts(self) -> None:
-        self._check_stages("context_stages", self.context_stages)
-        for i, stage in enumerate(self.context_stages or ()):
-            where = f"context_stages[{i}].context_tokens"
-            require(stage.context_tokens >= 1, where, stage.context_tokens, "at least 1")
-            expected = f"a divisor of batch_tokens ({self.batch_tokens})"
-            require(self.batch_tokens % stage.context_tokens == 0, where, stage.context_tokens, expected)
         require(
             self.context_stages is None or self.document_bos_id is None,
             "document_bos_id",
             self.document_bos_id,
-            "null beside context_stages, which cut sequences anywhere; model.attention.document_bos_id keeps documents "
-            "apart all the same",
+            "null beside context_stages, which cut anywhere; model.attention.document_bos_id keeps documents apart",
         )
 
     def _check_stages(self, name: str, stages: tuple[LoopStage | ContextStage, ...] | None) -> None:

@@ -22,12 +22,11 @@ from torch import nn
 from pipeline.base.checks import FairwayError, require_always
 from pipeline.base.progress import ClockedProgress, Log
 from pipeline.base.ranks import Ranks, share_from_rank_zero
-from pipeline.data.batches import BatchStream, SequenceSampler
+from pipeline.data.batches import BatchStream, SequenceSampler, shorter_sequences
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
 from pipeline.training.backward import Backward, build_backward, warm_up, with_room
 from pipeline.training.config import TrainConfig
-from pipeline.training.contexts import shorter_sequences
 from pipeline.training.journal import Journal, TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16

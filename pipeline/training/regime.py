@@ -25,7 +25,7 @@ from pipeline.optim.lr_schedule import (
     warmdown_left,
 )
 from pipeline.training.config import EmaConfig, TrainConfig
-from pipeline.training.contexts import ContextStages, stage_at, switch_scale
+from pipeline.training.contexts import ContextStage, stage_at, switch_scale
 from pipeline.training.quant_aware import Perturbation
 
 
@@ -88,7 +88,7 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
     return settings if config.context_stages is None else _in_stage(config.context_stages, progress, settings)
 
 
-def _in_stage(stages: ContextStages, progress: float, settings: StepSettings) -> StepSettings:
+def _in_stage(stages: tuple[ContextStage, ...], progress: float, settings: StepSettings) -> StepSettings:
     """Return the settings of a step with what the length of its sequences asks for."""
     stage = stage_at(stages, progress)
     scale = settings.lr_scale * switch_scale(stage, settings.step, progress)

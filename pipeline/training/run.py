@@ -42,10 +42,14 @@ def train_from_shards(
     from the latest one. `attention` names a kernel or is `auto`, and so may the precision; the log says which it is.
     Raises ValueError for shards that are too short or a kernel that is absent.
     """
-    length = model_config.context_tokens
-    if train_config.context_stages is not None:
-        length = sampled_tokens(train_config.context_stages, length)
-    sampler = SequenceSampler(shards, length, seed, train_config.document_bos_id)
+    sampler = SequenceSampler(
+        shards,
+        model_config.context_tokens
+        if train_config.context_stages is None
+        else sampled_tokens(train_config.context_stages),
+        seed,
+        train_config.document_bos_id,
+    )
     settings = replace(train_config, precision=resolve_precision(train_config.precision, device))
     kernel = resolve_attention(attention, device, settings.precision == BF16)
     if ranks.rank == 0:

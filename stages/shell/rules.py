@@ -24,7 +24,7 @@ def check_params(path: str) -> "Params":
     if params.train.context_stages is not None:
         from pipeline.training.contexts import check_contexts
 
-        check_contexts(params.train.context_stages, params.model.context_tokens)
+        check_contexts(params.train.context_stages, params.model.context_tokens, params.train.batch_tokens)
     return params
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from pipeline.model.documents import DocumentView, attend_by_mask, attend_by_table, rows_for
 from pipeline.model.network import LoopedUNet
 from pipeline.model.stream_cache import StreamCache
+from pipeline.training.backward import with_room
+from tests.model.test_network import OnCuda
 from tests.networks import ARCHITECTURES, TINY, architecture, changed, random_ids, randomised
 
 BOS = 1
@@ -149,17 +152,23 @@ def _heads(ends_K: Tensor, q_NHE: Tensor, k_NGE: Tensor) -> Iterator[tuple[slice
 
 
 @pytest.fixture
-def slow_flash() -> Iterator[None]:
-    """Give a CPU the variable-length kernel of CUDA by its definition: torch has none there."""
+def slow_flash() -> Iterator[list[int]]:
+    """Give a CPU the variable-length kernel of CUDA by its definition; yield the lengths of the tables it was given."""
+    calls: list[int] = []
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        calls.append(len(arguments[3]))
+        return flash_forward(*arguments, **settings)
+
     library = torch.library.Library("aten", "IMPL")
-    library.impl("_flash_attention_forward", flash_forward, "CPU")
+    library.impl("_flash_attention_forward", counted, "CPU")
     library.impl("_flash_attention_backward", flash_backward, "CPU")
-    yield
+    yield calls
     library._destroy()
 
 
 @pytest.mark.parametrize("rows", [None, 32])
-def test_the_table_and_the_mask_attend_alike(slow_flash: None, rows: int | None) -> None:
+def test_the_table_and_the_mask_attend_alike(slow_flash: list[int], rows: int | None) -> None:
     view = DocumentView(BOS, rows or 0, packed_ids(2, 11), None)
     by_table_of = attend_by_table
     if rows:
@@ -176,3 +185,59 @@ def test_the_table_and_the_mask_attend_alike(slow_flash: None, rows: int | None)
     grads = [torch.autograd.grad((y * weights).sum(), (q, k, v)) for y in (by_mask, by_table)]
     for ours, theirs in zip(*grads, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "frontier"])
+def test_a_gpu_in_bf16_takes_the_table_and_the_mask_for_last_positions(slow_flash: list[int], name: str) -> None:
+    model, ids_BT = isolated(name).float(), packed_ids(2, 13)
+    with torch.no_grad():
+        exact_BTD = model.hidden(ids_BT)
+        with OnCuda(), torch.autocast("cpu", torch.bfloat16):
+            by_table_BTD = model.hidden(ids_BT)
+            tables = len(slow_flash)
+            by_mask_BTD = model.hidden(ids_BT, 3)
+    assert tables == len(model.schedule.visits)
+    assert len(slow_flash) == 2 * tables - 1, "the last visit has fewer queries than keys"
+    for given_BTD in (by_table_BTD[:, -3:], by_mask_BTD):
+        assert (given_BTD - exact_BTD[:, -3:]).abs().mean() < 0.1 * exact_BTD.std()
+
+
+@pytest.mark.parametrize("name", ["tiny", "helix, attention"])
+def test_a_compiler_reads_the_whole_network(name: str) -> None:
+    model, ids_BT = isolated(name), packed_ids(2, 10)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    loss = model(ids_BT[:, :-1], ids_BT[:, 1:])
+    assert compiled(ids_BT[:, :-1], ids_BT[:, 1:]).item() == pytest.approx(loss.item(), rel=1e-9)
+
+
+def test_a_network_makes_room_for_the_documents_of_every_part_of_a_batch() -> None:
+    model, ids_BT, rows = isolated("tiny"), packed_ids(6, 64), []
+    backward = with_room(lambda tokens_BT: rows.append(model.document_rows) or tokens_BT[0, 0], model, 2)
+    backward(ids_BT)
+    backward(ids_BT[:2])
+    starts = max(2 + int((part_BT == BOS).sum()) for part_BT in ids_BT.split(2))
+    assert rows == [rows[0]] * 2
+    assert starts <= rows[0] < 2 * starts
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_the_table_and_the_mask_attend_alike_compiled_too() -> None:
+    view = DocumentView(BOS, 64, packed_ids(4, 128).cuda(), None)
+    generator = torch.Generator("cuda").manual_seed(2)
+    shapes = [(4, 128, heads, 64) for heads in (8, 4, 4)]
+    q, k, v = (torch.randn(s, generator=generator, device="cuda").bfloat16().requires_grad_() for s in shapes)
+    weights = torch.randn(q.shape, generator=generator, device="cuda")
+
+    def by_table(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend_by_table(q, k, v, DocumentView(BOS, view.rows, packed, None).ends())
+
+    packed = packed_ids(4, 128).cuda()
+    compiled = torch.compile(by_table, fullgraph=True, dynamic=False)
+    results = [attend_by_mask(q.float(), k.float(), v.float(), view.mask()), by_table(q, k, v), compiled(q, k, v)]
+    grads = [torch.autograd.grad((y * weights).sum(), (q, k, v)) for y in results]
+    for y, grad in zip(results[1:], grads[1:], strict=True):
+        assert (y - results[0]).abs().max() < 0.05
+        for ours, exact in zip(grad, grads[0], strict=True):
+            assert (ours - exact).norm() < 0.02 * exact.norm()
