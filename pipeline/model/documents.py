@@ -92,9 +92,14 @@ def rows_for(config: ModelConfig, rows: int, ids_BT: Tensor) -> int:
 def attend_within(q_BTHE: Tensor, k_BSGE: Tensor, v_BSGE: Tensor, view: DocumentView) -> Tensor:
     """Return causal attention within documents in the shape of `q_BTHE`; queries are the keys' last positions."""
     fits = q_BTHE.dtype == torch.bfloat16 and q_BTHE.size(-1) in range(8, 257, 8)
-    if q_BTHE.is_cuda and fits and q_BTHE.size(1) == k_BSGE.size(1):
+    if q_BTHE.is_cuda and is_flash_forced() and fits and q_BTHE.size(1) == k_BSGE.size(1):
         return attend_by_table(q_BTHE, k_BSGE, v_BSGE, view.ends())
     return attend_by_mask(q_BTHE, k_BSGE, v_BSGE, view.mask()[:, :, -q_BTHE.size(1) :])
+
+
+def is_flash_forced() -> bool:
+    """Return whether `attention_kernel` has chosen a flash kernel, which forbids all others."""
+    return not torch.backends.cuda.math_sdp_enabled()
 
 
 def attend_by_table(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor, ends_K: Tensor) -> Tensor:
@@ -107,13 +112,13 @@ def attend_by_table(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor, ends_K: Tens
 
 
 def attend_by_mask(q_BTHE: Tensor, k_BSGE: Tensor, v_BSGE: Tensor, mask_B1TS: Tensor) -> Tensor:
-    """Return it from a kernel that takes a mask: no flash kernel does, also where one was asked for."""
+    """Return it from a kernel that takes a mask: no flash kernel does."""
     q_BHTE, k_BGSE, v_BGSE = (x.transpose(1, 2) for x in (q_BTHE, k_BSGE, v_BSGE))
     masked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if q_BHTE.is_cuda:  # nor does a fused kernel there take grouped heads besides
         repeats = q_BHTE.size(1) // k_BGSE.size(1)
         k_BGSE, v_BGSE = (x.repeat_interleave(repeats, dim=1) for x in (k_BGSE, v_BGSE))
-        masked = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+        masked = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if is_flash_forced() else masked
     with masked:
         y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BGSE, v_BGSE, attn_mask=mask_B1TS, enable_gqa=True)
     return y_BHTE.transpose(1, 2)

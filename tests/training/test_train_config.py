@@ -74,7 +74,6 @@ COUNTED = {"warmdown_frac": None, "warmdown_steps": 5}
         ({"loop_stages": stages((0.0, 0))}, "loop_stages[0].loops: got 0, expected at least 1"),
         ({"context_stages": ()}, "context_stages: got [], expected null or at least one stage"),
         ({"context_stages": contexts((0.1, 8))}, "context_stages[0].from_frac: got 0.1, expected 0: the first stage"),
-        ({"context_stages": contexts((0.0, 12))}, "context_stages[0].context_tokens: got 12, expected a divisor of ba"),
         (
             {"context_stages": contexts((0.0, 16)), "document_bos_id": 1},
             "document_bos_id: got 1, expected null beside context_stages, which cut anywhere; model.attention",
