@@ -115,7 +115,7 @@ def attend_by_mask(q_BTHE: Tensor, k_BSGE: Tensor, v_BSGE: Tensor, mask_B1TS: Te
     """Return it from a kernel that takes a mask: no flash kernel does."""
     q_BHTE, k_BGSE, v_BGSE = (x.transpose(1, 2) for x in (q_BTHE, k_BSGE, v_BSGE))
     masked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if q_BHTE.is_cuda:  # nor does a fused kernel there take grouped heads besides
+    if q_BHTE.device.type == "cuda":  # nor does a fused kernel there take grouped heads besides
         repeats = q_BHTE.size(1) // k_BGSE.size(1)
         k_BGSE, v_BGSE = (x.repeat_interleave(repeats, dim=1) for x in (k_BGSE, v_BGSE))
         masked = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if is_flash_forced() else masked
