@@ -5,8 +5,8 @@ What attention asks for its past is asked of a view of these ids, which hands it
 else in the network knows of documents. Rotary positions stay the sequence's: rotations are relative.
 
 Where a flash kernel runs, documents are the sequences of its variable-length form, which multiplies nothing in vain;
-everywhere else they are blocks of a mask. A compiler wants a table of fixed length: it has `rows_for` its batches, and
-rows too many are documents without a token.
+everywhere else they are blocks of a mask. A compiler wants a table of fixed length: it has `rows_for` its batches, or
+else a row per token, and rows too many are documents without a token.
 
 Axes: B batch, T position of the queries, S position of the keys, N = B * S, K rows of the table of documents,
 H query heads, G key/value heads, E head width.
@@ -60,7 +60,8 @@ class DocumentView:
         """Return where documents begin in all sequences end to end, and N after the last, int32 (K + 1,)."""
         if self._ends is None:
             starts_N = F.pad(self.starts_BS[:, 1:], (1, 0), value=True).flatten()  # wherever a sequence does, too
-            num_tokens, rows = len(starts_N), self.rows if torch.compiler.is_compiling() else int(starts_N.sum())
+            num_tokens = len(starts_N)
+            rows = (self.rows or num_tokens) if torch.compiler.is_compiling() else int(starts_N.sum())
             position_N = torch.arange(num_tokens, dtype=torch.int32, device=starts_N.device)
             row_N = torch.where(starts_N, starts_N.cumsum(0) - 1, rows)
             end_N = torch.where(starts_N, position_N, num_tokens)
