@@ -103,7 +103,14 @@ def cpu_model(model_dim: int, vocab_size: int, context_tokens: int) -> ModelConf
             "model_dim": model_dim,
             "embedding_dim": model_dim,
             "schedule": {"kind": "core", "unique_blocks": 4, "unique_order": None, "looped_blocks": 1, "num_loops": 3},
-            "attention": {"num_heads": 4, "num_kv_heads": 2, "qk_gain": 1.5, "exclusive_blocks": [4], "gate": None},
+            "attention": {
+                "num_heads": 4,
+                "num_kv_heads": 2,
+                "qk_gain": 1.5,
+                "exclusive_blocks": [4],
+                "gate": None,
+                "document_bos_id": None,
+            },
             "rope": {
                 "dims": min(16, model_dim // 4),
                 "frequency_dims": None,

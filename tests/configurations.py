@@ -32,6 +32,7 @@ _UNSHIPPED: list[dict[str, Any]] = [
     },
     {
         "train.quantization": {"kind": "noise", "from_frac": 0.5, "bits": 6, "clip_std": 12.0},
+        "train.context_stages": [{"from_frac": 0.0, "context_tokens": 128}, {"from_frac": 0.5, "context_tokens": 256}],
         "model.looped_mlp.choke": {"shape": "flat", "dim": 4, "groups": 1},
     },
     {

@@ -22,7 +22,14 @@ TINY: ModelConfig = parse_value(
         "model_dim": 32,
         "embedding_dim": 32,
         "schedule": {"kind": "core", "unique_blocks": 4, "unique_order": None, "looped_blocks": 2, "num_loops": 3},
-        "attention": {"num_heads": 4, "num_kv_heads": 2, "qk_gain": 1.5, "exclusive_blocks": [5], "gate": None},
+        "attention": {
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "qk_gain": 1.5,
+            "exclusive_blocks": [5],
+            "gate": None,
+            "document_bos_id": None,
+        },
         "rope": {
             "dims": 6,
             "frequency_dims": None,

@@ -28,7 +28,10 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
     document = read_yaml(path)
     model, train = document["model"], document["train"]
     _shrink_model(model)
-    late = train["quantization"] or train["loop_stages"] or train["average"]  # begins late in a run
+    stages = train["context_stages"] or []
+    for shorter, stage in enumerate(reversed(stages)):
+        stage["context_tokens"] = _CONTEXT_TOKENS >> shorter
+    late = train["quantization"] or train["loop_stages"] or train["average"] or stages  # begins late in a run
     steps = 16 if late else 4
     budget = {"max_steps": steps, "max_seconds": None, "reserve_seconds": 0.0}
     small = {

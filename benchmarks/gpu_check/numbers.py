@@ -176,16 +176,7 @@ def training(device: torch.device, size: str) -> Findings:
     pattern = np.random.default_rng(0).integers(0, model.config.vocab_size, 997)
     sampler = SequenceSampler([np.tile(pattern, 200).astype(np.uint16)], model.config.context_tokens, 0)
     with attention_kernel(resolve_attention("auto", device, bf16=settings["precision"] == "bf16")):
-        result = train(
-            model,
-            type(config)(**settings),
-            sampler,
-            model.config.context_tokens,
-            ALONE,
-            device,
-            lambda line: None,
-            silent,
-        )
+        result = train(model, type(config)(**settings), sampler, ALONE, device, lambda line: None, silent)
     first, last = result.curve[0]["loss"], result.last["loss"]
     yield "learning", {"passed": last < 0.5 * first, "first_loss": first, "last_loss": last, **result.last}
 

@@ -121,9 +121,7 @@ def run(recipe: Recipe, tokens_M: np.ndarray, state: Path, log: Log) -> tuple[Lo
     sampler = SequenceSampler([tokens_M], config.context_tokens, recipe.seed)
     model = build(config, recipe.seed)
     with Snapshots(state, identity, _SNAPSHOT_SECONDS, ALONE, cpu, [], log) as snapshots:
-        result = train(
-            model, recipe.train, sampler, config.context_tokens, ALONE, cpu, log, silent, snapshots=snapshots
-        )
+        result = train(model, recipe.train, sampler, ALONE, cpu, log, silent, snapshots=snapshots)
     snapshots.discard()
     return model.eval(), result
 

@@ -114,10 +114,10 @@ class SequenceSampler:
 class BatchStream:
     """One rank's batches from a step on, the next one gathered by a thread while the present one is computed with.
 
-    The same batches as `SequenceSampler.batch` gives, on `device`. The thread only fills memory: on CUDA the caller
-    pins it and copies from it without waiting (the allocator keeps it until the copy is done), so that no second thread
-    meets a stream or a graph capture. From pages in memory, gathering is a negligible part of a step; the thread is for
-    pages that come from a disk. An error in it is raised by `next`; it ends when the stream is dropped.
+    The same batches as `SequenceSampler.batch` gives, for `device`. The thread only fills memory: for CUDA the caller
+    pins it, so that it can be copied from without waiting (the allocator keeps it until the copy is done) and no second
+    thread meets a stream or a graph capture. From pages in memory, gathering is a negligible part of a step; the thread
+    is for pages that come from a disk. An error in it is raised by `next`; it ends when the stream is dropped.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class BatchStream:
         self._start_gathering()
 
     def next(self) -> Tensor:
-        """Return the next step's batch, int64 (batch_sequences / world_size, sequence_tokens + 1)."""
-        batch_BT = self._gathering.result().to(self._device, non_blocking=True)
+        """Return the next step's batch on the CPU, int64 (batch_sequences / world_size, sequence_tokens + 1)."""
+        batch_BT = self._gathering.result()
         self._step += 1
         self._start_gathering()
         return batch_BT
@@ -148,6 +148,16 @@ class BatchStream:
         shape = batch_sequences // world_size, self._sampler.sequence_tokens + 1
         out_BT = torch.empty(shape, dtype=torch.int64, pin_memory=self._device.type == "cuda")
         self._gathering = self._thread.submit(self._sampler.batch, self._step, *self._shares, out_BT)
+
+
+def shorter_sequences(batch_BT: Tensor, tokens: int | None) -> Tensor:
+    """Return sequences (B, T + 1), whose last token is but a target, cut into as many of `tokens` + 1, in order.
+
+    `tokens` divides T; the last target of a piece is the first input of the next.
+    """
+    assert tokens is not None, "the stages of a run hold at every step"
+    cut_BT = batch_BT.unfold(1, tokens + 1, tokens).flatten(0, 1)
+    return cut_BT.pin_memory() if batch_BT.is_pinned() else cut_BT
 
 
 def calibration_sequences(shards: Sequence[np.ndarray], sequence_tokens: int, num_sequences: int) -> Tensor:

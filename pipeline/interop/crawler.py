@@ -161,6 +161,7 @@ def _crawler_fields(arguments: dict[str, Any]) -> dict[str, Any]:
             "qk_gain": arguments["qk_gain_init"],
             "exclusive_blocks": list(range(unique + looped - exclusive, unique + looped)),
             "gate": None,
+            "document_bos_id": None,
         },
         "rope": {
             "dims": arguments["rope_dims"],

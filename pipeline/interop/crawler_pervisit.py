@@ -106,6 +106,7 @@ def _pervisit_fields(arguments: dict[str, Any]) -> dict[str, Any]:
             "qk_gain": arguments["qk_gain_init"],
             "exclusive_blocks": _pervisit_exclusive(arguments),
             "gate": None,
+            "document_bos_id": None,
         },
         "rope": {
             "dims": 2 * (head_dim // 4),

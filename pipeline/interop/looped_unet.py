@@ -99,6 +99,7 @@ def _looped_unet_fields(arguments: dict[str, Any]) -> dict[str, Any]:
             "qk_gain": arguments["qk_gain_init"],
             "exclusive_blocks": list(range(max(0, layers - arguments["xsa_last_n"]), layers)),
             "gate": None,
+            "document_bos_id": None,
         },
         "rope": {
             "dims": arguments["rope_dims"],

@@ -5,6 +5,8 @@ the sharpness. Exclusive self-attention (XSA) subtracts from every head's output
 position: a head can no longer copy the token it sits on, which the residual stream carries anyway. The sparse gate
 lets a head fall silent, which otherwise takes an attention sink.
 
+A sequence may pack several documents, which then do not see each other (`documents.py`).
+
 Queries may be fewer than keys: then they are the last positions, and the mask's corner is the lower right one.
 
 Axes: B batch, T position, D model width, H query heads, G key/value heads, J query heads per key/value head,
@@ -20,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.config import ModelConfig
+from pipeline.model.documents import DocumentView, attend_within
 from pipeline.model.layers import rms_norm, tail
 from pipeline.model.parts.config import AttentionGateConfig
 from pipeline.model.rotary import Rotation, apply_rotation
@@ -43,8 +46,13 @@ def exclude_own_value(y_BTHE: Tensor, v_BTGE: Tensor) -> Tensor:
     return y_BTGJE.reshape(y_BTHE.shape)
 
 
-def attend(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor) -> Tensor:
-    """Return causal attention in the shape of `q_BTHE` at scale 1/sqrt(E); queries are the keys' last positions."""
+def attend(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor, view: DocumentView | None = None) -> Tensor:
+    """Return causal attention in the shape of `q_BTHE` at scale 1/sqrt(E); queries are the keys' last positions.
+
+    With a `view` within documents only.
+    """
+    if view is not None:
+        return attend_within(q_BTHE, k_BTGE, v_BTGE, view)
     q_BHTE, k_BGTE, v_BGTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTGE, v_BTGE))
     device_type, dtype = q_BHTE.device.type, q_BHTE.dtype
     if device_type == "cpu" and dtype == torch.bfloat16 and q_BHTE.size(2) <= LONGEST_PRODUCTS_TOKENS:
@@ -139,7 +147,7 @@ class Attention(nn.Module):
         rotation: Rotation,
         added_value: Tensor | None,
         num_scored: int | None = None,
-        cache: StreamCache | None = None,
+        cache: StreamCache | DocumentView | None = None,
     ) -> Tensor:
         """Attend causally.
 
@@ -148,7 +156,7 @@ class Attention(nn.Module):
             rotation: this visit's rotary angles.
             added_value: (B, T, G*E) added to the values before heads are split, or None.
             num_scored: only so many last positions are asked for; None returns all.
-            cache: what came before, seen too and added to.
+            cache: what came before, seen too and added to, or the view of what is seen.
         """
         scored_BTD = tail(x_BTD, num_scored)
         q_BTHE = self._split_heads(self.query(scored_BTD))
@@ -162,7 +170,7 @@ class Attention(nn.Module):
         q_BTHE, k_BTGE = rms_norm(q_BTHE).to(q_BTHE.dtype), rms_norm(k_BTGE).to(k_BTGE.dtype)
         q_BTHE = apply_rotation(q_BTHE, rotation.last(num_scored)) * self.gain.to(q_BTHE.dtype)[:, None]
         k_BTGE = apply_rotation(k_BTGE, rotation)
-        seen = (k_BTGE, v_BTGE) if cache is None else cache.extend(k_BTGE, v_BTGE)
+        seen: tuple = (k_BTGE, v_BTGE) if cache is None else cache.extend(k_BTGE, v_BTGE)
         y_BTHE = attend(q_BTHE, *seen)
         if self.exclusive:
             y_BTHE = exclude_own_value(y_BTHE, tail(v_BTGE, num_scored))

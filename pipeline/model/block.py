@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.model.attention import Attention
 from pipeline.model.config import ModelConfig
+from pipeline.model.documents import DocumentView
 from pipeline.model.layers import compute_dtype, rms_norm, tail
 from pipeline.model.mlp import MLP
 from pipeline.model.parts.choke import ChokeMLP
@@ -47,8 +48,8 @@ class VisitInputs(NamedTuple):
     """This visit's own; None takes the block's."""
     num_scored: int | None = None
     """Last positions of which anybody will read the output; None: all."""
-    cache: StreamCache | None = None
-    """What came before these positions; None: nothing."""
+    cache: StreamCache | DocumentView | None = None
+    """What came before these positions, or which of it they see; None: nothing."""
 
 
 class VisitControls(nn.Module):

@@ -124,6 +124,13 @@ class ModelConfig:
             scales,
             f"null or one entry per pass through looped blocks ({passes})",
         )
+        bos_id = self.attention.document_bos_id
+        require(
+            bos_id is None or 0 <= bos_id < self.vocab_size,
+            "attention.document_bos_id",
+            bos_id,
+            f"null or a token id below vocab_size ({self.vocab_size})",
+        )
         gate = self.attention.gate
         require(
             gate is None or gate.width <= self.model_dim,

@@ -4,7 +4,7 @@ Features:
 * encoder, looped core, decoder; folded looped U-Nets; shared-only stacks; helices (`schedule.py`, `parts/helix.py`)
 * weighted skips from encoder to decoder, last in first out, added or blended in through gates
 * grouped key/value heads, normalised queries and keys with a learned gain, exclusive self-attention, sparse head gates
-  (`attention.py`)
+  (`attention.py`), within documents or across them (`documents.py`)
 * partial rotary positions with another speed in every pass (`rotary.py`)
 * squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches,
   controls per block or per visit, a look back at the embedding (`block.py`)
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from pipeline.model.block import Block, VisitControls, VisitInputs
 from pipeline.model.config import ModelConfig
+from pipeline.model.documents import DocumentView, seen_by
 from pipeline.model.embedding import BigramHash, DocumentSmear, lookup_table, projection_between, smear_of
 from pipeline.model.layers import rms_norm, softcap, stream_dtype, tail
 from pipeline.model.loss import mean_nats, target_nats
@@ -51,7 +52,7 @@ class _ForwardInputs(NamedTuple):
     rotations: list[Rotation]
     added_values: list[Tensor]
     num_scored: int | None
-    cache: StreamCache | None
+    cache: StreamCache | DocumentView | None
 
 
 class LoopedUNet(nn.Module):
@@ -82,6 +83,8 @@ class LoopedUNet(nn.Module):
         self.rotary = RotaryTable(config.rope, config.head_dim, config.context_tokens)
         self.unread = UnreadTensors(config.unread)
         self.readers = readers_by_slot(config, self.schedule)
+        self.document_rows = 0
+        """Of a compiled table of documents."""
 
     @classmethod
     def empty(cls, config: ModelConfig) -> "LoopedUNet":
@@ -123,7 +126,8 @@ class LoopedUNet(nn.Module):
         x_BTD = tail(self.embed(seen_BT), num_tokens)
         x_BTD = x_BTD.to(stream_dtype(x_BTD))
         added = [] if self.value_embedding is None else self.value_embedding(input_ids_BT)
-        inputs = _ForwardInputs(x_BTD, self.rotary(num_tokens, start), added, num_scored, cache)
+        seen = seen_by(self.config, self.document_rows, input_ids_BT, cache)
+        inputs = _ForwardInputs(x_BTD, self.rotary(num_tokens, start), added, num_scored, seen)
 
         x_BTD = self._run_unet(x_BTD, inputs) if self.helix is None else self._run_helix(self.helix, x_BTD, inputs)
         return self.head_projection(rms_norm(tail(x_BTD, num_scored)))

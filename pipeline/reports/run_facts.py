@@ -126,7 +126,12 @@ def _changes(params: Params, seed: SeedFacts) -> list[tuple[int, str]]:
     for row in seed.curve if seed.train and not seed.train["imported"] else []:
         settings = settings_at(params.train, int(row["step"]) - 1, row["seconds"])
         loops = "all loops" if settings.active_loops is None else f"{settings.active_loops} of the loops"
-        names = [loops, *["average"] * settings.is_averaged, *["quantization"] * settings.is_quantized]
+        names = [
+            loops,
+            *[f"{settings.context_tokens} tokens a sequence"] * (settings.context_tokens is not None),
+            *["average"] * settings.is_averaged,
+            *["quantization"] * settings.is_quantized,
+        ]
         if new := [each for each in names if each not in before]:
             found.append((int(row["step"]), ", ".join(new)))
         before = names

@@ -21,7 +21,7 @@ from pipeline.training.regime import StepSettings, check_loops, settings_at
 NUM_SPACED_ROWS = 12
 """Rows at even distances, besides those at which something begins."""
 
-_HEADER = ("step", "seconds", "lr scale", "momentum", "weight decay", "loops", "averaged", "quantization")
+_HEADER = ("step", "seconds", "lr scale", "momentum", "weight decay", "loops", "context", "averaged", "quantization")
 
 
 def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: float | None) -> str:
@@ -81,6 +81,7 @@ def _phase(config: TrainConfig, step: int, settings: StepSettings) -> tuple:
         is_warm and is_falling,
         settings.momentum == config.muon_momentum,
         settings.active_loops,
+        settings.context_tokens,
         settings.is_averaged,
         settings.is_quantized,
     )
@@ -100,6 +101,7 @@ def _row(config: TrainConfig, step: int, step_seconds: float | None) -> tuple[st
         f"{settings.momentum:.4f}",
         f"{decay:.4f}",
         loops,
+        "-" if settings.context_tokens is None else str(settings.context_tokens),
         average,
         quantization,
     )

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.checks import FairwayError
+from pipeline.model.documents import rows_for
 from pipeline.model.network import LoopedUNet
 
 Backward = Callable[[Tensor], Tensor]
-"""Adds a rank's gradients of the mean nats per target of tokens (B, T + 1) and returns that mean, detached."""
+"""Adds a rank's gradients of the mean nats per target of tokens (B, T + 1), wherever they lie, and returns that mean,
+detached."""
 
 
 class DeviceMemoryError(FairwayError):
@@ -44,7 +46,7 @@ def build_backward(
         try:
             for part_BT in parts:
                 # Sequences are of equal length: weighted by its share of them, a part's mean adds up to the whole's.
-                loss = part_loss(part_BT) * (len(part_BT) / len(tokens_BT))
+                loss = part_loss(part_BT.to(device, non_blocking=True)) * (len(part_BT) / len(tokens_BT))
                 loss.backward()
                 total_loss += loss.detach()
         except torch.OutOfMemoryError:
@@ -58,12 +60,19 @@ def build_backward(
     return backward
 
 
+def with_room(backward: Backward, model: LoopedUNet, micro_batch_sequences: int | None) -> Backward:
+    """Return `backward` after the model has made room for the documents of the tokens, which lie on the CPU."""
+
+    def with_documents(tokens_BT: Tensor) -> Tensor:
+        for part_BT in tokens_BT.split(micro_batch_sequences or len(tokens_BT)):
+            model.document_rows = rows_for(model.config, model.document_rows, part_BT)
+        return backward(tokens_BT)
+
+    return with_documents
+
+
 def warm_up(
-    model: LoopedUNet,
-    backward: Backward,
-    shape_BT: tuple[int, int],
-    device: torch.device,
-    average_gradients: Callable[[Tensor], object],
+    model: LoopedUNet, backward: Backward, shape_BT: tuple[int, int], average_gradients: Callable[[Tensor], object]
 ) -> None:
     """Compile, and open the connections between ranks, before the clock starts; weights stay as they are.
 
@@ -71,7 +80,7 @@ def warm_up(
     over the tables as they will in training. The global generator is untouched.
     """
     generator = torch.Generator().manual_seed(0)
-    random_BT = torch.randint(model.config.vocab_size, shape_BT, generator=generator).to(device)
+    random_BT = torch.randint(model.config.vocab_size, shape_BT, generator=generator)
     for _ in range(2):
         loss = backward(random_BT)
         average_gradients(loss)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.base.checks import require
+from pipeline.training.contexts import ContextStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,9 @@ class TrainConfig:
     """Largest global gradient norm; 0 is off."""
     loop_stages: tuple[LoopStage, ...] | None
     """Loops that are active from which share of the budget on, the first from 0; null runs all loops always."""
+    context_stages: tuple[ContextStage, ...] | None
+    """Lengths of training sequences from which share of the budget on, the first from 0 and the last the model's, at
+    equal tokens per step; null trains at the model's length always."""
     all_loops_every_steps: int | None
     """Cadence: only every n-th step runs the loops of its stage, the others run one; null is off."""
     average: EmaConfig | SwaConfig | None
@@ -207,7 +211,8 @@ class TrainConfig:
             "null or a token id",
         )
         self._check_warmdown()
-        self._check_loop_stages()
+        self._check_loops()
+        self._check_stages("context_stages", self.context_stages)
         if self.quantization is not None:
             self._check_reached("quantization.from_frac", self.quantization.from_frac)
         if isinstance(self.average, EmaConfig):
@@ -251,18 +256,30 @@ class TrainConfig:
                     f"below half of the warm-down's {length:.0f} steps",
                 )
 
-    def _check_loop_stages(self) -> None:
-        every, stages = self.all_loops_every_steps, self.loop_stages or ()
+    def _check_loops(self) -> None:
+        every = self.all_loops_every_steps
         require(
             every is None or 2 <= every <= (self.max_steps or every),
             "all_loops_every_steps",
             every,
             "null, or at least 2 and at most max_steps",
         )
-        require(self.loop_stages is None or len(stages) > 0, "loop_stages", [], "null or at least one stage")
-        for i, stage in enumerate(stages):
-            where, last = f"loop_stages[{i}].from_frac", stages[i - 1].from_frac
+        self._check_stages("loop_stages", self.loop_stages)
+        for i, stage in enumerate(self.loop_stages or ()):
             require(stage.loops >= 1, f"loop_stages[{i}].loops", stage.loops, "at least 1")
+
+        require(
+            self.context_stages is None or self.document_bos_id is None,
+            "document_bos_id",
+            self.document_bos_id,
+            "null beside context_stages, which cut anywhere; model.attention.document_bos_id keeps documents apart",
+        )
+
+    def _check_stages(self, name: str, stages: tuple[LoopStage | ContextStage, ...] | None) -> None:
+        """Refuse stages that do not follow each other from the start of the run, each with steps of its own."""
+        require(stages is None or len(stages) > 0, name, [], "null or at least one stage")
+        for i, stage in enumerate(stages or ()):
+            where, last = f"{name}[{i}].from_frac", (stages or ())[i - 1].from_frac
             require(
                 stage.from_frac > last if i else stage.from_frac == 0,
                 where,

@@ -22,10 +22,10 @@ from torch import nn
 from pipeline.base.checks import FairwayError, require_always
 from pipeline.base.progress import ClockedProgress, Log
 from pipeline.base.ranks import Ranks, share_from_rank_zero
-from pipeline.data.batches import BatchStream, SequenceSampler
+from pipeline.data.batches import BatchStream, SequenceSampler, shorter_sequences
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
-from pipeline.training.backward import Backward, build_backward, warm_up
+from pipeline.training.backward import Backward, build_backward, warm_up, with_room
 from pipeline.training.config import TrainConfig
 from pipeline.training.journal import Journal, TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
@@ -75,7 +75,6 @@ def train(
     model: nn.Module,
     config: TrainConfig,
     sampler: SequenceSampler,
-    sequence_tokens: int,
     ranks: Ranks,
     device: torch.device,
     log: Log,
@@ -86,16 +85,17 @@ def train(
     """Train `model` in place until the step or the wall-clock budget is spent.
 
     `model` maps ids and targets (B, T) to their mean nats; `config` names a precision, not auto. Every rank calls this
-    inside its process group; weights start as rank 0's, which logs. Step n reads batch n, whatever the world size.
+    inside its process group; weights start as rank 0's, which logs. Step n reads batch n, whatever the world size,
+    cut into the sequences of its stage.
     With `snapshots` it starts from the latest one, saves outside of the budget's clock, and ends in StoppedError after
     a signal.
     Raises ValueError when the batch does not divide into sequences over ranks, DivergenceError when the loss or the
     gradient is no longer finite, DeviceMemoryError when a pass does not fit into the GPU.
     """
-    batch_sequences = sequences_per_step(config.batch_tokens, sequence_tokens, ranks.world_size)
+    batch_sequences = sequences_per_step(config.batch_tokens, sampler.sequence_tokens, ranks.world_size)
     journal = Journal(config, ranks, log, progress)
     journal.say(f"model_params:{sum(parameter.numel() for parameter in model.parameters())}")
-    shape_BT = (batch_sequences // ranks.world_size, sequence_tokens + 1)
+    shape_BT = (batch_sequences // ranks.world_size, sampler.sequence_tokens)
     regime, optimizer_step, forward_backward = _set_up(model, config, sampler.seed, shape_BT, ranks, device)
     step, seconds, broken_at = 0, 0.0, torch.zeros((), dtype=torch.int64, device=device)
     if snapshots is not None:
@@ -105,6 +105,8 @@ def train(
     budget, batch_BT = _Budget(config, ranks, clock, seconds), stream.next()
     while not budget.is_spent(step, seconds):
         settings = settings_at(config, step, seconds)
+        if config.context_stages is not None:
+            batch_BT = shorter_sequences(batch_BT, settings.context_tokens)
         with regime.step(settings):
             loss = forward_backward(batch_BT)
         optimizer_step.set_schedule(settings)
@@ -141,9 +143,14 @@ def _set_up(
         compiled=config.compile,
         micro_batch_sequences=config.micro_batch_sequences,
     )
-    for loops in regime.loop_counts() if config.compile else ():
-        regime.set_loops(loops)
-        warm_up(cast(LoopedUNet, model), forward_backward, shape_BT, device, optimizer_step.average_gradients)
+    if config.compile:
+        network, (batch, length) = cast(LoopedUNet, model), shape_BT
+        if device.type == "cuda":
+            forward_backward = with_room(forward_backward, network, config.micro_batch_sequences)
+        for loops, tokens in regime.graphs():
+            regime.set_loops(loops)
+            one_more = (batch * length // (tokens or length), (tokens or length) + 1)
+            warm_up(network, forward_backward, one_more, optimizer_step.average_gradients)
     return regime, optimizer_step, forward_backward
 
 

@@ -25,6 +25,7 @@ from pipeline.optim.lr_schedule import (
     warmdown_left,
 )
 from pipeline.training.config import EmaConfig, TrainConfig
+from pipeline.training.contexts import ContextStage, stage_at, switch_scale
 from pipeline.training.quant_aware import Perturbation
 
 
@@ -45,6 +46,8 @@ class StepSettings(NamedTuple):
     """Whether the weights after this step join the average."""
     is_quantized: bool
     """Whether the loss is taken at perturbed weights."""
+    context_tokens: int | None = None
+    """Length of the sequences; None is the model's."""
 
 
 def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
@@ -63,7 +66,7 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
         is_averaged = progress >= average.from_frac
     else:
         is_averaged = average is not None and left < 1 and (step + 1) % average.every_steps == 0
-    return StepSettings(
+    settings = StepSettings(
         step,
         lr_scale(step, left, warmup_steps=config.warmup_steps, min_lr_frac=config.min_lr_frac),
         momentum_at(
@@ -82,6 +85,14 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
         is_averaged,
         quantization is not None and progress >= quantization.from_frac,
     )
+    return settings if config.context_stages is None else _in_stage(config.context_stages, progress, settings)
+
+
+def _in_stage(stages: tuple[ContextStage, ...], progress: float, settings: StepSettings) -> StepSettings:
+    """Return the settings of a step with what the length of its sequences asks for."""
+    stage = stage_at(stages, progress)
+    scale = settings.lr_scale * switch_scale(stage, settings.step, progress)
+    return settings._replace(lr_scale=scale, context_tokens=stage.context_tokens)
 
 
 def check_loops(config: TrainConfig, schedule: ScheduleConfig) -> None:
@@ -122,11 +133,20 @@ class Regime:
         if config.average is not None:
             self.average = WeightAverage(model, getattr(config.average, "decay", None))
 
-    def loop_counts(self) -> list[int | None]:
-        """Return every number of active loops that the run will use: each is a graph of its own to compile."""
-        stages: list[int | None] = [stage.loops for stage in self.config.loop_stages or ()]
-        one = [1] if self.config.all_loops_every_steps else []
-        return list(dict.fromkeys([*one, *(stages or [None])]))
+    def graphs(self) -> list[tuple[int | None, int | None]]:
+        """Return every (active loops, sequence length) that the run will use: each is a graph of its own to compile."""
+        loops = [(stage.from_frac, stage.loops) for stage in self.config.loop_stages or ()]
+        contexts, every = self.config.context_stages, self.config.all_loops_every_steps
+        begins = sorted({0.0, *(frac for frac, _ in loops), *(stage.from_frac for stage in contexts or ())})
+        found = [
+            (
+                active_loops_at(step, begin, stages=loops, all_loops_every_steps=every),
+                None if contexts is None else stage_at(contexts, begin).context_tokens,
+            )
+            for step in (1, 0)  # beside and at a cadence's step
+            for begin in begins
+        ]
+        return list(dict.fromkeys(found))
 
     def set_loops(self, loops: int | None) -> None:
         """Run this many loops from now on."""

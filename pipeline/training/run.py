@@ -17,6 +17,7 @@ from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
 from pipeline.training.config import TrainConfig
+from pipeline.training.contexts import sampled_tokens
 from pipeline.training.journal import TrainResult
 from pipeline.training.loop import train
 from pipeline.training.precision import BF16, resolve_precision
@@ -41,7 +42,14 @@ def train_from_shards(
     from the latest one. `attention` names a kernel or is `auto`, and so may the precision; the log says which it is.
     Raises ValueError for shards that are too short or a kernel that is absent.
     """
-    sampler = SequenceSampler(shards, model_config.context_tokens, seed, train_config.document_bos_id)
+    sampler = SequenceSampler(
+        shards,
+        model_config.context_tokens
+        if train_config.context_stages is None
+        else sampled_tokens(train_config.context_stages),
+        seed,
+        train_config.document_bos_id,
+    )
     settings = replace(train_config, precision=resolve_precision(train_config.precision, device))
     kernel = resolve_attention(attention, device, settings.precision == BF16)
     if ranks.rank == 0:
@@ -50,7 +58,5 @@ def train_from_shards(
         log(f"attention: {kernel}")
     model = build(model_config, seed).to(device)
     with process_group(ranks, device), attention_kernel(kernel):
-        result = train(
-            model, settings, sampler, model_config.context_tokens, ranks, device, log, progress, snapshots=snapshots
-        )
+        result = train(model, settings, sampler, ranks, device, log, progress, snapshots=snapshots)
     return model, result

@@ -21,6 +21,10 @@ def check_params(path: str) -> "Params":
     _check_token_ids(params)
     _check_statistics(params)
     _check_mixtures(params)
+    if params.train.context_stages is not None:
+        from pipeline.training.contexts import check_contexts
+
+        check_contexts(params.train.context_stages, params.model.context_tokens, params.train.batch_tokens)
     return params
 
 

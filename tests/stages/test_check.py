@@ -30,6 +30,12 @@ BAD = [
     ("evaluate.items", ["blocks", "foo"], "evaluate.items: got 'foo', expected names among protocols"),
     ("model.vocab_size", 512, "model.vocab_size: got 512, expected 1024, as data.vocab_size"),
     ("train.document_bos_id", 1024, "train.document_bos_id: got 1024, expected a token id below model.vocab_size"),
+    ("model.attention.document_bos_id", 1024, "model.attention.document_bos_id: got 1024, expected null or a token id"),
+    (
+        "train.context_stages",
+        [{"from_frac": 0, "context_tokens": 128}],
+        "train.context_stages[-1].context_tokens: got 128, expected 256, model.context_tokens: what is never trained",
+    ),
     (
         "evaluate.protocols.blocks",
         {"kind": "blocks", "documents": True, "bos_id": 1024, "context_tokens": 8, "mixture": None},
@@ -75,7 +81,7 @@ def edited(folder: Path, key: str, value: object) -> str:
 
 @pytest.mark.parametrize(("key", "value", "message"), BAD)
 def test_what_a_later_stage_would_refuse_is_refused_first(key, value, message, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"^[\w.]+: got|^package.github: unknown") as caught:
+    with pytest.raises(ValueError, match=r"^[\w.\[\]-]+: got|^package.github: unknown") as caught:
         check_params(edited(tmp_path, key, value))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)

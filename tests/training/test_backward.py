@@ -21,7 +21,7 @@ def test_every_number_of_loops_is_compiled_once_and_before_training(monkeypatch)
     backward = build_backward(model, CPU, bf16=True, compiled=True, micro_batch_sequences=2)
     for active_loops in (1, None):
         model.set_active_loops(active_loops)
-        warm_up(model, backward, tuple(batch_BT.shape), CPU, lambda loss: None)
+        warm_up(model, backward, tuple(batch_BT.shape), lambda loss: None)
     assert counter.frame_count == 2
     for active_loops in (1, None, 1):
         model.set_active_loops(active_loops)
@@ -37,7 +37,7 @@ def test_a_warm_up_reads_random_valid_ids_and_changes_nothing():
         seen.append(tokens_BT)
         return model(tokens_BT[:, :-1], tokens_BT[:, 1:])
 
-    warm_up(model, backward, tuple(batch_BT.shape), CPU, lambda loss: None)
+    warm_up(model, backward, tuple(batch_BT.shape), lambda loss: None)
     assert all(tokens.shape == batch_BT.shape and tokens.dtype == batch_BT.dtype for tokens in seen)
     assert seen[0].min() >= 0
     assert seen[0].max() < MODEL.vocab_size

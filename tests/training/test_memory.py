@@ -15,7 +15,7 @@ from pipeline.training.config import EmaConfig, FakeQuantConfig
 from pipeline.training.memory import activation_bytes, state_bytes, step_bytes
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, settings_at
-from tests.networks import architecture
+from tests.networks import architecture, changed
 from tests.training.tiny_run import ALONE, MODEL, train_config
 
 REPO = Path(__file__).resolve().parents[2]
@@ -106,3 +106,10 @@ def test_the_state_is_that_of_a_step_that_was_taken() -> None:
 def test_a_pass_over_fewer_sequences_needs_less() -> None:
     assert estimate("universal-4b7l", 12) < 0.6 * estimate("universal-4b7l", 24)
     assert estimate("universal-4b7l", 1000) == estimate("universal-4b7l", 48), "no more than a process has"
+
+
+@pytest.mark.parametrize("name", ["tiny", "frontier"])
+def test_documents_cost_a_flash_kernel_no_memory(name: str) -> None:
+    apart = changed(architecture(name), {"attention.document_bos_id": 1})
+    plain, masked = (activation_bytes(LoopedUNet(config), 2048, bf16=True) for config in (architecture(name), apart))
+    assert masked == plain

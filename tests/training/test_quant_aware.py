@@ -203,7 +203,6 @@ def trained(config: FakeQuantConfig | NoiseConfig | None, seed: int) -> nn.Modul
         model,
         train_config(max_steps=150, matrix_lr=0.02, quantization=config, log_every_steps=150),
         SequenceSampler([markov_text()], SEQUENCE_TOKENS, seed),
-        SEQUENCE_TOKENS,
         ALONE,
         torch.device("cpu"),
         lambda line: None,

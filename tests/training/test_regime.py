@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet, build
 from pipeline.training.config import EmaConfig, FakeQuantConfig, LoopStage, NoiseConfig, SwaConfig
+from pipeline.training.contexts import ContextStage
 from pipeline.training.journal import TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, settings_at
@@ -34,7 +35,7 @@ EVERYTHING = {
 
 
 def test_all_settings_of_a_step_budget_at_its_corners() -> None:
-    """Columns behind the step: learning rate, momentum, decay, loops, averaged, quantized."""
+    """Columns behind the step: learning rate, momentum, decay, loops, averaged, quantized; the model's length."""
     expected: dict[int, tuple[Any, ...]] = {
         0: (0.25, 0.85, 1.0, 1, False, False),
         3: (1.0, 0.88, 1.0, 1, False, False),
@@ -49,7 +50,7 @@ def test_all_settings_of_a_step_budget_at_its_corners() -> None:
     }
     config = train_config(**EVERYTHING)
     for step, row in expected.items():
-        assert settings_at(config, step, 1e9) == pytest.approx((step, *row)), step
+        assert settings_at(config, step, 1e9) == pytest.approx((step, *row, None)), step
 
 
 def test_all_settings_of_a_clock_budget_at_its_corners() -> None:
@@ -62,8 +63,8 @@ def test_all_settings_of_a_clock_budget_at_its_corners() -> None:
 
 def test_with_both_budgets_the_one_further_spent_decides() -> None:
     both = train_config(**EVERYTHING | {"max_seconds": 50.0, "reserve_seconds": 10.0})
-    assert settings_at(both, 4, 30.0)[3:] == (0.75, 2, True, True), "the clock, at 30 of 40 seconds"
-    assert settings_at(both, 30, 5.0)[3:] == (0.75, 2, False, True), "the steps, at 30 of 40"
+    assert settings_at(both, 4, 30.0)[3:] == (0.75, 2, True, True, None), "the clock, at 30 of 40 seconds"
+    assert settings_at(both, 30, 5.0)[3:] == (0.75, 2, False, True, None), "the steps, at 30 of 40"
 
 
 def test_an_ema_begins_at_its_share_of_the_budget() -> None:
@@ -202,13 +203,16 @@ def test_a_regime_goes_on_from_its_state() -> None:
 
 
 def test_every_number_of_loops_is_compiled_beforehand() -> None:
-    def loop_counts(**changes: Any) -> list[int | None]:
-        return Regime(build(MODEL), train_config(**changes), seed=0).loop_counts()
+    def graphs(**changes: Any) -> list[tuple[int | None, int | None]]:
+        return Regime(build(MODEL), train_config(**changes), seed=0).graphs()
 
-    assert loop_counts() == [None]
-    assert loop_counts(loop_stages=STAGES) == [1, 2]
-    assert loop_counts(all_loops_every_steps=2) == [1, None]
-    assert loop_counts(all_loops_every_steps=2, loop_stages=STAGES) == [1, 2]
+    assert graphs() == [(None, None)]
+    assert graphs(loop_stages=STAGES) == [(1, None), (2, None)]
+    assert graphs(all_loops_every_steps=2) == [(1, None), (None, None)]
+    assert graphs(all_loops_every_steps=2, loop_stages=STAGES) == [(1, None), (2, None)]
+    contexts = tuple(ContextStage(from_frac=frac, context_tokens=tokens) for frac, tokens in ((0.0, 8), (0.25, 16)))
+    assert graphs(context_stages=contexts, max_steps=12) == [(None, 8), (None, 16)]
+    assert graphs(context_stages=contexts, loop_stages=STAGES) == [(1, 8), (1, 16), (2, 16)]
 
 
 @pytest.mark.parametrize(

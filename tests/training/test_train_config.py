@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.base.config import parse_value
 from pipeline.training.config import EmaConfig, LoopStage, NoiseConfig, SwaConfig, TrainConfig
+from pipeline.training.contexts import ContextStage
 from tests.training.tiny_run import train_config
 
 SWA = SwaConfig(kind="swa", every_steps=3)
@@ -15,6 +16,11 @@ SWA = SwaConfig(kind="swa", every_steps=3)
 def stages(*pairs: tuple[float, int]) -> tuple[LoopStage, ...]:
     """Return stages from (from_frac, loops)."""
     return tuple(LoopStage(from_frac=from_frac, loops=loops) for from_frac, loops in pairs)
+
+
+def contexts(*pairs: tuple[float, int]) -> tuple[ContextStage, ...]:
+    """Return stages from (from_frac, context_tokens)."""
+    return tuple(ContextStage(from_frac=from_frac, context_tokens=tokens) for from_frac, tokens in pairs)
 
 
 def ema(from_frac: float) -> EmaConfig:
@@ -66,6 +72,12 @@ COUNTED = {"warmdown_frac": None, "warmdown_steps": 5}
         ({"loop_stages": stages((0.0, 1), (0.0, 2))}, "loop_stages[1].from_frac: got 0.0, expected above the stage"),
         ({"loop_stages": stages((0.0, 1), (0.99, 2))}, "loop_stages[1].from_frac: got 0.99, expected a share of the"),
         ({"loop_stages": stages((0.0, 0))}, "loop_stages[0].loops: got 0, expected at least 1"),
+        ({"context_stages": ()}, "context_stages: got [], expected null or at least one stage"),
+        ({"context_stages": contexts((0.1, 8))}, "context_stages[0].from_frac: got 0.1, expected 0: the first stage"),
+        (
+            {"context_stages": contexts((0.0, 16)), "document_bos_id": 1},
+            "document_bos_id: got 1, expected null beside context_stages, which cut anywhere; model.attention",
+        ),
     ],
 )
 def test_what_could_never_take_effect_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -51,6 +51,9 @@ class AttentionConfig:
     """Physical blocks (unique first, looped after them) with exclusive self-attention."""
     gate: AttentionGateConfig | None
     """Sparse output gate of every attention."""
+    document_bos_id: int | None
+    """Positions see their own document only, which begins with this token id (`bos_id` of the data manifest); null lets
+    them see all of a sequence."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ("num_heads", "num_kv_heads"))

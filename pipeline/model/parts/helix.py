@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.attention import attend
+from pipeline.model.documents import DocumentView
 from pipeline.model.schedule_config import HelixSchedule
 from pipeline.model.stream_cache import StreamCache
 
@@ -22,7 +23,9 @@ class LinearHint(nn.Module):
         self.down = nn.Linear(model_dim, hint_dim, bias=False)
         self.up = nn.Linear(hint_dim, model_dim, bias=False)
 
-    def forward(self, listener_BTD: Tensor, speaker_BTD: Tensor, cache: StreamCache | None = None) -> Tensor:
+    def forward(
+        self, listener_BTD: Tensor, speaker_BTD: Tensor, cache: StreamCache | DocumentView | None = None
+    ) -> Tensor:
         """Return what to add to the listener; no position hears another, so there is no past to keep."""
         return self.up(self.down(speaker_BTD))
 
@@ -41,11 +44,13 @@ class AttentionHint(nn.Module):
         self.value = nn.Linear(model_dim, hint_dim, bias=False)
         self.output = nn.Linear(hint_dim, model_dim, bias=False)
 
-    def forward(self, listener_BTD: Tensor, speaker_BTD: Tensor, cache: StreamCache | None = None) -> Tensor:
+    def forward(
+        self, listener_BTD: Tensor, speaker_BTD: Tensor, cache: StreamCache | DocumentView | None = None
+    ) -> Tensor:
         """Return what to add to the listener."""
         q_BT1E = self.query(listener_BTD).unsqueeze(2)
         k_BT1E, v_BT1E = self.key(speaker_BTD).unsqueeze(2), self.value(speaker_BTD).unsqueeze(2)
-        seen = (k_BT1E, v_BT1E) if cache is None else cache.extend(k_BT1E, v_BT1E)
+        seen: tuple = (k_BT1E, v_BT1E) if cache is None else cache.extend(k_BT1E, v_BT1E)
         return self.output(attend(q_BT1E, *seen).squeeze(2))
 
     def writers(self) -> list[nn.Module]:
@@ -63,7 +68,9 @@ class Helix(nn.Module):
         self.to_main = hint(model_dim, config.bridge_dim)
         self.merge_gate = nn.Parameter(torch.zeros(model_dim))
 
-    def hints(self, x_BTD: Tensor, loop_BTD: Tensor, cache: StreamCache | None = None) -> tuple[Tensor, Tensor]:
+    def hints(
+        self, x_BTD: Tensor, loop_BTD: Tensor, cache: StreamCache | DocumentView | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return (hint to the looped stream, hint to the main stream), both from the streams as they are now."""
         return self.to_loop(loop_BTD, x_BTD, cache), self.to_main(x_BTD, loop_BTD, cache)
 
