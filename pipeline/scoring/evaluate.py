@@ -31,6 +31,8 @@ from pipeline.model.backends import attention_kernel, scoring_attention
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
 from pipeline.scoring.lora import DocumentLora
+from pipeline.scoring.phased import PhasedLora
+from pipeline.scoring.phased_config import PhasedProtocol
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
@@ -80,7 +82,8 @@ def score(
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows, sums = len(tokens) - 1, 0, [], np.zeros(2)
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
-        learns = isinstance(protocol, LoraProtocol) or (isinstance(protocol, TTTProtocol) and len(groups) > 1)
+        learns = isinstance(protocol, LoraProtocol | PhasedProtocol)
+        learns = learns or (isinstance(protocol, TTTProtocol) and len(groups) > 1)
         worker = scoring_model(model, protocol.context_tokens, torch.device(device), learns)
         with batch_map(torch.device(device)) as map_batches:
             adaptation = NoAdaptation()
@@ -131,6 +134,8 @@ def adaptation_for(
     """Return the adaptation that `protocol` asks for, bound to `model`."""
     if isinstance(protocol, LoraProtocol):
         return DocumentLora(model, protocol, dtype)
+    if isinstance(protocol, PhasedProtocol):
+        return PhasedLora(model, protocol, dtype, ranks, map_batches)
     assert isinstance(protocol, TTTProtocol), "nothing else learns"
     return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
 

@@ -13,10 +13,11 @@ Checked by: tests/scoring/test_windows.py.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, groupby, islice
 from typing import Any, NamedTuple
 
 from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
+from pipeline.scoring.phased_config import PhasedProtocol
 
 MOST_RANKS = 8
 """Processes that share what learns: parts of an SGD batch and queues of documents are so many, whoever runs them."""
@@ -42,6 +43,8 @@ class Group(NamedTuple):
     is_last: bool
     """No group follows in this state: what is learnt from this one would be read by nobody."""
     windows: tuple[Window, ...]
+    ends_document: bool = False
+    """No target of the document follows: adapters take no step on it, also where others of its lane follow."""
 
 
 class Step(NamedTuple):
@@ -60,9 +63,11 @@ def plan(documents: Sequence[int], protocol: Protocol) -> list[Group]:
     protocol that knows no documents takes the stream as one.
     """
     num_targets = sum(documents)
-    spans = list(zip(accumulate(documents, initial=0), documents, strict=False))
+    spans = [span for span in zip(accumulate(documents, initial=0), documents, strict=False) if span[1]]
     if isinstance(protocol, LoraProtocol):
-        return document_groups(spans, protocol.context_tokens, protocol.chunk_tokens)
+        return document_groups(spans, protocol)
+    if isinstance(protocol, PhasedProtocol):
+        return phased_groups(spans, protocol)
     length = protocol.context_tokens
     stride = getattr(protocol, "stride_tokens", length)
     if lane_tokens := getattr(protocol, "lane_tokens", None):  # lanes: windows that are fed in steps
@@ -101,18 +106,43 @@ def chunk_groups(num_targets: int, windows: Sequence[Window], chunk_tokens: int)
     ]
 
 
-def document_groups(spans: Sequence[tuple[int, int]], context_tokens: int, chunk_tokens: int) -> list[Group]:
+def document_groups(
+    spans: Sequence[tuple[int, int]], protocol: LoraProtocol | PhasedProtocol, first_number: int = 0
+) -> list[Group]:
     """Return one group, of one window, per chunk of every document; spans: (start, targets) of each document.
 
     The window of a chunk ends where a whole chunk would end at the latest, and starts a context before that or with its
-    document: chunks of one number lie at one place in their windows, whichever the document.
+    document: chunks of one number lie at one place in their windows, whichever the document. The last group of a lane
+    is the last in its state.
     """
     groups: list[Group] = []
-    for start, num_targets in spans:
-        for at in range(0, num_targets, chunk_tokens):
-            end = at + chunk_tokens
-            window = Window(start + max(0, end - context_tokens), start + min(end, num_targets), start + at)
-            groups.append(Group(len(groups), window.start, window.stop, end >= num_targets, (window,)))
+    lane_documents = protocol.lane_documents if isinstance(protocol, PhasedProtocol) else 1
+    for number, (start, num_targets) in enumerate(spans, 1):
+        at, lane_ends = 0, number % lane_documents == 0 or number == len(spans)
+        while at < num_targets:
+            end = at + chunk_size(protocol, at, num_targets)
+            window = Window(start + max(0, end - protocol.context_tokens), start + min(end, num_targets), start + at)
+            ends, span = end >= num_targets, (window.start, window.stop)
+            groups.append(Group(first_number + len(groups), *span, ends and lane_ends, (window,), ends))
+            at = end
+    return groups
+
+
+def chunk_size(protocol: LoraProtocol | PhasedProtocol, at: int, num_targets: int) -> int:
+    """Return the targets of the chunk that begins after `at` targets of a document of `num_targets`."""
+    if isinstance(protocol, LoraProtocol):
+        return protocol.chunk_tokens
+    reached = num_targets if protocol.chunks_by == "length" else at + 1
+    return next((size for most, size in protocol.short_chunks if reached <= most), protocol.chunk_tokens)
+
+
+def phased_groups(spans: Sequence[tuple[int, int]], protocol: PhasedProtocol) -> list[Group]:
+    """Return the groups of the first documents, one without a window that spans them all, and those of the others."""
+    first = protocol.global_phase.documents if protocol.global_phase else len(spans)
+    groups = document_groups(spans[:first], protocol)
+    if spans[first:]:
+        groups.append(Group(len(groups), 0, spans[first][0], False, ()))
+        groups += document_groups(spans[first:], protocol, len(groups))
     return groups
 
 
@@ -121,18 +151,24 @@ def steps_of_rank(
 ) -> Iterator[Step]:
     """Yield what one of `world_size` processes runs, in order.
 
-    Queues of documents are dealt to the processes; other groups run on all of them, their batches dealt.
+    Queues of documents are dealt to the processes; other groups run on all of them, their batches dealt. A group of no
+    window among documents is for all of them, too, after those before it.
     """
-    if not isinstance(protocol, LoraProtocol):
+    if not isinstance(protocol, LoraProtocol | PhasedProtocol):
         for group in groups:
             yield Step([group], window_batches(group.windows, batch_tokens, protocol.context_tokens)[rank::world_size])
         return
-    for queue in document_queues(groups, protocol.batch_documents)[rank::world_size]:
-        yield from queue_steps(queue, protocol, batch_tokens)
+    for has_windows, members in groupby(groups, lambda group: group.windows != ()):
+        part = list(members)
+        if not has_windows:
+            yield Step(part, [])
+            continue
+        for queue in document_queues(part, protocol.batch_documents)[rank::world_size]:
+            yield from queue_steps(queue, protocol, batch_tokens)
 
 
 def document_queues(groups: Sequence[Group], batch_documents: int) -> list[list[Sequence[Group]]]:
-    """Return the documents, each the list of its groups, dealt to queues so many at a time, in file order."""
+    """Return the documents, or lanes, each the list of its groups, dealt to queues so many at a time, in file order."""
     ends = [index + 1 for index, group in enumerate(groups) if group.is_last]
     documents = [groups[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     queues: list[list[Sequence[Group]]] = [[] for _ in range(MOST_RANKS)]
@@ -141,7 +177,9 @@ def document_queues(groups: Sequence[Group], batch_documents: int) -> list[list[
     return queues
 
 
-def queue_steps(queue: Sequence[Sequence[Group]], protocol: LoraProtocol, batch_tokens: int) -> Iterator[Step]:
+def queue_steps(
+    queue: Sequence[Sequence[Group]], protocol: LoraProtocol | PhasedProtocol, batch_tokens: int
+) -> Iterator[Step]:
     """Yield the steps of a queue: `batch_documents` are open, and one that ends makes room for the next.
 
     All that are open advance by a chunk, then again. Those go side by side whose chunks lie at about one place of their

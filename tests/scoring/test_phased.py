@@ -1,0 +1,174 @@
+"""Phased test-time training: an unrolled network with explicit weights, one document at a time; what travels, where."""
+
+import copy
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.network import LoopedUNet
+from pipeline.scoring import score_tokens
+from tests.scoring.scoring_toys import PHASED, in_context, random_documents, tiny_network
+
+LENGTHS = [40, 0, 1, 17, 5, 60, 0, 4, 6, 7, 3]
+PHASE = PHASED["global_phase"]
+ALONE = {**PHASED, "lane_documents": 1, "global_phase": None}
+
+
+class Merged(nn.Module):
+    """A matrix of W + s B A."""
+
+    def __init__(self, matrix: nn.Linear, pair: list[Tensor], scale: float) -> None:
+        super().__init__()
+        self.matrix, self.pair, self.scale = matrix, pair, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.matrix.weight + self.scale * self.pair[1] @ self.pair[0]).T
+
+
+class Beside(nn.Module):
+    """A part of a block with s B A from its input to its output."""
+
+    def __init__(self, part: nn.Module, pair: list[Tensor], scale: float) -> None:
+        super().__init__()
+        self.part, self.pair, self.scale = part, pair, scale
+
+    def forward(self, x_BTD: Tensor, *rest: Any) -> Tensor:
+        return self.part(x_BTD, *rest) + self.scale * x_BTD @ (self.pair[1] @ self.pair[0]).T
+
+
+def unrolled(model: LoopedUNet) -> LoopedUNet:
+    """Return the network with a block of its own for every visit."""
+    copied, visits = copy.deepcopy(model), model.schedule.visits
+    assert [visit.slot for visit in visits] == list(range(len(visits)))
+    copied.blocks = nn.ModuleList(copy.deepcopy(model.blocks[visit.block]) for visit in visits)
+
+    def named(part: tuple) -> tuple:
+        return tuple(dataclasses.replace(visit, block=visit.slot) for visit in part)
+
+    old = model.schedule
+    copied.schedule = dataclasses.replace(
+        old, encoder=named(old.encoder), passes=tuple(map(named, old.passes)), decoder=named(old.decoder)
+    )
+    return copied
+
+
+class Lane:
+    """A network whose adapters have values: what one document learns, and what the next one of a lane finds."""
+
+    def __init__(self, model: LoopedUNet, rule: dict) -> None:
+        self.model, self.rule, self.scale = unrolled(model), rule, rule["alpha"] / rule["rank"]
+        generator = torch.Generator().manual_seed(0)
+
+        def pair(outputs: int, inputs: int) -> list[Tensor]:
+            bound = 1 / math.sqrt(inputs)
+            down = (torch.rand(rule["rank"], inputs, generator=generator) * 2 - 1) * bound
+            return [down, torch.zeros(outputs, rule["rank"])]
+
+        self.pairs = []
+        for block in self.model.blocks:
+            for name in ("query", *["key"] * rule["adapt_keys"], "value"):
+                matrix = getattr(block.attention, name)
+                self.pairs.append(pair(*matrix.weight.shape))
+                setattr(block.attention, name, Merged(matrix, self.pairs[-1], self.scale))
+            for name in ("attention", "mlp"):
+                self.pairs.append(pair(32, 32))
+                setattr(block, name, Beside(getattr(block, name), self.pairs[-1], self.scale))
+        self.head_VD = self.model.token_embedding.weight
+        self.pairs.append(pair(*self.head_VD.shape))
+
+    def begin(self) -> None:
+        """Start a document: A as it is, B zero, AdamW new."""
+        with torch.no_grad():
+            for _, up in self.pairs:
+                up.zero_()
+        parameters = [each.requires_grad_() for pair in self.pairs for each in pair]
+        rule = self.rule
+        betas = rule["beta1"], rule["beta2"]
+        self.adam = torch.optim.AdamW(
+            parameters, rule["learning_rate"], betas, rule["eps"], weight_decay=rule["weight_decay"]
+        )
+
+    def nats(self, ids_T: Tensor, targets_T: Tensor) -> Tensor:
+        hidden_TD = self.model.hidden(ids_T[None])[0]
+        down, up = self.pairs[-1]
+        z_TV, cap = hidden_TD @ (self.head_VD + self.scale * up @ down).T, self.model.config.logit_softcap
+        return F.cross_entropy(cap * torch.tanh(z_TV / cap), targets_T, reduction="none")
+
+    def score(self, document_M: Tensor) -> list[float]:
+        """Return the nats of a document's targets: score a chunk, learn from it, score the next."""
+        self.begin()
+        length, found, at = len(document_M) - 1, list[float](), 0
+        while at < length:
+            held = length if self.rule["chunks_by"] == "length" else at + 1
+            end = at + next(
+                (size for most, size in self.rule["short_chunks"] if held <= most), self.rule["chunk_tokens"]
+            )
+            first, stop = max(0, end - self.rule["context_tokens"]), min(end, length)
+            nats_T = self.nats(document_M[first:stop], document_M[first + 1 : stop + 1])[at - first :]
+            found += nats_T.tolist()
+            if end < length:
+                self.adam.zero_grad()
+                nats_T.mean().backward()
+                self.adam.step()
+            at = end
+        return found
+
+
+def learn_globally(model: LoopedUNet, tokens_M: Tensor, phase: dict) -> None:
+    """Train on the chunks but the last, one piece of a document at a time."""
+    length, size = phase["context_tokens"], phase["chunk_tokens"]
+    sgd = torch.optim.SGD(model.parameters(), phase["learning_rate"], phase["momentum"])
+    num_chunks = -(-(len(tokens_M) - 1) // size)
+    for chunk in range(num_chunks - 1):
+        sgd.param_groups[0]["lr"] = phase["learning_rate"] * (1 + math.cos(math.pi * chunk / (num_chunks - 1))) / 2
+        rows = [range(at, at + length) for at in range(chunk * size, (chunk + 1) * size, length)]
+        for first in range(0, len(rows), phase["batch_sequences"]):
+            batch = rows[first : first + phase["batch_sequences"]]
+            for row in batch:
+                starts = [at for at in row if at == row[0] or tokens_M[at] == 1]
+                for start, stop in itertools.pairwise([*starts, row[-1] + 1]):
+                    loss = model(tokens_M[None, start:stop], tokens_M[None, start + 1 : stop + 1])
+                    (loss * (stop - start) / (len(batch) * length)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), phase["grad_clip"])
+            sgd.step()
+            sgd.zero_grad()
+
+
+def one_document_at_a_time(model: LoopedUNet, tokens_M: Tensor, rule: dict) -> np.ndarray:
+    model, nats = in_context(model, rule["context_tokens"]).eval(), list[float]()
+    bounds = [*(tokens_M == 1).nonzero()[:, 0].tolist(), len(tokens_M) - 1]
+    lane, since, phase = Lane(model, rule), 0, rule["global_phase"]
+    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+        if phase and number == phase["documents"]:
+            learn_globally(model, tokens_M[: start + 1], phase)
+            since = number
+        if (number - since) % rule["lane_documents"] == 0:
+            lane = Lane(model, rule)
+        nats += lane.score(tokens_M[start : end + 1])
+    return np.array(nats)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"lane_documents": 1},
+    {"lane_documents": 99, "batch_documents": 9, "adapt_keys": True},
+    {"global_phase": None, "chunks_by": "length"},
+    {"short_chunks": [], "chunk_tokens": 16, "global_phase": {**PHASE, "epochs": 1, "batch_sequences": 9}},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_nats_are_those_of_one_document_at_a_time(changes: dict) -> None:
+    rule, tokens = {**PHASED, **changes}, random_documents(LENGTHS)
+    expected = one_document_at_a_time(tiny_network(), tokens, rule)
+    found = score_tokens(tiny_network(), tokens, rule)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)  # sums of other shapes
+    still = score_tokens(tiny_network(), tokens, {**rule, "learning_rate": 1e-9, "global_phase": None})
+    assert np.abs(found - still).max() > 0.1
