@@ -26,9 +26,6 @@ from pipeline.scoring.config import TTTProtocol
 from pipeline.scoring.phased_config import GlobalPhase
 from pipeline.scoring.windows import MOST_RANKS, Group
 
-UNSCORED = -100
-"""Target that `cross_entropy` does not count."""
-
 
 class NoAdaptation:
     """The interface, and the adaptation that does nothing.
@@ -110,13 +107,11 @@ class ChunkSGD(NoAdaptation):
         # The caller may sit inside no_grad; the model must still train.
         with reproducible_gradients(inputs_BT.device), torch.enable_grad():
             with autocast_to(self.dtype, inputs_BT.device):
-                loss = self._nats(inputs_BT, targets_BT) / batch_targets
+                logits_BTV = self.model(inputs_BT)
+                nats = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
+            loss = nats / batch_targets
             gradients = torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)
         return torch.cat([gradient.flatten() for gradient in gradients])
-
-    def _nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        logits_BTV = self.model(inputs_BT)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
 
 
 def chunk_learning_rate(peak: float, chunk: int, num_chunks: int) -> float:

@@ -21,62 +21,72 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.base.ranks import Ranks
 from pipeline.model.layers import tail
-from pipeline.scoring.adaptation import UNSCORED, ChunkSGD
+from pipeline.scoring.adaptation import ChunkSGD
 from pipeline.scoring.lora import DocumentLora, DocumentState
 from pipeline.scoring.phased_config import PhasedProtocol
 from pipeline.scoring.windows import Group, chunk_groups
+
+
+def draw_uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Return values between -1 and 1."""
+    return 2 * torch.rand(rows, columns, generator=generator) - 1
 
 
 class PhasedLora(DocumentLora):
     """Adapters of the documents that are read now, and the phase between the first documents and the others."""
 
     protocol: PhasedProtocol
+    draw = staticmethod(draw_uniform)
 
     def __init__(
         self, model: Any, protocol: PhasedProtocol, dtype: torch.dtype, ranks: Ranks, map_batches: Callable[..., Any]
     ) -> None:
         """Own `model`, whose parts add the adapters' products from now on; its weights move in the phase only."""
         super().__init__(model, protocol, dtype)
-        self.ranks, self.map_batches = ranks, map_batches
-        self.scale = protocol.alpha / protocol.rank
-        self.turn = 0
-        """Adapters that this forward pass has used."""
-        sizes = [(self.protocol.rank * inputs, outputs * self.protocol.rank) for outputs, inputs in self.shapes]
-        is_first = [torch.tensor([True, False]).repeat_interleave(torch.tensor(pair)) for pair in sizes]
-        self.kept_P = torch.cat(is_first).to(model.token_embedding.weight.device)
+        self.ranks, self.map_batches, self.turn = ranks, map_batches, 0
+        """`turn`: adapters that this forward pass has used."""
+        sizes = [protocol.rank * size for weight in self.weights for size in reversed(weight.shape)]
+        is_first = torch.tensor([True, False] * len(self.weights)).repeat_interleave(torch.tensor(sizes))
+        self.kept_P = is_first.to(model.token_embedding.weight.device)
         """Which values a lane's next document finds."""
 
     def after(self, groups: Sequence[Group], revealed: Sequence[Tensor]) -> None:
-        """Take the step of the documents that go on and hand on the lanes of the others; or run the phase."""
+        """Take the step of the documents that go on and hand the lanes of the others on; or run the phase."""
         if not groups[0].windows:
             self._learn_globally(revealed[0])
             return
-        super().after(groups, revealed)
-        for group, state in zip(groups, self.states, strict=True):
-            if group.ends_document and not group.is_last:
-                values_P = torch.where(self.kept_P, state.rows_3P[0], 0.0)
-                nothing_P = torch.zeros_like(values_P)
-                self.waiting[group.number + 1] = DocumentState(torch.stack([values_P, nothing_P, nothing_P]), 0)
+        by_size: dict[int, list[int]] = {}
+        for row, (group, state) in enumerate(zip(groups, self.states, strict=True)):
+            if group.start < group.stop:
+                by_size.setdefault(group.stop - group.windows[0].first_scored, []).append(row)
+            elif not group.is_last:
+                self.waiting[group.number + 1] = self._handed_on(state)
+        states = self.states
+        for self.size, rows in by_size.items():
+            self.states = [states[row] for row in rows]
+            super().after([groups[row] for row in rows], [revealed[row] for row in rows])
 
-    def _attach(self) -> list[tuple[int, int]]:
+    def _handed_on(self, state: DocumentState) -> DocumentState:
+        values_P = torch.where(self.kept_P, state.rows_3P[0], 0.0)
+        nothing_P = torch.zeros_like(values_P)
+        return DocumentState(torch.stack([values_P, nothing_P, nothing_P]), 0)
+
+    def _attach(self) -> list[Tensor]:
         """Let the parts of every block add the products of their adapters, in turn."""
-        width = self.model.config.model_dim
-        shapes = []
+        sizes = []
         for block in self.model.blocks:
             attention = block.attention
             projections = [attention.query, *[attention.key] * self.protocol.adapt_keys, attention.value]
             for part in (*projections, attention, block.mlp):
                 part.register_forward_hook(lambda module, inputs, output: self._next_added(inputs[0], output))
-            shapes.append(
-                [*((each.out_features, each.in_features) for each in projections), (width, width), (width, width)]
-            )
-        return [shape for visit in self.model.schedule.visits for shape in shapes[visit.block]]
+            square_DD = attention.output.weight  # as large as the paths beside attention and MLP
+            sizes.append([*(each.weight for each in projections), square_DD, square_DD])
+        return [size for visit in self.model.schedule.visits for size in sizes[visit.block]]
 
     def _next_added(self, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
         if not self.adapters:  # the phase
@@ -84,45 +94,45 @@ class PhasedLora(DocumentLora):
         self.turn += 1
         return self._added(self.turn - 1, tail(x_BTI, output_BTO.size(1)), output_BTO)
 
+    def _added(self, number: int, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+        (down_BRI, up_BOR), rule = self.adapters[2 * number : 2 * number + 2], self.protocol
+        return torch.baddbmm(output_BTO, torch.bmm(x_BTI, down_BRI.mT), up_BOR.mT, alpha=rule.alpha / rule.rank)
+
     def _use(self, values_BP: Tensor) -> None:
         super()._use(values_BP)
         self.turn = 0
 
-    def _drawn(self, rows: int, columns: int, generator: torch.Generator) -> Tensor:
-        return torch.rand(rows, columns, generator=generator) * 2 - 1
-
-    def _adam_step(self, rows_3BP: Tensor, steps: Sequence[int], gradient_BP: Tensor) -> None:
-        rows_3BP[0] *= 1 - self.protocol.learning_rate * self.protocol.weight_decay
-        super()._adam_step(rows_3BP, steps, gradient_BP)
+    def _gradient(self, values_BP: Tensor, revealed: Sequence[Tensor]) -> Tensor:
+        """Return the gradient, and take AdamW's decay of the values, which Adam's step moves next."""
+        gradient_BP = super()._gradient(values_BP, revealed)
+        values_BP.detach().mul_(1 - self.protocol.learning_rate * self.protocol.weight_decay)
+        return gradient_BP
 
     def _learn_globally(self, revealed_M: Tensor) -> None:
         """Train the model's own weights on the tokens of all documents that are scored, without adapters."""
         rule = self.protocol.global_phase
         assert rule is not None, "the plan has a phase"
-        chunks = chunk_groups(len(revealed_M) - 1, (), rule.chunk_tokens)
         self.adapters = []
-        rest = (self.model, rule, len(chunks), self.dtype, self.ranks, self.map_batches)
-        learner = IsolatedSGD(self.protocol.bos_id, *rest)
+        isolated = IsolatedDocuments(self.model, self.protocol.bos_id)
+        chunks = chunk_groups(len(revealed_M) - 1, (), rule.chunk_tokens)
+        learner = ChunkSGD(isolated, rule, len(chunks), self.dtype, self.ranks, self.map_batches)
         for chunk in chunks:
             learner.after([chunk], [revealed_M[chunk.start : chunk.stop + 1]])
         self.model.requires_grad_(False)
 
 
-class IsolatedSGD(ChunkSGD):
-    """Chunk SGD whose sequences are cut where documents begin: no position sees another document."""
+class IsolatedDocuments(nn.Module):
+    """A network that reads the pieces of documents in a sequence one by one: no position sees another document."""
 
-    def __init__(self, bos_id: int, *rest: Any) -> None:
-        """bos_id: token that starts a document; rest: as of `ChunkSGD`."""
-        super().__init__(*rest)
-        self.bos_id = bos_id
+    def __init__(self, model: nn.Module, bos_id: int) -> None:
+        super().__init__()
+        self.model, self.bos_id = model, bos_id
 
-    def _nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the summed nats of all targets, each piece of a document in a row of its own, padded on the right."""
-        inputs, targets = list[Tensor](), list[Tensor]()
-        for inputs_T, targets_T in zip(inputs_BT, targets_BT, strict=True):
-            starts = (inputs_T[1:] == self.bos_id).nonzero()[:, 0].cpu() + 1
-            inputs += inputs_T.tensor_split(starts)
-            targets += targets_T.tensor_split(starts)
-        logits_BTV = self.model(pad_sequence(inputs, batch_first=True))
-        targets_BT = pad_sequence(targets, batch_first=True, padding_value=UNSCORED)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Return the logits (B, T, V); pieces run side by side, padded on the right, where no causal model looks."""
+        num_tokens, ids_N = ids_BT.size(1), ids_BT.flatten()
+        is_start_N = (ids_N == self.bos_id) | (torch.arange(len(ids_N), device=ids_N.device) % num_tokens == 0)
+        pieces = ids_N.tensor_split(is_start_N.nonzero()[1:, 0].cpu())
+        logits_PTV = self.model(pad_sequence(list(pieces), batch_first=True))
+        rows = [logits_TV[: len(piece)] for logits_TV, piece in zip(logits_PTV, pieces, strict=True)]
+        return torch.cat(rows).unflatten(0, ids_BT.shape)

@@ -27,14 +27,13 @@ class GlobalPhase:
     """Largest global gradient norm."""
     batch_sequences: int
     """Sequences per SGD step."""
-    freeze_blocks: int
-    """The first n unique and the first n looped blocks stay as they are."""
+    freeze_blocks = 0
+    """All weights learn: no option."""
 
     def __post_init__(self) -> None:
         for name in ("documents", "context_tokens", "batch_sequences"):
             require(getattr(self, name) >= 1, f"global_phase.{name}", getattr(self, name), "at least 1")
-        for name in ("epochs", "freeze_blocks"):
-            require(getattr(self, name) >= 0, f"global_phase.{name}", getattr(self, name), "0 or more")
+        require(self.epochs >= 0, "global_phase.epochs", self.epochs, "0 or more")
         for name in ("learning_rate", "grad_clip"):
             require(getattr(self, name) > 0, f"global_phase.{name}", getattr(self, name), "above 0")
         require(0 <= self.momentum < 1, "global_phase.momentum", self.momentum, "at least 0 and below 1")

@@ -43,8 +43,6 @@ class Group(NamedTuple):
     is_last: bool
     """No group follows in this state: what is learnt from this one would be read by nobody."""
     windows: tuple[Window, ...]
-    ends_document: bool = False
-    """No target of the document follows: adapters take no step on it, also where others of its lane follow."""
 
 
 class Step(NamedTuple):
@@ -63,11 +61,11 @@ def plan(documents: Sequence[int], protocol: Protocol) -> list[Group]:
     protocol that knows no documents takes the stream as one.
     """
     num_targets = sum(documents)
-    spans = [span for span in zip(accumulate(documents, initial=0), documents, strict=False) if span[1]]
+    spans = list(zip(accumulate(documents, initial=0), documents, strict=False))
     if isinstance(protocol, LoraProtocol):
-        return document_groups(spans, protocol)
+        return document_groups(spans, protocol.context_tokens, protocol.chunk_tokens)
     if isinstance(protocol, PhasedProtocol):
-        return phased_groups(spans, protocol)
+        return phased_groups([span for span in spans if span[1]], protocol)
     length = protocol.context_tokens
     stride = getattr(protocol, "stride_tokens", length)
     if lane_tokens := getattr(protocol, "lane_tokens", None):  # lanes: windows that are fed in steps
@@ -106,44 +104,54 @@ def chunk_groups(num_targets: int, windows: Sequence[Window], chunk_tokens: int)
     ]
 
 
-def document_groups(
-    spans: Sequence[tuple[int, int]], protocol: LoraProtocol | PhasedProtocol, first_number: int = 0
-) -> list[Group]:
+def document_groups(spans: Sequence[tuple[int, int]], context_tokens: int, chunk_tokens: int) -> list[Group]:
     """Return one group, of one window, per chunk of every document; spans: (start, targets) of each document.
 
     The window of a chunk ends where a whole chunk would end at the latest, and starts a context before that or with its
-    document: chunks of one number lie at one place in their windows, whichever the document. The last group of a lane
-    is the last in its state.
+    document: chunks of one number lie at one place in their windows, whichever the document.
     """
     groups: list[Group] = []
-    lane_documents = protocol.lane_documents if isinstance(protocol, PhasedProtocol) else 1
-    for number, (start, num_targets) in enumerate(spans, 1):
-        at, lane_ends = 0, number % lane_documents == 0 or number == len(spans)
-        while at < num_targets:
-            end = at + chunk_size(protocol, at, num_targets)
-            window = Window(start + max(0, end - protocol.context_tokens), start + min(end, num_targets), start + at)
-            ends, span = end >= num_targets, (window.start, window.stop)
-            groups.append(Group(first_number + len(groups), *span, ends and lane_ends, (window,), ends))
-            at = end
+    for start, num_targets in spans:
+        for at in range(0, num_targets, chunk_tokens):
+            end = at + chunk_tokens
+            window = Window(start + max(0, end - context_tokens), start + min(end, num_targets), start + at)
+            groups.append(Group(len(groups), window.start, window.stop, end >= num_targets, (window,)))
     return groups
-
-
-def chunk_size(protocol: LoraProtocol | PhasedProtocol, at: int, num_targets: int) -> int:
-    """Return the targets of the chunk that begins after `at` targets of a document of `num_targets`."""
-    if isinstance(protocol, LoraProtocol):
-        return protocol.chunk_tokens
-    reached = num_targets if protocol.chunks_by == "length" else at + 1
-    return next((size for most, size in protocol.short_chunks if reached <= most), protocol.chunk_tokens)
 
 
 def phased_groups(spans: Sequence[tuple[int, int]], protocol: PhasedProtocol) -> list[Group]:
     """Return the groups of the first documents, one without a window that spans them all, and those of the others."""
     first = protocol.global_phase.documents if protocol.global_phase else len(spans)
-    groups = document_groups(spans[:first], protocol)
+    groups = lane_groups(spans[:first], protocol, 0)
     if spans[first:]:
         groups.append(Group(len(groups), 0, spans[first][0], False, ()))
-        groups += document_groups(spans[first:], protocol, len(groups))
+        groups += lane_groups(spans[first:], protocol, len(groups))
     return groups
+
+
+def lane_groups(spans: Sequence[tuple[int, int]], protocol: PhasedProtocol, first_number: int) -> list[Group]:
+    """Return one group per chunk of every document, as `document_groups` does; the last of a lane is last in its state.
+
+    A document's last chunk has nothing to learn from: its tokens end where they start.
+    """
+    groups: list[Group] = []
+    for number, (start, num_targets) in enumerate(spans, 1):
+        at, lane_ends = 0, number % protocol.lane_documents == 0 or number == len(spans)
+        while at < num_targets:
+            end = at + chunk_size(protocol, at, num_targets)
+            first, stop = start + max(0, end - protocol.context_tokens), start + min(end, num_targets)
+            ends, windows = end >= num_targets, (Window(first, stop, start + at),)
+            groups.append(
+                Group(first_number + len(groups), first, first if ends else stop, ends and lane_ends, windows)
+            )
+            at = end
+    return groups
+
+
+def chunk_size(protocol: PhasedProtocol, at: int, num_targets: int) -> int:
+    """Return the targets of the chunk that begins after `at` targets of a document of `num_targets`."""
+    reached = num_targets if protocol.chunks_by == "length" else at + 1
+    return next((size for most, size in protocol.short_chunks if reached <= most), protocol.chunk_tokens)
 
 
 def steps_of_rank(
@@ -151,14 +159,24 @@ def steps_of_rank(
 ) -> Iterator[Step]:
     """Yield what one of `world_size` processes runs, in order.
 
-    Queues of documents are dealt to the processes; other groups run on all of them, their batches dealt. A group of no
-    window among documents is for all of them, too, after those before it.
+    Queues of documents are dealt to the processes; other groups run on all of them, their batches dealt.
     """
-    if not isinstance(protocol, LoraProtocol | PhasedProtocol):
+    if isinstance(protocol, PhasedProtocol):
+        yield from phased_steps(groups, protocol, batch_tokens, rank, world_size)
+        return
+    if not isinstance(protocol, LoraProtocol):
         for group in groups:
             yield Step([group], window_batches(group.windows, batch_tokens, protocol.context_tokens)[rank::world_size])
         return
-    for has_windows, members in groupby(groups, lambda group: group.windows != ()):
+    for queue in document_queues(groups, protocol.batch_documents)[rank::world_size]:
+        yield from queue_steps(queue, protocol, batch_tokens)
+
+
+def phased_steps(
+    groups: Sequence[Group], protocol: PhasedProtocol, batch_tokens: int, rank: int, world_size: int
+) -> Iterator[Step]:
+    """Yield the steps of the first documents' queues, the phase on every process, the steps of the others' queues."""
+    for has_windows, members in groupby(groups, lambda group: bool(group.windows)):
         part = list(members)
         if not has_windows:
             yield Step(part, [])

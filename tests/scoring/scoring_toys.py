@@ -50,7 +50,7 @@ PHASED: dict[str, Any] = {
     "bos_id": 1,
     "context_tokens": 16,
     "chunk_tokens": 6,
-    "short_chunks": [[4, 2], [12, 4]],
+    "short_chunks": ((4, 2), (12, 4)),
     "chunks_by": "place",
     "batch_documents": 2,
     "lane_documents": 3,
@@ -71,7 +71,6 @@ PHASED: dict[str, Any] = {
         "momentum": 0.9,
         "grad_clip": 1.0,
         "batch_sequences": 2,
-        "freeze_blocks": 0,
     },
     "mixture": None,
 }

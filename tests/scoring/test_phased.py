@@ -169,6 +169,6 @@ def test_nats_are_those_of_one_document_at_a_time(changes: dict) -> None:
     rule, tokens = {**PHASED, **changes}, random_documents(LENGTHS)
     expected = one_document_at_a_time(tiny_network(), tokens, rule)
     found = score_tokens(tiny_network(), tokens, rule)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)  # sums of other shapes
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # first steps are signs of small sums
     still = score_tokens(tiny_network(), tokens, {**rule, "learning_rate": 1e-9, "global_phase": None})
     assert np.abs(found - still).max() > 0.1
