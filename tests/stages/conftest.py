@@ -38,7 +38,7 @@ TINY = {
         "sensitivity_sequences": 8,
         "mixture": {"tokens": 2000},
     },
-    "budget": {"limit_bytes": 370000, "code_reserve_bytes": 340000, "tolerance_frac": 0.0008},
+    "budget": {"limit_bytes": 400000, "code_reserve_bytes": 370000, "tolerance_frac": 0.0008},
     "package": {"readable": True},
     "evaluate": {
         "items": ["blocks", "sliding", "ttt"],
