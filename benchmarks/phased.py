@@ -7,7 +7,7 @@ differences are paired: means over documents with their standard error. Nats of 
 
 `--part cost` counts the multiply-adds of every arm, published sizes, on the recipe `frontier`'s network, for the
 challenge's val splits, and projects seconds on eight H100s (`benchmarks.projection`). What the first part prints as
-`speed` are multiply-adds per second of this machine, by the same count: `--part cost --speed X` divides by that instead.
+`speed` are multiply-adds per second of one device, by the same count: `--part cost --speed X` divides by it instead.
 
 Axes: N targets, D documents.
 Checked by: tests/benchmarks/test_phased.py
@@ -96,15 +96,15 @@ def multiply_adds(config: ModelConfig, fields: dict[str, Any], documents: list[i
 
 def measure_arm(name: str, model: LoopedUNet, scored: ScoredStream, fields: dict[str, Any]) -> np.ndarray:
     """Return the nats of an arm, kept from before or measured now; prints the speed of what is measured."""
-    path = _KEPT / f"{name}-{len(scored.bytes_N)}.npy"
+    path = _KEPT / f"{name}-{len(scored.bytes_N)}.f64"
     if not path.is_file():
         started = time.process_time()
         nats_N = score_tokens(model, scored.tokens_M, fields)
         seconds = time.process_time() - started
-        work = multiply_adds(model.config, fields, document_targets(torch.from_numpy(scored.tokens_M), _BOS_ID))
-        print(f"{name}: {seconds:.0f} s, speed {work / seconds:.4g} multiply-adds per second", flush=True)
         _KEPT.mkdir(parents=True, exist_ok=True)
         write_bytes(path, nats_N.tobytes())
+        work = multiply_adds(model.config, fields, document_targets(torch.from_numpy(scored.tokens_M), _BOS_ID))
+        print(f"{name}: {seconds:.0f} s, speed {work / seconds:.4g} multiply-adds per second", flush=True)
     return np.frombuffer(path.read_bytes())
 
 
@@ -132,7 +132,7 @@ def measure_gains(data: Path, num_documents: int, wanted: str | None) -> dict[st
     stop = int(bounds[num_documents]) if num_documents < len(bounds) else len(material.scored.bytes_N)
     whole = material.scored
     scored = ScoredStream(whole.tokens_M[: stop + 1], whole.bytes_N[:stop], whole.document_N[:stop], _CONTEXT_TOKENS)
-    found = arms(_CONTEXT_TOKENS, num_documents // 2, num_documents // 2, 4096)
+    found = arms(_CONTEXT_TOKENS, num_documents // 2, num_documents // 2, 1024)
     chosen = found if wanted is None else {name: found[name] for name in {"sliding": 0, wanted: 0}}
     nats = {name: measure_arm(name, material.model, scored, fields) for name, fields in chosen.items()}
     rows = describe(nats, scored)
@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phased", description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=("gains", "cost"), default="gains", help="what is measured")
     parser.add_argument("--arm", help="measure this one, and sliding, and record nothing")
-    parser.add_argument("--documents", type=int, default=16, help="held-out documents that are scored")
+    parser.add_argument("--documents", type=int, default=8, help="held-out documents that are scored")
     parser.add_argument("--speed", type=float, help="multiply-adds per second of one device, as gains print them")
     add_data(parser)
     options = parser.parse_args()

@@ -50,10 +50,13 @@ class PhasedLora(DocumentLora):
         super().__init__(model, protocol, dtype)
         self.ranks, self.map_batches, self.turn = ranks, map_batches, 0
         """`turn`: adapters that this forward pass has used."""
-        sizes = [protocol.rank * size for weight in self.weights for size in reversed(weight.shape)]
-        is_first = torch.tensor([True, False] * len(self.weights)).repeat_interleave(torch.tensor(sizes))
-        self.kept_P = is_first.to(model.token_embedding.weight.device)
-        """Which values a lane's next document finds."""
+        is_first = [
+            torch.full((protocol.rank * size,), kept)
+            for weight in self.weights
+            for size, kept in ((weight.size(1), 1.0), (weight.size(0), 0.0))
+        ]
+        self.kept_P = torch.cat(is_first).to(model.token_embedding.weight.device)
+        """One for what a lane's next document finds, zero for what it starts anew."""
 
     def after(self, groups: Sequence[Group], revealed: Sequence[Tensor]) -> None:
         """Take the step of the documents that go on and hand the lanes of the others on; or run the phase."""
@@ -72,7 +75,7 @@ class PhasedLora(DocumentLora):
             super().after([groups[row] for row in rows], [revealed[row] for row in rows])
 
     def _handed_on(self, state: DocumentState) -> DocumentState:
-        values_P = torch.where(self.kept_P, state.rows_3P[0], 0.0)
+        values_P = state.rows_3P[0] * self.kept_P
         nothing_P = torch.zeros_like(values_P)
         return DocumentState(torch.stack([values_P, nothing_P, nothing_P]), 0)
 

@@ -32,14 +32,14 @@ class GlobalPhase:
 
     def __post_init__(self) -> None:
         for name in ("documents", "context_tokens", "batch_sequences"):
-            require(getattr(self, name) >= 1, f"global_phase.{name}", getattr(self, name), "at least 1")
-        require(self.epochs >= 0, "global_phase.epochs", self.epochs, "0 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         for name in ("learning_rate", "grad_clip"):
-            require(getattr(self, name) > 0, f"global_phase.{name}", getattr(self, name), "above 0")
-        require(0 <= self.momentum < 1, "global_phase.momentum", self.momentum, "at least 0 and below 1")
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         require(
             self.chunk_tokens >= self.context_tokens,
-            "global_phase.chunk_tokens",
+            "chunk_tokens",
             self.chunk_tokens,
             f"at least context_tokens ({self.context_tokens}): a chunk holds whole sequences",
         )

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet
 from pipeline.scoring import score_tokens
-from tests.scoring.scoring_toys import PHASED, in_context, random_documents, tiny_network
+from pipeline.scoring.protocols import parse_protocol
+from pipeline.scoring.windows import plan, steps_of_rank
+from tests.scoring.scoring_toys import DOCUMENTS, PHASED, in_context, random_documents, tiny_network
 
 LENGTHS = [40, 0, 1, 17, 5, 60, 0, 4, 6, 7, 3]
 PHASE = PHASED["global_phase"]
@@ -172,3 +174,59 @@ def test_nats_are_those_of_one_document_at_a_time(changes: dict) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # first steps are signs of small sums
     still = score_tokens(tiny_network(), tokens, {**rule, "learning_rate": 1e-9, "global_phase": None})
     assert np.abs(found - still).max() > 0.1
+
+
+def test_before_anything_is_learnt_the_model_is_the_shipped_one() -> None:
+    tokens = random_documents([1, 0, 1, 1])  # no document is longer than a chunk
+    plain = score_tokens(tiny_network(), tokens, DOCUMENTS)
+    np.testing.assert_allclose(score_tokens(tiny_network(), tokens, ALONE), plain, rtol=0, atol=2e-5)
+
+
+def test_chunks_grow_with_the_place_or_are_the_documents_own() -> None:
+    def chunks(rule: dict, num_targets: int) -> list[int]:
+        groups = plan([num_targets], parse_protocol(rule))
+        assert [group.start < group.stop for group in groups] == [True] * (len(groups) - 1) + [False]  # learnt from
+        return [window.stop - window.first_scored for group in groups for window in group.windows]
+
+    by_length = {**PHASED, "chunks_by": "length"}
+    assert chunks(PHASED, 3) == [2, 1]
+    assert chunks(PHASED, 30) == [2, 2, 4, 4, 6, 6, 6]
+    assert chunks(by_length, 4) == [2, 2]
+    assert chunks(by_length, 12) == [4, 4, 4]
+    assert chunks(by_length, 13) == [6, 6, 1]
+    # What is known before a document ends decides where its chunks end.
+    for length in range(1, 40):
+        assert all(a == b for a, b in zip(chunks(PHASED, length)[:-1], chunks(PHASED, 60), strict=False))
+
+
+def test_lanes_and_the_phase_lie_at_fixed_places_of_the_stream() -> None:
+    protocol, documents = parse_protocol({**PHASED, "short_chunks": []}), [7, 6, 0, 1, 9, 8, 2, 3, 4]
+    groups = plan(documents, protocol)
+    (phase,) = (group for group in groups if not group.windows)
+    assert (phase.start, phase.stop) == (0, 7 + 6 + 1 + 9)
+    assert [group.stop for group in groups if group.is_last] == [group.start for group in groups if group.is_last]
+    ends = [group.windows[0].stop for group in groups if group.is_last]
+    assert ends == [14, 23, 36, 40]  # three documents, one, then the phase; three, one
+    for world_size in (1, 2, 3, 8):
+        for rank in range(world_size):
+            steps = list(steps_of_rank(groups, protocol, 64, rank, world_size))
+            assert [step.groups == [phase] for step in steps].count(True) == 1  # on every process
+    for more in range(10):  # documents to come move nothing
+        assert plan([*documents, *[5] * more], protocol)[: len(groups) - 1][:-1] == groups[:-2]
+
+
+def test_a_stream_that_ends_before_the_phase_has_none() -> None:
+    protocol = parse_protocol(PHASED)
+    assert all(group.windows for group in plan([5, 5, 0, 5, 5], protocol))
+    assert not all(group.windows for group in plan([5, 5, 0, 5, 5, 1], protocol))
+
+
+def test_one_document_without_a_step_leaves_the_next_one_its_adapters() -> None:
+    """A document of a single chunk in a lane neither learns nor forgets: the third is as if it came second."""
+    first, third = [30], [40]
+    between = random_documents([*first, 1, *third], seed=3)
+    rule = {**PHASED, "global_phase": None, "lane_documents": 3}
+    without = torch.cat([between[:31], between[33:]])
+    long, short = (score_tokens(tiny_network(), tokens, rule) for tokens in (between, without))
+    np.testing.assert_allclose(long[-40:], short[-40:], rtol=0, atol=1e-5)
+    assert np.abs(long[-40:] - score_tokens(tiny_network(), between, ALONE)[-40:]).max() > 1e-3  # warm
