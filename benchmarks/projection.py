@@ -34,9 +34,9 @@ from pipeline.model.loss import CHUNK_LOGITS
 from pipeline.model.network import LoopedUNet
 from pipeline.scoring.adaptation import ChunkSGD
 from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
-from pipeline.scoring.evaluate import WORTH_COMPILING, nats_of_whole_windows
-from pipeline.scoring.lora import DocumentLora
-from pipeline.scoring.windows import MOST_RANKS, Group, Step, Window, plan, steps_of_rank
+from pipeline.scoring.evaluate import WORTH_COMPILING, adaptation_for, nats_of_whole_windows
+from pipeline.scoring.phased_config import GlobalPhase, PhasedProtocol
+from pipeline.scoring.windows import MOST_RANKS, Group, Step, Window, chunk_groups, plan, steps_of_rank
 from pipeline.training.memory import step_bytes
 
 LAUNCH_SECONDS = 4e-6
@@ -146,8 +146,9 @@ def scoring_seconds(
     documents = challenge_documents(num_targets) if hasattr(protocol, "bos_id") else [num_targets]
     groups = plan(documents, protocol)
     steps = list(steps_of_rank(groups, protocol, batch_tokens, 0, num_processes))
-    if isinstance(protocol, LoraProtocol):
-        return lora_seconds(config, protocol, steps)
+    if isinstance(protocol, LoraProtocol | PhasedProtocol):
+        seconds = sum(each.seconds(compiled=False) for each in adapter_counts(config, protocol, steps))
+        return seconds + phase_seconds(config, protocol, groups, num_processes)
     batches = [batch for step in steps for batch in step.batches]
     compiled = num_processes * len(batches) >= WORTH_COMPILING
     scored = getattr(protocol, "stride_tokens", protocol.context_tokens)
@@ -162,7 +163,9 @@ def padded_windows(batch: list[Window], context_tokens: int) -> float:
     return len(batch) * max(window.stop - window.start for window in batch) / context_tokens
 
 
-def sgd_seconds(config: ModelConfig, protocol: TTTProtocol, groups: list[Group], num_processes: int) -> float:
+def sgd_seconds(
+    config: ModelConfig, protocol: TTTProtocol | GlobalPhase, groups: list[Group], num_processes: int
+) -> float:
     """Return the seconds of chunk TTT's training: a part's gradient, the gathering of all, the update."""
     with fake_network(config, protocol.context_tokens) as model:
         learner = ChunkSGD(model, protocol, len(groups), torch.bfloat16, ALONE, map)
@@ -178,19 +181,31 @@ def sgd_seconds(config: ModelConfig, protocol: TTTProtocol, groups: list[Group],
     return num_steps * (parts_per_process * part.seconds(compiled=False) + update + gather)
 
 
-def lora_seconds(config: ModelConfig, protocol: LoraProtocol, steps: list[Step]) -> float:
-    """Return the seconds of document adapters: every step scores its chunks and, where documents go on, learns."""
+def phase_seconds(
+    config: ModelConfig, protocol: LoraProtocol | PhasedProtocol, groups: list[Group], num_processes: int
+) -> float:
+    """Return the seconds of the phase in which all weights learn, at most: each piece of a document is a whole row."""
+    phase = next((group for group in groups if not group.windows), None)
+    if phase is None or not isinstance(protocol, PhasedProtocol) or protocol.global_phase is None:
+        return 0.0
+    rule = protocol.global_phase
+    pieces = 1 + rule.context_tokens * rule.documents / phase.stop
+    chunks = chunk_groups(phase.stop, (), rule.chunk_tokens)
+    return pieces * sgd_seconds(config, rule, chunks, num_processes)
+
+
+def adapter_counts(config: ModelConfig, protocol: LoraProtocol | PhasedProtocol, steps: list[Step]) -> Iterator[Counts]:
+    """Yield the counts of every pass: each step scores its chunks and, where documents go on, learns from them."""
     context = protocol.context_tokens
     one, two, half = (
         lora_counts(config, protocol, *shape) for shape in ((1, context), (2, context), (1, context // 2))
     )
-    seconds = 0.0
-    for step in steps:
+    for step in (step for step in steps if step.batches):
         length = max(window.stop - window.start for window in step.batches[0])
-        for at, going in enumerate((len(step.groups), sum(not group.is_last for group in step.groups))):
-            if going:
-                seconds += _between(one[at], two[at], half[at], going, length / context).seconds(compiled=False)
-    return seconds
+        going = sum(group.start < group.stop and not group.is_last for group in step.groups)
+        for at, documents in enumerate((len(step.groups), going)):
+            if documents:
+                yield _between(one[at], two[at], half[at], documents, length / context)
 
 
 def _between(one: Counts, two: Counts, half: Counts, documents: int, part: float) -> Counts:
@@ -206,11 +221,11 @@ def _between(one: Counts, two: Counts, half: Counts, documents: int, part: float
 
 
 def lora_counts(
-    config: ModelConfig, protocol: LoraProtocol, num_documents: int, num_tokens: int
+    config: ModelConfig, protocol: LoraProtocol | PhasedProtocol, num_documents: int, num_tokens: int
 ) -> tuple[Counts, Counts]:
     """Return the counts of scoring a chunk of documents and of learning from it."""
     with fake_network(config, protocol.context_tokens) as model:
-        learner = DocumentLora(model, protocol, torch.bfloat16)
+        learner: Any = adaptation_for(model, protocol, 0, torch.bfloat16, ALONE, map)
         tokens_T = torch.zeros(num_tokens + 1, dtype=torch.int64)
         at = num_tokens - protocol.chunk_tokens
         groups = [

@@ -17,6 +17,8 @@ from tests.configurations import section_class
 
 _PIECES = 300
 _CONTEXT_TOKENS = 64
+_FREQUENT_PIECE = 280
+"""What begins a document where documents are needed: the toy's text has no BOS."""
 _CARRIED = ("model", "train", "calibrate", "quantize", "budget")
 
 
@@ -52,9 +54,12 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
     document["budget"] |= {"limit_bytes": 120_000, "code_reserve_bytes": 40_000, "tolerance_frac": 0.02}
     document["evaluate"]["batch_tokens"] = 8 * _CONTEXT_TOKENS
     for protocol in document["evaluate"]["protocols"].values():
-        chunk = 32 if protocol["kind"] == "lora-ttt" else 256
+        chunk = 32 if protocol["kind"] in ("lora-ttt", "phased-ttt") else 256
         sizes = {"context_tokens": _CONTEXT_TOKENS, "stride_tokens": 32, "chunk_tokens": chunk, "epochs": 1, "rank": 4}
         protocol |= {key: value for key, value in sizes.items() if key in protocol}
+        if protocol.get("global_phase"):
+            protocol["bos_id"] = _FREQUENT_PIECE
+            protocol["global_phase"] |= {"context_tokens": 32, "chunk_tokens": 64, "documents": 4}
     sections = {name: parse_value(section_class(name), document[name], name) for name in _CARRIED}
     evaluate = parse_value(EvaluateConfig, document["evaluate"], "evaluate")
     item = item or evaluate.headline

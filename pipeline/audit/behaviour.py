@@ -13,11 +13,11 @@ import numpy as np
 import sentencepiece
 
 from pipeline.audit.evaluator import Evaluator, Finding, failed, judged, passed
+from pipeline.audit.isolation import ask_isolation
 from pipeline.audit.questions import (
     Basis,
     Question,
     ask_future,
-    ask_isolation,
     ask_normalisation,
     ask_order,
     ask_positions,
@@ -62,7 +62,10 @@ def audit_behaviour(
 
 
 def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]]) -> list[Stream]:
-    """Return the smallest stream, a document of more than two contexts, and a stream of 1.6 chunks."""
+    """Return the smallest stream, a document of more than two contexts, and a stream of 1.6 chunks.
+
+    Where a phase of learning waits for documents the last has 1.6 times as many, whose first hold more than a chunk.
+    """
     context = max(int(protocol["context_tokens"]) for protocol in protocols.values())
     longest = max(
         value for fields in protocols.values() for key, value in fields.items() if key.endswith("_tokens") and value
@@ -70,6 +73,9 @@ def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]
     sizes = [int(2.2 * context)]
     while sum(sizes) < 1.6 * longest:
         sizes += [length * max(1, longest // 4096) for length in DOCUMENT_TOKENS]
+    for phase in filter(None, (fields.get("global_phase") for fields in protocols.values())):
+        least = 2 + int(1.2 * phase["chunk_tokens"] / phase["documents"])
+        sizes += [least] * max(0, int(1.6 * phase["documents"]) - len(sizes))
     return [maker.stream("pair", [1]), maker.stream("over-long document", sizes[:1]), maker.stream("long", sizes)]
 
 

@@ -98,7 +98,10 @@ def scores_agree(comparisons: Iterable[Comparison], tolerance: float, what: str)
 
 
 def ask_future(basis: Basis) -> Question:
-    """T2: other content after a cut moves no score that came before the first target it changes."""
+    """T2: other content after a cut moves no score that came before the first target it changes.
+
+    Other bounds of the documents are other content, too; they make other batches, which round otherwise.
+    """
     cuts = [(MANY, cut) for cut in (2, *basis.maker.random.integers(3, len(basis.streams[MANY].tokens), 3).tolist())]
     longest = len(basis.streams[LONG].tokens)
     cuts += [(MANY, len(basis.streams[MANY].tokens) - 1), (LONG, int(0.72 * longest))]
@@ -106,18 +109,41 @@ def ask_future(basis: Basis) -> Question:
         basis.maker.changed(basis.streams[index], np.arange(cut, len(basis.streams[index].tokens)))
         for index, cut in cuts
     ]
+    inside = int(basis.streams[MANY].starts[3]) + 12
+    bounds = [[], [inside]]  # the document reads on to the stream's end, or ends here
+    streams += [other_documents(basis, inside, starts) for starts in bounds]
 
     def judge(answers: Sequence[Ledgers]) -> Finding:
         comparisons = []
-        for (index, cut), tokens, ledgers in zip(cuts, streams, answers, strict=True):
+        for (index, cut), tokens, ledgers in zip([*cuts, *[(MANY, inside)] * 2], streams, answers, strict=True):
             base, base_M = basis.ledgers[index], basis.streams[index].tokens
             moved = changed_targets(base_M, tokens)
             targets = {item: np.unique(scored_before(base[item], moved)) for item in basis.items}
             where = f"{basis.streams[index].name}, other tokens from {cut} on"
             comparisons.append(Comparison(where, base, ledgers, len(base_M) - 1, targets))
-        return scores_agree(comparisons, basis.tolerance, f"{len(cuts)} cuts")
+        content = scores_agree(comparisons[: len(cuts)], basis.tolerance, f"{len(cuts)} cuts")
+        layout = scores_agree(
+            comparisons[len(cuts) :], SHAPE_TOLERANCE_NATS + basis.tolerance, f"{len(bounds)} other ends of a document"
+        )
+        return both_hold(content, layout)
 
     return Question(streams, judge)
+
+
+def other_documents(basis: Basis, cut: int, starts: Sequence[int]) -> np.ndarray:
+    """Return the stream of many documents with other words from `cut` on, where documents start at `starts` only."""
+    stream, bos = basis.streams[MANY], basis.maker.bos_id
+    tokens_M = basis.maker.changed(stream, np.arange(cut, len(stream.tokens)))
+    tokens_M[cut:][tokens_M[cut:] == bos] = basis.maker.words[0]
+    tokens_M[list(starts)] = bos
+    return tokens_M
+
+
+def both_hold(first: Finding, second: Finding) -> Finding:
+    """Return a failure of the two, the first one's before the second's, or that both passed."""
+    if "fail" in (first.verdict, second.verdict):
+        return first if first.verdict == "fail" else second
+    return passed(f"{first.evidence}; {second.evidence}")
 
 
 def ask_normalisation(basis: Basis) -> Question:
@@ -149,46 +175,12 @@ def ask_normalisation(basis: Basis) -> Question:
     return Question(streams, judge)
 
 
-def declares_isolation(protocol: Mapping[str, Any]) -> bool:
-    """Return whether a protocol says that documents do not see each other."""
-    isolated = bool(protocol.get("documents")) or protocol["kind"] == "lora-ttt"
-    return isolated and protocol.get("mixture") != "stream"
-
-
-def ask_isolation(basis: Basis) -> Question:
-    """T5: where a protocol declares that documents are isolated, changing one moves no score of another."""
-    isolated = [item for item in basis.items if declares_isolation(basis.protocols[item])]
-    stream = basis.streams[MANY]
-    bounds = [*stream.starts.tolist(), len(stream.tokens)]
-    chosen = [0, 3, 5] if isolated else []
-    streams = [basis.maker.changed(stream, np.arange(bounds[each] + 1, bounds[each + 1])) for each in chosen]
-
-    def judge(answers: Sequence[Ledgers]) -> Finding:
-        if not isolated:
-            return not_applicable("no item declares isolated documents")
-        comparisons = []
-        for number, ledgers in zip(chosen, answers, strict=True):
-            # The BOS after a document is predicted from it, so that target is the document's own.
-            others = np.setdiff1d(np.arange(len(stream.tokens) - 1), np.arange(bounds[number], bounds[number + 1]))
-            where = f"{stream.name}, document {number} changed"
-            targets = dict.fromkeys(isolated, others)
-            comparisons.append(Comparison(where, basis.ledgers[MANY], ledgers, len(stream.tokens) - 1, targets))
-        return scores_agree(comparisons, basis.tolerance, f"{len(chosen)} documents changed")
-
-    return Question(streams, judge)
-
-
 def ask_order(basis: Basis) -> Question:
     """T6: what is scored next depends on nothing that is not scored yet, the lengths of later documents included."""
-    stream, bos = basis.streams[MANY], basis.maker.bos_id
+    stream = basis.streams[MANY]
     cut = int(stream.starts[4])
     tails = [[], list(range(cut, len(stream.tokens), 3)), list(range(cut, len(stream.tokens), 150))]
-    streams = []
-    for starts in tails:
-        tokens_M = basis.maker.changed(stream, np.arange(cut, len(stream.tokens)))
-        tokens_M[cut:][tokens_M[cut:] == bos] = basis.maker.words[0]
-        tokens_M[starts] = bos
-        streams.append(tokens_M)
+    streams = [other_documents(basis, cut, starts) for starts in tails]
 
     def judge(answers: Sequence[Ledgers]) -> Finding:
         for starts, tokens_M, ledgers in zip(tails, streams, answers, strict=True):
@@ -243,9 +235,7 @@ def ask_repetition(basis: Basis, on_processes: Sequence[Ledgers], processes: str
             SHAPE_TOLERANCE_NATS + basis.tolerance,
             "cut off",
         )
-        if same.verdict == "fail" or shapes.verdict == "fail":
-            return same if same.verdict == "fail" else shapes
-        return passed(f"{same.evidence}; {shapes.evidence}")
+        return both_hold(same, shapes)
 
     return Question([many, *(many[:kept] for kept in cuts)], judge)
 

@@ -149,15 +149,30 @@ def _protocol_section(submission: Mapping[str, Any], protocols: Mapping[str, Map
     )
 
 
+def _across_documents(protocol: Mapping[str, Any]) -> str:
+    """Return what a phased protocol carries from one document to another; nothing for the others."""
+    carried = ""
+    if protocol.get("lane_documents", 1) > 1:
+        carried += f" {protocol['lane_documents']} documents in a row hand on the first matrices of their adapters."
+    if phase := protocol.get("global_phase"):
+        carried += (
+            f" Once the first {phase['documents']:,} documents are scored, and only then, the model's own weights "
+            "train on these, once."
+        )
+    return carried
+
+
 def _condition_section(submission: Mapping[str, Any]) -> str:
     updates = {
         "ttt": "The model trains on a chunk only after all targets of that chunk are scored, and never on the last "
         "chunk.",
         "lora-ttt": "Every document has adapters of its own, which train on a chunk of it only after all targets of "
         "that chunk are scored; nothing is carried from one document to another.",
+        "phased-ttt": "Every document has adapters of its own, which train on a chunk of it only after all targets of "
+        "that chunk are scored, and never on its last chunk.",
     }
     protocol = submission["compliance"]["headline_protocol"]
-    update = updates.get(protocol["kind"], "Scoring never changes the model.")
+    update = updates.get(protocol["kind"], "Scoring never changes the model.") + _across_documents(protocol)
     mixture = protocol.get("mixture")
     reads = ", and the counts what was scored before" if mixture else ""
     normalised = (

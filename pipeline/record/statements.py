@@ -49,6 +49,7 @@ def score_name(protocol: Mapping) -> str:
         "stream": "final_int6_stream_exact",
         "ttt": "final_ttt_exact",
         "document lora-ttt": "final_ttt_lora_exact",
+        "phased-ttt": "final_ttt_phased_exact",
     }
     kind = ("document " if protocol.get("documents") else "") + protocol["kind"]
     if kind not in names:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipeline.base.checks import require
 from pipeline.base.ranks import Ranks, gather_over_ranks
 from pipeline.scoring.config import TTTProtocol
+from pipeline.scoring.phased_config import GlobalPhase
 from pipeline.scoring.windows import MOST_RANKS, Group
 
 
@@ -45,7 +46,7 @@ class ChunkSGD(NoAdaptation):
     def __init__(
         self,
         model: nn.Module,
-        protocol: TTTProtocol,
+        protocol: TTTProtocol | GlobalPhase,
         num_groups: int,
         dtype: torch.dtype,
         ranks: Ranks,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.base.checks import require
+from pipeline.scoring.phased_config import PhasedProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,15 @@ class LoraProtocol:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
 
 
-Protocol = BlocksProtocol | DocumentBlocksProtocol | SlidingProtocol | StreamProtocol | TTTProtocol | LoraProtocol
+Protocol = (
+    BlocksProtocol
+    | DocumentBlocksProtocol
+    | SlidingProtocol
+    | StreamProtocol
+    | TTTProtocol
+    | LoraProtocol
+    | PhasedProtocol
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ from pipeline.model.backends import attention_kernel, scoring_attention
 from pipeline.scoring.adaptation import ChunkSGD, NoAdaptation, autocast_to
 from pipeline.scoring.config import LoraProtocol, Protocol, StreamProtocol, TTTProtocol
 from pipeline.scoring.lora import DocumentLora
+from pipeline.scoring.phased import PhasedLora
+from pipeline.scoring.phased_config import PhasedProtocol
 from pipeline.scoring.stream import score_lanes
 from pipeline.scoring.threads import batch_map
 from pipeline.scoring.windows import Group, Window, plan, steps_of_rank
@@ -66,10 +68,9 @@ def score(
 ) -> Scores:
     """Score every target exactly once; `model` stays as it is, adaptation works on a copy.
 
-    `batch_tokens` (inputs per forward pass) changes speed and the last bits only; the number of ranks, which all call
-    this in one process group, and of threads changes no bit. dtype: float32 or bfloat16. `mixtures`: those that
-    `protocol.mixture` may name. `bytes_N`: of every target, so that progress is told in bits per byte.
-    Raises ValueError for a stream that is empty, not one row of ids or beyond the vocabulary, and for infinite nats.
+    `batch_tokens` (inputs per forward pass) changes speed and the last bits only; ranks, which all call this in one
+    process group, and threads change no bit. dtype: float32 or bfloat16. `mixtures`: those that the protocol may name.
+    `bytes_N`: of every target, for progress in bits per byte. ValueError: infinite nats, what is no stream of tokens.
     """
     require(dtype in (torch.float32, torch.bfloat16), "dtype", dtype, "torch.float32 or torch.bfloat16")
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
@@ -80,7 +81,9 @@ def score(
         tokens = check_tokens(tokens_M, getattr(getattr(model, "config", None), "vocab_size", None))
         num_targets, done, rows, sums = len(tokens) - 1, 0, [], np.zeros(2)
         groups = plan(document_targets(tokens, getattr(protocol, "bos_id", None)), protocol)
-        learns = isinstance(protocol, LoraProtocol) or (isinstance(protocol, TTTProtocol) and len(groups) > 1)
+        learns = isinstance(protocol, LoraProtocol | PhasedProtocol) or (
+            isinstance(protocol, TTTProtocol) and len(groups) > 1
+        )
         worker = scoring_model(model, protocol.context_tokens, torch.device(device), learns)
         with batch_map(torch.device(device)) as map_batches:
             adaptation = NoAdaptation()
@@ -106,8 +109,7 @@ def score(
                     done += ranks.world_size * len(nats_R)  # the others are about as far
                     sums += nats_R.sum(), len(nats_R) if bytes_N is None else bytes_N[rows[-1].targets].sum()
                     progress(min(done, num_targets), num_targets, cost_so_far(sums, bytes_N is None, protocol))
-                revealed = [tokens[group.start : group.stop + 1].to(device) for group in step.groups]
-                adaptation.after(step.groups, revealed)
+                adaptation.after(step.groups, [tokens[each.start : each.stop + 1].to(device) for each in step.groups])
                 if done < num_targets:  # learning took its time
                     progress(done, num_targets, cost_so_far(sums, bytes_N is None, protocol))
     return _with_mixture(_gather_scores(groups, rows, num_targets, ranks), tokens, protocol, mixtures, device, progress)
@@ -131,6 +133,8 @@ def adaptation_for(
     """Return the adaptation that `protocol` asks for, bound to `model`."""
     if isinstance(protocol, LoraProtocol):
         return DocumentLora(model, protocol, dtype)
+    if isinstance(protocol, PhasedProtocol):
+        return PhasedLora(model, protocol, dtype, ranks, map_batches)
     assert isinstance(protocol, TTTProtocol), "nothing else learns"
     return ChunkSGD(model, protocol, num_groups, dtype, ranks, map_batches)
 

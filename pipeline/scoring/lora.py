@@ -17,7 +17,7 @@ Differs: documents keep their file order: a queue sorted by length would use len
 Checked by: tests/scoring/test_lora.py, against one document at a time with torch's autograd and Adam.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from pipeline.base.checks import require
 from pipeline.model.layers import softcap
 from pipeline.scoring.adaptation import NoAdaptation, autocast_to, reproducible_gradients
 from pipeline.scoring.config import LoraProtocol
+from pipeline.scoring.phased_config import PhasedProtocol
 from pipeline.scoring.windows import Group
 
 
@@ -44,20 +45,21 @@ class DocumentState(NamedTuple):
 class DocumentLora(NoAdaptation):
     """Adapters of the documents that are read now."""
 
-    def __init__(self, model: Any, protocol: LoraProtocol, dtype: torch.dtype) -> None:
+    draw: Callable[..., Tensor] = staticmethod(torch.randn)
+    """Draws first matrices, to be scaled by the root of their inputs."""
+
+    def __init__(self, model: Any, protocol: LoraProtocol | PhasedProtocol, dtype: torch.dtype) -> None:
         """Own `model`, which is frozen and whose matrices add the adapters' products from now on.
 
         Raises ValueError for a model without blocks and a tied, soft-capped head.
         """
         known = all(hasattr(model, name) for name in ("blocks", "token_embedding", "config"))
-        require(known, "protocol lora-ttt", type(model).__name__, "a model with blocks and a tied head")
+        require(known, f"protocol {protocol.kind}", type(model).__name__, "a model with blocks and a tied head")
         self.model, self.protocol, self.dtype = model.requires_grad_(False), protocol, dtype
-        matrices = adapted_matrices(model.blocks)
-        for number, matrix in enumerate(matrices):
-            matrix.register_forward_hook(
-                lambda module, inputs, output, number=number: self._added(number, inputs[0], output)
-            )
-        self.weights = [*(matrix.weight for matrix in matrices), model.token_embedding.weight]
+        self.size = protocol.chunk_tokens
+        """Targets of each chunk that is learnt from next."""
+        self.weights = [*self._attach(), model.token_embedding.weight]
+        """Each as large as an adapter's product, the head's last."""
         self.fresh = DocumentState(self._fresh_rows(), 0)
         self.waiting: dict[int, DocumentState] = {}
         """Group number -> state of the document that it reads on."""
@@ -87,6 +89,15 @@ class DocumentLora(NoAdaptation):
         z_BTV = self._added(len(self.weights) - 1, hidden_BTD, F.linear(hidden_BTD, self.weights[-1]))
         return softcap(z_BTV.float(), self.model.config.logit_softcap)
 
+    def _attach(self) -> list[Tensor]:
+        """Let the model add the adapters' products, and return what has their sizes."""
+        matrices = adapted_matrices(self.model.blocks)
+        for number, matrix in enumerate(matrices):
+            matrix.register_forward_hook(
+                lambda module, inputs, output, number=number: self._added(number, inputs[0], output)
+            )
+        return [matrix.weight for matrix in matrices]
+
     def _added(self, number: int, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
         down_BRI, up_BOR = self.adapters[2 * number : 2 * number + 2]
         return torch.baddbmm(output_BTO, torch.bmm(x_BTI, down_BRI.mT), up_BOR.mT)
@@ -94,7 +105,7 @@ class DocumentLora(NoAdaptation):
     def _fresh_rows(self) -> Tensor:
         generator, parts, rank = torch.Generator().manual_seed(0), list[Tensor](), self.protocol.rank
         for weight in self.weights:
-            down_RI = torch.randn(rank, weight.size(1), generator=generator) / weight.size(1) ** 0.5
+            down_RI = self.draw(rank, weight.size(1), generator=generator) / weight.size(1) ** 0.5
             parts += [down_RI.flatten(), torch.zeros(len(weight) * rank)]
         values_P = torch.cat(parts).to(self.weights[0].device)
         return torch.stack([values_P, torch.zeros_like(values_P), torch.zeros_like(values_P)])
@@ -108,7 +119,7 @@ class DocumentLora(NoAdaptation):
 
     def _gradient(self, values_BP: Tensor, revealed: Sequence[Tensor]) -> Tensor:
         """Return the gradient of every document's mean loss in its own row."""
-        size = self.protocol.chunk_tokens
+        size = self.size
         targets_BC = torch.stack([tokens[-size:] for tokens in revealed])
         ids_BT = pad_sequence([tokens[:-1] for tokens in revealed], batch_first=True)
         places = [len(tokens) - 1 - size for tokens in revealed]

@@ -23,7 +23,7 @@ from pipeline.mixture.mixing import Mixture
 from pipeline.scoring.config import Protocol
 from pipeline.scoring.evaluate import score
 
-PROTOCOL_KINDS = ("blocks", "sliding", "stream", "ttt", "lora-ttt")
+PROTOCOL_KINDS = ("blocks", "sliding", "stream", "ttt", "lora-ttt", "phased-ttt")
 DEFAULT_BATCH_TOKENS = {"cpu": 4096, "cuda": 131072}
 """Device type -> inputs per forward pass of `score_tokens`: speed and memory only."""
 

@@ -13,10 +13,11 @@ Checked by: tests/scoring/test_windows.py.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, groupby, islice
 from typing import Any, NamedTuple
 
 from pipeline.scoring.config import LoraProtocol, Protocol, TTTProtocol
+from pipeline.scoring.phased_config import PhasedProtocol
 
 MOST_RANKS = 8
 """Processes that share what learns: parts of an SGD batch and queues of documents are so many, whoever runs them."""
@@ -63,6 +64,8 @@ def plan(documents: Sequence[int], protocol: Protocol) -> list[Group]:
     spans = list(zip(accumulate(documents, initial=0), documents, strict=False))
     if isinstance(protocol, LoraProtocol):
         return document_groups(spans, protocol.context_tokens, protocol.chunk_tokens)
+    if isinstance(protocol, PhasedProtocol):
+        return phased_groups([span for span in spans if span[1]], protocol)
     length = protocol.context_tokens
     stride = getattr(protocol, "stride_tokens", length)
     if lane_tokens := getattr(protocol, "lane_tokens", None):  # lanes: windows that are fed in steps
@@ -116,6 +119,41 @@ def document_groups(spans: Sequence[tuple[int, int]], context_tokens: int, chunk
     return groups
 
 
+def phased_groups(spans: Sequence[tuple[int, int]], protocol: PhasedProtocol) -> list[Group]:
+    """Return the groups of the first documents, one without a window that spans them all, and those of the others."""
+    first = protocol.global_phase.documents if protocol.global_phase else len(spans)
+    groups = lane_groups(spans[:first], protocol, 0)
+    if spans[first:]:
+        groups.append(Group(len(groups), 0, spans[first][0], False, ()))
+        groups += lane_groups(spans[first:], protocol, len(groups))
+    return groups
+
+
+def lane_groups(spans: Sequence[tuple[int, int]], protocol: PhasedProtocol, first_number: int) -> list[Group]:
+    """Return one group per chunk of every document, as `document_groups` does; the last of a lane is last in its state.
+
+    A document's last chunk has nothing to learn from: its tokens end where they start.
+    """
+    groups: list[Group] = []
+    for number, (start, num_targets) in enumerate(spans, 1):
+        at, lane_ends = 0, number % protocol.lane_documents == 0 or number == len(spans)
+        while at < num_targets:
+            end = at + chunk_size(protocol, at, num_targets)
+            first, stop = start + max(0, end - protocol.context_tokens), start + min(end, num_targets)
+            ends, windows = end >= num_targets, (Window(first, stop, start + at),)
+            groups.append(
+                Group(first_number + len(groups), first, first if ends else stop, ends and lane_ends, windows)
+            )
+            at = end
+    return groups
+
+
+def chunk_size(protocol: PhasedProtocol, at: int, num_targets: int) -> int:
+    """Return the targets of the chunk that begins after `at` targets of a document of `num_targets`."""
+    reached = num_targets if protocol.chunks_by == "length" else at + 1
+    return next((size for most, size in protocol.short_chunks if reached <= most), protocol.chunk_tokens)
+
+
 def steps_of_rank(
     groups: Sequence[Group], protocol: Protocol, batch_tokens: int, rank: int, world_size: int
 ) -> Iterator[Step]:
@@ -123,6 +161,9 @@ def steps_of_rank(
 
     Queues of documents are dealt to the processes; other groups run on all of them, their batches dealt.
     """
+    if isinstance(protocol, PhasedProtocol):
+        yield from phased_steps(groups, protocol, batch_tokens, rank, world_size)
+        return
     if not isinstance(protocol, LoraProtocol):
         for group in groups:
             yield Step([group], window_batches(group.windows, batch_tokens, protocol.context_tokens)[rank::world_size])
@@ -131,8 +172,21 @@ def steps_of_rank(
         yield from queue_steps(queue, protocol, batch_tokens)
 
 
+def phased_steps(
+    groups: Sequence[Group], protocol: PhasedProtocol, batch_tokens: int, rank: int, world_size: int
+) -> Iterator[Step]:
+    """Yield the steps of the first documents' queues, the phase on every process, the steps of the others' queues."""
+    for has_windows, members in groupby(groups, lambda group: bool(group.windows)):
+        part = list(members)
+        if not has_windows:
+            yield Step(part, [])
+            continue
+        for queue in document_queues(part, protocol.batch_documents)[rank::world_size]:
+            yield from queue_steps(queue, protocol, batch_tokens)
+
+
 def document_queues(groups: Sequence[Group], batch_documents: int) -> list[list[Sequence[Group]]]:
-    """Return the documents, each the list of its groups, dealt to queues so many at a time, in file order."""
+    """Return the documents, or lanes, each the list of its groups, dealt to queues so many at a time, in file order."""
     ends = [index + 1 for index, group in enumerate(groups) if group.is_last]
     documents = [groups[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     queues: list[list[Sequence[Group]]] = [[] for _ in range(MOST_RANKS)]
@@ -141,7 +195,9 @@ def document_queues(groups: Sequence[Group], batch_documents: int) -> list[list[
     return queues
 
 
-def queue_steps(queue: Sequence[Sequence[Group]], protocol: LoraProtocol, batch_tokens: int) -> Iterator[Step]:
+def queue_steps(
+    queue: Sequence[Sequence[Group]], protocol: LoraProtocol | PhasedProtocol, batch_tokens: int
+) -> Iterator[Step]:
     """Yield the steps of a queue: `batch_documents` are open, and one that ends makes room for the next.
 
     All that are open advance by a chunk, then again. Those go side by side whose chunks lie at about one place of their

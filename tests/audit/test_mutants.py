@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.audit.behaviour import audit_behaviour
 from pipeline.audit.evaluator import Ledgers, Rows
-from pipeline.audit.questions import declares_isolation
+from pipeline.audit.isolation import declares_isolation
 from pipeline.audit.streams import StreamMaker
 from pipeline.base.config import with_model_context
 from pipeline.base.progress import silent
@@ -19,7 +19,7 @@ from pipeline.data.byte_count import byte_table
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
 from tests.mutants.cheats import EXPECTED, Honest, Isolated
-from tests.scoring.scoring_toys import DOCUMENTS, MIXTURES, PROTOCOLS, TTT, tiny_network
+from tests.scoring.scoring_toys import DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
 TOY_CONTEXT = 16
@@ -60,20 +60,25 @@ class Library:
 def recipe_protocols() -> dict[str, dict]:
     """Return the protocols of all recipes, each once, with every size brought down to a toy's."""
     found: dict[str, dict] = {}
-    least, most = {"chunk_tokens": 8}, {"rank": 4, "epochs": 1}
     for path in RECIPES:
         for fields in with_model_context(YAML(typ="safe").load(path.read_text()))["evaluate"]["protocols"].values():
-            context = fields["context_tokens"]
-            scaled = {
-                key: max(least.get(key, 4), value * TOY_CONTEXT // context)
-                if key.endswith("_tokens") and value
-                else min(value, most[key])
-                if key in most
-                else value
-                for key, value in fields.items()
-            }
+            scaled = toy_sized(fields, fields["context_tokens"])
             found[" ".join(f"{key}={value}" for key, value in scaled.items())] = scaled
     return found
+
+
+def toy_sized(fields: dict, context: int) -> dict:
+    """Return a protocol, or a part of one, whose sizes are brought down as a context is to a toy's."""
+    least, most = {"chunk_tokens": 8}, {"rank": 4, "epochs": 1}
+    scaled = {}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            scaled[key] = {**toy_sized(value, value["context_tokens"]), "documents": 4}
+        elif key.endswith("_tokens") and value:
+            scaled[key] = max(least.get(key, 4), value * TOY_CONTEXT // context)
+        else:
+            scaled[key] = min(value, most[key]) if key in most else value
+    return scaled
 
 
 def one_of_each_kind_first() -> list:
@@ -90,6 +95,8 @@ STREAMS = [
     STREAM,
     PROTOCOLS["documents, counts"],
     PROTOCOLS["ttt, counts"],
+    {**PHASED, "lane_documents": 1, "global_phase": None, "mixture": "document"},
+    pytest.param({**PHASED, "batch_documents": 9, "mixture": "stream"}, marks=pytest.mark.slow),
     pytest.param({**STREAM, "lane_tokens": 400}, marks=pytest.mark.slow),
     pytest.param({**TTT, **STREAM, "kind": "ttt", "chunk_tokens": 60}, marks=pytest.mark.slow),
 ]
@@ -105,3 +112,11 @@ def test_every_protocol_of_every_recipe_passes_and_so_do_streams(protocol: dict,
 def test_counts_of_the_stream_are_no_isolation() -> None:
     assert declares_isolation({**DOCUMENTS, "mixture": "document"})
     assert not declares_isolation({**DOCUMENTS, "mixture": "stream"})
+
+
+def test_lanes_of_one_document_without_a_phase_are_isolation() -> None:
+    alone = {**PHASED, "lane_documents": 1, "global_phase": None}
+    assert declares_isolation(alone)
+    assert not declares_isolation({**alone, "lane_documents": 2})
+    assert not declares_isolation({**alone, "global_phase": PHASED["global_phase"]})
+    assert not declares_isolation({**alone, "mixture": "stream"})

@@ -268,6 +268,82 @@ class FreshAdapters(KeptAdapters):
     keeps = False
 
 
+class WarmLanes(Honest):
+    """Counts that outlive their document in a lane of two, and what all documents before the fourth taught; says so."""
+
+    protocols: ClassVar[dict] = {
+        "toy": {
+            "kind": "phased-ttt",
+            "context_tokens": 16,
+            "chunk_tokens": 8,
+            "lane_documents": 2,
+            "global_phase": {"documents": 3, "chunk_tokens": 20},
+        }
+    }
+
+    def log_probs(self, tokens: np.ndarray) -> np.ndarray:
+        logits, counts = self.hidden(tokens)[:-1] @ self.head_DV, np.zeros(len(self.embedding_VD))
+        taught = np.zeros(len(self.embedding_VD))
+        for number, document in enumerate(self.documents(tokens)):
+            if number == 3:
+                taught = np.bincount(self.course(tokens, int(document[0])), minlength=len(taught))
+            counts *= 0.5 * self.is_warm(number)
+            chunks = np.split(document, range(self.chunk(document), len(document), self.chunk(document)))
+            for place, chunk in enumerate(chunks):
+                early, late = self.lessons(chunks, place)
+                np.add.at(counts, tokens[early + 1], 1)
+                logits[chunk] += 0.3 * np.log1p(counts) + 0.1 * np.log1p(taught)
+                np.add.at(counts, tokens[late + 1], 1)
+        return log_softmax(logits)
+
+    def course(self, tokens: np.ndarray, scored: int) -> np.ndarray:
+        return tokens[1 : scored + 1]
+
+    def is_warm(self, number: int) -> bool:
+        return number % 2 == 1 and number != 3
+
+    def chunk(self, document: np.ndarray) -> int:
+        return 8
+
+    def lessons(self, chunks: Sequence[np.ndarray], place: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the targets that are learnt from before and after a chunk is scored."""
+        return chunks[place][:0], chunks[place]
+
+
+class StepBeforeScoring(WarmLanes):
+    """Takes the step on a chunk, then scores it."""
+
+    def lessons(self, chunks: Sequence[np.ndarray], place: int) -> tuple[np.ndarray, np.ndarray]:
+        return chunks[place], chunks[place][:0]
+
+
+class NextChunk(WarmLanes):
+    """Takes the step on the chunk that comes next in the place of the one that was scored."""
+
+    def lessons(self, chunks: Sequence[np.ndarray], place: int) -> tuple[np.ndarray, np.ndarray]:
+        return chunks[place][:0], chunks[min(place + 1, len(chunks) - 1)]
+
+
+class EarlyPhase(WarmLanes):
+    """Learns in its phase from documents that are still to be scored, too."""
+
+    def course(self, tokens: np.ndarray, scored: int) -> np.ndarray:
+        return tokens[1:]
+
+
+class ChunksByLength(WarmLanes):
+    """Sizes a document's chunks by its length, which its end alone tells."""
+
+    def chunk(self, document: np.ndarray) -> int:
+        return 4 if len(document) < 40 else 8
+
+
+class UndeclaredWarmth(WarmLanes, Isolated):
+    """Says that every document starts afresh, and is warm."""
+
+    protocols: ClassVar[dict] = {"toy": {**WarmLanes.protocols["toy"], "lane_documents": 1, "global_phase": None}}
+
+
 class PeekingStream(Honest):
     """One pass in blocks whose cache is filled before the block is scored: its queries see the block's own future."""
 
@@ -396,6 +472,12 @@ EXPECTED = {
     HashedPairs: {"T3"},
     StreamCounting: {"T5"},
     FreshAdapters: set(),
+    WarmLanes: set(),
+    StepBeforeScoring: {"T2", "T3", "T7", "T12"},
+    NextChunk: {"T2", "T3", "T7", "T12"},
+    EarlyPhase: {"T2", "T7"},
+    ChunksByLength: {"T2"},
+    UndeclaredWarmth: {"T5"},
     FutureAttention: {"T2", "T7", "T12"},
     Slot: {"T2", "T3", "T7", "T12"},
     SecondPass: {"T2", "T3", "T7", "T12"},

@@ -25,6 +25,7 @@ KINDS = {
     "final_int6_stream_exact": {"kind": "stream"},
     "final_ttt_exact": {"kind": "ttt"},
     "final_ttt_lora_exact": {"kind": "lora-ttt", "documents": True},
+    "final_ttt_phased_exact": {"kind": "phased-ttt"},
 }
 SCORE = Score(Decimal("3.12345679"), Decimal("1.50000000"))
 STEP = "step:4/4 train_loss:3.0000 train_time:2500ms step_avg:625.00ms\n"
@@ -53,7 +54,7 @@ def test_a_log_is_read_back(log):
     assert run.float_score == SCORE
     assert run.digests == {"config": "aa", "my model.fwy": "bb"}
     expected = {"code bytes": 99, "model bytes": 2000, "total bytes": 2070, "tokens": 1001, "targets": 1000}
-    times = {"eval ms": 7500, "train ms": 2500, "step ms": 625, "steps": 4}
+    times = {"eval ms": 8800, "train ms": 2500, "step ms": 625, "steps": 4}
     assert {kind: run.last(kind) for kind in (*expected, *times)} == {**expected, **times}
     assert [(figure.label, figure.value) for figure in run.latest("code bytes")] == [("", 70), ("unwrapped", 99)]
     assert run.oddities == []

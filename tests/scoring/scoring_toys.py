@@ -45,6 +45,35 @@ LORA: dict[str, Any] = {
     "eps": 1e-4,
     "mixture": None,
 }
+PHASED: dict[str, Any] = {
+    "kind": "phased-ttt",
+    "bos_id": 1,
+    "context_tokens": 16,
+    "chunk_tokens": 6,
+    "short_chunks": ((4, 2), (12, 4)),
+    "chunks_by": "place",
+    "batch_documents": 2,
+    "lane_documents": 3,
+    "rank": 2,
+    "alpha": 3.0,
+    "adapt_keys": False,
+    "learning_rate": 0.02,
+    "beta1": 0.0,
+    "beta2": 0.9,
+    "eps": 1e-4,
+    "weight_decay": 0.5,
+    "global_phase": {
+        "documents": 4,
+        "context_tokens": 10,
+        "chunk_tokens": 30,
+        "epochs": 1,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "grad_clip": 1.0,
+        "batch_sequences": 2,
+    },
+    "mixture": None,
+}
 PROTOCOLS = {
     "blocks": BLOCKS,
     "documents": DOCUMENTS,
@@ -53,6 +82,7 @@ PROTOCOLS = {
     "ttt": TTT,
     "ttt in lanes": {**TTT, "lane_tokens": 20},
     "lora-ttt": LORA,
+    "phased-ttt": PHASED,
     "documents, counts": {**DOCUMENTS, "mixture": "document"},
     "ttt, counts": {**TTT, "mixture": "stream"},
 }

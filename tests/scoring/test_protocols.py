@@ -15,7 +15,7 @@ from pipeline.model.network import build
 from pipeline.scoring import protocols, score_tokens
 from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.protocols import parse_protocol
-from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, LORA, PROTOCOLS, SLIDING, TTT
+from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, LORA, PHASED, PROTOCOLS, SLIDING, TTT
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values())
@@ -47,6 +47,17 @@ def test_mapping_and_dataclass_mean_the_same(protocol: dict) -> None:
         ({**SLIDING, "stride_tokens": 17}, ["sliding", "stride_tokens", "17", "16"]),
         ({**TTT, "momentum": 1.0}, ["ttt", "momentum"]),
         ({**LORA, "chunk_tokens": 17}, ["lora-ttt", "chunk_tokens", "17", "16"]),
+        ({**PHASED, "chunk_tokens": 17}, ["phased-ttt", "chunk_tokens", "17", "16"]),
+        ({**PHASED, "short_chunks": [[4, 2], [4, 3]]}, ["phased-ttt", "short_chunks", "ascending"]),
+        ({**PHASED, "short_chunks": [[4, 7]]}, ["phased-ttt", "short_chunks", "chunk_tokens (6)"]),
+        ({**PHASED, "short_chunks": [[4, 2, 1]]}, ["phased-ttt", "short_chunks", "pairs"]),
+        ({**PHASED, "short_chunks": [4, 2]}, ["phased-ttt", "short_chunks[0]", "a list"]),
+        ({**PHASED, "lane_documents": 0}, ["phased-ttt", "lane_documents", "at least 1"]),
+        ({**PHASED, "chunks_by": "size"}, ["phased-ttt", "chunks_by", "place or length"]),
+        (
+            {**PHASED, "global_phase": {**PHASED["global_phase"], "chunk_tokens": 9}},
+            ["phased-ttt.global_phase", "chunk_tokens", "context_tokens (10)"],
+        ),
         ({**LORA, "beta2": 1.0}, ["lora-ttt", "beta2"]),
         ({key: value for key, value in LORA.items() if key != "bos_id"}, ["lora-ttt", "bos_id", "missing"]),
         ("sliding", ["protocol"]),

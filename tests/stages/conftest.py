@@ -38,7 +38,7 @@ TINY = {
         "sensitivity_sequences": 8,
         "mixture": {"tokens": 2000},
     },
-    "budget": {"limit_bytes": 390000, "code_reserve_bytes": 360000, "tolerance_frac": 0.0008},
+    "budget": {"limit_bytes": 430000, "code_reserve_bytes": 400000, "tolerance_frac": 0.0008},
     "package": {"readable": True},
     "evaluate": {
         "items": ["blocks", "sliding", "ttt"],

@@ -35,13 +35,13 @@ def refusal(project: Project, *runs: str) -> str:
 
 
 def test_an_experiment_is_compared_with_its_revision_and_the_workspace(committed: Project) -> None:
-    committed.run("dvc", "exp", "run", "-n", "finer", "-S", "budget.limit_bytes=395000", "evaluate@1-blocks")
+    committed.run("dvc", "exp", "run", "-n", "finer", "-S", "budget.limit_bytes=435000", "evaluate@1-blocks")
     comparison = compared(committed, "HEAD", "finer", ".", "workspace")
     base, finer, *workspaces = comparison["arms"]
     assert (base["packaged_bytes"] is None, finer["packaged_bytes"] is None) == (False, True)
     assert base["mean"]["artifact_bytes"] < 30000 < finer["mean"]["artifact_bytes"] < 35000
     assert [arm["mean"] for arm in workspaces] == [finer["mean"]] * 2
-    changes = [{"key": "budget.limit_bytes", "before": "390000", "after": "395000"}]
+    changes = [{"key": "budget.limit_bytes", "before": "430000", "after": "435000"}]
     assert comparison["params"] == {"B": changes, "C": changes, "D": changes}
     before, after, *_ = (arm["bpb"] for arm in comparison["arms"])
     rows = comparison["differences"]
@@ -53,7 +53,7 @@ def test_an_experiment_is_compared_with_its_revision_and_the_workspace(committed
 
 
 def test_what_is_no_experiment_or_not_one_yet_is_one_line(committed: Project) -> None:
-    committed.run("dvc", "exp", "run", "--queue", "-n", "waiting", "-S", "budget.limit_bytes=395000")
+    committed.run("dvc", "exp", "run", "--queue", "-n", "waiting", "-S", "budget.limit_bytes=435000")
     task = committed.run("dvc", "queue", "status").stdout.splitlines()[1].split()[0]
     for name in ("waiting", task):  # the commit that holds a task has the outputs of the one before it
         assert "(queued), expected an experiment; `dvc queue start` runs it" in refusal(committed, ".", name)

@@ -14,6 +14,7 @@ from pipeline.base.artifacts import ROOT
 from pipeline.base.files import folder_digest
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.scoring.ledger import load_ledger
+from tests.scoring.scoring_toys import PHASED
 from tests.stages.conftest import TINY, make_project, unfolded
 
 EVALUATIONS = {"evaluate@1-blocks", "evaluate@1-sliding", "evaluate@1-ttt"}
@@ -279,17 +280,21 @@ def test_documents_and_adapters_are_scored_by_stage_and_record_alike(project, tm
     rule = {"chunk_tokens": 16, "batch_documents": 4, "rank": 2, "learning_rate": 0.001, "beta1": 0.0, "beta2": 0.999}
     project.edit(
         evaluate={
-            "items": ["blocks", "documents", "lora"],
+            "items": ["blocks", "documents", "lora", "phased"],
             "protocols": {
                 **_protocols(project),
                 "documents": {"kind": "blocks", **documents},
                 "lora": {"kind": "lora-ttt", **documents, **rule, "eps": 1e-8},
+                "phased": {**PHASED, "context_tokens": 32, "short_chunks": [[4, 2], [12, 4]]},
             },
         }
     )
-    assert set(project.repro("package")) == {"evaluate@1-documents", "evaluate@1-lora", "package"}
+    evaluated = {f"evaluate@1-{item}" for item in ("documents", "lora", "phased")}
+    assert set(project.repro("package")) == {*evaluated, "package"}
     log = (project.root / ARTIFACTS / "package/train_seed1.log").read_text()
-    assert [line.split()[0] for line in log.splitlines() if line.startswith("final_")] == ["final_ttt_lora_exact"]
+    assert [line.split()[0] for line in log.splitlines() if line.startswith("final_")] == ["final_ttt_phased_exact"]
+    readme = (project.root / ARTIFACTS / "package/README.md").read_text()
+    assert "3 documents in a row hand on the first matrices of their adapters. Once the first 4 documents" in readme
 
 
 def test_the_record_scores_the_same_on_two_processes(finished, alone: Path):
