@@ -140,6 +140,11 @@ def folded(num_loops: int, **schedule: Any) -> dict[str, Any]:
     }
 
 
+def lanes(first_block: int) -> dict[str, Any]:
+    """Return `parallel_blocks` of two lanes."""
+    return {"first_block": first_block, "keep": 1.1, "own": 1.0, "other": 0.7}
+
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "odd unique, raised base": {"schedule.unique_blocks": 5, "context_tokens": 4096, "rope.base_tokens": 256},
@@ -220,6 +225,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "rope.base_tokens": 48,
     },
     "folded once": {**folded(1), "skip_gates": True},
+    "lanes": {**folded(3), "parallel_blocks": lanes(4), "skip_gates": True, "attention.exclusive_blocks": [4]},
+    "lanes, plain U-Net": {**folded(1), "parallel_blocks": lanes(3), "visit_controls": True, "ln_scale": False},
     "frontier": {
         **folded(3),
         "skip_gates": True,

@@ -13,6 +13,7 @@ from pipeline.model.parts.config import (
     BigramConfig,
     ChannelSmear,
     ConditionersConfig,
+    LanesConfig,
     MLPConfig,
     RopeConfig,
     TokenSmear,
@@ -48,8 +49,8 @@ class ModelConfig:
     """The same for looped blocks of a core or helix; null takes `mlp`."""
     ln_scale: bool
     """Scale each norm's output by 1/sqrt(layer + 1)."""
-    parallel_blocks: tuple[int, ...]
-    """Physical blocks whose MLP reads what their attention reads."""
+    parallel_blocks: tuple[int, ...] | LanesConfig
+    """Physical blocks whose MLP reads what their attention reads; or two lanes from a block on."""
     visit_controls: bool
     """Residual mix and branch scales of every visit's own, in place of every block's own."""
     skip_gates: bool
@@ -153,9 +154,13 @@ class ModelConfig:
         )
 
     def _check_blocks(self) -> None:
+        parallel = self.parallel_blocks
+        if isinstance(parallel, LanesConfig):
+            self._check_lanes(parallel)
+            parallel = ()
         for name, blocks in (
             ("attention.exclusive_blocks", self.attention.exclusive_blocks),
-            ("parallel_blocks", self.parallel_blocks),
+            ("parallel_blocks", parallel),
         ):
             ok = len(set(blocks)) == len(blocks) and all(0 <= block < self.schedule.num_blocks for block in blocks)
             require(ok, name, blocks, f"physical block indices below {self.schedule.num_blocks}, each once")
@@ -170,6 +175,26 @@ class ModelConfig:
             require(
                 smear.bos_id < self.vocab_size, "smear.bos_id", smear.bos_id, f"below vocab_size ({self.vocab_size})"
             )
+
+    def _check_lanes(self, lanes: LanesConfig) -> None:
+        schedule = self.schedule
+        require(
+            isinstance(schedule, FoldedSchedule),
+            "parallel_blocks",
+            "two lanes",
+            "a list of blocks: only a folded schedule (num_loops 1: a plain U-Net) has lanes",
+        )
+        assert isinstance(schedule, FoldedSchedule)
+        loops_end = schedule.loop_end + 1 if schedule.num_loops > 1 else 0
+        first, last = max(loops_end, schedule.num_blocks // 2), schedule.num_blocks - 1
+        require(
+            first <= lanes.first_block <= last,
+            "parallel_blocks.first_block",
+            lanes.first_block,
+            f"a block of the decoder behind the loop, {first} to {last}"
+            if first <= last
+            else "no block: the loop is last",
+        )
 
     def _check_value_embedding(self) -> None:
         value = self.value_embedding

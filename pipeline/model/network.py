@@ -7,7 +7,7 @@ Features:
   (`attention.py`)
 * partial rotary positions with another speed in every pass (`rotary.py`)
 * squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches,
-  controls per block or per visit, a look back at the embedding (`block.py`)
+  controls per block or per visit, a look back at the embedding (`block.py`); branches in two lanes (`parts/lanes.py`)
 * conditioners of the passes, such as FLOW instructions or an anchor (`parts/conditioners.py`)
 * hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`parts/value_embedding.py`)
 * norms without weights, no biases, tied head with soft-capped logits, factorised embedding
@@ -35,7 +35,9 @@ from pipeline.model.layers import rms_norm, softcap, stream_dtype, tail
 from pipeline.model.loss import mean_nats, target_nats
 from pipeline.model.parts.conditioners import build_conditioners
 from pipeline.model.parts.conditioning import CorePass, PassConditioner
+from pipeline.model.parts.config import LanesConfig
 from pipeline.model.parts.helix import Helix
+from pipeline.model.parts.lanes import LaneBlock
 from pipeline.model.parts.value_embedding import ValueEmbedding, readers_by_slot
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
@@ -71,7 +73,7 @@ class LoopedUNet(nn.Module):
             if config.value_embedding is None
             else ValueEmbedding(config.value_embedding, config.vocab_size, config.kv_dim)
         )
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.schedule.num_blocks))
+        self.blocks = nn.ModuleList(_block(config, i) for i in range(config.schedule.num_blocks))
         self.visit_controls = VisitControls(self.schedule.effective_depth, dim) if config.visit_controls else None
         self.conditioners = build_conditioners(config)
         self.helix = Helix(config.schedule, dim) if isinstance(config.schedule, HelixSchedule) else None
@@ -158,10 +160,13 @@ class LoopedUNet(nn.Module):
         for loop, visits in enumerate(self.schedule.passes):
             x_BTD = self._run_pass(visits, x_BTD, inputs, CorePass(loop, x_BTD, encoder_outputs, memory))
         for i, visit in enumerate(self.schedule.decoder):
+            lanes = self.config.parallel_blocks
+            if isinstance(lanes, LanesConfig) and visit.block == lanes.first_block:
+                x_BTD = torch.stack((x_BTD, x_BTD), dim=2)
             if pushed:
                 x_BTD = self._add_skip(i, x_BTD, pushed.pop())
             x_BTD = self._visit(visit, x_BTD, inputs)
-        return x_BTD
+        return x_BTD.mean(2) if isinstance(self.config.parallel_blocks, LanesConfig) else x_BTD
 
     def _run_helix(self, helix: Helix, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         """Run encoder and decoder, the looped blocks beside them on a stream of their own; merge the two."""
@@ -183,6 +188,8 @@ class LoopedUNet(nn.Module):
 
     def _add_skip(self, i: int, x_BTD: Tensor, pushed_BTD: Tensor) -> Tensor:
         assert self.skip_weights is not None, "an encoder output without a weight"
+        if isinstance(self.config.parallel_blocks, LanesConfig) and x_BTD.dim() == 4:
+            return torch.stack((self._add_skip(i, x_BTD[:, :, 0], pushed_BTD), x_BTD[:, :, 1]), dim=2)
         skip_BTD = self.skip_weights[i] * pushed_BTD
         if self.skip_gates is None:
             return x_BTD + skip_BTD
@@ -222,6 +229,13 @@ class LoopedUNet(nn.Module):
                 cache=inputs.cache,
             ),
         )
+
+
+def _block(config: ModelConfig, index: int) -> Block:
+    lanes = config.parallel_blocks
+    if isinstance(lanes, LanesConfig) and index >= lanes.first_block:
+        return LaneBlock(config, index, lanes)
+    return Block(config, index)
 
 
 def initialise(model: LoopedUNet, generator: torch.Generator) -> None:

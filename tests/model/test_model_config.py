@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, changed, choked, folded, helix
+from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, changed, choked, folded, helix, lanes
 
 POSITIVE = ("mlp.mult", "rope.base", "logit_softcap", "embed_init_std")
 FINITE = ("mlp.slope", "attention.qk_gain")
@@ -51,6 +51,10 @@ BAD = [
     ("attention.gate.width", {"attention.gate": {"width": 33, "scale": 0.5}}),
     ("attention.gate.scale", {"attention.gate": {"width": 3, "scale": 0.0}}),
     ("parallel_blocks", {"parallel_blocks": [-1]}),
+    ("parallel_blocks", {"parallel_blocks": lanes(3)}),
+    *(("parallel_blocks.first_block", {**folded(2), "parallel_blocks": lanes(block)}) for block in (2, 3, 6, -1)),
+    ("parallel_blocks.first_block", {**folded(1), "parallel_blocks": lanes(2)}),
+    ("parallel_blocks.first_block", {**folded(2, loop_end=5), "parallel_blocks": lanes(5)}),
     ("bigram.buckets", {"bigram.buckets": 1}),
     ("smear.bos_id", {"smear": {"kind": "token", "width": 4, "bos_id": 48}}),
     ("smear.width", {"smear": {"kind": "token", "width": 33, "bos_id": 1}}),

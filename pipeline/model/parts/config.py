@@ -124,6 +124,20 @@ class MLPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanesConfig:
+    """From a block on, attention and MLP have a stream each: see lanes.py; its four numbers train."""
+
+    first_block: int
+    """Block before which the stream divides; all later ones have two lanes."""
+    keep: float
+    """Initial factor of what a lane held."""
+    own: float
+    """Initial factor of what a lane's own branch adds to it: attention to the first, MLP to the second."""
+    other: float
+    """Initial factor of what the other lane's branch adds to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BigramConfig:
     """Hashed bigram embedding."""
 
