@@ -43,7 +43,12 @@ class Unrolled:
         if c.bigram is not None:
             buckets, last = [], c.bigram.buckets - 1
             for t, token in enumerate(ids):
-                if c.bigram.hash == "xor":
+                if c.bigram.hash == "position":
+                    half = (c.bigram.buckets - 1) // 2
+                    bucket = ((36313 * token) ^ (27191 * ids[t - 1])) % half
+                    inside = bool(self.w["bigram.inside_V"][token])
+                    buckets.append(last if t == 0 else bucket + half if inside else bucket)
+                elif c.bigram.hash == "xor":
                     buckets.append(last if t == 0 else ((36313 * token) ^ (27191 * ids[t - 1])) % last)
                 else:
                     buckets.append(((ids[t - 1] if t else 0) * 92821 + token) % c.bigram.buckets)
@@ -218,10 +223,14 @@ class Unrolled:
         blocks += list(range(s.loop_end + 1, s.unique_blocks))
         half, pushed, m = len(blocks) // 2, [], None
         first_lane = getattr(self.c.parallel_blocks, "first_block", None)
+        repeats = 0
         for position, block in enumerate(blocks):
             m = x if block == first_lane else m
             if position >= half and pushed:
                 x = self.skip(position - half, x, pushed)
+            if block == s.loop_start and self.c.conditioners.positions:
+                x = x + self.w[f"conditioners.positions.offsets.{repeats}"]
+                repeats += 1
             if m is None:
                 x = self.block(block, x, layer=block)
             else:
@@ -280,4 +289,7 @@ def network_logits(config, weights, ids_T):
     network = {"core": run.core_network, "folded": run.folded_network, "helix": run.helix_network}[config.schedule.kind]
     x = run.projected(_norm(network(run.x0)), "head_projection")
     z = x @ weights["token_embedding.weight"].T
+    if "cap.caps" in weights:
+        positive, negative = weights["cap.caps"]
+        return torch.where(z >= 0, positive * torch.tanh(z / positive), negative * torch.tanh(z / negative))
     return config.logit_softcap * torch.tanh(z / config.logit_softcap)

@@ -75,7 +75,7 @@ class Block(nn.Module):
         dim = config.model_dim
         self.norm_scale = (config.schedule.layer(index) + 1) ** -0.5 if config.ln_scale else 1.0
         self.parallel = not isinstance(config.parallel_blocks, LanesConfig) and index in config.parallel_blocks
-        self.attention = Attention(config, exclusive=index in config.attention.exclusive_blocks)
+        self.attention = Attention(config, index)
         self.mlp = _block_mlp(config, index)
         if not config.visit_controls:
             self.residual_mix = nn.Parameter(torch.tensor([[1.0] * dim, [0.0] * dim]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from pipeline.base.checks import require
 from pipeline.model.parts.config import (
+    AsymmetricCapConfig,
     AttentionConfig,
     BigramConfig,
     ChannelSmear,
@@ -62,9 +63,9 @@ class ModelConfig:
     value_embedding: ValueEmbeddingConfig | None
     """Token table added to attention values."""
     conditioners: ConditionersConfig
-    """What changes from pass to pass of the core."""
-    logit_softcap: float
-    """Logits are softcap * tanh(z / softcap)."""
+    """What changes from pass to pass."""
+    logit_softcap: float | AsymmetricCapConfig
+    """Logits are softcap * tanh(z / softcap); or with a cap of either sign's own."""
     embed_init_std: float
     """Standard deviation of the token embedding at initialisation."""
     unread: dict[str, tuple[int, ...]]
@@ -72,7 +73,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
-        check_above_zero(self, ("logit_softcap", "embed_init_std"))
+        check_above_zero(self, ("embed_init_std",))
+        if isinstance(self.logit_softcap, float):
+            check_above_zero(self, ("logit_softcap",))
         require(self.vocab_size <= 65536, "vocab_size", self.vocab_size, "at most 65536: shards hold 16-bit tokens")
         self._check_heads()
         self._check_mlps()
@@ -98,6 +101,11 @@ class ModelConfig:
         """Width of all key/value heads together."""
         return self.attention.num_kv_heads * self.head_dim
 
+    @property
+    def reads_spaces(self) -> bool:
+        """Whether the network must be told which tokens have a leading space."""
+        return self.bigram is not None and self.bigram.hash == "position"
+
     def mlp_of(self, block: int) -> MLPConfig:
         """Return the MLP of a physical block."""
         looped = block >= self.schedule.unique_blocks
@@ -109,6 +117,13 @@ class ModelConfig:
             "model_dim",
             self.model_dim,
             f"a multiple of attention.num_heads ({self.attention.num_heads})",
+        )
+        gains, blocks = self.attention.qk_gain, self.schedule.num_blocks
+        require(
+            isinstance(gains, float) or len(gains) == blocks,
+            "attention.qk_gain",
+            gains,
+            f"a number, or one for each of the {blocks} blocks",
         )
         dims = self.rope.dims
         require(dims <= self.head_dim, "rope.dims", dims, f"at most the head width ({self.head_dim})")
@@ -212,18 +227,21 @@ class ModelConfig:
         )
 
     def _check_conditioners(self) -> None:
-        conditioners, passes = self.conditioners, self.schedule.num_passes
-        core = isinstance(self.schedule, CoreSchedule) and passes > 0
+        conditioners, schedule = self.conditioners, self.schedule
+        folded = isinstance(schedule, FoldedSchedule)
+        passes = schedule.num_loops if isinstance(schedule, FoldedSchedule) else schedule.num_passes
+        core = isinstance(schedule, CoreSchedule) and passes > 0
         for name in (field.name for field in fields(conditioners)):
             value = getattr(conditioners, name)
-            require(not value or core, f"conditioners.{name}", value, "off: this schedule has no core")
+            works = core or (folded and name == "positions")
+            require(not value or works, f"conditioners.{name}", value, "off: this schedule has no core")
         for name in ("flow_dim", "positions", "anchor_dim"):
             value = getattr(conditioners, name)
             require(
                 not value or passes >= 2,
                 f"conditioners.{name}",
                 value,
-                "off: it tells the passes of a core apart, and this schedule has less than two",
+                "off: it tells passes apart, and this schedule has less than two",
             )
         if conditioners.tap is not None and isinstance(self.schedule, CoreSchedule):
             taps, outputs = conditioners.tap.encoder_visits, len(self.schedule.order) // 2

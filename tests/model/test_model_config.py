@@ -52,6 +52,9 @@ BAD = [
     ("attention.gate.scale", {"attention.gate": {"width": 3, "scale": 0.0}}),
     ("parallel_blocks", {"parallel_blocks": [-1]}),
     ("parallel_blocks", {"parallel_blocks": lanes(3)}),
+    ("attention.qk_gain", {"attention.qk_gain": [1.0, 2.0]}),
+    ("logit_softcap.positive", {"logit_softcap": {"positive": 0.0, "negative": 30.0, "trained": True}}),
+    ("logit_softcap.negative", {"logit_softcap": {"positive": 30.0, "negative": math.nan, "trained": True}}),
     *(("parallel_blocks.first_block", {**folded(2), "parallel_blocks": lanes(block)}) for block in (2, 3, 6, -1)),
     ("parallel_blocks.first_block", {**folded(1), "parallel_blocks": lanes(2)}),
     ("parallel_blocks.first_block", {**folded(2, loop_end=5), "parallel_blocks": lanes(5)}),
@@ -76,6 +79,7 @@ BAD = [
         (f"conditioners.{name}", {**folded(2), "conditioners": {**NO_CONDITIONERS, name: on}})
         for name, on in (("flow_dim", 4), ("smear", True), ("tap", TAP), ("step", {"kind": "learned"}))
     ),
+    ("conditioners.positions", {**folded(1), "conditioners": {**NO_CONDITIONERS, "positions": True}}),
     ("conditioners.positions", {"conditioners.positions": True}),
     ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": [2]}}),
     ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": []}}),
