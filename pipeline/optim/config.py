@@ -1,6 +1,6 @@
 """Settings of section `train` in their longer form: per group of parameters or block, along a cycle, every n steps.
 
-Source: Parameter Golf pull request 2135 (values per group), its logs (cycle of the momentum).
+Source: Parameter Golf pull request 2135 (values per group), logs of others (cycle of the momentum).
 Checked by: tests/training/test_train_config.py, tests/training/test_group_settings.py
 """
 

@@ -10,7 +10,7 @@ from pipeline.model.network import LoopedUNet
 from pipeline.optim.config import BlockRates, GroupBeta, GroupDecay, MomentumCycle, SparseEmaConfig
 from pipeline.optim.lr_schedule import cyclic_momentum_at
 from pipeline.training.optimizer_step import OptimizerStep
-from pipeline.training.regime import settings_at
+from pipeline.training.regime import Regime, settings_at
 from tests.networks import TINY, randomised
 from tests.training.tiny_run import train_config
 
@@ -96,3 +96,6 @@ def test_an_average_of_every_nth_step():
         train_config(max_steps=10), average=SparseEmaConfig(kind="ema", decay=0.9, from_frac=0.3, every_steps=3)
     )
     assert [step for step in range(10) if settings_at(config, step, 0.0).is_averaged] == [5, 8]
+    average = Regime(randomised(TINY), config, 0).average
+    assert average is not None
+    assert average.decay == pytest.approx(0.9**3), "the decay of three steps"
