@@ -9,6 +9,8 @@ Source: the training scripts of Parameter Golf pull requests 1140, 1493 and 1535
 Checked by: tests/benchmarks/test_train_throughput.py
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class PlainStep(nn.Module):
                 x_BTD = self._with_skip(i, x_BTD, pushed.pop())
             x_BTD = self._visit(visit, x_BTD, x0_BTD, rotations)
         x_BTD = F.rms_norm(x_BTD, (x_BTD.size(-1),))
-        cap = network.config.logit_softcap
+        cap = cast(float, network.config.logit_softcap)
         logits_BTV = cap * torch.tanh(F.linear(x_BTD, network.token_embedding.weight.to(x_BTD.dtype)) / cap)
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 

@@ -49,6 +49,7 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
 
     from pipeline.base.artifacts import outputs_of, path_of
+    from pipeline.data.byte_count import load_byte_table
     from pipeline.launching.processes import StoppedError, resolve_device
     from pipeline.reports.training import train_report
     from pipeline.training.precision import precision_warning, resolve_precision
@@ -58,7 +59,8 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     precision = resolve_precision(params.train.precision, device)
     note = f"{device} x{ranks.world_size} {precision}, seed {seed}"
     sections = {**vars(params), "launch": params.launch.result_settings()}
-    stage = seal("train", sections, [path_of("manifest")], outputs_of("train", seed=seed), ranks.rank, note, seed)
+    inputs = [path_of("manifest"), *[path_of("byte_table")] * params.model.reads_spaces]
+    stage = seal("train", sections, inputs, outputs_of("train", seed=seed), ranks.rank, note, seed)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
     shards = _open_shards(params, ranks)
@@ -77,6 +79,7 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
                 lines.append,
                 progress,
                 params.launch.attention,
+                load_byte_table(path_of("byte_table")).leading_space_V if params.model.reads_spaces else None,
                 snapshots,
             )
     except StoppedError as stop:
@@ -103,12 +106,8 @@ def _open_shards(params: "Params", ranks: "Ranks") -> "list[np.ndarray]":
 
     listed = listed_shards(path_of("manifest"), "train")
     vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
-    require(
-        params.model.vocab_size == vocab_size,
-        "model.vocab_size",
-        params.model.vocab_size,
-        f"{vocab_size}, the vocabulary of the prepared shards",
-    )
+    found, expected = params.model.vocab_size, f"{vocab_size}, the vocabulary of the prepared shards"
+    require(found == vocab_size, "model.vocab_size", found, expected)
     return open_listed(listed, vocab_size, check_content=ranks.rank == 0)
 
 

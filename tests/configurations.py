@@ -36,6 +36,14 @@ _UNSHIPPED: list[dict[str, Any]] = [
         "model.looped_mlp.choke": {"shape": "flat", "dim": 4, "groups": 1},
     },
     {
+        "model.logit_softcap": {"positive": 30.0, "negative": 20.0, "trained": True},
+        "model.attention.qk_gain": [1.0, 1.5, 2.0, 2.5, 3.0],
+        "train.matrix_lr": {"peak": 0.02, "block_factors": [1.0, 0.9, 0.8, 0.7, 0.6]},
+        "train.muon_momentum_warmup_steps": {"cycle_steps": 50},
+        "train.adam_beta1": {"embedding": 0.9, "scalar": 0.8},
+        "train.average": {"kind": "ema", "decay": 0.99, "from_frac": 0.0, "every_steps": 10},
+    },
+    {
         "model.conditioners.step": {"kind": "contractive", "fraction": 0.5},
         "model.conditioners.tap": {"dim": 4, "encoder_visits": [0], "per_loop": True},
     },

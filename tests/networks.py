@@ -11,6 +11,7 @@ from pipeline.base.config import parse_value
 from pipeline.interop.arguments import conditioners_off
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
+from pipeline.model.parts.position_bigram import PositionBigram
 
 NO_CONDITIONERS: dict[str, Any] = conditioners_off()
 
@@ -83,8 +84,10 @@ def roused(config: ModelConfig, seed: int, build_seed: int = 0, noise: float = 0
 
 
 def randomised(config: ModelConfig, seed: int = 0) -> LoopedUNet:
-    """Return a network in which every parameter matters."""
+    """Return a network in which every parameter matters; every other token has a leading space."""
     model = build(config, seed)
+    if isinstance(model.bigram, PositionBigram):
+        model.bigram.learn_spaces(torch.arange(config.vocab_size) % 2 == 0)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -145,6 +148,11 @@ def folded(num_loops: int, **schedule: Any) -> dict[str, Any]:
             **schedule,
         },
     }
+
+
+def lanes(first_block: int) -> dict[str, Any]:
+    """Return `parallel_blocks` of two lanes."""
+    return {"first_block": first_block, "keep": 1.1, "own": 1.0, "other": 0.7}
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -227,6 +235,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "rope.base_tokens": 48,
     },
     "folded once": {**folded(1), "skip_gates": True},
+    "lanes": {**folded(3), "parallel_blocks": lanes(4), "skip_gates": True, "attention.exclusive_blocks": [4]},
+    "bigram by position": {"bigram": {"buckets": 20, "dim": 8, "hash": "position", "scaled": True}},
+    "asymmetric cap, gain per block": {
+        "logit_softcap": {"positive": 20.0, "negative": 30.0, "trained": True},
+        "attention.qk_gain": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5],
+    },
+    "folded, positions": {**folded(3), "conditioners": {**NO_CONDITIONERS, "positions": True}},
+    "lanes, plain U-Net": {**folded(1), "parallel_blocks": lanes(3), "visit_controls": True, "ln_scale": False},
     "frontier": {
         **folded(3),
         "skip_gates": True,

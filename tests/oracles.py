@@ -43,7 +43,12 @@ class Unrolled:
         if c.bigram is not None:
             buckets, last = [], c.bigram.buckets - 1
             for t, token in enumerate(ids):
-                if c.bigram.hash == "xor":
+                if c.bigram.hash == "position":
+                    half = (c.bigram.buckets - 1) // 2
+                    bucket = ((36313 * token) ^ (27191 * ids[t - 1])) % half
+                    inside = bool(self.w["bigram.inside_V"][token])
+                    buckets.append(last if t == 0 else bucket + half if inside else bucket)
+                elif c.bigram.hash == "xor":
                     buckets.append(last if t == 0 else ((36313 * token) ^ (27191 * ids[t - 1])) % last)
                 else:
                     buckets.append(((ids[t - 1] if t else 0) * 92821 + token) % c.bigram.buckets)
@@ -137,16 +142,17 @@ class Unrolled:
             return rope.base
         return rope.base * (self.c.context_tokens / rope.base_tokens) ** (rotated / (rotated - 2))
 
+    def controls(self, block, visit):
+        if self.c.visit_controls:
+            names = ("residual_mixes", "attention_scales", "mlp_scales")
+            return [self.w[f"visit_controls.{name}"][visit] for name in names]
+        return [self.w[f"blocks.{block}.{name}"] for name in ("residual_mix", "attention_scale", "mlp_scale")]
+
     def block(self, block, x, loop=None, layer=None):
         """Visit a block; `loop` is None outside a core."""
-        c, p = self.c, f"blocks.{block}"
+        c = self.c
         visit, self.visited = self.visited, self.visited + 1
-        if c.visit_controls:
-            names = ("residual_mixes", "attention_scales", "mlp_scales")
-            mix, attention_scale, mlp_scale = (self.w[f"visit_controls.{name}"][visit] for name in names)
-        else:
-            names = ("residual_mix", "attention_scale", "mlp_scale")
-            mix, attention_scale, mlp_scale = (self.w[f"{p}.{name}"] for name in names)
+        mix, attention_scale, mlp_scale = self.controls(block, visit)
         s = 1 / math.sqrt(layer + 1) if c.ln_scale else 1.0
         base, divisor = self.raised_base(), 1
         if loop is not None and c.rope.loop_scales is not None:
@@ -154,7 +160,8 @@ class Unrolled:
         x_in = mix[0] * x + mix[1] * self.x0
         added = self.added_value(block, visit)
         x = x_in + attention_scale * self.attention(block, _norm(x_in) * s, base, divisor, added)
-        read = x_in if block in c.parallel_blocks else x
+        is_parallel = isinstance(c.parallel_blocks, tuple) and block in c.parallel_blocks
+        read = x_in if is_parallel else x
         return x + mlp_scale * self.mlp(block, _norm(read) * s, loop)
 
     def skip(self, i, x, pushed):
@@ -214,14 +221,35 @@ class Unrolled:
         for _ in range(s.num_loops):
             blocks += list(range(s.loop_start, s.loop_end + 1))
         blocks += list(range(s.loop_end + 1, s.unique_blocks))
-        half, pushed = len(blocks) // 2, []
+        half, pushed, m = len(blocks) // 2, [], None
+        first_lane = getattr(self.c.parallel_blocks, "first_block", None)
+        repeats = 0
         for position, block in enumerate(blocks):
+            m = x if block == first_lane else m
             if position >= half and pushed:
                 x = self.skip(position - half, x, pushed)
-            x = self.block(block, x, layer=block)
+            if block == s.loop_start and self.c.conditioners.positions:
+                x = x + self.w[f"conditioners.positions.offsets.{repeats}"]
+                repeats += 1
+            if m is None:
+                x = self.block(block, x, layer=block)
+            else:
+                x, m = self.lane_block(block, x, m)
             if position < half:
                 pushed.append(x)
-        return x
+        return x if m is None else (x + m) / 2
+
+    def lane_block(self, block, a, m):
+        """Visit a block of two lanes outside of any loop."""
+        c, p = self.c, f"blocks.{block}"
+        mix, attention_scale, mlp_scale = self.controls(block, self.visited)
+        self.visited += 1
+        s = 1 / math.sqrt(block + 1) if c.ln_scale else 1.0
+        read = _norm(mix[0] * a + mix[1] * self.x0) * s
+        attended = attention_scale * self.attention(block, read, self.raised_base(), 1, None)
+        changed = mlp_scale * self.mlp(block, _norm(m) * s, None)
+        (r0, r1), ((p00, p01), (p10, p11)) = self.w[f"{p}.lane_keep"], self.w[f"{p}.lane_write"]
+        return r0 * a + p00 * attended + p01 * changed, r1 * m + p10 * attended + p11 * changed
 
     def hint(self, direction, listener, speaker):
         p = f"helix.{direction}"
@@ -261,4 +289,7 @@ def network_logits(config, weights, ids_T):
     network = {"core": run.core_network, "folded": run.folded_network, "helix": run.helix_network}[config.schedule.kind]
     x = run.projected(_norm(network(run.x0)), "head_projection")
     z = x @ weights["token_embedding.weight"].T
+    if "cap.caps" in weights:
+        positive, negative = weights["cap.caps"]
+        return torch.where(z >= 0, positive * torch.tanh(z / positive), negative * torch.tanh(z / negative))
     return config.logit_softcap * torch.tanh(z / config.logit_softcap)

@@ -62,8 +62,10 @@ def test_there_is_a_recipe_for_every_published_system():
         "crawler-3f2c",
         "universal-4b7l",
         "sp8192-loop3",
+        "parallel-lanes",
         "frontier",
         "single-h100",
+        "poscond-bigram",
         "demo",
         "tiny",
     }

@@ -195,9 +195,8 @@ def _parse_section(name: str, value: object) -> object:
     return parse_value(getattr(importlib.import_module(module), class_name), value, name)
 
 
-def _parse_dataclass(cls: Any, value: object, where: str) -> Any:
+def _parse_dataclass(cls: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, Mapping), where, value, "a mapping of keys")
-    assert isinstance(value, Mapping)
     annotations = typing.get_type_hints(cls)
     _check_keys(value, tuple(annotations), f"{where}.", where)
     fields = {key: parse_value(annotations[key], value[key], f"{where}.{key}") for key in annotations}
@@ -239,8 +238,8 @@ def _parse_choice(choices: tuple, value: object, where: str) -> object:
     return value
 
 
-def _parse_union(members: tuple, value: object, where: str) -> Any:
-    """Parse `X | None`, words or a scalar (`Literal["auto"] | int`), or dataclasses told apart by a literal `kind`."""
+def _parse_union(members: tuple, value: Any, where: str) -> Any:
+    """Parse `X | None`, words or a scalar, a scalar or list or mapping, or mappings told apart by a literal `kind`."""
     if value is None and types.NoneType in members:
         return None
     members = tuple(member for member in members if member is not types.NoneType)
@@ -250,18 +249,20 @@ def _parse_union(members: tuple, value: object, where: str) -> Any:
     if value in words:
         return value
     members = tuple(member for member in members if typing.get_origin(member) is not Literal)
-    if words:
-        _expect(type(value) is not str, where, value, f"{' or '.join(words)} or a number")
+    _expect(not words or type(value) is not str, where, value, f"{' or '.join(map(str, words))} or a number")
+    mapped, is_list = tuple(filter(dataclasses.is_dataclass, members)), isinstance(value, list | tuple)
+    plain = [member for member in members if member not in mapped]
+    plain.sort(key=lambda member: (typing.get_origin(member) is tuple) is not is_list)
+    members = mapped if mapped and (isinstance(value, Mapping) or not plain) else (plain[0],)
     if len(members) == 1:
         return parse_value(members[0], value, where)
     _expect(isinstance(value, Mapping) and "kind" in value, where, value, "a mapping with a key `kind`")
-    assert isinstance(value, Mapping)
     hints = {member: typing.get_type_hints(member) for member in members}
-    kinds = {typing.get_args(keys["kind"])[0]: None for keys in hints.values()}
-    chosen = _parse_choice(tuple(kinds), value["kind"], f"{where}.kind")
-    of_kind = [member for member, keys in hints.items() if typing.get_args(keys["kind"])[0] == chosen]
+    kinds = {member: typing.get_args(keys["kind"])[0] for member, keys in hints.items()}
+    chosen = _parse_choice(tuple(dict.fromkeys(kinds.values())), value["kind"], f"{where}.kind")
     # One kind may come in several forms: the one that shares most keys with what is there is the one meant.
-    return parse_value(max(of_kind, key=lambda member: len(hints[member].keys() & value.keys())), value, where)
+    meant = max(members, key=lambda member: (kinds[member] == chosen, len(hints[member].keys() & value.keys())))
+    return parse_value(meant, value, where)
 
 
 def _parse_scalar(kind: type, value: object, where: str) -> object:
@@ -269,8 +270,7 @@ def _parse_scalar(kind: type, value: object, where: str) -> object:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     _expect(type(value) is kind or (kind is float and type(value) is int), where, value, names[kind])
     if isinstance(value, int | float) and kind is not bool:
-        word = re.split(r"[._]", where.partition("[")[0])[-1]
-        largest = LARGEST.get(word, LARGEST_OF_TYPE[kind])
+        largest = LARGEST.get(re.split(r"[._]", where.partition("[")[0])[-1], LARGEST_OF_TYPE[kind])
         _expect(-largest <= value <= largest, where, value, f"{names[kind]} within {largest:,} of 0")
         return kind(value)
     return value

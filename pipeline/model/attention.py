@@ -123,18 +123,19 @@ class HeadGate(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention of one block."""
+    """Causal self-attention of one physical block."""
 
-    def __init__(self, config: ModelConfig, exclusive: bool) -> None:
+    def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         heads = config.attention
         self.head_dim = config.head_dim
-        self.exclusive = exclusive
+        self.exclusive = index in heads.exclusive_blocks
         self.query = nn.Linear(config.model_dim, config.model_dim, bias=False)
         self.key = nn.Linear(config.model_dim, config.kv_dim, bias=False)
         self.value = nn.Linear(config.model_dim, config.kv_dim, bias=False)
         self.output = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        self.gain = nn.Parameter(torch.full((heads.num_heads,), heads.qk_gain))
+        gain_of_block = torch.tensor(heads.qk_gain).expand(config.schedule.num_blocks)
+        self.gain = nn.Parameter(gain_of_block[index].repeat(heads.num_heads))
         self.gate = None if heads.gate is None else HeadGate(heads.gate, heads.num_heads)
 
     def writers(self) -> list[nn.Module]:

@@ -5,7 +5,8 @@
     x    = x + mlp_scale * mlp(norm(x) * s)
 
 `x0` is the embedding after the smear, `s` falls with the layer when `ln_scale` is on. A parallel block feeds its MLP
-from norm(x_in) too. Mix and scales belong to the block, or to every visit.
+from norm(x_in) too; two lanes are another thing (`parts/lanes.py`). Mix and scales belong to the block, or to every
+visit.
 
 Axes: B batch, T position, D model width, N visits.
 Source: the residual mix of modded-nanogpt, in the form of Parameter Golf pull requests 1535, 1493 and 1579.
@@ -24,6 +25,7 @@ from pipeline.model.documents import DocumentView
 from pipeline.model.layers import compute_dtype, rms_norm, tail
 from pipeline.model.mlp import MLP
 from pipeline.model.parts.choke import ChokeMLP
+from pipeline.model.parts.config import LanesConfig
 from pipeline.model.rotary import Rotation
 from pipeline.model.stream_cache import StreamCache
 
@@ -73,8 +75,8 @@ class Block(nn.Module):
         super().__init__()
         dim = config.model_dim
         self.norm_scale = (config.schedule.layer(index) + 1) ** -0.5 if config.ln_scale else 1.0
-        self.parallel = index in config.parallel_blocks
-        self.attention = Attention(config, exclusive=index in config.attention.exclusive_blocks)
+        self.parallel = not isinstance(config.parallel_blocks, LanesConfig) and index in config.parallel_blocks
+        self.attention = Attention(config, index)
         self.mlp = _block_mlp(config, index)
         if not config.visit_controls:
             self.residual_mix = nn.Parameter(torch.tensor([[1.0] * dim, [0.0] * dim]))
@@ -86,19 +88,21 @@ class Block(nn.Module):
 
         Keys and values need every position, all else only those.
         """
-        dtype = inputs.x0_BTD.dtype  # the stream's
-        mix_2D, attention_scale, mlp_scale = (
-            control.to(dtype)
-            for control in inputs.controls or (self.residual_mix, self.attention_scale, self.mlp_scale)
-        )
-        x_BTD = mix_2D[0] * x_BTD.to(dtype) + mix_2D[1] * inputs.x0_BTD
-        read_BTD = self._normed(x_BTD)
+        mix_2D, attention_scale, mlp_scale = self.controls(inputs)
+        x_BTD = mix_2D[0] * x_BTD.to(mix_2D.dtype) + mix_2D[1] * inputs.x0_BTD
+        read_BTD = self.normed(x_BTD)
         attended_BTD = self.attention(read_BTD, inputs.rotation, inputs.added_value, inputs.num_scored, inputs.cache)
         x_BTD = tail(x_BTD, inputs.num_scored) + attention_scale * attended_BTD
-        read_BTD = tail(read_BTD, inputs.num_scored) if self.parallel else self._normed(x_BTD)
+        read_BTD = tail(read_BTD, inputs.num_scored) if self.parallel else self.normed(x_BTD)
         return x_BTD + mlp_scale * self.mlp(read_BTD, inputs.loop)
 
-    def _normed(self, x_BTD: Tensor) -> Tensor:
+    def controls(self, inputs: VisitInputs) -> tuple[Tensor, ...]:
+        """Return mix and scales of a visit, in the dtype of the stream."""
+        controls = inputs.controls or (self.residual_mix, self.attention_scale, self.mlp_scale)
+        return tuple(control.to(inputs.x0_BTD.dtype) for control in controls)
+
+    def normed(self, x_BTD: Tensor) -> Tensor:
+        """Return what a branch reads of a stream."""
         # One cast here spares autocast one for every matrix that reads the result.
         return (rms_norm(x_BTD) * self.norm_scale).to(compute_dtype(x_BTD))
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields
 
 from pipeline.base.checks import require
 from pipeline.model.parts.config import (
+    AsymmetricCapConfig,
     AttentionConfig,
     BigramConfig,
     ChannelSmear,
     ConditionersConfig,
+    LanesConfig,
     MLPConfig,
     RopeConfig,
     TokenSmear,
@@ -48,8 +50,8 @@ class ModelConfig:
     """The same for looped blocks of a core or helix; null takes `mlp`."""
     ln_scale: bool
     """Scale each norm's output by 1/sqrt(layer + 1)."""
-    parallel_blocks: tuple[int, ...]
-    """Physical blocks whose MLP reads what their attention reads."""
+    parallel_blocks: tuple[int, ...] | LanesConfig
+    """Physical blocks whose MLP reads what their attention reads; or two lanes from a block on."""
     visit_controls: bool
     """Residual mix and branch scales of every visit's own, in place of every block's own."""
     skip_gates: bool
@@ -61,9 +63,9 @@ class ModelConfig:
     value_embedding: ValueEmbeddingConfig | None
     """Token table added to attention values."""
     conditioners: ConditionersConfig
-    """What changes from pass to pass of the core."""
-    logit_softcap: float
-    """Logits are softcap * tanh(z / softcap)."""
+    """What changes from pass to pass."""
+    logit_softcap: float | AsymmetricCapConfig
+    """Logits are softcap * tanh(z / softcap); or with a cap of either sign's own."""
     embed_init_std: float
     """Standard deviation of the token embedding at initialisation."""
     unread: dict[str, tuple[int, ...]]
@@ -71,7 +73,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ("vocab_size", "context_tokens", "model_dim", "embedding_dim"))
-        check_above_zero(self, ("logit_softcap", "embed_init_std"))
+        check_above_zero(self, ("embed_init_std",))
+        if isinstance(self.logit_softcap, float):
+            check_above_zero(self, ("logit_softcap",))
         require(self.vocab_size <= 65536, "vocab_size", self.vocab_size, "at most 65536: shards hold 16-bit tokens")
         self._check_heads()
         self._check_mlps()
@@ -97,6 +101,11 @@ class ModelConfig:
         """Width of all key/value heads together."""
         return self.attention.num_kv_heads * self.head_dim
 
+    @property
+    def reads_spaces(self) -> bool:
+        """Whether the network must be told which tokens have a leading space."""
+        return self.bigram is not None and self.bigram.hash == "position"
+
     def mlp_of(self, block: int) -> MLPConfig:
         """Return the MLP of a physical block."""
         looped = block >= self.schedule.unique_blocks
@@ -108,6 +117,13 @@ class ModelConfig:
             "model_dim",
             self.model_dim,
             f"a multiple of attention.num_heads ({self.attention.num_heads})",
+        )
+        gains, blocks = self.attention.qk_gain, self.schedule.num_blocks
+        require(
+            isinstance(gains, float) or len(gains) == blocks,
+            "attention.qk_gain",
+            gains,
+            f"a number, or one for each of the {blocks} blocks",
         )
         dims = self.rope.dims
         require(dims <= self.head_dim, "rope.dims", dims, f"at most the head width ({self.head_dim})")
@@ -160,9 +176,13 @@ class ModelConfig:
         )
 
     def _check_blocks(self) -> None:
+        parallel = self.parallel_blocks
+        if isinstance(parallel, LanesConfig):
+            self._check_lanes(parallel)
+            parallel = ()
         for name, blocks in (
             ("attention.exclusive_blocks", self.attention.exclusive_blocks),
-            ("parallel_blocks", self.parallel_blocks),
+            ("parallel_blocks", parallel),
         ):
             ok = len(set(blocks)) == len(blocks) and all(0 <= block < self.schedule.num_blocks for block in blocks)
             require(ok, name, blocks, f"physical block indices below {self.schedule.num_blocks}, each once")
@@ -177,6 +197,26 @@ class ModelConfig:
             require(
                 smear.bos_id < self.vocab_size, "smear.bos_id", smear.bos_id, f"below vocab_size ({self.vocab_size})"
             )
+
+    def _check_lanes(self, lanes: LanesConfig) -> None:
+        schedule = self.schedule
+        require(
+            isinstance(schedule, FoldedSchedule),
+            "parallel_blocks",
+            "two lanes",
+            "a list of blocks: only a folded schedule (num_loops 1: a plain U-Net) has lanes",
+        )
+        assert isinstance(schedule, FoldedSchedule)
+        loops_end = schedule.loop_end + 1 if schedule.num_loops > 1 else 0
+        first, last = max(loops_end, schedule.num_blocks // 2), schedule.num_blocks - 1
+        require(
+            first <= lanes.first_block <= last,
+            "parallel_blocks.first_block",
+            lanes.first_block,
+            f"a block of the decoder behind the loop, {first} to {last}"
+            if first <= last
+            else "no block: the loop is last",
+        )
 
     def _check_value_embedding(self) -> None:
         value = self.value_embedding
@@ -194,18 +234,21 @@ class ModelConfig:
         )
 
     def _check_conditioners(self) -> None:
-        conditioners, passes = self.conditioners, self.schedule.num_passes
-        core = isinstance(self.schedule, CoreSchedule) and passes > 0
+        conditioners, schedule = self.conditioners, self.schedule
+        folded = isinstance(schedule, FoldedSchedule)
+        passes = schedule.num_loops if isinstance(schedule, FoldedSchedule) else schedule.num_passes
+        core = isinstance(schedule, CoreSchedule) and passes > 0
         for name in (field.name for field in fields(conditioners)):
             value = getattr(conditioners, name)
-            require(not value or core, f"conditioners.{name}", value, "off: this schedule has no core")
+            works = core or (folded and name == "positions")
+            require(not value or works, f"conditioners.{name}", value, "off: this schedule has no core")
         for name in ("flow_dim", "positions", "anchor_dim"):
             value = getattr(conditioners, name)
             require(
                 not value or passes >= 2,
                 f"conditioners.{name}",
                 value,
-                "off: it tells the passes of a core apart, and this schedule has less than two",
+                "off: it tells passes apart, and this schedule has less than two",
             )
         if conditioners.tap is not None and isinstance(self.schedule, CoreSchedule):
             taps, outputs = conditioners.tap.encoder_visits, len(self.schedule.order) // 2

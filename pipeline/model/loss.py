@@ -39,7 +39,7 @@ class _MeanNats(torch.autograd.Function):
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         grad_VD = torch.zeros_like(weight_VD, dtype=wide)
         nats, grads = [], []
-        for hidden_RD, targets_R in _chunks(hidden_ND.to(dtype), targets_N, len(weight_VD)):
+        for hidden_RD, targets_R in logit_chunks(hidden_ND.to(dtype), targets_N, len(weight_VD)):
             tanh_RV, exp_RV, sum_R1, nats_R1 = _row_nats(hidden_RD @ products_VD.mT, targets_R, cap)
             nats.append(nats_R1.sum())
             slope_RV, target_R1 = exp_RV.div_(sum_R1), targets_R[:, None]
@@ -81,12 +81,13 @@ def target_nats(hidden: Tensor, weight_VD: Tensor, targets: Tensor, cap: float) 
     dtype = compute_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         products_DV = weight_VD.to(dtype).mT
-        rows = _chunks(hidden.flatten(0, -2).to(dtype), targets.flatten(), len(weight_VD))
+        rows = logit_chunks(hidden.flatten(0, -2).to(dtype), targets.flatten(), len(weight_VD))
         nats = [_row_nats(hidden_RD @ products_DV, targets_R, cap)[-1] for hidden_RD, targets_R in rows]
     return torch.cat(nats).view(targets.shape)
 
 
-def _chunks(hidden_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
+def logit_chunks(hidden_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return states and targets in rows whose logits may exist at a time."""
     rows = max(LEAST_ROWS, CHUNK_LOGITS.get(hidden_ND.device.type, 1 << 22) // vocab_size)
     return list(zip(hidden_ND.split(rows), targets_N.split(rows), strict=True))
 

@@ -7,10 +7,12 @@ Features:
   (`attention.py`), within documents or across them (`documents.py`)
 * partial rotary positions with another speed in every pass (`rotary.py`)
 * squared leaky ReLU (`mlp.py`), with a bottleneck per pass (`parts/choke.py`); sequential or parallel branches,
-  controls per block or per visit, a look back at the embedding (`block.py`)
+  controls per block or per visit, a look back at the embedding (`block.py`); branches in two lanes (`parts/lanes.py`)
 * conditioners of the passes, such as FLOW instructions or an anchor (`parts/conditioners.py`)
-* hashed bigrams, smeared embeddings (`embedding.py`), value embeddings (`parts/value_embedding.py`)
-* norms without weights, no biases, tied head with soft-capped logits, factorised embedding
+* hashed bigrams, smeared embeddings (`embedding.py`), bigrams split by place in the word (`parts/position_bigram.py`),
+  value embeddings (`parts/value_embedding.py`)
+* norms without weights, no biases, tied head with soft-capped logits (`parts/asymmetric_cap.py`: a cap per sign),
+  factorised embedding
 
 Every matrix that multiplies activations is an `nn.Linear` called as a module (the tied head excepted), every lookup
 table an `nn.Embedding`; what remains are small control parameters, kept in float32 under autocast.
@@ -28,19 +30,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.block import Block, VisitControls, VisitInputs
+from pipeline.model.block import VisitControls, VisitInputs
 from pipeline.model.config import ModelConfig
 from pipeline.model.documents import DocumentView, seen_by
 from pipeline.model.embedding import BigramHash, DocumentSmear, lookup_table, projection_between, smear_of
 from pipeline.model.layers import rms_norm, softcap, stream_dtype, tail
 from pipeline.model.loss import mean_nats, target_nats
+from pipeline.model.parts.asymmetric_cap import AsymmetricCap
 from pipeline.model.parts.conditioners import build_conditioners
 from pipeline.model.parts.conditioning import CorePass, PassConditioner
+from pipeline.model.parts.config import AsymmetricCapConfig, LanesConfig
 from pipeline.model.parts.helix import Helix
+from pipeline.model.parts.instructions import LoopPositions
+from pipeline.model.parts.lanes import block_of
+from pipeline.model.parts.position_bigram import PositionBigram
 from pipeline.model.parts.value_embedding import ValueEmbedding, readers_by_slot
 from pipeline.model.rotary import RotaryTable, Rotation
 from pipeline.model.schedule import Visit, build_schedule
-from pipeline.model.schedule_config import HelixSchedule
+from pipeline.model.schedule_config import FoldedSchedule, HelixSchedule
 from pipeline.model.stream_cache import StreamCache
 from pipeline.model.unread import UnreadTensors
 
@@ -64,7 +71,13 @@ class LoopedUNet(nn.Module):
         self.config = config
         self.schedule = build_schedule(config.schedule)
         self.token_embedding = lookup_table(config.vocab_size, width)
-        self.bigram = None if config.bigram is None else BigramHash(config.bigram, width)
+        self.bigram = (
+            None
+            if config.bigram is None
+            else PositionBigram(config.bigram, width, config.vocab_size)
+            if config.bigram.hash == "position"
+            else BigramHash(config.bigram, width)
+        )
         self.embedding_projection = projection_between(width, dim)
         self.smear = smear_of(config.smear, dim)
         self.value_embedding = (
@@ -72,14 +85,21 @@ class LoopedUNet(nn.Module):
             if config.value_embedding is None
             else ValueEmbedding(config.value_embedding, config.vocab_size, config.kv_dim)
         )
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.schedule.num_blocks))
+        self.blocks = nn.ModuleList(block_of(config, i) for i in range(config.schedule.num_blocks))
         self.visit_controls = VisitControls(self.schedule.effective_depth, dim) if config.visit_controls else None
         self.conditioners = build_conditioners(config)
+        self.offset_block = (
+            config.schedule.loop_start
+            if isinstance(config.schedule, FoldedSchedule) and config.conditioners.positions
+            else None
+        )
         self.helix = Helix(config.schedule, dim) if isinstance(config.schedule, HelixSchedule) else None
         num_skips = len(self.schedule.skips)
         self.skip_weights = nn.Parameter(torch.ones(num_skips, dim)) if num_skips else None
         self.skip_gates = nn.Parameter(torch.zeros(num_skips, dim)) if num_skips and config.skip_gates else None
         self.head_projection = projection_between(dim, width)
+        cap = config.logit_softcap
+        self.cap = AsymmetricCap(cap) if isinstance(cap, AsymmetricCapConfig) else None
         self.rotary = RotaryTable(config.rope, config.head_dim, config.context_tokens)
         self.unread = UnreadTensors(config.unread)
         self.readers = readers_by_slot(config, self.schedule)
@@ -103,16 +123,24 @@ class LoopedUNet(nn.Module):
         hidden_BTD = self.hidden(input_ids_BT)
         if targets_BT is None:
             return self.logits(hidden_BTD)
-        return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, self.config.logit_softcap)
+        if self.cap is not None:
+            return self.cap.nats(hidden_BTD, self.token_embedding.weight, targets_BT).mean()
+        return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, cast(float, self.config.logit_softcap))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits (..., V) of what `hidden` returns, soft-capped."""
-        z_BTV = F.linear(hidden, self.token_embedding.weight)
-        return softcap(z_BTV.float(), self.config.logit_softcap)
+        return self.capped(F.linear(hidden, self.token_embedding.weight))
+
+    def capped(self, z: Tensor) -> Tensor:
+        """Return the head's products (..., V) as soft-capped logits, float32."""
+        return softcap(z.float(), cast(float, self.config.logit_softcap)) if self.cap is None else self.cap(z.float())
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return float32 nats of `targets` given what `hidden` returns for them, without a full tensor of logits."""
-        return target_nats(hidden, self.token_embedding.weight, targets, self.config.logit_softcap)
+        if self.cap is not None:
+            with torch.no_grad():
+                return self.cap.nats(hidden, self.token_embedding.weight, targets)
+        return target_nats(hidden, self.token_embedding.weight, targets, cast(float, self.config.logit_softcap))
 
     def hidden(self, input_ids_BT: Tensor, num_scored: int | None = None, cache: StreamCache | None = None) -> Tensor:
         """Return the final states (B, T, embedding_dim) that the head reads: normed, projected where widths differ.
@@ -162,10 +190,15 @@ class LoopedUNet(nn.Module):
         for loop, visits in enumerate(self.schedule.passes):
             x_BTD = self._run_pass(visits, x_BTD, inputs, CorePass(loop, x_BTD, encoder_outputs, memory))
         for i, visit in enumerate(self.schedule.decoder):
+            if (
+                isinstance(self.config.parallel_blocks, LanesConfig)
+                and visit.block == self.config.parallel_blocks.first_block
+            ):
+                x_BTD = torch.stack((x_BTD, x_BTD), dim=2)
             if pushed:
                 x_BTD = self._add_skip(i, x_BTD, pushed.pop())
             x_BTD = self._visit(visit, x_BTD, inputs)
-        return x_BTD
+        return x_BTD.mean(2) if isinstance(self.config.parallel_blocks, LanesConfig) else x_BTD
 
     def _run_helix(self, helix: Helix, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
         """Run encoder and decoder, the looped blocks beside them on a stream of their own; merge the two."""
@@ -187,6 +220,8 @@ class LoopedUNet(nn.Module):
 
     def _add_skip(self, i: int, x_BTD: Tensor, pushed_BTD: Tensor) -> Tensor:
         assert self.skip_weights is not None, "an encoder output without a weight"
+        if isinstance(self.config.parallel_blocks, LanesConfig) and x_BTD.dim() == 4:
+            return torch.stack((self._add_skip(i, x_BTD[:, :, 0], pushed_BTD), x_BTD[:, :, 1]), dim=2)
         skip_BTD = self.skip_weights[i] * pushed_BTD
         if self.skip_gates is None:
             return x_BTD + skip_BTD
@@ -212,6 +247,9 @@ class LoopedUNet(nn.Module):
         return x_BTD.to(inputs.x0_BTD.dtype)
 
     def _visit(self, visit: Visit, x_BTD: Tensor, inputs: _ForwardInputs) -> Tensor:
+        if self.offset_block is not None and visit.block == self.offset_block:
+            offsets = cast(LoopPositions, self.conditioners["positions"])
+            x_BTD = offsets.before(x_BTD, CorePass(visit.loop, x_BTD, (), {}))
         reader = self.readers.get(visit.slot)
         last = inputs.num_scored is not None and visit == self.schedule.visits[-1]
         return self.blocks[visit.block](

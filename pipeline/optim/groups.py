@@ -11,10 +11,14 @@ Source: the assertion follows nanochat's optimizer set-up; the roles are those o
 Checked by: tests/optim/test_groups.py.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from pipeline.base.checks import require
+from pipeline.optim.config import BlockRates
 
 
 class ParameterGroups(NamedTuple):
@@ -49,7 +53,7 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 def build_adamw(
     groups: ParameterGroups, *, embed_lr: float, scalar_lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """Return a fused AdamW over tables (decayed) and controls (not decayed)."""
+    """Return a fused AdamW over tables (decayed) and, as its second group, controls (not decayed)."""
     return torch.optim.AdamW(
         [
             {"params": groups.tables, "lr": embed_lr, "weight_decay": weight_decay},
@@ -58,6 +62,27 @@ def build_adamw(
         betas=betas,
         fused=True,
     )
+
+
+def by_block(matrices: Sequence[nn.Parameter], blocks: Sequence[nn.Module], rates: BlockRates) -> list[dict[str, Any]]:
+    """Return groups for Muon: matrices whose blocks have equal factors together, those outside of blocks at the peak.
+
+    Raises ValueError when there is not a factor for every block.
+    """
+    factors = rates.block_factors
+    require(
+        len(factors) == len(blocks),
+        "train.matrix_lr.block_factors",
+        factors,
+        f"{len(blocks)} numbers, one for each block of the model",
+    )
+    rate_of = {
+        id(p): rates.peak * factor for block, factor in zip(blocks, factors, strict=True) for p in block.parameters()
+    }
+    found: dict[float, list[nn.Parameter]] = {}
+    for matrix in matrices:
+        found.setdefault(rate_of.get(id(matrix), rates.peak), []).append(matrix)
+    return [{"params": members, "lr": rate} for rate, members in found.items()]
 
 
 def _assert_covered_once(model: nn.Module, groups: ParameterGroups) -> None:

@@ -77,6 +77,12 @@ def momentum_at(step: int, *, start: float, end: float, warmup_steps: int) -> fl
     return start + (end - start) * share
 
 
+def cyclic_momentum_at(step: int, *, low: float, high: float, cycle_steps: int) -> float:
+    """Return Muon's momentum of a step: linear from `low` to `high` over half a cycle, back over the other half."""
+    turn = step % cycle_steps / cycle_steps
+    return low + (high - low) * (1 - abs(1 - 2 * turn))
+
+
 def active_loops_at(
     step: int, progress: float, *, stages: Sequence[tuple[float, int]], all_loops_every_steps: int | None
 ) -> int | None:

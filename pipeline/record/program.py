@@ -99,7 +99,7 @@ def _run_record(recipe: Recipe, settings: str, arguments: argparse.Namespace) ->
     with process_group(ranks, device):
         artifact = arguments.evaluate_only or arguments.output
         if arguments.evaluate_only is None:
-            model = _train_record(recipe, arguments, ranks, device)
+            model = _train_record(recipe, arguments, inputs.table.leading_space_V, ranks, device)
             statistics = calibrate_record(recipe, model, arguments.data, inputs.bos_id, ranks, device)
             meta = recipe.meta
             if recipe.calibrate.mixture is not None:
@@ -134,10 +134,12 @@ def _parse_arguments(recipe: Recipe) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _train_record(recipe: Recipe, arguments: argparse.Namespace, ranks: Ranks, device: torch.device) -> LoopedUNet:
+def _train_record(
+    recipe: Recipe, arguments: argparse.Namespace, leading_space_V: np.ndarray, ranks: Ranks, device: torch.device
+) -> LoopedUNet:
     shards = open_shards(shard_paths(arguments.data, "train"), recipe.model.vocab_size, check_ids=ranks.rank == 0)
     return train_from_shards(
-        recipe.model, recipe.train, shards, recipe.seed, ranks, device, say, silent, recipe.attention
+        recipe.model, recipe.train, shards, recipe.seed, ranks, device, say, silent, recipe.attention, leading_space_V
     )[0]
 
 

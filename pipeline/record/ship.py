@@ -17,6 +17,7 @@ import builtins
 import brotli
 import python_minifier
 
+from pipeline.record.fixed import fix_attributes
 from pipeline.record.reachable import filled, remove_unreachable, remove_unread
 from pipeline.record.settle import settle
 from pipeline.record.trim import Bare, without_checks
@@ -35,7 +36,7 @@ def shipped_program(source: str, readable: bool) -> bytes:
 def without_unused(source: str) -> str:
     """Return the text of a program without what its record does not need."""
     tree = remove_unreachable(without_checks(ast.parse(source)))
-    tree = remove_unreachable(settle(remove_unreachable(settle(tree))))
+    tree = remove_unreachable(settle(remove_unreachable(fix_attributes(settle(tree)))))
     tree = Bare().visit(tree)
     for _ in range(2):  # what only an unread method reads is unread
         tree = remove_unread(remove_unreachable(tree))

@@ -14,6 +14,7 @@ from pipeline.base.checks import require
 from pipeline.base.config import Params
 from pipeline.launching.processes import resolve_processes
 from pipeline.model.schedule_config import ScheduleConfig
+from pipeline.optim.config import GroupDecay
 from pipeline.training.config import TrainConfig
 from pipeline.training.memory import step_bytes
 from pipeline.training.regime import StepSettings, check_loops, settings_at
@@ -93,7 +94,8 @@ def _row(config: TrainConfig, step: int, step_seconds: float | None) -> tuple[st
     average = config.average.kind if config.average and settings.is_averaged else "-"
     loops = "all" if settings.active_loops is None else str(settings.active_loops)
     seconds = "-" if step_seconds is None else f"{step * step_seconds:.1f}"
-    decay = config.weight_decay * settings.decay_scale
+    start = config.weight_decay
+    decay = (start.matrix if isinstance(start, GroupDecay) else start) * settings.decay_scale
     return (
         str(step),
         seconds,

@@ -7,6 +7,7 @@ Checked by: tests/test_recipes.py.
 """
 
 from pipeline.model.config import ModelConfig
+from pipeline.model.parts.config import LanesConfig
 from pipeline.model.schedule import Schedule, Visit, build_schedule
 from pipeline.model.schedule_config import FoldedSchedule
 
@@ -30,6 +31,8 @@ def visit_picture(config: ModelConfig) -> str:
     head = f"{schedule.effective_depth} visits of {schedule.num_blocks} blocks"
     lines = [head, "", *_with_lanes(rows, schedule, width)]
     notes = _core_notes(config)
+    if isinstance(config.parallel_blocks, LanesConfig):
+        notes.append(f"two lanes: from b{config.parallel_blocks.first_block} on attention and MLP have a stream each")
     return "\n".join(lines + ["", *notes] * bool(notes)) + "\n"
 
 

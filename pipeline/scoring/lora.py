@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.base.checks import require
-from pipeline.model.layers import softcap
 from pipeline.scoring.adaptation import NoAdaptation, autocast_to, reproducible_gradients
 from pipeline.scoring.config import LoraProtocol
 from pipeline.scoring.phased_config import PhasedProtocol
@@ -87,7 +86,7 @@ class DocumentLora(NoAdaptation):
     def head(self, hidden_BTD: Tensor) -> Tensor:
         """Return float32 logits (B, T, V) of each document's own head."""
         z_BTV = self._added(len(self.weights) - 1, hidden_BTD, F.linear(hidden_BTD, self.weights[-1]))
-        return softcap(z_BTV.float(), self.model.config.logit_softcap)
+        return self.model.capped(z_BTV)
 
     def _attach(self) -> list[Tensor]:
         """Let the model add the adapters' products, and return what has their sizes."""

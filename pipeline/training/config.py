@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.base.checks import require
+from pipeline.optim.config import BlockRates, GroupBeta, GroupDecay, MomentumCycle, SparseEmaConfig
 from pipeline.training.contexts import ContextStage
 
 
@@ -109,8 +110,8 @@ class TrainConfig:
     """The same as a number of steps, against a clock at the measured speed; both null: no warm-down."""
     min_lr_frac: float
     """Learning rate at the end over its peak."""
-    matrix_lr: float
-    """Muon's peak learning rate for matrices."""
+    matrix_lr: float | BlockRates
+    """Muon's peak learning rate for matrices, the same for all or with a factor per block."""
     embed_lr: float
     """AdamW's peak learning rate for embedding tables."""
     scalar_lr: float
@@ -119,20 +120,20 @@ class TrainConfig:
     """Muon's Nesterov momentum after its warm-up."""
     muon_momentum_start: float
     """Muon's momentum at step 0."""
-    muon_momentum_warmup_steps: int
-    """Steps over which Muon's momentum rises linearly."""
+    muon_momentum_warmup_steps: int | MomentumCycle
+    """Steps over which Muon's momentum rises linearly, once; or a cycle between the two."""
     newton_schulz_steps: int
     """Newton-Schulz iterations of Muon."""
     newton_schulz: Literal["classic", "polar-express"]
     """Coefficients of the iteration: the same quintic every time, or the optimal polynomial of each iteration."""
     normalize_rows: bool
     """Scale the rows of Muon's update to equal length (MuonEq-R)."""
-    adam_beta1: float
-    """AdamW's first-moment decay."""
-    adam_beta2: float
-    """AdamW's second-moment decay."""
-    weight_decay: float
-    """Decoupled weight decay on matrices and tables; gains, gates and scales have none."""
+    adam_beta1: float | GroupBeta
+    """AdamW's first-moment decay, the same for all or per group."""
+    adam_beta2: float | GroupBeta
+    """AdamW's second-moment decay, likewise."""
+    weight_decay: float | GroupDecay
+    """Decoupled weight decay on matrices and tables (gains, gates and scales have none), or per group."""
     weight_decay_end_frac: float
     """Weight decay at the end over its start; it falls with the warm-down. 1 keeps it constant."""
     grad_clip: float
@@ -144,7 +145,7 @@ class TrainConfig:
     equal tokens per step; null trains at the model's length always."""
     all_loops_every_steps: int | None
     """Cadence: only every n-th step runs the loops of its stage, the others run one; null is off."""
-    average: EmaConfig | SwaConfig | None
+    average: EmaConfig | SparseEmaConfig | SwaConfig | None
     """Running average of the weights, which takes their place at the end; null keeps the last weights."""
     quantization: FakeQuantConfig | NoiseConfig | None
     """Training for the grid of the artifact; null is off."""
@@ -193,7 +194,7 @@ class TrainConfig:
         for name in ("batch_tokens", "newton_schulz_steps", "log_every_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("matrix_lr", "embed_lr", "scalar_lr"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            require(self._number(name, 1.0) > 0, name, getattr(self, name), "above 0")
         for name in (
             "warmup_steps",
             "muon_momentum_warmup_steps",
@@ -201,9 +202,9 @@ class TrainConfig:
             "weight_decay_end_frac",
             "grad_clip",
         ):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(self._number(name, 0.0) >= 0, name, getattr(self, name), "0 or more")
         for name in ("muon_momentum", "muon_momentum_start", "adam_beta1", "adam_beta2", "min_lr_frac"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+            require(0 <= self._number(name, 0.0) < 1, name, getattr(self, name), "at least 0 and below 1")
         require(
             self.document_bos_id is None or self.document_bos_id >= 0,
             "document_bos_id",
@@ -215,8 +216,13 @@ class TrainConfig:
         self._check_stages("context_stages", self.context_stages)
         if self.quantization is not None:
             self._check_reached("quantization.from_frac", self.quantization.from_frac)
-        if isinstance(self.average, EmaConfig):
+        if isinstance(self.average, EmaConfig | SparseEmaConfig):
             self._check_reached("average.from_frac", self.average.from_frac)
+
+    def _number(self, name: str, otherwise: float) -> float:
+        """Return a setting that is one number; a longer form has checked itself."""
+        value = getattr(self, name)
+        return value if isinstance(value, int | float) else otherwise
 
     def _check_warmdown(self) -> None:
         """Refuse a warm-down that could never lower the learning rate, and settings that wait for one in vain."""
@@ -267,7 +273,6 @@ class TrainConfig:
         self._check_stages("loop_stages", self.loop_stages)
         for i, stage in enumerate(self.loop_stages or ()):
             require(stage.loops >= 1, f"loop_stages[{i}].loops", stage.loops, "at least 1")
-
         require(
             self.context_stages is None or self.document_bos_id is None,
             "document_bos_id",

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pipeline.base.ranks import Ranks, average_over_ranks
-from pipeline.optim.groups import build_adamw, parameter_groups
+from pipeline.optim.config import BlockRates, GroupBeta, GroupDecay
+from pipeline.optim.groups import ParameterGroups, build_adamw, by_block, parameter_groups
 from pipeline.optim.muon import Muon
 from pipeline.training.config import TrainConfig
 from pipeline.training.precision import DTYPES
@@ -33,17 +34,12 @@ class OptimizerStep:
         groups = parameter_groups(model)
         self.ranks, self.grad_clip = ranks, config.grad_clip
         self.matrices, self.others = groups.matrices, [*groups.tables, *groups.controls]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            build_adamw(
-                groups,
-                embed_lr=config.embed_lr,
-                scalar_lr=config.scalar_lr,
-                betas=(config.adam_beta1, config.adam_beta2),
-                weight_decay=config.weight_decay,
-            )
-        ]
+        self.optimizers: list[torch.optim.Optimizer] = [_build_adamw(groups, config)]
         if groups.matrices:
-            self.optimizers.append(_build_muon(groups.matrices, config, ranks))
+            matrices: list[Any] = groups.matrices
+            if isinstance(config.matrix_lr, BlockRates):
+                matrices = by_block(matrices, [*model.get_submodule("blocks").children()], config.matrix_lr)
+            self.optimizers.append(_build_muon(matrices, config, ranks))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak_lr"], group["peak_decay"] = group["lr"], group["weight_decay"]
@@ -89,12 +85,36 @@ class OptimizerStep:
             parameter.grad = None
 
 
-def _build_muon(matrices: list[nn.Parameter], config: TrainConfig, ranks: Ranks) -> Muon:
+def _build_adamw(groups: ParameterGroups, config: TrainConfig) -> torch.optim.AdamW:
+    adamw = build_adamw(
+        groups,
+        embed_lr=config.embed_lr,
+        scalar_lr=config.scalar_lr,
+        betas=(
+            config.adam_beta1.embedding if isinstance(config.adam_beta1, GroupBeta) else config.adam_beta1,
+            config.adam_beta2.embedding if isinstance(config.adam_beta2, GroupBeta) else config.adam_beta2,
+        ),
+        weight_decay=(
+            config.weight_decay.embedding if isinstance(config.weight_decay, GroupDecay) else config.weight_decay
+        ),
+    )
+    if isinstance(config.adam_beta1, GroupBeta):
+        adamw.param_groups[1]["betas"] = (config.adam_beta1.scalar, adamw.param_groups[1]["betas"][1])
+    if isinstance(config.adam_beta2, GroupBeta):
+        adamw.param_groups[1]["betas"] = (adamw.param_groups[1]["betas"][0], config.adam_beta2.scalar)
+    if isinstance(config.weight_decay, GroupDecay):
+        adamw.param_groups[1]["weight_decay"] = config.weight_decay.scalar
+    return adamw
+
+
+def _build_muon(matrices: list[Any], config: TrainConfig, ranks: Ranks) -> Muon:
     """Return Muon, sharded when there are several ranks."""
     settings: dict[str, Any] = {
-        "lr": config.matrix_lr,
+        "lr": config.matrix_lr.peak if isinstance(config.matrix_lr, BlockRates) else config.matrix_lr,
         "momentum": config.muon_momentum_start,
-        "weight_decay": config.weight_decay,
+        "weight_decay": config.weight_decay.matrix
+        if isinstance(config.weight_decay, GroupDecay)
+        else config.weight_decay,
         "newton_schulz": config.newton_schulz,
         "newton_schulz_steps": config.newton_schulz_steps,
         "normalize_rows": config.normalize_rows,

@@ -16,9 +16,11 @@ from pipeline.model.network import LoopedUNet
 from pipeline.model.schedule import build_schedule
 from pipeline.model.schedule_config import ScheduleConfig
 from pipeline.optim.averaging import WeightAverage
+from pipeline.optim.config import MomentumCycle, SparseEmaConfig
 from pipeline.optim.lr_schedule import (
     active_loops_at,
     budget_progress,
+    cyclic_momentum_at,
     decay_scale,
     lr_scale,
     momentum_at,
@@ -64,12 +66,21 @@ def settings_at(config: TrainConfig, step: int, seconds: float) -> StepSettings:
     average, quantization = config.average, config.quantization
     if isinstance(average, EmaConfig):
         is_averaged = progress >= average.from_frac
+    elif isinstance(average, SparseEmaConfig):
+        is_averaged = progress >= average.from_frac and (step + 1) % average.every_steps == 0
     else:
         is_averaged = average is not None and left < 1 and (step + 1) % average.every_steps == 0
     settings = StepSettings(
         step,
         lr_scale(step, left, warmup_steps=config.warmup_steps, min_lr_frac=config.min_lr_frac),
-        momentum_at(
+        cyclic_momentum_at(
+            step,
+            low=config.muon_momentum_start,
+            high=config.muon_momentum,
+            cycle_steps=config.muon_momentum_warmup_steps.cycle_steps,
+        )
+        if isinstance(config.muon_momentum_warmup_steps, MomentumCycle)
+        else momentum_at(
             step,
             start=config.muon_momentum_start,
             end=config.muon_momentum,
@@ -130,7 +141,9 @@ class Regime:
             check_loops(config, cast(LoopedUNet, model).config.schedule)
         self.perturbation = None if config.quantization is None else Perturbation(model, config.quantization, seed)
         self.average: WeightAverage | None = None
-        if config.average is not None:
+        if isinstance(config.average, SparseEmaConfig):
+            self.average = WeightAverage(model, config.average.decay**config.average.every_steps)
+        elif config.average is not None:
             self.average = WeightAverage(model, getattr(config.average, "decay", None))
 
     def graphs(self) -> list[tuple[int | None, int | None]]:

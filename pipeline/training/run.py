@@ -16,6 +16,7 @@ from pipeline.launching.processes import process_group
 from pipeline.model.backends import attention_kernel, resolve_attention
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet, build
+from pipeline.model.parts.position_bigram import PositionBigram
 from pipeline.training.config import TrainConfig
 from pipeline.training.contexts import sampled_tokens
 from pipeline.training.journal import TrainResult
@@ -34,12 +35,14 @@ def train_from_shards(
     log: Log,
     progress: ClockedProgress,
     attention: str,
+    leading_space_V: "np.ndarray | None",
     snapshots: "Snapshots | None" = None,
 ) -> tuple[LoopedUNet, TrainResult]:
     """Build a model, train it on opened train shards and return it with what the run did.
 
     Joins the ranks into a process group for the run; every rank returns the same weights. With `snapshots` it starts
     from the latest one. `attention` names a kernel or is `auto`, and so may the precision; the log says which it is.
+    `leading_space_V` is the tokenizer's, bool per piece, for a bigram hash by position; nothing else reads it.
     Raises ValueError for shards that are too short or a kernel that is absent.
     """
     sampler = SequenceSampler(
@@ -57,6 +60,8 @@ def train_from_shards(
         log(f"precision: {settings.precision}")
         log(f"attention: {kernel}")
     model = build(model_config, seed).to(device)
+    if isinstance(model.bigram, PositionBigram):
+        model.bigram.learn_spaces(torch.from_numpy(leading_space_V))
     with process_group(ranks, device), attention_kernel(kernel):
         result = train(model, settings, sampler, ranks, device, log, progress, snapshots=snapshots)
     return model, result

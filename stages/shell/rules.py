@@ -21,11 +21,20 @@ def check_params(path: str) -> "Params":
     _check_token_ids(params)
     _check_statistics(params)
     _check_mixtures(params)
+    _check_block_factors(params)
     if params.train.context_stages is not None:
         from pipeline.training.contexts import check_contexts
 
         check_contexts(params.train.context_stages, params.model.context_tokens, params.train.batch_tokens)
     return params
+
+
+def _check_block_factors(params: "Params") -> None:
+    from pipeline.base.checks import require
+
+    factors, blocks = getattr(params.train.matrix_lr, "block_factors", None), params.model.schedule.num_blocks
+    expected = f"{blocks} numbers, one for each block of the model"
+    require(factors is None or len(factors) == blocks, "train.matrix_lr.block_factors", factors, expected)
 
 
 def _check_token_ids(params: "Params") -> None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, changed, choked, folded, helix
+from tests.networks import ARCHITECTURES, NO_CONDITIONERS, TINY, changed, choked, folded, helix, lanes
 
 POSITIVE = ("mlp.mult", "rope.base", "logit_softcap", "embed_init_std")
 FINITE = ("mlp.slope", "attention.qk_gain")
@@ -51,6 +51,13 @@ BAD = [
     ("attention.gate.width", {"attention.gate": {"width": 33, "scale": 0.5}}),
     ("attention.gate.scale", {"attention.gate": {"width": 3, "scale": 0.0}}),
     ("parallel_blocks", {"parallel_blocks": [-1]}),
+    ("parallel_blocks", {"parallel_blocks": lanes(3)}),
+    ("attention.qk_gain", {"attention.qk_gain": [1.0, 2.0]}),
+    ("logit_softcap.positive", {"logit_softcap": {"positive": 0.0, "negative": 30.0, "trained": True}}),
+    ("logit_softcap.negative", {"logit_softcap": {"positive": 30.0, "negative": math.nan, "trained": True}}),
+    *(("parallel_blocks.first_block", {**folded(2), "parallel_blocks": lanes(block)}) for block in (2, 3, 6, -1)),
+    ("parallel_blocks.first_block", {**folded(1), "parallel_blocks": lanes(2)}),
+    ("parallel_blocks.first_block", {**folded(2, loop_end=5), "parallel_blocks": lanes(5)}),
     ("bigram.buckets", {"bigram.buckets": 1}),
     ("smear.bos_id", {"smear": {"kind": "token", "width": 4, "bos_id": 48}}),
     ("smear.width", {"smear": {"kind": "token", "width": 33, "bos_id": 1}}),
@@ -72,6 +79,7 @@ BAD = [
         (f"conditioners.{name}", {**folded(2), "conditioners": {**NO_CONDITIONERS, name: on}})
         for name, on in (("flow_dim", 4), ("smear", True), ("tap", TAP), ("step", {"kind": "learned"}))
     ),
+    ("conditioners.positions", {**folded(1), "conditioners": {**NO_CONDITIONERS, "positions": True}}),
     ("conditioners.positions", {"conditioners.positions": True}),
     ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": [2]}}),
     ("conditioners.tap.encoder_visits", {"conditioners.tap": {**TAP, "encoder_visits": []}}),

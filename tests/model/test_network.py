@@ -290,6 +290,13 @@ def test_an_empty_network_computes_what_was_loaded_into_it(name):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@torch.no_grad()
+def test_queries_start_with_the_gain_of_their_block_or_of_all():
+    listed, one = (build(changed(TINY, {"attention.qk_gain": gain})) for gain in ([1.0, 1.5, 2.0, 2.5, 3.0, 3.5], 5.25))
+    assert [block.attention.gain.tolist() for block in listed.blocks] == [[1 + n / 2] * 4 for n in range(6)]
+    assert all(block.attention.gain.tolist() == [5.25] * 4 for block in one.blocks)
+
+
 def test_a_fresh_network_reads_only_the_embedding():
     model = build(TINY)
     ids_BT = random_ids(TINY, 2, 10)

@@ -24,7 +24,6 @@ RECIPES = recipe_names(REPO / "recipes")
 MEASURED_GB = {
     ("bwx-9f1c", 48): 26.44,
     ("crawler-3f2c", 32): 17.22,
-    ("frontier", 48): 41.34,
     ("frugendorff-6x2", 48): 32.49,
     ("helix", 128): 15.04,
     ("microcrawler-4f1c", 48): 16.96,

@@ -21,7 +21,7 @@ def build_conditioners(config: ModelConfig) -> nn.ModuleDict:
     if wanted.flow_dim:
         found["flow"] = Flow(dim, wanted.flow_dim, num_loops)
     if wanted.positions:
-        found["positions"] = LoopPositions(dim, num_loops)
+        found["positions"] = LoopPositions(dim, config.schedule.num_loops)  # type: ignore[union-attr]
     if wanted.anchor_dim:
         found["anchor"] = Anchor(dim, wanted.anchor_dim, num_loops)
     if wanted.tap is not None:

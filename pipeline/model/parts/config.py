@@ -45,8 +45,8 @@ class AttentionConfig:
     """Query heads H of every attention."""
     num_kv_heads: int
     """Key/value heads G, a divisor of num_heads."""
-    qk_gain: float
-    """Initial gain per query head after q and k are RMS-normalised."""
+    qk_gain: float | tuple[float, ...]
+    """Initial gain of query heads after q and k are RMS-normalised, or one for every physical block."""
     exclusive_blocks: tuple[int, ...]
     """Physical blocks (unique first, looped after them) with exclusive self-attention."""
     gate: AttentionGateConfig | None
@@ -127,6 +127,23 @@ class MLPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanesConfig:
+    """From a block on, attention and MLP have a stream each: see lanes.py; its four numbers train."""
+
+    first_block: int
+    """Block before which the stream divides; all later ones have two lanes."""
+    keep: float
+    """Initial factor of what a lane held."""
+    own: float
+    """Initial factor of what a lane's own branch adds to it: attention to the first, MLP to the second."""
+    other: float
+    """Initial factor of what the other lane's branch adds to it."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, ("keep", "own", "other"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class BigramConfig:
     """Hashed bigram embedding."""
 
@@ -134,13 +151,14 @@ class BigramConfig:
     """Rows of the table."""
     dim: int
     """Width of a row before its projection."""
-    hash: Literal["xor", "linear"]
-    """xor: the first position has a bucket of its own; linear: its predecessor counts as token 0."""
+    hash: Literal["xor", "linear", "position"]
+    """xor: the first position has a bucket of its own; linear: its predecessor counts as token 0; position: as xor, the
+    other buckets halved between tokens with a leading space and tokens without."""
     scaled: bool
     """Multiply by a learned scalar."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 2 if self.hash == "xor" else 1, ("buckets",))
+        check_at_least(self, {"xor": 2, "linear": 1, "position": 3}[self.hash], ("buckets",))
         check_at_least(self, 1, ("dim",))
 
 
@@ -205,6 +223,21 @@ class TapConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AsymmetricCapConfig:
+    """A soft cap of positive and one of negative logits."""
+
+    positive: float
+    """Initial cap of logits of 0 and more."""
+    negative: float
+    """Initial cap of logits below 0."""
+    trained: bool
+    """Train both with the scalars; false leaves them to test-time training."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, ("positive", "negative"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearnedStep:
     """From the second pass a looped block moves the stream by a learned fraction of its change."""
 
@@ -225,12 +258,12 @@ class ContractiveStep:
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionersConfig:
-    """What changes from pass to pass of a looped core."""
+    """What changes from pass to pass of a looped core; a folded stack may have positions."""
 
     flow_dim: int | None
     """Width of the FLOW instruction bottleneck."""
     positions: bool
-    """A learned offset per pass."""
+    """A learned offset per pass, added before its first block."""
     anchor_dim: int | None
     """Width of the note that each pass leaves for the next."""
     tap: TapConfig | None

@@ -1,7 +1,8 @@
-"""Telling a pass which one it is: FLOW instructions, or fixed offsets.
+"""Telling a pass which one it is: FLOW instructions, or fixed offsets (pass embeddings).
 
 Axes: B batch, T position, D model width, P passes.
-Source: FLOW instructions, Parameter Golf pull requests 1140 and 1535; offsets as in universal transformers.
+Source: FLOW instructions, Parameter Golf pull requests 1140 and 1535; offsets as in universal transformers; in a
+folded stack, Parameter Golf pull request 1518.
 Differs: nothing.
 Checked by: tests/model/test_network.py, tests/interop/test_interop.py
 """
@@ -33,7 +34,7 @@ class Flow(PassConditioner):
 
 
 class LoopPositions(PassConditioner):
-    """One learned vector per pass, whatever the stream holds."""
+    """One learned vector per pass, whatever the stream holds; a folded stack's passes are the runs of its loop."""
 
     def __init__(self, model_dim: int, num_loops: int) -> None:
         super().__init__()
