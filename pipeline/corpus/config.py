@@ -8,6 +8,9 @@ from pipeline.base.checks import require
 LEAST_TRAINED_PIECES = 256 + 4
 """Byte fallback takes a piece per byte value, the trainer pad, BOS, EOS and unknown."""
 
+CaseOps = Literal["published", "fused", "before-space"]
+"""Forms of taking capitals out of a text (`pipeline.data.case_ops`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineWebConfig:
@@ -58,6 +61,8 @@ class DataConfig:
     """Pieces of the tokenizer to train, or of the one reused."""
     tokenizer_model: str | None
     """An existing SentencePiece .model to reuse; null trains one on the train split."""
+    case_ops: CaseOps | None
+    """How capitals are taken out of the text before it is encoded, as the tokenizer expects it; null leaves them in."""
     shard_tokens: int
     """Tokens per shard file; `fineweb` takes shards as they are."""
 

@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.base.progress import silent
 from pipeline.corpus.corpora import text_digest
-from pipeline.corpus.encoding import encode_documents, normalised_text
+from pipeline.corpus.encoding import encode_documents
 from pipeline.corpus.prepare import SplitWriter, prepare, split_of
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
 from pipeline.data.shards import open_shards, shard_paths
+from pipeline.data.text import normalised_text
 from pipeline.data.tokenizer import load_tokenizer
 from tests.corpus.configs import data_config
 from tests.corpus.test_encoding import published_model
