@@ -16,8 +16,8 @@ CaseOps = Literal["published", "fused", "before-space"]
 class FineWebConfig:
     """Which published shards to take, from where, and where to keep them."""
 
-    variant: Literal["sp1024", "sp4096", "sp8192"]
-    """The tokenizer of the shards, by its number of pieces."""
+    variant: Literal["sp1024", "sp4096", "sp8192", "sp8192_lossless_caps_caseops_v1_reserved"]
+    """The tokenizer of the shards, by its number of pieces; the last with `case_ops: published`."""
     train_shards: int
     """Take the first n train shards of the published manifest; val is always taken whole."""
     repository: str
@@ -102,7 +102,8 @@ class DataConfig:
         )
         if self.fineweb is not None:
             variant = self.fineweb.variant
-            require(f"sp{self.vocab_size}" == variant, "vocab_size", self.vocab_size, f"{variant[2:]}, the variant's")
+            pieces = variant.removeprefix("sp").partition("_")[0]
+            require(str(self.vocab_size) == pieces, "vocab_size", self.vocab_size, f"{pieces}, the variant's")
             require(
                 self.tokenizer_model is None,
                 "tokenizer_model",
