@@ -61,6 +61,7 @@ def sample(
     import torch
 
     from pipeline.base.checks import counted
+    from pipeline.data.case_ops import case_form
     from pipeline.inference.pieces import TextOfTokens, piece_bytes
     from pipeline.inference.sampling import SamplingConfig, continued
 
@@ -68,7 +69,7 @@ def sample(
     config = SamplingConfig(temperature=temperature, seed=seed)
     opened = open_source(source, tokenizer, device, params_path)
     begun, ends = _prompt_tokens(opened, prompt), {opened.processor.bos_id(), opened.processor.eos_id()}
-    text, started, count = TextOfTokens(piece_bytes(opened.processor)), time.monotonic(), 0
+    text, started, count = TextOfTokens(piece_bytes(opened.processor), case_form(opened.processor)), time.monotonic(), 0
     _print("".join(map(text.add, begun)))
     how = f"stopped after {counted(num_tokens, 'token')} (--tokens)"
     for token in islice(continued(opened.model, begun, config), num_tokens):
@@ -83,7 +84,7 @@ def sample(
 
 def _prompt_tokens(opened: "FinishedModel", prompt: str) -> list[int]:
     """Return BOS and the prompt's tokens; stderr says what of the prompt the model will not see."""
-    from pipeline.corpus.encoding import normalised_text
+    from pipeline.data.text import normalised_text
     from pipeline.inference.documents import Document, encoded
 
     context = opened.model.config.context_tokens

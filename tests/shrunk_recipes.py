@@ -72,6 +72,7 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
         protocols={item: protocol},
         score_name=score_name(dataclasses.asdict(protocol)),
         batch_tokens=evaluate.batch_tokens,
+        silent_tokens=None,
         **sections,
     )
 

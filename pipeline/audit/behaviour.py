@@ -25,6 +25,7 @@ from pipeline.audit.questions import (
 )
 from pipeline.audit.streams import Stream, StreamMaker, piece_bytes
 from pipeline.base.checks import counted
+from pipeline.data.text import decode_texts
 
 DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
 
@@ -110,7 +111,7 @@ def _text_fault(processor: sentencepiece.SentencePieceProcessor, stream: Stream,
     bounds = [*stream.starts.tolist(), len(stream.tokens)]
     for number, text in enumerate(stream.texts):
         first, last = bounds[number], bounds[number + 1]
-        if processor.decode(stream.tokens[first + 1 : last].tolist()) != text:
+        if decode_texts(processor, [stream.tokens[first + 1 : last].tolist()]) != [text]:
             return f"{stream.name}, document {number}: the tokenizer does not give its text back"
         counted, held = int(expected_N[first : last - 1].sum()), len(text.encode())
         if counted != held:

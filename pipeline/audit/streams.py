@@ -15,6 +15,8 @@ import numpy as np
 import sentencepiece
 
 from pipeline.base.checks import require
+from pipeline.data.case_ops import case_form
+from pipeline.data.text import decode_texts, encode_texts
 from pipeline.data.tokenizer import SPACE_MARK
 
 _FOREIGN = ("\u00e9t\u00e9", "\u4e2d\u6587", "\U0001f600")
@@ -61,7 +63,7 @@ class StreamMaker:
         """Return a text of at least `num_tokens` tokens, of recurring phrases, that survives encoding and decoding."""
         text = ""
         for _ in range(_PATIENCE + num_tokens):
-            if len(self.processor.encode(text)) >= num_tokens:
+            if len(self._encode(text)) >= num_tokens:
                 return text
             text = self._settle(f"{text} {self.random.choice(self.phrases)}")
         raise ValueError("tokenizer: its pieces spell no text of some length; use another tokenizer")
@@ -69,14 +71,14 @@ class StreamMaker:
     def stream(self, name: str, document_tokens: Sequence[int]) -> Stream:
         """Return a stream of documents of about so many tokens after their BOS; 0 is an empty document."""
         texts = tuple(self.text(length) if length != 1 else self._one_token_text() for length in document_tokens)
-        rows = [[self.bos_id, *self.processor.encode(text)] for text in texts]
+        rows = [[self.bos_id, *self._encode(text)] for text in texts]
         return Stream(name, np.array([token for row in rows for token in row]), texts)
 
     def repeated(self, name: str, num_tokens: int) -> Stream:
         """Return one document that says a text of about so many tokens twice: caches and hints find all of it."""
         text = self.text(num_tokens)
         text = self._settle(f"{text} {text}")
-        return Stream(name, np.array([self.bos_id, *self.processor.encode(text)]), (text,))
+        return Stream(name, np.array([self.bos_id, *self._encode(text)]), (text,))
 
     def boundaries(self, name: str) -> Stream:
         """Return one document without a text: words after each kind of piece that is no text, and after words."""
@@ -100,29 +102,36 @@ class StreamMaker:
         tokens_M[positions] = self.words[picks + (is_word & (picks >= old))]
         return tokens_M
 
+    def _encode(self, text: str) -> list[int]:
+        return encode_texts(self.processor, [text])[0]
+
+    def _decode(self, tokens: list[int]) -> str:
+        return decode_texts(self.processor, [tokens])[0]
+
     def _phrase(self) -> str:
         pieces = self.random.choice(self.words, self.random.integers(2, _PHRASE_PIECES)).tolist()
-        return str(self.processor.decode(pieces))
+        return self._decode(pieces)
 
     def _settle(self, text: str) -> str:
         """Return what is left of a text once the tokenizer's normaliser changes it no more."""
         for _ in range(_PATIENCE):
-            if (decoded := str(self.processor.decode(self.processor.encode(text)))) == text:
+            if (decoded := self._decode(self._encode(text))) == text:
                 return text
             text = decoded
         raise ValueError("tokenizer: its normaliser never leaves a text alone; use another tokenizer")
 
     def _one_token_text(self) -> str:
         for token in self.random.permutation(self.words).tolist():
-            text = str(self.processor.decode([token]))
-            if len(self.processor.encode(text)) == 1 and self._settle(text) == text:
+            text = self._decode([token])
+            if len(self._encode(text)) == 1 and self._settle(text) == text:
                 return text
         raise ValueError("tokenizer: no piece stands for a text of its own; use another tokenizer")
 
 
 def piece_bytes(processor: sentencepiece.SentencePieceProcessor, tokens_M: np.ndarray) -> np.ndarray:
     """Return int (N,): bytes that each target stands for, given the token before it."""
-    counts, after_boundary = [], True
+    counts, after_boundary, form = [], True, case_form(processor)
+    markers = form.markers if form else ""
     for token in tokens_M.tolist():
         is_boundary = processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token)
         piece = processor.id_to_piece(token)
@@ -131,7 +140,7 @@ def piece_bytes(processor: sentencepiece.SentencePieceProcessor, tokens_M: np.nd
         elif processor.is_byte(token):
             counts.append(1)
         else:
-            text = piece.replace(SPACE_MARK, " ")
+            text = piece.strip(markers).replace(SPACE_MARK, " ")
             counts.append(len(text.encode()) - (after_boundary and text.startswith(" ")))
         after_boundary = is_boundary
     return np.array(counts[1:])

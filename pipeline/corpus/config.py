@@ -8,13 +8,16 @@ from pipeline.base.checks import require
 LEAST_TRAINED_PIECES = 256 + 4
 """Byte fallback takes a piece per byte value, the trainer pad, BOS, EOS and unknown."""
 
+CaseOps = Literal["published", "fused", "before-space"]
+"""Forms of taking capitals out of a text (`pipeline.data.case_ops`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineWebConfig:
     """Which published shards to take, from where, and where to keep them."""
 
-    variant: Literal["sp1024", "sp4096", "sp8192"]
-    """The tokenizer of the shards, by its number of pieces."""
+    variant: Literal["sp1024", "sp4096", "sp8192", "sp8192_lossless_caps_caseops_v1_reserved"]
+    """The tokenizer of the shards, by its number of pieces; the last with `case_ops: published`."""
     train_shards: int
     """Take the first n train shards of the published manifest; val is always taken whole."""
     repository: str
@@ -58,6 +61,8 @@ class DataConfig:
     """Pieces of the tokenizer to train, or of the one reused."""
     tokenizer_model: str | None
     """An existing SentencePiece .model to reuse; null trains one on the train split."""
+    case_ops: CaseOps | None
+    """How capitals are taken out of the text before it is encoded, as the tokenizer expects it; null leaves them in."""
     shard_tokens: int
     """Tokens per shard file; `fineweb` takes shards as they are."""
 
@@ -97,7 +102,8 @@ class DataConfig:
         )
         if self.fineweb is not None:
             variant = self.fineweb.variant
-            require(f"sp{self.vocab_size}" == variant, "vocab_size", self.vocab_size, f"{variant[2:]}, the variant's")
+            pieces = variant.removeprefix("sp").partition("_")[0]
+            require(str(self.vocab_size) == pieces, "vocab_size", self.vocab_size, f"{pieces}, the variant's")
             require(
                 self.tokenizer_model is None,
                 "tokenizer_model",

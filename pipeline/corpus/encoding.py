@@ -15,7 +15,7 @@ import numpy as np
 import sentencepiece
 
 from pipeline.data.byte_count import ByteTable, count_bytes
-from pipeline.data.tokenizer import SPACE_MARK
+from pipeline.data.text import decode_texts, encode_texts, normalised_text
 
 _BATCH_DOCUMENTS = 1024
 _BATCH_CHARACTERS = 1 << 21
@@ -46,11 +46,6 @@ def batch_documents(documents: Iterable[Any], text_of: Callable[[Any], str] = st
         yield batch
 
 
-def normalised_text(processor: sentencepiece.SentencePieceProcessor, text: str) -> str:
-    """Return the text the metric counts: the tokenizer's normalisation, without a space before the first word."""
-    return processor.normalize(text).replace(SPACE_MARK, " ").removeprefix(" ")
-
-
 def encode_documents(
     processor: sentencepiece.SentencePieceProcessor, table: ByteTable, documents: Sequence[str]
 ) -> EncodedBatch:
@@ -62,8 +57,8 @@ def encode_documents(
     kept = [(text, given) for text, given in zip(texts, documents, strict=True) if text]
     if not kept:
         return EncodedBatch(np.zeros(0, np.uint16), 0, 0)
-    token_lists = processor.encode([given for _, given in kept], add_bos=True)
-    for (text, given), decoded in zip(kept, processor.decode(token_lists), strict=True):
+    token_lists = [[processor.bos_id(), *tokens] for tokens in encode_texts(processor, [given for _, given in kept])]
+    for (text, given), decoded in zip(kept, decode_texts(processor, token_lists), strict=True):
         # Decoders strip one leading space, all or none; the count below holds those that the text has.
         if decoded.lstrip(" ") != text.lstrip(" "):
             raise ValueError(_lossy_document(given, _loss(processor, given, decoded)))
@@ -82,7 +77,7 @@ def encode_documents(
 def _loss(processor: sentencepiece.SentencePieceProcessor, text: str, decoded: str) -> str:
     """Return what a document that decodes to another text loses, and the remedy."""
     fault = "does not survive encoding and decoding with this tokenizer"
-    if processor.unk_id() in processor.encode(text):
+    if processor.unk_id() in encode_texts(processor, [text])[0]:
         return f"{fault}, which has no pieces for all its characters; use one with byte fallback"
     return f"{fault}: it becomes {decoded[:40]!r}; use one that keeps its text"
 

@@ -29,6 +29,7 @@ from pipeline.corpus.config import DataConfig, FineWebConfig
 from pipeline.corpus.hub import HubDataset
 from pipeline.corpus.totals import SPLITS, SplitTotals, write_manifest
 from pipeline.data.byte_count import ByteTable, byte_table, count_bytes
+from pipeline.data.case_ops import require_case_form
 from pipeline.data.overlap import overlap_line
 from pipeline.data.shards import open_shard
 from pipeline.data.tokenizer import load_tokenizer
@@ -65,6 +66,7 @@ def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[st
         config.vocab_size,
         f"{processor.vocab_size()}, the pieces of {export.tokenizer}",
     )
+    require_case_form(processor, config.case_ops)
     write_bytes(root / "tokenizer.model", tokenizer.path.read_bytes())
     table = byte_table(processor)
     totals, paths = _fetch_shards(hub, export.shards, processor.bos_id(), table, progress)

@@ -32,6 +32,7 @@ from pipeline.corpus.fineweb import write_fineweb
 from pipeline.corpus.tokenizer_training import DocumentSample, train_tokenizer
 from pipeline.corpus.totals import SPLITS, SplitTotals, write_manifest
 from pipeline.data.byte_count import ByteTable, byte_table
+from pipeline.data.case_ops import CASE_FORMS, require_case_form
 from pipeline.data.shards import write_shard
 from pipeline.data.tokenizer import SPACE_MARK, load_tokenizer
 
@@ -205,16 +206,18 @@ def _require_both_splits(val_frac: float | None, survey: Survey) -> None:
 def _place_tokenizer(config: DataConfig, sample: DocumentSample | None, path: Path) -> None:
     """Train the tokenizer on the sample, or copy the configured one after checking its size."""
     if sample is not None:
-        write_bytes(path, train_tokenizer(sample.documents(), config.vocab_size))
+        form = config.case_ops and CASE_FORMS[config.case_ops]
+        write_bytes(path, train_tokenizer(sample.documents(), config.vocab_size, form))
         return
     assert config.tokenizer_model is not None
     reused = Path(config.tokenizer_model).expanduser()
-    pieces = load_tokenizer(reused).vocab_size()
+    pieces = (processor := load_tokenizer(reused)).vocab_size()
     if pieces != config.vocab_size:
         raise ValueError(
             f"data.tokenizer_model: {reused} has {pieces} pieces, but data.vocab_size is {config.vocab_size}; "
             f"set data.vocab_size and model.vocab_size to {pieces} or give another tokenizer"
         )
+    require_case_form(processor, config.case_ops)
     write_bytes(path, reused.read_bytes())
 
 

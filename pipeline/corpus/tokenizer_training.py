@@ -20,12 +20,14 @@ from typing import Any
 
 import sentencepiece
 
+from pipeline.data.case_ops import CaseForm, encode_case
 from pipeline.data.tokenizer import SPACE_MARK
 
 _SAMPLE_BYTES = 128 << 20
 # The trainer drops longer sentences and aborts the process on words beyond 16-bit positions.
 _SENTENCE_BYTES = 4192
 _LONGEST_CHARACTER_BYTES = 4
+_NORMALISATION = "nmt_nfkc"
 
 
 class DocumentSample:
@@ -57,16 +59,20 @@ class DocumentSample:
         return [text for _, text in sorted(self._largest_first, reverse=True)]
 
 
-def train_tokenizer(documents: Sequence[str], vocab_size: int) -> bytes:
+def train_tokenizer(documents: Sequence[str], vocab_size: int, form: CaseForm | None = None) -> bytes:
     """Train a BPE model of exactly `vocab_size` pieces, the space mark among them, and return its serialised bytes.
 
-    ValueError when the text is too small or too varied for that many pieces.
+    With a `form` its markers are reserved, and the pieces those of texts without capitals. ValueError when the text is
+    too small or too varied for that many pieces.
     """
+    reserved = {}
+    if form is not None:
+        documents, reserved = _without_capitals(documents, form), {"user_defined_symbols": form.reserved}
     try:
-        model = _train_bpe(documents, vocab_size)
+        model = _train_bpe(documents, vocab_size, **reserved)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         if processor.piece_to_id(SPACE_MARK) == processor.unk_id():
-            model = _train_bpe(documents, vocab_size, required_chars=SPACE_MARK)
+            model = _train_bpe(documents, vocab_size, required_chars=SPACE_MARK, **reserved)
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, OSError) as error:
         raise ValueError(f"data.vocab_size: got {vocab_size}, which this text cannot fill{_advice(error)}") from error
@@ -79,6 +85,14 @@ def train_tokenizer(documents: Sequence[str], vocab_size: int) -> bytes:
     return model
 
 
+def _without_capitals(documents: Sequence[str], form: CaseForm) -> list[str]:
+    """Return documents as they are encoded: normalised, then with markers for their capitals."""
+    normaliser = sentencepiece.SentencePieceNormalizer(
+        rule_name=_NORMALISATION, add_dummy_prefix=False, escape_whitespaces=False, remove_extra_whitespaces=True
+    )
+    return [encode_case(str(normaliser.normalize(text)), form) for text in documents]
+
+
 def _train_bpe(documents: Sequence[str], vocab_size: int, **required: Any) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -89,7 +103,7 @@ def _train_bpe(documents: Sequence[str], vocab_size: int, **required: Any) -> by
         character_coverage=0.999,
         byte_fallback=True,
         split_digits=True,
-        normalization_rule_name="nmt_nfkc",
+        normalization_rule_name=_NORMALISATION,
         add_dummy_prefix=False,
         hard_vocab_limit=False,
         pad_id=0,

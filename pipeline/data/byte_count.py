@@ -3,14 +3,17 @@
 The metric divides the summed nats of all targets by ln 2 and by the bytes of the text they spell, so that tokenizers
 of different sizes compare. A token's bytes are a table lookup: the UTF-8 length of its piece without the leading space
 mark, plus one for that space unless the previous token is a boundary (a document's first word has no space before it).
-Byte pieces count one; control, unknown and unused pieces count nothing and are boundaries. Targets are all tokens of
-the stream but the first, BOS targets included: they cost nats and bring no bytes. Summed over a document the counts
-equal the UTF-8 length of its normalised text, which `prepare` asserts for every document.
+Byte pieces count one; control, unknown and unused pieces count nothing and are boundaries. Markers of capitals
+(`case_ops.py`) count nothing and are no boundaries; a letter has as many bytes as its capital and a marker that is text
+is spelled in byte pieces (`text.py`), so that the table is exact without a list of bytes per token. Targets are all
+tokens of the stream but the first, BOS targets included: they cost nats and bring no bytes. Summed over a document the
+counts equal the UTF-8 length of its normalised text, which `prepare` asserts for every document.
 
 Axes: V vocabulary, M tokens of a stream.
 Source: the scoring rules of the Parameter Golf challenge.
 Differs: a space mark inside a piece counts as one byte, the space it stands for, not as the three bytes of the mark.
-Checked by: tests/data/test_byte_count.py (slow oracle, per-document identity on real documents).
+Checked by: tests/data/test_byte_count.py (slow oracle, per-document identity on real documents),
+tests/data/test_case_ops.py (a list of bytes per token, made from the text).
 """
 
 import math
@@ -22,6 +25,7 @@ import sentencepiece
 
 from pipeline.base.checks import require
 from pipeline.base.files import atomic_path, read_arrays
+from pipeline.data.case_ops import case_form
 from pipeline.data.tokenizer import SPACE_MARK
 
 _LARGEST_TABLE_BYTES = 1 << 20
@@ -40,7 +44,15 @@ class ByteTable(NamedTuple):
 
 
 def byte_table(processor: sentencepiece.SentencePieceProcessor) -> ByteTable:
-    """Build the table of a tokenizer, one entry per piece."""
+    """Build the table of a tokenizer, one entry per piece; markers of capitals, if it reserves any, are no text."""
+    table = piece_table(processor)
+    if form := case_form(processor):
+        table.base_V[[*form.silent_tokens]] = 0
+    return table
+
+
+def piece_table(processor: sentencepiece.SentencePieceProcessor) -> ByteTable:
+    """Build the table of a tokenizer whose pieces all are text."""
     num_pieces = processor.vocab_size()
     base_V = np.zeros(num_pieces, np.int16)
     leading_space_V = np.zeros(num_pieces, np.bool_)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
+from pipeline.data.case_ops import CaseForm, case_form, decode_case, settled_characters
 from pipeline.data.tokenizer import SPACE_MARK
 
 _UNKNOWN = " \u2047 "
@@ -22,6 +23,17 @@ _UNKNOWN = " \u2047 "
 def piece_bytes(processor: sentencepiece.SentencePieceProcessor) -> list[bytes]:
     """Return the UTF-8 bytes that each token stands for; control and unused pieces stand for none."""
     return [_bytes_of(processor, token) for token in range(processor.vocab_size())]
+
+
+def shown_bytes(processor: sentencepiece.SentencePieceProcessor) -> list[bytes]:
+    """Return what a screen shows for each token: its bytes, of a marker of capitals its name."""
+    bytes_V = piece_bytes(processor)
+    if form := case_form(processor):
+        for token in form.silent_tokens:
+            text = bytes_V[token].decode()
+            name = form._fields[form.markers.index(text[-1])]
+            bytes_V[token] = f"{text[:-1]}<{name}>".encode()
+    return bytes_V
 
 
 def _bytes_of(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes:
@@ -34,11 +46,14 @@ def _bytes_of(processor: sentencepiece.SentencePieceProcessor, token: int) -> by
 
 
 class TextOfTokens:
-    """Text that grows with its tokens: every character as soon as its last byte is there."""
+    """Text that grows with its tokens: each character once its last byte, and what decides its case, are there."""
 
-    def __init__(self, bytes_V: Sequence[bytes]) -> None:
-        """`bytes_V`: as `piece_bytes` gives them. Control characters, which a terminal would obey, come as escapes."""
-        self.bytes_V = bytes_V
+    def __init__(self, bytes_V: Sequence[bytes], form: CaseForm | None = None) -> None:
+        """`bytes_V`: as `piece_bytes` gives them; `form`: how the tokenizer takes capitals out.
+
+        Control characters, which a terminal would obey, come as escapes.
+        """
+        self.bytes_V, self.form, self.held = bytes_V, form, ""
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.begun = False
 
@@ -48,11 +63,19 @@ class TextOfTokens:
         if not self.begun:
             content = content.removeprefix(b" ")
         self.begun |= bool(self.bytes_V[token])
-        return _harmless(self.decoder.decode(content))
+        return _harmless(self._cased(self.decoder.decode(content), final=False))
 
     def end(self) -> str:
-        """Return what is left: a sign for a character that was never completed."""
-        return self.decoder.decode(b"", final=True)
+        """Return what is left: a word whose case was still open, a sign for a character that was never completed."""
+        return _harmless(self._cased(self.decoder.decode(b"", final=True), final=True))
+
+    def _cased(self, text: str, final: bool) -> str:
+        if self.form is None:
+            return text
+        text = self.held + text
+        settled = len(text) if final else settled_characters(text, self.form)
+        self.held = text[settled:]
+        return decode_case(text[:settled], self.form)
 
 
 def shown_tokens(tokens: Iterable[int], bytes_V: Sequence[bytes]) -> str:

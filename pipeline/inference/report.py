@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.base.checks import counted, one_line
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.inference.costs import DearToken, DocumentCost, dearest_tokens, total_cost
-from pipeline.inference.pieces import piece_bytes, shown_tokens
+from pipeline.inference.pieces import shown_bytes, shown_tokens
 from pipeline.inference.source import CHECKPOINT, FinishedModel
 from pipeline.scoring.config import Protocol
 
@@ -28,7 +28,7 @@ def cost_report(
     opened: FinishedModel, costs: Sequence[DocumentCost], protocol: Protocol, joined: bool, dearest: int
 ) -> dict[str, Any]:
     """Return scores of documents as JSON-able values, with the `dearest` tokens of all."""
-    bytes_V = piece_bytes(opened.processor)
+    bytes_V = shown_bytes(opened.processor)
     nats, num_bytes = total_cost(costs), sum(cost.document.bytes for cost in costs)
     return {
         "model": str(opened.weights),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.base.config import Params
+from pipeline.data.case_ops import CASE_FORMS
 from pipeline.launching.openmp import POLICY, WAITING
 from pipeline.quant.config import BudgetConfig
 from pipeline.record.flatten import flatten
@@ -34,6 +35,7 @@ def recipe_of(params: Params) -> Recipe:
         protocols={params.evaluate.headline: protocol},
         score_name=score_name(dataclasses.asdict(protocol)),
         batch_tokens=params.evaluate.batch_tokens,
+        silent_tokens=params.data.case_ops and CASE_FORMS[params.data.case_ops].silent_tokens,
     )
 
 

@@ -28,7 +28,7 @@ from pipeline.calibration.mixtures import collect_mixtures
 from pipeline.codec.container import read_artifact
 from pipeline.codec.restore import dequantized_model
 from pipeline.data.batches import calibration_sequences
-from pipeline.data.byte_count import ByteTable, byte_table
+from pipeline.data.byte_count import ByteTable, piece_table
 from pipeline.data.shards import open_shards, shard_paths
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.launching.processes import current_ranks, process_group, resolve_device
@@ -65,6 +65,8 @@ class Recipe:
     """What the line of the score is called."""
     batch_tokens: int
     """Tokens per forward pass of scoring."""
+    silent_tokens: tuple[int, ...] | None
+    """Markers of capitals, which stand for no byte; None where the tokenizer has none."""
 
 
 def settings_digest(recipe: Recipe) -> str:
@@ -164,7 +166,10 @@ def _open_inputs(recipe: Recipe, arguments: argparse.Namespace) -> ScoringInputs
         processor.vocab_size(),
         f"{recipe.model.vocab_size}, the model's",
     )
-    return ScoringInputs([tokenizer, *val_paths], tokens_M, byte_table(processor), processor.bos_id())
+    table = piece_table(processor)
+    if recipe.silent_tokens is not None:
+        table.base_V[[*recipe.silent_tokens]] = 0
+    return ScoringInputs([tokenizer, *val_paths], tokens_M, table, processor.bos_id())
 
 
 def _score_artifact(

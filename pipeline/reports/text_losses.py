@@ -14,6 +14,7 @@ import numpy as np
 import sentencepiece
 
 from pipeline.data.byte_count import bits_per_byte
+from pipeline.data.text import decode_texts
 from pipeline.scoring.ledger import Ledger
 from pipeline.scoring.report import DocumentScores, document_scores
 
@@ -79,7 +80,7 @@ def _worst(
 ) -> WorstDocument:
     start, num_bytes = int(scores.start_D[index]), int(scores.bytes_D[index])
     end = int(scores.start_D[index + 1]) if index + 1 < len(scores.start_D) else len(tokens_M)
-    text = processor.decode(tokens_M[start : min(end, start + _SHOWN_TOKENS)].tolist())
+    (text,) = decode_texts(processor, [tokens_M[start : min(end, start + _SHOWN_TOKENS)].tolist()])
     cut = " ..." if end > start + _SHOWN_TOKENS else ""
     shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
     return WorstDocument(start, num_bytes, bits_per_byte(float(scores.nats_D[index]), num_bytes), shown + cut)

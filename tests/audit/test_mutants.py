@@ -15,11 +15,13 @@ from pipeline.audit.isolation import declares_isolation
 from pipeline.audit.streams import StreamMaker
 from pipeline.base.config import with_model_context
 from pipeline.base.progress import silent
-from pipeline.data.byte_count import byte_table
+from pipeline.corpus.tokenizer_training import train_tokenizer
+from pipeline.data.byte_count import byte_table, piece_table
+from pipeline.data.case_ops import CASE_FORMS
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
 from tests.mutants.cheats import EXPECTED, Honest, Isolated
-from tests.scoring.scoring_toys import DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, tiny_network
+from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
 TOY_CONTEXT = 16
@@ -120,3 +122,17 @@ def test_lanes_of_one_document_without_a_phase_are_isolation() -> None:
     assert not declares_isolation({**alone, "lane_documents": 2})
     assert not declares_isolation({**alone, "global_phase": PHASED["global_phase"]})
     assert not declares_isolation({**alone, "mixture": "stream"})
+
+
+@pytest.mark.parametrize("name", CASE_FORMS)
+def test_markers_of_capitals_are_no_bytes(name: str) -> None:
+    words = " ".join(f"{first}{second}" for first in "abcdefgh" for second in "ijklmnop")
+    model = train_tokenizer([words, words.title(), words.upper()] * 9, 300, CASE_FORMS[name])
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    maker, evaluator = StreamMaker(processor), Library(processor, {"item": BLOCKS})
+    assert any(text != text.lower() for text in maker.stream("many", [100] * 20).texts)
+    findings = audit_behaviour(evaluator, maker, tolerance=0.0, num_processes=2)
+    assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}
+    evaluator.table = piece_table(processor)
+    findings = audit_behaviour(evaluator, maker, tolerance=0.0, num_processes=2)
+    assert {check for check, finding in findings.items() if finding.verdict == "fail"} == {"T4"}

@@ -14,6 +14,7 @@ _TEXT: dict[str, Any] = {
     "max_documents": None,
     "vocab_size": 512,
     "tokenizer_model": None,
+    "case_ops": None,
     "shard_tokens": 4096,
     "fineweb": None,
 }

@@ -9,8 +9,9 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.encoding import batch_documents, encode_documents, normalised_text
+from pipeline.corpus.encoding import batch_documents, encode_documents
 from pipeline.data.byte_count import byte_table, count_bytes
+from pipeline.data.text import normalised_text
 from pipeline.data.tokenizer import load_tokenizer
 
 NASTY = [

@@ -16,6 +16,7 @@ from pipeline.corpus.hub import DownloadError
 from pipeline.corpus.prepare import prepare
 from pipeline.corpus.tokenizer_training import train_tokenizer
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
+from pipeline.data.case_ops import CASE_FORMS
 from pipeline.data.shards import ShardError, open_shards, shard_paths, write_shard
 from pipeline.data.tokenizer import load_tokenizer
 from tests.corpus.configs import data_config
@@ -107,6 +108,18 @@ def changed(config: DataConfig, **fineweb: object) -> DataConfig:
 
 def run(config: DataConfig, out: Path) -> dict:
     return prepare(config, out, out.parent / "unused", silent)
+
+
+def test_published_shards_without_capitals_count_the_bytes_of_the_text(tmp_path, config, hub):
+    rng = np.random.default_rng(3)
+    words = ["".join(rng.choice([*"etaoinshrdlucm"], rng.integers(2, 9))).capitalize() for _ in range(1500)]
+    documents = [" ".join(rng.choice(words, rng.integers(9, 80))) for _ in range(300)]
+    model = train_tokenizer([*documents, *(text.lower() for text in documents)], 1024, CASE_FORMS["published"])
+    hub.files = export_documents(tmp_path, model, documents).files
+    manifest = run(dataclasses.replace(config, case_ops="published"), tmp_path / "data")
+    assert manifest["splits"]["val"]["bytes"] == sum(len(text.encode()) for text in documents[:30])
+    with pytest.raises(ValueError, match=r"^data\.case_ops: got None, expected published, the form that the tokenizer"):
+        run(config, tmp_path / "other")
 
 
 def test_shards_are_taken_as_they_are_and_counted(tmp_path, config, hub, export):
@@ -273,6 +286,12 @@ def test_what_the_export_does_not_hold(tmp_path, config, hub, export):
             run(config, tmp_path / "data")
 
 
+def test_the_tokenizer_must_take_capitals_out_as_configured(tmp_path, config):
+    marked = dataclasses.replace(config, case_ops="published")
+    with pytest.raises(ValueError, match=r"^data\.case_ops: got 'published', expected null, the form that"):
+        run(marked, tmp_path / "data")
+
+
 def test_the_tokenizer_must_have_the_variants_pieces(tmp_path, config, hub, toy_model):
     hub.files["datasets/tokenizers/fineweb_1024_bpe.model"] = toy_model.read_bytes()
     with pytest.raises(ValueError, match=r"^data\.vocab_size: got 1024, expected 512, the pieces of datasets"):
@@ -285,12 +304,18 @@ def test_the_tokenizer_must_have_the_variants_pieces(tmp_path, config, hub, toy_
         ({"fineweb": None}, "fineweb: got None, expected a mapping with source 'fineweb'"),
         ({"source": "wikipedia-leads"}, "fineweb: got .*null otherwise"),
         ({"vocab_size": 512}, "vocab_size: got 512, expected 1024, the variant's"),
+        (
+            {"fineweb": {"variant": "sp8192_lossless_caps_caseops_v1_reserved"}},
+            "vocab_size: got 1024, expected 8192, the variant's",
+        ),
         ({"tokenizer_model": "a.model"}, "tokenizer_model: got 'a.model', expected null"),
         ({"max_documents": 5}, "max_documents: got 5, expected null"),
         ({"files": ("a.txt",)}, "files: got"),
     ],
 )
 def test_keys_that_do_not_belong_together(config, change, message):
+    if isinstance(change.get("fineweb"), dict):
+        change = {"fineweb": dataclasses.replace(config.fineweb, **change["fineweb"])}
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **change)
 

@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.base.progress import silent
 from pipeline.corpus.corpora import text_digest
-from pipeline.corpus.encoding import encode_documents, normalised_text
+from pipeline.corpus.encoding import encode_documents
 from pipeline.corpus.prepare import SplitWriter, prepare, split_of
 from pipeline.data.byte_count import byte_table, count_bytes, load_byte_table
 from pipeline.data.shards import open_shards, shard_paths
+from pipeline.data.text import normalised_text
 from pipeline.data.tokenizer import load_tokenizer
 from tests.corpus.configs import data_config
 from tests.corpus.test_encoding import published_model
@@ -151,6 +152,24 @@ def test_reused_tokenizer_is_copied_and_must_fit(tmp_path, corpus, toy_model):
     misfit = dataclasses.replace(reusing, vocab_size=600)
     with pytest.raises(ValueError, match=r"toy\.model has 512 pieces, but data\.vocab_size is 600; set data"):
         prepare(misfit, tmp_path / "other", tmp_path / "cache", silent)
+
+
+def test_capitals_are_taken_out_in_the_form_of_the_tokenizer(tmp_path, corpus, toy_documents):
+    titled = tmp_path / "titled.jsonl"
+    texts = [f"{text.title()} NASA \ue005\ue004" for text in toy_documents]
+    titled.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cased = dataclasses.replace(corpus, files=(str(titled),), case_ops="before-space")
+    trained = prepare(cased, tmp_path / "data", tmp_path / "cache", silent)
+    processor = load_tokenizer(tmp_path / "data" / "tokenizer.model")
+    assert sum(split["bytes"] for split in trained["splits"].values()) == sum(
+        len(normalised_text(processor, text).encode()) for text in texts
+    )
+    assert load_byte_table(tmp_path / "data" / "byte_table.npz").base_V[4:8].tolist() == [0, 0, 0, 0]
+    reusing = dataclasses.replace(cased, tokenizer_model=str(tmp_path / "data" / "tokenizer.model"))
+    assert prepare(reusing, tmp_path / "again", tmp_path / "cache", silent) == trained
+    for misfit in (None, "published"):
+        with pytest.raises(ValueError, match=f"data.case_ops: got {misfit!r}, expected before-space, the form"):
+            prepare(dataclasses.replace(reusing, case_ops=misfit), tmp_path / "other", tmp_path / "cache", silent)
 
 
 def test_a_tokenizer_that_adds_a_space_at_the_end_is_refused(tmp_path, corpus):

@@ -7,9 +7,10 @@ import re
 import pytest
 import sentencepiece
 
-from pipeline.corpus.encoding import encode_documents, normalised_text
+from pipeline.corpus.encoding import encode_documents
 from pipeline.corpus.tokenizer_training import DocumentSample, train_tokenizer
 from pipeline.data.byte_count import byte_table
+from pipeline.data.text import normalised_text
 from pipeline.data.tokenizer import load_tokenizer
 from tests.corpus.test_encoding import published_model
 

@@ -2,7 +2,12 @@
 
 import random
 
-from pipeline.inference.pieces import TextOfTokens, piece_bytes, shown_tokens
+from sentencepiece import SentencePieceProcessor
+
+from pipeline.corpus.tokenizer_training import train_tokenizer
+from pipeline.data.case_ops import CASE_FORMS
+from pipeline.data.text import encode_texts
+from pipeline.inference.pieces import TextOfTokens, piece_bytes, shown_bytes, shown_tokens
 
 
 def test_text_grows_to_what_the_tokenizer_decodes(toy_processor, toy_documents) -> None:
@@ -47,3 +52,17 @@ def test_what_a_terminal_would_obey_is_escaped() -> None:
     text = TextOfTokens(bytes_V)
     assert "".join(map(text.add, range(6))) == "a\\x1b[2J\\x9b\u202e\\r\n\t"
     assert shown_tokens(range(6), bytes_V) == "a\\x1b[2J\\x9b\\u202e\\r\\n\\t"
+
+
+def test_capitals_come_back_as_the_text_grows(toy_documents) -> None:
+    for form in CASE_FORMS.values():
+        processor = SentencePieceProcessor(model_proto=train_tokenizer(toy_documents, 400, form))
+        document = f"NASA's McDonald said: THE END. \ue004 {toy_documents[0].title()} ABC"
+        tokens = encode_texts(processor, [document])[0]
+        text = TextOfTokens(piece_bytes(processor), form)
+        parts = [text.add(token) for token in tokens]
+        assert document.startswith("".join(parts))
+        assert "".join(parts) + text.end() == document
+        assert len([part for part in parts if part]) > len(document) / 10  # as it grows, not at the end
+        first = encode_texts(processor, ["x The"])[0]
+        assert shown_tokens(first, shown_bytes(processor)).replace(" ", "") == "x<title>the"

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def test_a_program_is_small_and_holds_only_what_its_recipe_names(name: str):
         assert f"class {part}(" in source or f"class {part}:" in source
         assert part not in small, part
     assert "class Flow(" in small
+    assert "base_V[[" not in small
     assert ("def fit_mixture" in small) == (name == "demo")
     assert ("class ValueEmbedding" in small) == (name == "demo")
     assert len(shipped_program(source, readable=False)) <= MOST_BYTES
+
+
+def test_a_record_without_capitals_takes_the_bytes_of_markers_out():
+    params = load_params(REPO / "recipes/tiny.yaml", SECTIONS)
+    params.data = replace(params.data, case_ops="fused")
+    assert "base_V[[*(4, 5, 6, 7, 8, 9)]] = 0" in without_unused(record_source(recipe_of(params), REPO))

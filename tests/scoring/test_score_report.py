@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.corpus.encoding import normalised_text
 from pipeline.data.byte_count import byte_table, count_bytes
+from pipeline.data.text import normalised_text
 from pipeline.scoring.evaluate import Scores
 from pipeline.scoring.ledger import Ledger, make_ledger
 from pipeline.scoring.report import DocumentScores, document_scores, document_summary, score_report
