@@ -173,10 +173,10 @@ def test_the_network_is_asked_as_it_is_scored() -> None:
 
 
 def test_a_hint_that_the_network_ranks_low_is_dropped_and_a_window_says_what_lies_inside() -> None:
-    taps = Hints(np.array([5, 6, 7, 8]), (np.full(4, 3), np.ones(4), np.array([0, 1, 2, 1])))
-    found = gated(taps, np.array([999, 1000, 0, 0]), [Window(0, 3, 0), Window(2, 4, 3)])
-    assert found.token_N.tolist() == [5, NO_HINT, 7, 8]
-    assert found.evidence[2].tolist() == [True, True, True, False]
+    taps = Hints(np.array([5, 6, 7, 8, 8]), (np.full(5, 3), np.ones(5), np.array([0, 1, 2, 1, 2])))
+    found = gated(taps, np.array([999, 1000, 0, 0, 0]), [Window(0, 3, 0), Window(2, 5, 3)])
+    assert found.token_N.tolist() == [5, NO_HINT, 7, 8, 8]
+    assert found.evidence[2].tolist() == [True, True, True, False, True]
 
 
 def test_the_grid_holds_the_published_constants_and_nothing() -> None:

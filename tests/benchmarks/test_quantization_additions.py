@@ -12,6 +12,7 @@ from benchmarks.quantization.additions import (
     best_product,
     best_scale,
     corrected,
+    correction,
     folded,
     members,
     percentile_step,
@@ -83,6 +84,8 @@ def test_corrections_travel_in_the_file_and_lower_the_loss(statistics, arm):
     loaded, before = dequantize(folded(read)), dequantize(plain)
     assert loaded.keys() == before.keys()
     assert {name for name in loaded if not np.array_equal(loaded[name], before[name])} == set(names)
+    saved = {member.name: correction(member)[0] for member in members(plan, plain) if member.curvature_R.any()}
+    assert min(saved[name] for name in names) >= max(saved[name] for name in saved if name not in names)
     for member in members(plan, plain):
         if member.name in names:
             moved_RC = torch.from_numpy(loaded[member.name] - before[member.name]).double()
