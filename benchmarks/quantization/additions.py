@@ -9,7 +9,9 @@ one divided so that the network stays what it was: its activation, a square, tak
 matrix of ours has a neighbour that could: streams are normalised without gains, exclusive attention mixes the channels
 of a head.
 
-Pruning: of all codes of +-1 those are zeroed whose removal costs least, each by itself, at the other codes' error.
+Pruning: of all codes of +-1 those are zeroed whose removal costs least, each by itself. (Beside the errors of other
+codes a removal may cost less than nothing; but then those of a row go together that lean one way, and together they
+cost far more than their sum on inputs that are never negative.)
 
 Clips (percentiles): each row's grid ends at that quantile of its weights whose rounding error is least.
 
@@ -177,9 +179,9 @@ def scaled_loss(weight_RC: Tensor, scale_C: Tensor, moment_CC: Tensor) -> float:
     return proxy_loss(scaled_RC, codes_RC, step_R, moment_CC / (scale_C[:, None] * scale_C))
 
 
-def pruned(fine_knob: float, plan: QuantizationPlan, share: float) -> ArtifactTensors:
-    """Return the tensors of a plan at a fine knob, a share of their codes of +-1 zeroed: those that cost least."""
-    tensors = quantize_plan(plan, fine_knob)
+def pruned(share: float, plan: QuantizationPlan, knob: float) -> ArtifactTensors:
+    """Return the tensors of a plan, a share of their codes of +-1 zeroed: those that cost least."""
+    tensors = quantize_plan(plan, knob)
     found = list(members(plan, tensors))
     costs = [removal_cost(member) for member in found]
     cost_N = torch.cat([cost_RC[cost_RC.isfinite()] for cost_RC in costs]).sort().values
@@ -192,13 +194,12 @@ def pruned(fine_knob: float, plan: QuantizationPlan, share: float) -> ArtifactTe
 
 
 def removal_cost(member: Member) -> Tensor:
-    """Return by how much the weighted loss rises with each code of +-1 zeroed, (R, C) float64; infinite for others."""
+    """Return the weighted loss of each code of +-1 if it alone is zeroed, (R, C) float64; infinite for others."""
     assert member.stored.states == 1, "a path has no code to spare"
     assert member.group.factor is not None, "members have moments"
-    codes_RC, hessian_CC = torch.from_numpy(member.stored.codes), member.group.factor.hessian_CC
-    change_RC = codes_RC.double() * torch.from_numpy(member.stored.full_step())
-    rise_RC = 2 * change_RC * (member.error_RC @ hessian_CC) + change_RC.square() * hessian_CC.diagonal()
-    return torch.where(codes_RC.abs() == 1, member.curvature_R[:, None] * rise_RC, torch.inf)
+    codes_RC, step_RC = torch.from_numpy(member.stored.codes), torch.from_numpy(member.stored.full_step()).double()
+    cost_RC = member.curvature_R[:, None] * step_RC.square() * member.group.factor.hessian_CC.diagonal()
+    return torch.where(codes_RC.abs() == 1, cost_RC, torch.inf)
 
 
 def percentile_codes(group: TensorGroup, max_code: int) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ COARSE_CLIP_STD = 16.0
 CLIP_KNOBS = (10.0, PUBLISHED_CLIP_STD, COARSE_CLIP_STD, 20.0)
 RATE_KNOBS = (8e-5, 1.3e-4, 2.2e-4, 3.8e-4)
 PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47)
-PRUNED_SHARES = (0.0, 0.3, 0.6, 1.0)
+PRUNED_SHARE = 0.3
 SDCLIP = ClipSteps(
     kind="clip",
     bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
@@ -153,16 +153,14 @@ def additions(
     calibrate: CalibrateConfig, gptq: QuantizeConfig, rate: QuantizeConfig, default: QuantizeConfig
 ) -> dict[str, Arm]:
     """Return the arms that add something published to arm C, Gf or the default, of these settings."""
-    finest_clip, finest_rate = CLIP_KNOBS[0], RATE_KNOBS[0]
-    clip_pruned, rate_pruned = partial(pruned, finest_clip), partial(pruned, finest_rate)
-    percentile = partial(other_matrices, percentile_codes)
-    zeroed = "codes of +-1 zeroed"
+    prune, percentile = partial(pruned, PRUNED_SHARE), partial(other_matrices, percentile_codes)
+    zeroed = f"{PRUNED_SHARE:.0%} of codes of +-1 zeroed"
     return {
         "CL": Arm("C, low-rank corrections", calibrate, gptq, CLIP_KNOBS, corrected, brotli_file),
         "CA": Arm("C, AWQ scales", calibrate, gptq, CLIP_KNOBS, quantize_plan, brotli_file, scaled_plan),
-        "CP": Arm(f"C {finest_clip:g}, {zeroed}", calibrate, gptq, PRUNED_SHARES, clip_pruned, brotli_file),
+        "CP": Arm(f"C, {zeroed}", calibrate, gptq, CLIP_KNOBS, prune, brotli_file),
         "CQ": Arm("C, clips at percentiles", calibrate, gptq, PUBLISHED_KNOBS, percentile, brotli_file),
-        "GP": Arm(f"Gf {finest_rate:g}, {zeroed}", calibrate, rate, PRUNED_SHARES, rate_pruned, fairway_file),
+        "GP": Arm(f"Gf, {zeroed}", calibrate, rate, RATE_KNOBS, prune, fairway_file),
         "HL": Arm(f"{DEFAULT}, low-rank corrections", calibrate, default, RATE_KNOBS, corrected, fairway_file),
         "HA": Arm(f"{DEFAULT}, AWQ scales", calibrate, default, RATE_KNOBS, quantize_plan, fairway_file, scaled_plan),
     }
