@@ -41,6 +41,9 @@ CLIP_KNOBS = (10.0, PUBLISHED_CLIP_STD, COARSE_CLIP_STD, 20.0)
 RATE_KNOBS = (8e-5, 1.3e-4, 2.2e-4, 3.8e-4)
 PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47)
 PRUNED_SHARE = 0.3
+PERCENTILE_CODE = 10
+"""Largest code whose grid is about as fine, rows ending at a percentile, as at the published clip."""
+PERCENTILE_KNOBS = (7, 8, PERCENTILE_CODE, 12)
 SDCLIP = ClipSteps(
     kind="clip",
     bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
@@ -77,14 +80,18 @@ class Arm(NamedTuple):
 
 
 def other_matrices(
-    solve_group: Callable[[TensorGroup, int], tuple[Tensor, Tensor]], plan: QuantizationPlan, max_code: float
+    solve_group: Callable[[TensorGroup, int], tuple[Tensor, Tensor]],
+    usual_code: int,
+    plan: QuantizationPlan,
+    max_code: float,
 ) -> ArtifactTensors:
-    """Return matrices by another solver of codes (R, C) and steps (R,), the rest as arm C has it at a grid as fine.
+    """Return matrices by another solver of codes (R, C) and steps (R,), the rest as arm C has it.
 
-    `max_code`: the largest code, the knob of such arms.
+    `max_code`: the largest code, the knob of such arms. At `usual_code` the rest has the published clip, else steps in
+    proportion.
     """
     limit = int(max_code)
-    tensors = quantize_plan(plan, PUBLISHED_CLIP_STD * PUBLISHED_MAX_CODE / limit)
+    tensors = quantize_plan(plan, PUBLISHED_CLIP_STD * usual_code / limit)
     for group in plan.groups:
         if group.role != "matrix":
             continue
@@ -128,7 +135,8 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
     assert default.target_share == calibrate.sweeps == 0, "the default aims at the float weights, by their own moments"
     rate = dataclasses.replace(default, trellis_states=None)
     gptq = dataclasses.replace(rate, solver="gptq", steps=SDCLIP, damp_frac=0.01)
-    nearest, published = dataclasses.replace(gptq, solver="nearest"), partial(other_matrices, published_codes)
+    nearest = dataclasses.replace(gptq, solver="nearest")
+    published = partial(other_matrices, published_codes, PUBLISHED_MAX_CODE)
     return {
         "A": Arm("nearest, SDClip", calibrate, nearest, CLIP_KNOBS, quantize_plan, brotli_file),
         "B": Arm("published solver", calibrate, gptq, PUBLISHED_KNOBS, published, brotli_file),
@@ -153,13 +161,14 @@ def additions(
     calibrate: CalibrateConfig, gptq: QuantizeConfig, rate: QuantizeConfig, default: QuantizeConfig
 ) -> dict[str, Arm]:
     """Return the arms that add something published to arm C, Gf or the default, of these settings."""
-    prune, percentile = partial(pruned, PRUNED_SHARE), partial(other_matrices, percentile_codes)
+    prune = partial(pruned, PRUNED_SHARE)
+    percentile = partial(other_matrices, percentile_codes, PERCENTILE_CODE)
     zeroed = f"{PRUNED_SHARE:.0%} of codes of +-1 zeroed"
     return {
         "CL": Arm("C, low-rank corrections", calibrate, gptq, CLIP_KNOBS, corrected, brotli_file),
         "CA": Arm("C, AWQ scales", calibrate, gptq, CLIP_KNOBS, quantize_plan, brotli_file, scaled_plan),
         "CP": Arm(f"C, {zeroed}", calibrate, gptq, CLIP_KNOBS, prune, brotli_file),
-        "CQ": Arm("C, clips at percentiles", calibrate, gptq, PUBLISHED_KNOBS, percentile, brotli_file),
+        "CQ": Arm("C, clips at percentiles", calibrate, gptq, PERCENTILE_KNOBS, percentile, brotli_file),
         "GP": Arm(f"Gf, {zeroed}", calibrate, rate, RATE_KNOBS, prune, fairway_file),
         "HL": Arm(f"{DEFAULT}, low-rank corrections", calibrate, default, RATE_KNOBS, corrected, fairway_file),
         "HA": Arm(f"{DEFAULT}, AWQ scales", calibrate, default, RATE_KNOBS, quantize_plan, fairway_file, scaled_plan),
