@@ -56,6 +56,8 @@ SDCLIP = ClipSteps(
 embedding clip published there (20 against 12.85) and tables clipped like matrices it loses more at equal bytes; a finer
 embedding loses outliers."""
 DEFAULT = "H32"
+ADDITIONS = {"CL": "C", "CA": "C", "CP": "C", "CQ": "C", "GP": "Gf", "HL": DEFAULT, "HA": DEFAULT}
+"""Arm with one published addition (`additions.py`) -> the arm that it adds to."""
 BASELINES = ("C", "B")
 REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
 """Arm and knob whose file size, gap and divergence the other arms are compared at."""

@@ -21,7 +21,7 @@ from benchmarks.quantization.additions import (
     scaled_network,
     weighted_loss,
 )
-from benchmarks.quantization.arms import ladder
+from benchmarks.quantization.arms import ADDITIONS, ladder
 from pipeline.base.config import load_params
 from pipeline.base.progress import silent
 from pipeline.base.ranks import ALONE
@@ -173,7 +173,8 @@ def test_rows_end_at_the_quantile_that_rounds_best():
 
 
 def test_every_addition_is_measured_on_what_it_adds_to():
-    for name, base in {"CL": "C", "CA": "C", "CP": "C", "CQ": "C", "GP": "Gf", "HL": "H32", "HA": "H32"}.items():
+    assert [name for name in ARMS if name in ADDITIONS] == list(ADDITIONS) == list(ARMS)[-len(ADDITIONS) :]
+    for name, base in ADDITIONS.items():
         assert (ARMS[name].calibrate, ARMS[name].quantize) == (ARMS[base].calibrate, ARMS[base].quantize)
         assert ARMS[name].codec is ARMS[base].codec
 
