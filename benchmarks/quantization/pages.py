@@ -160,7 +160,7 @@ def _seconds_rows(measured: Mapping[str, Any]) -> list[str]:
 
 
 def draw_plot(path: Path, measured: Mapping[str, Any]) -> None:
-    """Draw gap and divergence of the ladder against file bytes: means over draws, bars from the least to the largest."""
+    """Draw gap and divergence of the ladder against file bytes: means over draws, bars from least to largest."""
     import matplotlib
 
     matplotlib.use("Agg")
