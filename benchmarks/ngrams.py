@@ -149,8 +149,9 @@ def tapped(asked: Asked, hints: Hints, constants: Constants) -> np.ndarray:
     length_N, votes_N, is_inside_N = hints.evidence
     base_N = np.where(is_inside_N, *constants)
     weight_N = base_N * (1 + 0.15 * (length_N - SHORTEST_MATCH)) * (1 + 0.2 * np.log(np.maximum(votes_N, 1)))
-    weight_N = np.where(hints.token_N == NO_HINT, 0, weight_N.clip(max=_MOST_WEIGHT))
-    return -np.log((1 - weight_N) * np.exp(-asked.nats_N) + weight_N * asked.is_hit_N)
+    weight_N = weight_N.clip(max=_MOST_WEIGHT)
+    mixed_N = -np.log((1 - weight_N) * np.exp(-asked.nats_N) + weight_N * asked.is_hit_N)
+    return np.where((hints.token_N == NO_HINT) | (base_N == 0), asked.nats_N, mixed_N)
 
 
 HELPERS = {

@@ -106,7 +106,11 @@ def test_a_helper_is_its_definition_and_sums_to_one(name: str) -> None:
     columns = []
     for token, p_N in enumerate(p_NV.T):
         asked = Asked(-np.log(p_N), -np.log(hint_p_N), hints.token_N == token)
-        columns.append(np.exp(-helper.effect(asked, hints, helper.published)))
+        unhinted_N = hints.token_N == NO_HINT
+        found_N = helper.effect(asked, hints, helper.published)
+        np.testing.assert_array_equal(found_N[unhinted_N], asked.nats_N[unhinted_N])
+        np.testing.assert_array_equal(helper.effect(asked, hints, (0.0, 0.0)), asked.nats_N)
+        columns.append(np.exp(-found_N))
     found_NV = np.stack(columns, 1)
     np.testing.assert_allclose(found_NV.sum(1), 1, rtol=1e-12)
     for p_V, found_V, hint, *evidence in zip(p_NV, found_NV, hints.token_N, *hints.evidence, strict=True):
