@@ -58,7 +58,7 @@ from pipeline.data.byte_count import bits_per_byte, byte_table
 from pipeline.data.tokenizer import load_tokenizer
 from pipeline.mixture.fitting import fit_mixture
 from pipeline.mixture.mixing import Mixture, mixed_nats
-from pipeline.model.network import build
+from pipeline.model.network import LoopedUNet, build
 from pipeline.quant.config import MixtureConfig
 from pipeline.quant.fit import quantize_plan
 from pipeline.quant.gptq import one_thread
@@ -67,11 +67,11 @@ from pipeline.quant.rate_estimate import RateEstimate
 from pipeline.reports.training import hardware_name
 from pipeline.scoring.protocols import score_tokens
 
-_BOS_ID = 1
+BOS_ID = 1
 _CPU = torch.device("cpu")
 _DOCUMENT_ORDERS = (1, 2, 3, 4, 6)
 _STREAM_ORDERS = (1, 2, 3, 4)
-_DOCUMENT_STEPS = [(_BOS_ID, order) for order in _DOCUMENT_ORDERS]
+_DOCUMENT_STEPS = [(BOS_ID, order) for order in _DOCUMENT_ORDERS]
 STEPS = {"document": _DOCUMENT_STEPS, "stream": [*((-1, order) for order in _STREAM_ORDERS), *_DOCUMENT_STEPS]}
 """Mixture -> its steps."""
 _GLIMPSE_TOKENS = 4096
@@ -158,11 +158,11 @@ def measure(part: str, size: str, data: Path = ROOT / "artifacts") -> dict[str, 
 def synthetic_tokens(num_tokens: int, vocab_size: int, document_tokens: int) -> np.ndarray:
     """Return ids (M,) of documents of a median length, BOS before each, the rarer the larger an id is."""
     generator = np.random.default_rng(0)
-    weight_V = 1 / np.arange(1, vocab_size - _BOS_ID)
-    tokens_M = generator.choice(np.arange(_BOS_ID + 1, vocab_size), num_tokens, p=weight_V / weight_V.sum())
+    weight_V = 1 / np.arange(1, vocab_size - BOS_ID)
+    tokens_M = generator.choice(np.arange(BOS_ID + 1, vocab_size), num_tokens, p=weight_V / weight_V.sum())
     lengths = generator.lognormal(math.log(document_tokens), _LENGTH_SPREAD, 1 + num_tokens // document_tokens)
     starts = np.cumsum([0, *(1 + lengths.astype(np.int64))])
-    tokens_M[starts[starts < num_tokens]] = _BOS_ID
+    tokens_M[starts[starts < num_tokens]] = BOS_ID
     return tokens_M
 
 
@@ -253,7 +253,7 @@ def small_material() -> tuple[Material, np.ndarray]:
     """Return a tiny model with random weights and synthetic text, three bytes a token."""
     config = load_params(ROOT / "recipes" / "tiny.yaml", ["model"]).model
     model, tokens_M = random_model(build(config)).eval(), synthetic_tokens(600, config.vocab_size, 50)
-    document_M = (tokens_M == _BOS_ID).cumsum() - 1
+    document_M = (tokens_M == BOS_ID).cumsum() - 1
     scored = ScoredStream(tokens_M, np.full(len(tokens_M) - 1, 3), document_M[1:], config.context_tokens)
     draws = (random_windows(config.vocab_size, 64, 16),)
     return Material("crawler", model, draws, scored), synthetic_tokens(1200, config.vocab_size, 50)
@@ -263,7 +263,7 @@ def scored_protocols(scale: Scale) -> dict[str, dict[str, Any]]:
     """Return the protocols by name, without a mixture."""
     context: dict[str, Any] = {"context_tokens": scale.context_tokens, "mixture": None}
     windows = {**context, "stride_tokens": scale.stride_tokens}
-    documents = {**context, "documents": True, "bos_id": _BOS_ID}
+    documents = {**context, "documents": True, "bos_id": BOS_ID}
     adam = {"rank": 8, "learning_rate": 0.001, "beta1": 0.0, "beta2": 0.999, "eps": 1e-8, "batch_documents": 16}
     chunk_ttt = stream_protocols("full")[-1][0]
     return {
@@ -280,9 +280,7 @@ def scored_protocols(scale: Scale) -> dict[str, dict[str, Any]]:
 def measure_gains(scale: Scale, material: Material, trained_M: np.ndarray) -> dict[str, Any]:
     """Return what both mixtures save under every protocol, where they save it, and what they do to quantization."""
     model, scored = material.model, material.scored
-    config = MixtureConfig(tokens=scale.fitted_tokens, document_orders=_DOCUMENT_ORDERS, stream_orders=_STREAM_ORDERS)
-    rows = collect_mixtures(model, [trained_M], _BOS_ID, config, ALONE, _CPU)
-    mixtures = {name: rows[f"mixture/{name}"].tolist() for name in STEPS}
+    mixtures = fitted_mixtures(model, trained_M, scale.fitted_tokens)
     nats, seconds = {}, {}
     for name, protocol in scored_protocols(scale).items():
         started = time.process_time()
@@ -307,6 +305,13 @@ def measure_gains(scale: Scale, material: Material, trained_M: np.ndarray) -> di
     print_protocols(measured["protocols"])
     print_places(measured["sliding"])
     return {**measured, "quantization": measure_quantization(scale, material, nats["blocks"], mixtures)}
+
+
+def fitted_mixtures(model: LoopedUNet, trained_M: np.ndarray, num_tokens: int) -> dict[str, Mixture]:
+    """Return both mixtures, fitted to the first tokens of training text."""
+    config = MixtureConfig(tokens=num_tokens, document_orders=_DOCUMENT_ORDERS, stream_orders=_STREAM_ORDERS)
+    rows = collect_mixtures(model, [trained_M], BOS_ID, config, ALONE, _CPU)
+    return {name: rows[f"mixture/{name}"].tolist() for name in STEPS}
 
 
 def with_mixtures(

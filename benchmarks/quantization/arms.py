@@ -3,6 +3,9 @@
 The one idea: an arm differs from its neighbour in one thing, so that the difference of two lines is that thing's worth.
 Arms under the rate rule start from the settings of params.yaml, so that arm `H32` is the default as it ships.
 
+Two letters are a published addition to the arm of the first one (`additions.py`); trellises have codes of +-1 that none
+may zero, so that pruning adds to Gf, and rates clip nothing, so that no percentile adds to them.
+
 A, B and C are files as published: int8 codes and float16 steps and passthrough tensors without any header, through
 brotli at its best. The other arms are whole Fairway artifacts, header and all.
 """
@@ -10,21 +13,26 @@ brotli at its best. The other arms are whole Fairway artifacts, header and all.
 import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import brotli
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.quantization.additions import corrected, percentile_codes, pruned, scaled_plan
 from benchmarks.quantization.data import Material
-from benchmarks.quantization.published_solver import published_solve, published_step
+from benchmarks.quantization.published_solver import published_codes
 from benchmarks.results import ROOT
 from pipeline.base.checks import require
 from pipeline.base.config import load_params
 from pipeline.codec.container import ArtifactTensors, QuantizedTensor, encode_artifact
+from pipeline.model.network import LoopedUNet
 from pipeline.quant.config import CalibrateConfig, ClipSteps, CodeBits, QuantizeConfig, TrellisStates
 from pipeline.quant.fit import quantize_plan
-from pipeline.quant.plan import QuantizationPlan
+from pipeline.quant.plan import QuantizationPlan, TensorGroup, plan_quantization
+from pipeline.quant.statistics import Statistics
 
 PUBLISHED_MAX_CODE = 31
 PUBLISHED_CLIP_STD = 12.85
@@ -32,6 +40,10 @@ COARSE_CLIP_STD = 16.0
 CLIP_KNOBS = (10.0, PUBLISHED_CLIP_STD, COARSE_CLIP_STD, 20.0)
 RATE_KNOBS = (8e-5, 1.3e-4, 2.2e-4, 3.8e-4)
 PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47)
+PRUNED_SHARE = 0.3
+PERCENTILE_CODE = 10
+"""Largest code whose grid is about as fine, rows ending at a percentile, as at the published clip."""
+PERCENTILE_KNOBS = (6, 7, 8, PERCENTILE_CODE)
 SDCLIP = ClipSteps(
     kind="clip",
     bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
@@ -44,6 +56,8 @@ SDCLIP = ClipSteps(
 embedding clip published there (20 against 12.85) and tables clipped like matrices it loses more at equal bytes; a finer
 embedding loses outliers."""
 DEFAULT = "H32"
+ADDITIONS = {"CL": "C", "CA": "C", "CP": "C", "CQ": "C", "GP": "Gf", "HL": DEFAULT, "HA": DEFAULT}
+"""Arm with one published addition (`additions.py`) -> the arm that it adds to."""
 BASELINES = ("C", "B")
 REFERENCES = (("C", PUBLISHED_CLIP_STD), ("C", COARSE_CLIP_STD), ("B", float(PUBLISHED_MAX_CODE)))
 """Arm and knob whose file size, gap and divergence the other arms are compared at."""
@@ -64,18 +78,27 @@ class Arm(NamedTuple):
     """Rate points, as the solver understands them."""
     solve: Solver
     codec: Codec
+    plan: Callable[[LoopedUNet, Statistics, QuantizeConfig], QuantizationPlan] = plan_quantization
 
 
-def published_artifact(plan: QuantizationPlan, max_code: float) -> ArtifactTensors:
-    """Return arm B: matrices by the published solver, embedding and tables as arm C has them at a grid as fine."""
+def other_matrices(
+    solve_group: Callable[[TensorGroup, int], tuple[Tensor, Tensor]],
+    usual_code: int,
+    plan: QuantizationPlan,
+    max_code: float,
+) -> ArtifactTensors:
+    """Return matrices by another solver of codes (R, C) and steps (R,), the rest as arm C has it.
+
+    `max_code`: the largest code, the knob of such arms. At `usual_code` the rest has the published clip, else steps in
+    proportion.
+    """
     limit = int(max_code)
-    tensors = quantize_plan(plan, PUBLISHED_CLIP_STD * PUBLISHED_MAX_CODE / limit)
+    tensors = quantize_plan(plan, PUBLISHED_CLIP_STD * usual_code / limit)
     for group in plan.groups:
         if group.role != "matrix":
             continue
-        assert group.factor is not None, "every matrix has moments"
-        step_R = published_step(group.weight_RC, limit)
-        codes_RC = published_solve(group.weight_RC, group.factor.hessian_CC, step_R, limit).to(torch.int8)
+        codes_RC, step_R = solve_group(group, limit)
+        codes_RC = codes_RC.to(torch.int8)
         parts = zip(group.names, codes_RC.split(group.rows), step_R.split(group.rows), strict=True)
         tensors.update({name: QuantizedTensor(codes.numpy(), step.half().numpy()) for name, codes, step in parts})
     return tensors
@@ -119,9 +142,10 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
     rate = dataclasses.replace(default, trellis_states=None)
     gptq = dataclasses.replace(rate, solver="gptq", steps=SDCLIP, damp_frac=0.01)
     nearest = dataclasses.replace(gptq, solver="nearest")
+    published = partial(other_matrices, published_codes, PUBLISHED_MAX_CODE)
     return {
         "A": Arm("nearest, SDClip", calibrate, nearest, CLIP_KNOBS, quantize_plan, brotli_file),
-        "B": Arm("published solver", calibrate, gptq, PUBLISHED_KNOBS, published_artifact, brotli_file),
+        "B": Arm("published solver", calibrate, gptq, PUBLISHED_KNOBS, published, brotli_file),
         "C": Arm("GPTQ, SDClip", calibrate, gptq, CLIP_KNOBS, quantize_plan, brotli_file),
         "Gf": Arm("rate rule", calibrate, rate, RATE_KNOBS, quantize_plan, fairway_file),
         **{
@@ -135,6 +159,25 @@ def ladder(calibrate: CalibrateConfig, default: QuantizeConfig) -> dict[str, Arm
             )
             for states in TRELLIS_STATES
         },
+        **additions(calibrate, gptq, rate, default),
+    }
+
+
+def additions(
+    calibrate: CalibrateConfig, gptq: QuantizeConfig, rate: QuantizeConfig, default: QuantizeConfig
+) -> dict[str, Arm]:
+    """Return the arms that add something published to arm C, Gf or the default, of these settings."""
+    prune = partial(pruned, PRUNED_SHARE)
+    percentile = partial(other_matrices, percentile_codes, PERCENTILE_CODE)
+    zeroed = f"{PRUNED_SHARE:.0%} of codes of +-1 zeroed"
+    return {
+        "CL": Arm("C, low-rank corrections", calibrate, gptq, CLIP_KNOBS, corrected, brotli_file),
+        "CA": Arm("C, AWQ scales", calibrate, gptq, CLIP_KNOBS, quantize_plan, brotli_file, scaled_plan),
+        "CP": Arm(f"C, {zeroed}", calibrate, gptq, CLIP_KNOBS, prune, brotli_file),
+        "CQ": Arm("C, clips at percentiles", calibrate, gptq, PERCENTILE_KNOBS, percentile, brotli_file),
+        "GP": Arm(f"Gf, {zeroed}", calibrate, rate, RATE_KNOBS, prune, fairway_file),
+        "HL": Arm(f"{DEFAULT}, low-rank corrections", calibrate, default, RATE_KNOBS, corrected, fairway_file),
+        "HA": Arm(f"{DEFAULT}, AWQ scales", calibrate, default, RATE_KNOBS, quantize_plan, fairway_file, scaled_plan),
     }
 
 

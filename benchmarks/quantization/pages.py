@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.quantization.arms import BASELINES, DEFAULT
+from benchmarks.quantization.arms import ADDITIONS, BASELINES, DEFAULT
 from benchmarks.quantization.curves import QUANTITIES
 
 _DOTS_PER_INCH = 90
@@ -160,7 +160,7 @@ def _seconds_rows(measured: Mapping[str, Any]) -> list[str]:
 
 
 def draw_plot(path: Path, measured: Mapping[str, Any]) -> None:
-    """Draw gap and divergence against file bytes: means over draws, with bars from the least to the largest."""
+    """Draw gap and divergence of the ladder against file bytes: means over draws, bars from least to largest."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -169,7 +169,7 @@ def draw_plot(path: Path, measured: Mapping[str, Any]) -> None:
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for axes, field in zip(panels, _PANELS, strict=True):
-        for index, arm in enumerate(_arm_names(measured)):
+        for index, arm in enumerate(name for name in _arm_names(measured) if name not in ADDITIONS):
             groups = list(_points(measured, arm).values())
             kilobytes = [_mean(points, "file_bytes") / 1000 for points in groups]
             means = [_mean(points, field) for points in groups]

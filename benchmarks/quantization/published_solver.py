@@ -14,9 +14,18 @@ Checked by: tests/benchmarks/test_published_solver.py, against losses that their
 import torch
 from torch import Tensor
 
+from pipeline.quant.plan import TensorGroup
+
 _DAMP_FRAC = 0.002
 _BLOCK_COLUMNS = 64
-_CLIP_QUANTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+CLIP_QUANTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+
+
+def published_codes(group: TensorGroup, max_code: int) -> tuple[Tensor, Tensor]:
+    """Return codes (R, C) and steps (R,) of matrices that share their input."""
+    assert group.factor is not None, "every matrix has moments"
+    step_R = published_step(group.weight_RC, max_code)
+    return published_solve(group.weight_RC, group.factor.hessian_CC, step_R, max_code), step_R
 
 
 def published_step(weight_RC: Tensor, max_code: int) -> Tensor:
@@ -24,7 +33,7 @@ def published_step(weight_RC: Tensor, max_code: int) -> Tensor:
     magnitude_RC = weight_RC.abs()
     best_R = torch.full((len(weight_RC),), torch.inf)
     step_R = torch.ones(len(weight_RC))
-    for quantile in _CLIP_QUANTILES:
+    for quantile in CLIP_QUANTILES:
         candidate_R = (torch.quantile(magnitude_RC, quantile, dim=1) / max_code).clamp_min(1.0 / max_code)
         codes_RC = (weight_RC / candidate_R[:, None]).round().clamp(-max_code, max_code)
         error_R = (weight_RC - codes_RC * candidate_R[:, None]).square().mean(1)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.quantization.additions import folded
 from benchmarks.quantization.arms import Arm, arms_of
 from benchmarks.quantization.bound import code_bits, gaussian_bits
 from benchmarks.quantization.data import Material
@@ -31,7 +32,7 @@ from pipeline.codec.container import ArtifactTensors, dequantize
 from pipeline.codec.restore import dequantized_model
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.quant.config import CalibrateConfig, RateSteps
-from pipeline.quant.plan import plan_quantization
+from pipeline.quant.fit import quantize_plan
 from pipeline.quant.statistics import Statistics
 from pipeline.reports.quantization import describe_quantization
 
@@ -48,7 +49,7 @@ class Point(NamedTuple):
     bits_per_weight: float
     """File bytes less those of a file of the passthrough tensors alone, over the quantized weights."""
     bits_above_bound: float | None
-    """By how much these exceed what Gaussians need (`bound.py`); None but under the rate rule."""
+    """By how much these exceed what Gaussians need (`bound.py`); None but for codes of the rate rule as they are."""
     code_bits_above_bound: float | None
     """The same for the codes alone, without what says their scales and steps."""
     bpb: float
@@ -104,18 +105,18 @@ class Bench:
         if len(kept) == len(arm.knobs):
             return kept
         statistics, calibrate_seconds = self.statistics(seed, arm.calibrate)
-        plan, plan_seconds = _timed(plan_quantization, self.material.model, statistics, arm.quantize)
+        plan, plan_seconds = _timed(arm.plan, self.material.model, statistics, arm.quantize)
         plain_bytes, _ = arm.codec(plan.passthrough, self._meta)
         points = []
         for knob in arm.knobs:
             tensors, solve_seconds = _timed(arm.solve, plan, knob)
             (file_bytes, layout), encode_seconds = _timed(arm.codec, tensors, self._meta)
-            verdict = self._judged(tensors)
+            verdict = self._judged(folded(tensors))
             bpb, divergence = self.bpb(verdict.nats_D), self.bpb(verdict.divergence_D)
             totals = describe_quantization(plan, tensors)["totals"]
             bits = 8 * (file_bytes - plain_bytes)
             above = code_above = None
-            if isinstance(arm.quantize.steps, RateSteps):
+            if arm.solve is quantize_plan and isinstance(arm.quantize.steps, RateSteps):
                 least = gaussian_bits(plan, tensors)
                 above, code_above = ((part - least) / totals["weights"] for part in (bits, code_bits(tensors)))
             nats, divergences = ([round(value, 3) for value in values_D.tolist()] for values_D in verdict)
