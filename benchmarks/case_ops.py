@@ -130,7 +130,7 @@ def train_and_score(demo: Params, arm: str, seed: int, work: Path) -> dict[str, 
     prepared(demo.data, arm, folder)
     shards = open_shards(shard_paths(folder / "train", "train"), demo.model.vocab_size)
     model, result = train_from_shards(
-        demo.model, demo.train, shards, seed, ALONE, _CPU, lambda line: None, silent, "auto"
+        demo.model, demo.train, shards, seed, ALONE, _CPU, lambda line: None, silent, "auto", None
     )
     val_M = np.concatenate(open_shards(shard_paths(folder / "val", "val"), demo.model.vocab_size))
     table, protocol = load_byte_table(folder / "byte_table.npz"), demo.evaluate.protocols["sliding"]
