@@ -15,7 +15,6 @@ Checked by: tests/benchmarks/test_contest.py.
 import argparse
 import dataclasses
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -144,8 +143,7 @@ def run_seed(folder: Path, seed: int, name: str) -> None:
 def stage(folder: Path, output: Path, *words: str) -> None:
     """Run a stage in a folder unless its output is there."""
     if not (folder / output).exists():
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-m", "stages.cli", *words], cwd=folder, env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "stages.cli", *words], cwd=folder, check=True)
 
 
 def published_quantize(folder: Path, seed: int) -> None:

@@ -10,7 +10,6 @@ from stages.shell.console import ROOT, Stage, machine_environment, params_option
 
 if TYPE_CHECKING:
     from pipeline.base.config import Params
-    from pipeline.data.manifest import ListedShard
 
 
 @click.command()
@@ -22,14 +21,13 @@ def package(params_path: str) -> None:
     the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit. Writes
     artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, for plots.
     """
-    from dataclasses import replace
     from importlib.metadata import version
 
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.config import SECTIONS, load_params
     from pipeline.base.files import folder_digest, write_bytes
     from pipeline.data.manifest import read_manifest, split_fingerprints
-    from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
+    from pipeline.record.build import budget_note, check_budget, recipe_of, record_source, seed_digests
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
     from pipeline.record.ship import shipped_program, unwrap
@@ -38,7 +36,7 @@ def package(params_path: str) -> None:
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
-    digests = {shard.path.name: shard.sha256 for shard in _checked_inputs(params, stage)}
+    digests = _checked_digests(params, stage)
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
     stage.phase("writing train_gpt.py and making it small")
     source = record_source(recipe := recipe_of(params), ROOT)
@@ -51,8 +49,7 @@ def package(params_path: str) -> None:
     def prove(folder: Path) -> None:
         stage.phase("comparing what the record states with its files")
         require_agreement(folder)
-        places = path_of("val_shards"), path_of("tokenizer")
-        prove_runs(folder, runs, *places, machine_environment(), stage.log, stage.phase)
+        prove_runs(folder, runs, path_of("val_shards"), inputs[-1], machine_environment(), stage.log, stage.phase)
 
     stage.phase("filling the record folder")
     submission = assemble(
@@ -67,7 +64,7 @@ def package(params_path: str) -> None:
         versions={name: version(name) for name in imported_packages(code)},
         digests=digests,
         fingerprints=split_fingerprints(read_manifest(path_of("manifest"))),
-        config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
+        config_digests=seed_digests(recipe, params.seeds),
         prove=prove,
     )
     write_bytes(path_of("curves"), curves_of_seeds(params.seeds))
@@ -79,8 +76,8 @@ def package(params_path: str) -> None:
     )
 
 
-def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
-    """Return the val shards once shards, tokenizer and artifacts are the run's; move outputs of other runs away."""
+def _checked_digests(params: "Params", stage: Stage) -> dict[str, str]:
+    """Return the val shards' digests once shards, tokenizer and artifacts are the run's; sweep other runs' outputs."""
     from pipeline.base.artifacts import path_of
     from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
     from pipeline.record.runs import check_model_config
@@ -92,7 +89,7 @@ def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     for seed in params.seeds:
         check_model_config(path_of("model", seed=seed), params.model)
     stage.sweep_outputs(params.seeds, params.evaluate.items)
-    return val_shards
+    return {shard.path.name: shard.sha256 for shard in val_shards}
 
 
 def curves_of_seeds(seeds: Iterable[int]) -> bytes:
