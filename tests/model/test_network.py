@@ -36,7 +36,12 @@ def test_equals_the_unrolled_oracle(name):
     assert (logits_BTV - expected_BTV).abs().max() < 2e-4
 
 
-@pytest.mark.parametrize("name", ["helix, attention", pytest.param("frontier", marks=pytest.mark.slow)])
+COMPILED_SLOWLY = ("frontier", "lanes", "folded, positions", "bigram by position", "asymmetric cap, gain per block")
+
+
+@pytest.mark.parametrize(
+    "name", ["helix, attention", *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILED_SLOWLY)]
+)
 def test_a_compiler_reads_the_whole_network(name):
     config = architecture(name)
     model, ids_BT = randomised(config), random_ids(config, 2, 9)

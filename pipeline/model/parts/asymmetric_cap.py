@@ -5,7 +5,7 @@
 The two may train with all else, or stay as they are until something else trains them, such as test-time training.
 
 Axes: N targets, R rows of a chunk, D width of the head's input, V vocabulary.
-Source: Parameter Golf pull request 2135.
+Source: programs of the last records of Parameter Golf.
 Differs: nothing.
 Checked by: tests/model/test_asymmetric_cap.py
 """
