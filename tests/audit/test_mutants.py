@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.base.progress import silent
 from pipeline.data.byte_count import byte_table
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
-from tests.mutants.cheats import EXPECTED, Honest, Isolated
+from tests.mutants.cheats import EXPECTED, Honest, Isolated, WarmLanes
 from tests.scoring.scoring_toys import DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
@@ -120,3 +121,20 @@ def test_lanes_of_one_document_without_a_phase_are_isolation() -> None:
     assert not declares_isolation({**alone, "lane_documents": 2})
     assert not declares_isolation({**alone, "global_phase": PHASED["global_phase"]})
     assert not declares_isolation({**alone, "mixture": "stream"})
+
+
+def test_a_stream_outlasts_the_wait_for_a_phase(small_processor) -> None:
+    phase = {"documents": 300, "chunk_tokens": 900}
+    seen: list[np.ndarray] = []
+
+    class Recording(WarmLanes):
+        protocols: ClassVar[dict] = {"toy": {**WarmLanes.protocols["toy"], "global_phase": phase}}
+
+        def rows(self, tokens: np.ndarray) -> Rows:
+            seen.append(tokens)
+            return super().rows(tokens)
+
+    audit_behaviour(Recording(small_processor), StreamMaker(small_processor), tolerance=0.0, num_processes=2)
+    starts = max((np.flatnonzero(tokens == small_processor.bos_id()) for tokens in seen), key=len)
+    assert len(starts) == 480
+    assert starts[300] > 900  # more than the chunk that is learnt from
