@@ -141,11 +141,12 @@ def measure_gains(data: Path, num_documents: int, wanted: str | None) -> dict[st
     return {"targets": stop, "documents": num_documents, "arms": rows}
 
 
-def project_cost(speed: float | None) -> dict[str, Any]:
-    """Return multiply-adds per target and seconds on eight devices of every arm, for the challenge's val splits."""
+def project_cost(speed: float | None, wanted: str | None) -> dict[str, Any]:
+    """Return multiply-adds per target and seconds on eight devices of an arm, None: all, for the challenge's splits."""
     projected: dict[str, Any] = {}
     config = load_params(ROOT / "recipes" / "frontier.yaml", ["model"]).model
-    for name, fields in arms(config.context_tokens, 2500, 32, 32768).items():
+    found = arms(config.context_tokens, 2500, 32, 32768)
+    for name, fields in found.items() if wanted is None else [(wanted, found[wanted])]:
         for num_targets in VAL_TARGETS.values():
             work = multiply_adds(config, fields, challenge_documents(num_targets))
             seconds = scoring_seconds(config, parse_protocol(fields), 65536, _PROCESSES, num_targets)
@@ -159,13 +160,15 @@ def main() -> None:
     """Measure one part, print and record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phased", description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=("gains", "cost"), default="gains", help="what is measured")
-    parser.add_argument("--arm", help="measure this one, and sliding, and record nothing")
+    parser.add_argument(
+        "--arm", choices=list(arms(8, 1, 1, 8)), help="measure this one, and sliding, and record nothing"
+    )
     parser.add_argument("--documents", type=int, default=8, help="held-out documents that are scored")
     parser.add_argument("--speed", type=float, help="multiply-adds per second of one device, as gains print them")
     add_data(parser)
     options = parser.parse_args()
     if options.part == "cost":
-        measured, name = project_cost(options.speed), "phased_cost"
+        measured, name = project_cost(options.speed, options.arm), "phased_cost"
     else:
         exit_without_checkpoint(options.data)
         measured, name = measure_gains(options.data, options.documents, options.arm), "phased"

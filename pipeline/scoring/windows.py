@@ -181,7 +181,7 @@ def phased_steps(
         if not has_windows:
             yield Step(part, [])
             continue
-        for queue in document_queues(part, protocol.batch_documents)[rank::world_size]:
+        for queue in document_queues(part, 1)[rank::world_size]:  # lanes are few: one for each queue in turn
             yield from queue_steps(queue, protocol, batch_tokens)
 
 

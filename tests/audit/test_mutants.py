@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pipeline.data.byte_count import byte_table, piece_table
 from pipeline.data.case_ops import CASE_FORMS
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
-from tests.mutants.cheats import EXPECTED, Honest, Isolated
+from tests.mutants.cheats import EXPECTED, Honest, Isolated, WarmLanes
 from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, tiny_network
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
@@ -136,3 +137,20 @@ def test_markers_of_capitals_are_no_bytes(name: str) -> None:
     evaluator.table = piece_table(processor)
     findings = audit_behaviour(evaluator, maker, tolerance=0.0, num_processes=2)
     assert {check for check, finding in findings.items() if finding.verdict == "fail"} == {"T4"}
+
+
+def test_a_stream_outlasts_the_wait_for_a_phase(small_processor) -> None:
+    phase = {"documents": 300, "chunk_tokens": 900}
+    seen: list[np.ndarray] = []
+
+    class Recording(WarmLanes):
+        protocols: ClassVar[dict] = {"toy": {**WarmLanes.protocols["toy"], "global_phase": phase}}
+
+        def rows(self, tokens: np.ndarray) -> Rows:
+            seen.append(tokens)
+            return super().rows(tokens)
+
+    audit_behaviour(Recording(small_processor), StreamMaker(small_processor), tolerance=0.0, num_processes=2)
+    starts = max((np.flatnonzero(tokens == small_processor.bos_id()) for tokens in seen), key=len)
+    assert len(starts) == 480
+    assert starts[300] > 900  # more than the chunk that is learnt from

@@ -20,9 +20,10 @@ ARMS["both, short chunks"]["short_chunks"] = [[20, 2], [60, 4]]
 
 def test_smaller_chunks_multiply_more_and_warmth_costs_nothing() -> None:
     work = {name: multiply_adds(TINY, fields, DOCUMENTS) for name, fields in ARMS.items()}
-    assert work["both, short chunks"] > work["both"] == work["global phase"]
+    assert work["both, short chunks"] > 1.2 * work["both"]
     assert work["phased"] > 2 * work["sliding"]
-    assert work["warm A"] == pytest.approx(work["phased"], rel=0.05)  # others run side by side
+    for name in ("warm A", "both"):
+        assert work[name] == pytest.approx(work["phased"], rel=0.05)  # others run side by side
 
 
 def test_the_phase_takes_its_time_in_a_projection() -> None:
