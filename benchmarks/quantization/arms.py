@@ -43,7 +43,7 @@ PUBLISHED_KNOBS = (15, 23, PUBLISHED_MAX_CODE, 47)
 PRUNED_SHARE = 0.3
 PERCENTILE_CODE = 10
 """Largest code whose grid is about as fine, rows ending at a percentile, as at the published clip."""
-PERCENTILE_KNOBS = (6, 7, 8, PERCENTILE_CODE)
+PERCENTILE_KNOBS = (7, 8, PERCENTILE_CODE, 12)
 SDCLIP = ClipSteps(
     kind="clip",
     bits=CodeBits(attention=6, mlp=6, looped=6, other=6, embedding=8, table=6),
