@@ -10,7 +10,6 @@ from stages.shell.console import ROOT, Stage, machine_environment, params_option
 
 if TYPE_CHECKING:
     from pipeline.base.config import Params
-    from pipeline.data.manifest import ListedShard
 
 
 @click.command()
@@ -28,7 +27,6 @@ def package(params_path: str) -> None:
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.config import SECTIONS, load_params
     from pipeline.base.files import folder_digest, write_bytes
-    from pipeline.data.manifest import read_manifest, split_fingerprints
     from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
@@ -38,7 +36,7 @@ def package(params_path: str) -> None:
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
-    digests = {shard.path.name: shard.sha256 for shard in _checked_inputs(params, stage)}
+    data = _checked_inputs(params, stage)
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
     stage.phase("writing train_gpt.py and making it small")
     source = record_source(recipe := recipe_of(params), ROOT)
@@ -65,8 +63,7 @@ def package(params_path: str) -> None:
         tokenizer=path_of("tokenizer"),
         headline=params.evaluate.headline,
         versions={name: version(name) for name in imported_packages(code)},
-        digests=digests,
-        fingerprints=split_fingerprints(read_manifest(path_of("manifest"))),
+        **data,
         config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=prove,
     )
@@ -79,10 +76,13 @@ def package(params_path: str) -> None:
     )
 
 
-def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
-    """Return the val shards once shards, tokenizer and artifacts are the run's; move outputs of other runs away."""
+def _checked_inputs(params: "Params", stage: Stage) -> dict[str, dict[str, str]]:
+    """Return what the record states of the data once shards, tokenizer and artifacts are the run's.
+
+    That is `digests` of the val shards by name, `fingerprints` by split. Outputs of other runs are moved away.
+    """
     from pipeline.base.artifacts import path_of
-    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
+    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards, read_manifest, split_fingerprints
     from pipeline.record.runs import check_model_config
 
     stage.phase("checking inputs")
@@ -92,7 +92,10 @@ def _checked_inputs(params: "Params", stage: Stage) -> "list[ListedShard]":
     for seed in params.seeds:
         check_model_config(path_of("model", seed=seed), params.model)
     stage.sweep_outputs(params.seeds, params.evaluate.items)
-    return val_shards
+    return {
+        "digests": {shard.path.name: shard.sha256 for shard in val_shards},
+        "fingerprints": split_fingerprints(read_manifest(path_of("manifest"))),
+    }
 
 
 def curves_of_seeds(seeds: Iterable[int]) -> bytes:
