@@ -21,13 +21,13 @@ def package(params_path: str) -> None:
     the shipped program in an empty directory and a fresh process, reproduces its scores to the last digit. Writes
     artifacts/package/, which `fairway audit` turns into artifacts/submission/, and artifacts/curves.csv, for plots.
     """
+    from dataclasses import replace
     from importlib.metadata import version
 
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.base.config import SECTIONS, load_params
     from pipeline.base.files import folder_digest, write_bytes
-    from pipeline.data.manifest import read_manifest, split_fingerprints
-    from pipeline.record.build import budget_note, check_budget, recipe_of, record_source, seed_digests
+    from pipeline.record.build import budget_note, check_budget, recipe_digest, recipe_of, record_source
     from pipeline.record.record import assemble, imported_packages
     from pipeline.record.runs import check_settings, prove_runs, read_run
     from pipeline.record.ship import shipped_program, unwrap
@@ -36,7 +36,7 @@ def package(params_path: str) -> None:
     params = load_params(params_path, SECTIONS)
     inputs = [*(path_of("model", seed=seed) for seed in params.seeds), path_of("tokenizer")]
     stage = seal("package", vars(params), inputs, outputs_of("package"), 0, f"seeds {list(params.seeds)}")
-    digests = _checked_digests(params, stage)
+    data = _checked_inputs(params, stage)
     runs = [read_run(seed, params.evaluate.headline) for seed in params.seeds]
     stage.phase("writing train_gpt.py and making it small")
     source = record_source(recipe := recipe_of(params), ROOT)
@@ -49,7 +49,8 @@ def package(params_path: str) -> None:
     def prove(folder: Path) -> None:
         stage.phase("comparing what the record states with its files")
         require_agreement(folder)
-        prove_runs(folder, runs, path_of("val_shards"), inputs[-1], machine_environment(), stage.log, stage.phase)
+        places = path_of("val_shards"), path_of("tokenizer")
+        prove_runs(folder, runs, *places, machine_environment(), stage.log, stage.phase)
 
     stage.phase("filling the record folder")
     submission = assemble(
@@ -62,9 +63,8 @@ def package(params_path: str) -> None:
         tokenizer=path_of("tokenizer"),
         headline=params.evaluate.headline,
         versions={name: version(name) for name in imported_packages(code)},
-        digests=digests,
-        fingerprints=split_fingerprints(read_manifest(path_of("manifest"))),
-        config_digests=seed_digests(recipe, params.seeds),
+        **data,
+        config_digests={seed: recipe_digest(replace(recipe, seed=seed)) for seed in params.seeds},
         prove=prove,
     )
     write_bytes(path_of("curves"), curves_of_seeds(params.seeds))
@@ -76,10 +76,13 @@ def package(params_path: str) -> None:
     )
 
 
-def _checked_digests(params: "Params", stage: Stage) -> dict[str, str]:
-    """Return the val shards' digests once shards, tokenizer and artifacts are the run's; sweep other runs' outputs."""
+def _checked_inputs(params: "Params", stage: Stage) -> dict[str, dict[str, str]]:
+    """Return what the record states of the data once shards, tokenizer and artifacts are the run's.
+
+    That is `digests` of the val shards by name, `fingerprints` by split. Outputs of other runs are moved away.
+    """
     from pipeline.base.artifacts import path_of
-    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards
+    from pipeline.data.manifest import check_digests, check_tokenizer, listed_shards, read_manifest, split_fingerprints
     from pipeline.record.runs import check_model_config
 
     stage.phase("checking inputs")
@@ -89,7 +92,10 @@ def _checked_digests(params: "Params", stage: Stage) -> dict[str, str]:
     for seed in params.seeds:
         check_model_config(path_of("model", seed=seed), params.model)
     stage.sweep_outputs(params.seeds, params.evaluate.items)
-    return {shard.path.name: shard.sha256 for shard in val_shards}
+    return {
+        "digests": {shard.path.name: shard.sha256 for shard in val_shards},
+        "fingerprints": split_fingerprints(read_manifest(path_of("manifest"))),
+    }
 
 
 def curves_of_seeds(seeds: Iterable[int]) -> bytes:

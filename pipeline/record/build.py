@@ -4,7 +4,7 @@ Checked by: tests/record/test_record.py (sizes), tests/stages/test_pipeline.py.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.base.config import Params
@@ -49,11 +49,6 @@ def record_source(recipe: Recipe, root: Path, *, marked: bool = False) -> str:
 def recipe_digest(recipe: Recipe) -> str:
     """Return the digest of settings and seed that a record prints."""
     return seeded_digest(settings_digest(recipe), recipe.seed)
-
-
-def seed_digests(recipe: Recipe, seeds: Iterable[int]) -> dict[int, str]:
-    """Return `recipe_digest` of every seed."""
-    return {seed: recipe_digest(dataclasses.replace(recipe, seed=seed)) for seed in seeds}
 
 
 def check_budget(budget: BudgetConfig, code_bytes: int, artifact_bytes: Mapping[int, int]) -> None:
