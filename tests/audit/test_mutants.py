@@ -10,9 +10,10 @@ import sentencepiece
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.audit.behaviour import audit_behaviour
+from pipeline.audit.behaviour import DOCUMENT_TOKENS, audit_behaviour, judge_bytes
 from pipeline.audit.evaluator import Ledgers, Rows
 from pipeline.audit.isolation import declares_isolation
+from pipeline.audit.questions import Basis
 from pipeline.audit.streams import StreamMaker
 from pipeline.base.config import with_model_context
 from pipeline.base.progress import silent
@@ -131,12 +132,12 @@ def test_markers_of_capitals_are_no_bytes(name: str) -> None:
     model = train_tokenizer([words, words.title(), words.upper()] * 9, 300, CASE_FORMS[name])
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     maker, evaluator = StreamMaker(processor), Library(processor, {"item": BLOCKS})
-    assert any(text != text.lower() for text in maker.stream("many", [100] * 20).texts)
-    findings = audit_behaviour(evaluator, maker, tolerance=0.0, num_processes=2)
-    assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}
-    evaluator.table = piece_table(processor)
-    findings = audit_behaviour(evaluator, maker, tolerance=0.0, num_processes=2)
-    assert {check for check, finding in findings.items() if finding.verdict == "fail"} == {"T4"}
+    streams = [maker.stream("many documents", DOCUMENT_TOKENS), maker.boundaries("boundary pieces")]
+    assert any(text != text.lower() for text in streams[0].texts)
+    for table, verdict in ((byte_table(processor), "pass"), (piece_table(processor), "fail")):
+        evaluator.table = table
+        ledgers = evaluator([stream.tokens for stream in streams])
+        assert judge_bytes(Basis(maker, streams, ledgers, evaluator.protocols, 0.0)).verdict == verdict
 
 
 def test_a_stream_outlasts_the_wait_for_a_phase(small_processor) -> None:

@@ -30,7 +30,7 @@ def test_fewer_tokens_stand_for_the_same_bytes(data, tmp_path: Path) -> None:
 def test_runs_are_paired_by_seed_and_made_once(data, repo: Path, tmp_path: Path) -> None:
     demo = load_params(repo / "recipes" / "demo.yaml", ["data", "model", "train", "evaluate"])
     demo.data, demo.model = data, changed(TINY, {"vocab_size": 400})
-    demo.train = dataclasses.replace(demo.train, batch_tokens=256, warmup_steps=1, loop_stages=None)
+    demo.train = dataclasses.replace(demo.train, batch_tokens=256, warmup_steps=1, warmdown_frac=None, loop_stages=None)
     demo.evaluate.protocols["sliding"] = dataclasses.replace(
         demo.evaluate.protocols["sliding"], context_tokens=16, stride_tokens=8
     )
