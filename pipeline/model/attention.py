@@ -134,8 +134,9 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.model_dim, config.kv_dim, bias=False)
         self.value = nn.Linear(config.model_dim, config.kv_dim, bias=False)
         self.output = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        gain_of_block = torch.tensor(heads.qk_gain).expand(config.schedule.num_blocks)
-        self.gain = nn.Parameter(gain_of_block[index].repeat(heads.num_heads))
+        self.gain = nn.Parameter(
+            torch.full((heads.num_heads,), heads.qk_gain if isinstance(heads.qk_gain, float) else heads.qk_gain[index])
+        )
         self.gate = None if heads.gate is None else HeadGate(heads.gate, heads.num_heads)
 
     def writers(self) -> list[nn.Module]:

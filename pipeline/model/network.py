@@ -124,7 +124,7 @@ class LoopedUNet(nn.Module):
         if targets_BT is None:
             return self.logits(hidden_BTD)
         if self.cap is not None:
-            return self.cap.nats(hidden_BTD, self.token_embedding.weight, targets_BT).mean()
+            return self.cap.mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT)
         return mean_nats(hidden_BTD, self.token_embedding.weight, targets_BT, cast(float, self.config.logit_softcap))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -138,8 +138,7 @@ class LoopedUNet(nn.Module):
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return float32 nats of `targets` given what `hidden` returns for them, without a full tensor of logits."""
         if self.cap is not None:
-            with torch.no_grad():
-                return self.cap.nats(hidden, self.token_embedding.weight, targets)
+            return self.cap.nats(hidden, self.token_embedding.weight, targets)
         return target_nats(hidden, self.token_embedding.weight, targets, cast(float, self.config.logit_softcap))
 
     def hidden(self, input_ids_BT: Tensor, num_scored: int | None = None, cache: StreamCache | None = None) -> Tensor:

@@ -137,6 +137,8 @@ class _Settler(ast.NodeTransformer):
         match node:
             case ast.Call(func=ast.Name(id="isinstance"), args=[value, kinds]):
                 wanted = {_name(each) for each in _alternatives(kinds)}
+                if wanted <= {"float", "tuple"}:
+                    return [type(ast.literal_eval(value)).__name__ in wanted]
                 if all(map(self.is_never_made, wanted)) and not any(
                     isinstance(each, ast.Call) for each in ast.walk(value)
                 ):

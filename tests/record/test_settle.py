@@ -120,6 +120,11 @@ DECIDED = {
         "gone",
         "len",
     ),
+    "the type of a number or a list": (
+        "def main(bike: Bike):\n    print('gone' if isinstance(bike.gears, float) else bike.gears)",
+        "gone",
+        "print((1, 2))",
+    ),
     "a part that is not there": (
         "def show(part: Part):\n    print(getattr(part, 'spokes', 0))\n"
         "    if isinstance(part, Wheel) and part.tube:\n        print('gone')\n"

@@ -1,8 +1,10 @@
 """The asymmetric soft cap: positive and negative logits are bounded by a number each, both parameters.
 
-    capped(z) = s * tanh(z / s)     s = s+ where z >= 0, else s-
+    c = s * tanh(z / s)     s = s+ where z >= 0, else s-
+    dc / dz = 1 - t^2       dc / ds = t - (z / s) (1 - t^2)       t = tanh(z / s)
 
-The two may train with all else, or stay as they are until something else trains them, such as test-time training.
+The two may train with all else, or stay as they are until something else trains them, such as test-time training. The
+loss is that of `loss.py` with these slopes: a few rows of logits at a time.
 
 Axes: N targets, R rows of a chunk, D width of the head's input, V vocabulary.
 Source: programs of the last records of Parameter Golf.
@@ -10,14 +12,46 @@ Differs: nothing.
 Checked by: tests/model/test_asymmetric_cap.py
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.layers import compute_dtype
 from pipeline.model.loss import logit_chunks
 from pipeline.model.parts.config import AsymmetricCapConfig
+
+
+class _CappedNats(torch.autograd.Function):
+    """The mean over all targets; gradients are computed beside it and scaled in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, caps: Tensor, targets_N: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        products_VD = weight_VD.to(dtype)
+        grad_VD, caps_grad = torch.zeros_like(weight_VD), torch.zeros_like(caps)
+        nats, grads = [], []
+        for hidden_RD, targets_R in logit_chunks(hidden_ND.to(dtype), targets_N, len(weight_VD)):
+            z_RV = _wide(hidden_RD @ products_VD.mT)
+            cap_RV = _cap_of(z_RV, caps)
+            tanh_RV = torch.tanh(z_RV / cap_RV)
+            logs_RV = torch.log_softmax(cap_RV * tanh_RV, dim=1)
+            nats.append(-logs_RV.gather(1, targets_R[:, None]).sum())
+            grad_RV = logs_RV.exp().scatter_add(1, targets_R[:, None], torch.full_like(logs_RV[:, :1], -1.0))
+            grad_RV, slope_RV = grad_RV / len(targets_N), 1 - tanh_RV.square()
+            by_cap_RV = grad_RV * (tanh_RV - z_RV / cap_RV * slope_RV)
+            caps_grad += torch.stack([(by_cap_RV * side_RV).sum() for side_RV in (z_RV >= 0, z_RV < 0)])
+            z_grad_RV = (grad_RV * slope_RV).to(dtype)
+            grads.append(z_grad_RV @ products_VD)
+            grad_VD += z_grad_RV.mT @ hidden_RD
+        ctx.save_for_backward(torch.cat(grads).to(hidden_ND.dtype), grad_VD, caps_grad)
+        return torch.stack(nats).sum() / len(targets_N)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        grad_ND, grad_VD, caps_grad = ctx.saved_tensors
+        return grad_ND * grad.to(grad_ND.dtype), grad_VD * grad, caps_grad * grad, None, None
 
 
 class AsymmetricCap(nn.Module):
@@ -29,21 +63,34 @@ class AsymmetricCap(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return capped logits in the shape of `z`."""
-        caps = self.caps.to(z.dtype)
-        cap = torch.where(z >= 0, caps[0], caps[1])
+        cap = _cap_of(z, self.caps)
         return cap * torch.tanh(z / cap)
 
-    def nats(self, hidden: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
-        """Return the nats of every target in the shape of `targets`; differentiable, no chunk's logits are kept."""
+    def mean_nats(self, hidden: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean nats per target, differentiable, without a full tensor of logits."""
+        if not torch.is_grad_enabled():
+            return self.nats(hidden, weight_VD, targets).mean()
         dtype = compute_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            nats = [
-                checkpoint(self._nats_of_chunk, *chunk, weight_VD, dtype, use_reentrant=False)
-                for chunk in logit_chunks(hidden.flatten(0, -2), targets.flatten(), len(weight_VD))
-            ]
+            return _CappedNats.apply(hidden.flatten(0, -2), weight_VD, self.caps, targets.flatten(), dtype)
+
+    @torch.no_grad()
+    def nats(self, hidden: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
+        """Return the nats of every target in the shape of `targets`, without a gradient."""
+        dtype, nats = compute_dtype(hidden), []
+        with torch.autocast(hidden.device.type, enabled=False):
+            products_DV = weight_VD.to(dtype).mT
+            for hidden_RD, targets_R in logit_chunks(
+                hidden.flatten(0, -2).to(dtype), targets.flatten(), len(weight_VD)
+            ):
+                logs_RV = torch.log_softmax(self(_wide(hidden_RD @ products_DV)), dim=1)
+                nats.append(-logs_RV.gather(1, targets_R[:, None])[:, 0])
         return torch.cat(nats).view(targets.shape)
 
-    def _nats_of_chunk(self, hidden_RD: Tensor, targets_R: Tensor, weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
-        z_RV = F.linear(hidden_RD.to(dtype), weight_VD.to(dtype))
-        wide = torch.promote_types(z_RV.dtype, torch.float32)
-        return F.cross_entropy(self(z_RV.to(wide)), targets_R, reduction="none")
+
+def _cap_of(z: Tensor, caps: Tensor) -> Tensor:
+    return torch.where(z >= 0, caps[0], caps[1]).to(z.dtype)
+
+
+def _wide(z: Tensor) -> Tensor:
+    return z.to(torch.promote_types(z.dtype, torch.float32))
