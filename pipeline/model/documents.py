@@ -5,8 +5,8 @@ What attention asks for its past is asked of a view of these ids, which hands it
 else in the network knows of documents. Rotary positions stay the sequence's: rotations are relative.
 
 Where a flash kernel runs, documents are the sequences of its variable-length form, which multiplies nothing in vain;
-everywhere else they are blocks of a mask. A compiler wants a table of fixed length: it has `rows_for` its batches, or
-else a row per token, and rows too many are documents without a token.
+everywhere else they are blocks of a mask. A compiler wants a table of fixed length: it has `rows_for` its batches, and
+rows too many are documents without a token.
 
 Axes: B batch, T position of the queries, S position of the keys, N = B * S, K rows of the table of documents,
 H query heads, G key/value heads, E head width.
@@ -47,6 +47,10 @@ class DocumentView:
         k_BSGE, v_BSGE = (k_BTGE, v_BTGE) if self.past is None else self.past.extend(k_BTGE, v_BTGE)
         return k_BSGE, v_BSGE, self
 
+    def takes_table(self) -> bool:
+        """Return whether a flash kernel was chosen. A compiler, which cannot ask, has rows then and else none."""
+        return self.rows > 0 if torch.compiler.is_compiling() else is_flash_forced()
+
     def mask(self) -> Tensor:
         """Return whether a query sees a key, bool (B, 1, T, S)."""
         if self._mask is None:
@@ -60,8 +64,7 @@ class DocumentView:
         """Return where documents begin in all sequences end to end, and N after the last, int32 (K + 1,)."""
         if self._ends is None:
             starts_N = F.pad(self.starts_BS[:, 1:], (1, 0), value=True).flatten()  # wherever a sequence does, too
-            num_tokens = len(starts_N)
-            rows = (self.rows or num_tokens) if torch.compiler.is_compiling() else int(starts_N.sum())
+            num_tokens, rows = len(starts_N), self.rows if torch.compiler.is_compiling() else int(starts_N.sum())
             position_N = torch.arange(num_tokens, dtype=torch.int32, device=starts_N.device)
             row_N = torch.where(starts_N, starts_N.cumsum(0) - 1, rows)
             end_N = torch.where(starts_N, position_N, num_tokens)
@@ -93,7 +96,7 @@ def rows_for(config: ModelConfig, rows: int, ids_BT: Tensor) -> int:
 def attend_within(q_BTHE: Tensor, k_BSGE: Tensor, v_BSGE: Tensor, view: DocumentView) -> Tensor:
     """Return causal attention within documents in the shape of `q_BTHE`; queries are the keys' last positions."""
     fits = q_BTHE.dtype == torch.bfloat16 and q_BTHE.size(-1) in range(8, 257, 8)
-    if q_BTHE.is_cuda and is_flash_forced() and fits and q_BTHE.size(1) == k_BSGE.size(1):
+    if view.takes_table() and q_BTHE.is_cuda and fits and q_BTHE.size(1) == k_BSGE.size(1):
         return attend_by_table(q_BTHE, k_BSGE, v_BSGE, view.ends())
     return attend_by_mask(q_BTHE, k_BSGE, v_BSGE, view.mask()[:, :, -q_BTHE.size(1) :])
 
@@ -113,13 +116,13 @@ def attend_by_table(q_BTHE: Tensor, k_BTGE: Tensor, v_BTGE: Tensor, ends_K: Tens
 
 
 def attend_by_mask(q_BTHE: Tensor, k_BSGE: Tensor, v_BSGE: Tensor, mask_B1TS: Tensor) -> Tensor:
-    """Return it from a kernel that takes a mask: no flash kernel does."""
+    """Return it from a kernel that takes a mask: no flash kernel does, though it be the one chosen."""
     q_BHTE, k_BGSE, v_BGSE = (x.transpose(1, 2) for x in (q_BTHE, k_BSGE, v_BSGE))
     masked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if q_BHTE.device.type == "cuda":  # nor does a fused kernel there take grouped heads besides
         repeats = q_BHTE.size(1) // k_BGSE.size(1)
         k_BGSE, v_BGSE = (x.repeat_interleave(repeats, dim=1) for x in (k_BGSE, v_BGSE))
-        masked = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if is_flash_forced() else masked
+        masked = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
     with masked:
         y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BGSE, v_BGSE, attn_mask=mask_B1TS, enable_gqa=True)
     return y_BHTE.transpose(1, 2)

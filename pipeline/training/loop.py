@@ -23,6 +23,7 @@ from pipeline.base.checks import FairwayError, require_always
 from pipeline.base.progress import ClockedProgress, Log
 from pipeline.base.ranks import Ranks, share_from_rank_zero
 from pipeline.data.batches import BatchStream, SequenceSampler, shorter_sequences
+from pipeline.model.documents import is_flash_forced
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
 from pipeline.training.backward import Backward, build_backward, warm_up, with_room
@@ -145,7 +146,7 @@ def _set_up(
     )
     if config.compile:
         network, (batch, length) = cast(LoopedUNet, model), shape_BT
-        if device.type == "cuda":
+        if device.type == "cuda" and is_flash_forced():
             forward_backward = with_room(forward_backward, network, config.micro_batch_sequences)
         for loops, tokens in regime.graphs():
             regime.set_loops(loops)
