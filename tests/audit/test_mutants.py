@@ -76,7 +76,7 @@ def toy_sized(fields: dict, context: int) -> dict:
         if isinstance(value, dict):
             scaled[key] = {**toy_sized(value, value["context_tokens"]), "documents": 4, "chunk_tokens": 64}
         elif key == "short_chunks":
-            scaled[key] = [[8, 4]]
+            scaled[key] = [[4, 4]]
         elif key.endswith("_tokens") and value:
             scaled[key] = max(least.get(key, 4), value * TOY_CONTEXT // context)
         else:
