@@ -74,10 +74,12 @@ def _sized_streams(maker: StreamMaker, protocols: Mapping[str, Mapping[str, Any]
     sizes = [int(2.2 * context)]
     while sum(sizes) < 1.6 * longest:
         sizes += [length * max(1, longest // 4096) for length in DOCUMENT_TOKENS]
+    over_long = sizes[:1]
     for phase in filter(None, (fields.get("global_phase") for fields in protocols.values())):
         least = 2 + int(1.2 * phase["chunk_tokens"] / phase["documents"])
         sizes += [least] * max(0, int(1.6 * phase["documents"]) - len(sizes))
-    return [maker.stream("pair", [1]), maker.stream("over-long document", sizes[:1]), maker.stream("long", sizes)]
+        sizes = [max(size, least) for size in sizes]
+    return [maker.stream("pair", [1]), maker.stream("over-long document", over_long), maker.stream("long", sizes)]
 
 
 def judge_exactly_once(basis: Basis) -> Finding:
