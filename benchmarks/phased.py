@@ -108,21 +108,24 @@ def measure_arm(name: str, model: LoopedUNet, scored: ScoredStream, fields: dict
     return np.frombuffer(path.read_bytes())
 
 
-def describe(nats: dict[str, np.ndarray], scored: ScoredStream) -> dict[str, dict[str, float]]:
-    """Return bits per byte of every arm, and the difference from sliding in mBPB with its error over documents."""
+def describe(nats: dict[str, np.ndarray], scored: ScoredStream) -> dict[str, dict[str, Any]]:
+    """Return bits per byte of every arm, and differences from two of them in mBPB, each with its error."""
+    total = int(scored.bytes_N.sum())
+    return {
+        name: {"bpb": bits_per_byte(math.fsum(nats_N), total)}
+        | {f"over_{base}_mbpb": difference(nats_N - nats[base], scored) for base in ("sliding", "phased")}
+        for name, nats_N in nats.items()
+    }
+
+
+def difference(nats_N: np.ndarray, scored: ScoredStream) -> tuple[float, float]:
+    """Return a difference in mBPB, a ratio of sums, and its standard error over documents."""
     document_N = scored.document_N - scored.document_N[0]
     bytes_D = np.bincount(document_N, scored.bytes_N)
-    rows = {}
-    for name, nats_N in nats.items():
-        bits_D = np.bincount(document_N, nats_N - nats["sliding"]) / math.log(2)
-        ratio = bits_D.sum() / bytes_D.sum()
-        deviation = (bits_D - ratio * bytes_D).std(ddof=1) * len(bytes_D) ** 0.5 / bytes_D.sum()
-        rows[name] = {
-            "bpb": bits_per_byte(math.fsum(nats_N), int(scored.bytes_N.sum())),
-            "over_sliding_mbpb": float(1000 * ratio),
-            "standard_error_mbpb": float(1000 * deviation),
-        }
-    return rows
+    bits_D = np.bincount(document_N, nats_N) / math.log(2)
+    ratio = bits_D.sum() / bytes_D.sum()
+    deviation = (bits_D - ratio * bytes_D).std(ddof=1) * len(bytes_D) ** 0.5 / bytes_D.sum()
+    return float(1000 * ratio), float(1000 * deviation)
 
 
 def measure_gains(data: Path, num_documents: int, wanted: str | None) -> dict[str, Any]:
@@ -133,11 +136,11 @@ def measure_gains(data: Path, num_documents: int, wanted: str | None) -> dict[st
     whole = material.scored
     scored = ScoredStream(whole.tokens_M[: stop + 1], whole.bytes_N[:stop], whole.document_N[:stop], _CONTEXT_TOKENS)
     found = arms(_CONTEXT_TOKENS, num_documents // 2, num_documents // 2, 1024)
-    chosen = found if wanted is None else {name: found[name] for name in {"sliding": 0, wanted: 0}}
+    chosen = found if wanted is None else {name: found[name] for name in {"sliding": 0, "phased": 0, wanted: 0}}
     nats = {name: measure_arm(name, material.model, scored, fields) for name, fields in chosen.items()}
     rows = describe(nats, scored)
     for name, row in rows.items():
-        print(f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in row.items())}")
+        print(name, row)
     return {"targets": stop, "documents": num_documents, "arms": rows}
 
 
@@ -161,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phased", description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=("gains", "cost"), default="gains", help="what is measured")
     parser.add_argument(
-        "--arm", choices=list(arms(8, 1, 1, 8)), help="measure this one, and sliding, and record nothing"
+        "--arm", choices=list(arms(8, 1, 1, 8)), help="measure this one, beside sliding and phased, and record nothing"
     )
     parser.add_argument("--documents", type=int, default=8, help="held-out documents that are scored")
     parser.add_argument("--speed", type=float, help="multiply-adds per second of one device, as gains print them")
