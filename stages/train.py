@@ -47,6 +47,7 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
 
 
 def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
+    import torch._dynamo  # noqa: F401 optimizers would load it later, where a signal leaves the stage's lock
 
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.data.byte_count import load_byte_table

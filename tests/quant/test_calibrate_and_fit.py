@@ -234,7 +234,7 @@ def test_the_choices_of_pooling_differ_and_too_few_numbers_are_refused(model, st
     assert all((one - other).norm() > 1e-3 * one.norm() for one, other in itertools.pairwise(means))
     with pytest.raises(ValueError, match=r"^quantize\.visit_weights: got '2 numbers', expected 3, the visits of "):
         plan_quantization(model, statistics, replace(QUANTIZE, visit_weights=(1.0, 2.0)))
-    with pytest.raises(ValueError, match=r"^visit_weights: got \(1\.0, 0\.0\)"):
+    with pytest.raises(ValueError, match=r"^visit_weights: got \[1\.0, 0\.0\]"):
         replace(QUANTIZE, visit_weights=(1.0, 0.0))
 
 
@@ -443,10 +443,10 @@ def damaged_statistics(statistics):
         if key.startswith("moment"):
             for tensor in (statistics[key][1:], statistics[key][0], statistics[key][0, 0]):
                 yield {**statistics, key: tensor}, f"{key}: got {tuple(tensor.shape)}"
-    yield {**statistics, "moment/head": statistics["moment/head"][1:, 1:]}, "moment/head: got (31, 31)"
+    yield {**statistics, "moment/head": statistics["moment/head"][1:, 1:]}, "moment/head: got [31, 31]"
     yield (
         {**statistics, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}},
-        f"moment/{LOOPED_DOWN}/0: got (7, 7)",
+        f"moment/{LOOPED_DOWN}/0: got [7, 7]",
     )
 
 

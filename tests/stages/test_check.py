@@ -43,11 +43,11 @@ BAD = [
     ),
     ("calibrate.sensitivity_sequences", 0, "calibrate.sensitivity_sequences: got 0, expected above 0: quantize.steps"),
     ("quantize.target_share", 0.5, "calibrate.provisional.target_share: got 0, expected above 0, which quantize"),
-    ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got (1.0, 2.0), expected 3 numbers or more"),
+    ("quantize.visit_weights", [1, 2], "quantize.visit_weights: got [1.0, 2.0], expected 3 numbers or more"),
     (
         "train.matrix_lr",
         {"peak": 0.02, "block_factors": [1, 2]},
-        "train.matrix_lr.block_factors: got (1.0, 2.0), expected 5 numbers, one for each block of the model",
+        "train.matrix_lr.block_factors: got [1.0, 2.0], expected 5 numbers, one for each block of the model",
     ),
     ("calibrate.mixture.tokens", 256, "calibrate.mixture.tokens: got 256, expected above 256, a sequence"),
     (

@@ -76,7 +76,7 @@ def test_a_block_moves_as_far_as_its_factor_says():
 
 
 def test_a_factor_is_missing():
-    with pytest.raises(ValueError, match=r"train.matrix_lr.block_factors: got \(1.0,\), expected 6 numbers"):
+    with pytest.raises(ValueError, match=r"train.matrix_lr.block_factors: got \[1.0\], expected 6 numbers"):
         step_of(randomised(TINY), matrix_lr=BlockRates(peak=0.02, block_factors=(1.0,)))
 
 
