@@ -442,7 +442,7 @@ def damaged_statistics(statistics):
         yield {name: tensor for name, tensor in statistics.items() if name != key}, missing
         if key.startswith("moment"):
             for tensor in (statistics[key][1:], statistics[key][0], statistics[key][0, 0]):
-                yield {**statistics, key: tensor}, f"{key}: got {tuple(tensor.shape)}"
+                yield {**statistics, key: tensor}, f"{key}: got {list(tensor.shape)}"
     yield {**statistics, "moment/head": statistics["moment/head"][1:, 1:]}, "moment/head: got [31, 31]"
     yield (
         {**statistics, **{f"moment/{LOOPED_DOWN}/{visit}": torch.eye(7) for visit in range(3)}},

@@ -115,7 +115,7 @@ def test_an_audit_of_other_parameters_says_so(finished: Project, monkeypatch: py
         ("train, calibrate", "launch", {"device": "auto"}),
     ):
         assert told(section, **values) == (changed, f"changed parameters of {stage}; run `dvc repro`")
-    assert told("budget", limit_bytes=425_000)[0] == f"{changed}, ABOVE the limit of now"
+    assert told("budget", limit_bytes=365_000, code_reserve_bytes=340_000)[0] == f"{changed}, ABOVE the limit of now"
     protocols = load_params("params.yaml", ["evaluate"]).evaluate.protocols
     finer = dataclasses.replace(protocols["sliding"], stride_tokens=8)
     assert told("evaluate", protocols={**protocols, "sliding": finer})[1].startswith("changed parameters of evaluate;")
