@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.phased import arms, describe, multiply_adds
-from benchmarks.projection import scoring_seconds
 from benchmarks.quantization.data import ScoredStream
+from pipeline.projection.machines import MACHINES
+from pipeline.projection.scoring_time import scoring_seconds
 from pipeline.scoring.protocols import parse_protocol
 from tests.networks import TINY
 
@@ -27,7 +28,8 @@ def test_smaller_chunks_multiply_more_and_warmth_costs_nothing() -> None:
 
 def test_the_phase_takes_its_time_in_a_projection() -> None:
     without, whole = (
-        scoring_seconds(TINY, parse_protocol(ARMS[name]), 256, 8, 60_000) for name in ("phased", "global phase")
+        scoring_seconds(TINY, parse_protocol(ARMS[name]), 256, MACHINES["8xh100"], 60_000)
+        for name in ("phased", "global phase")
     )
     assert 0 < whole - without < without
 
