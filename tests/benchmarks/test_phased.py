@@ -21,7 +21,7 @@ ARMS["both, short chunks"]["short_chunks"] = [[20, 2], [60, 4]]
 
 def test_smaller_chunks_multiply_more_and_warmth_costs_nothing() -> None:
     work = {name: multiply_adds(TINY, fields, DOCUMENTS) for name, fields in ARMS.items()}
-    assert work["both, short chunks"] > work["both"] == work["global phase"]
+    assert work["both, short chunks"] > work["both"] == pytest.approx(work["global phase"], rel=0.01)
     assert work["phased"] > 2 * work["sliding"]
     assert work["warm A"] == pytest.approx(work["phased"], rel=0.05)  # others run side by side
 
