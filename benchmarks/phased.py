@@ -6,7 +6,7 @@ differences are paired: means over documents with their standard error. Nats of 
 `artifacts/bench/phased`, and an arm that is there is not measured again: `--arm` measures one at a time.
 
 `--part cost` counts the multiply-adds of every arm, published sizes, on the recipe `frontier`'s network, for the
-challenge's val splits, and projects seconds on eight H100s (`benchmarks.projection`). What the first part prints as
+challenge's val splits, and projects seconds on eight H100s (`pipeline/projection`). What the first part prints as
 `speed` are multiply-adds per second of one device, by the same count: `--part cost --speed X` divides by it instead.
 
 Axes: N targets, D documents.
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.projection import VAL_TARGETS, adapter_counts, challenge_documents, forward_counts, scoring_seconds
 from benchmarks.quantization.data import ScoredStream, add_data, exit_without_checkpoint, load_material
 from benchmarks.results import ROOT, write_result
 from pipeline.base.config import load_params
@@ -30,13 +29,16 @@ from pipeline.base.files import write_bytes
 from pipeline.data.byte_count import bits_per_byte
 from pipeline.model.config import ModelConfig
 from pipeline.model.network import LoopedUNet
+from pipeline.projection.counts import forward_counts
+from pipeline.projection.machines import MACHINES
+from pipeline.projection.scoring_time import VAL_TARGETS, adapter_counts, challenge_documents, scoring_seconds
 from pipeline.scoring.evaluate import document_targets
 from pipeline.scoring.protocols import parse_protocol, score_tokens
 from pipeline.scoring.windows import plan, steps_of_rank
 
 _BOS_ID = 1
 _KEPT = ROOT / "artifacts" / "bench" / "phased"
-_PROCESSES = 8
+_MACHINE = "8xh100"
 _CONTEXT_TOKENS = 512
 """What the measured checkpoint was trained on."""
 
@@ -89,7 +91,7 @@ def multiply_adds(config: ModelConfig, fields: dict[str, Any], documents: list[i
     groups = plan(documents, protocol)
     if "bos_id" in fields:
         counts = adapter_counts(config, protocol, list(steps_of_rank(groups, protocol, 65536, 0, 1)))
-        return sum(each.flops for each in counts) / 2
+        return sum(each.flops for _, each in counts) / 2
     windows = plan([sum(documents)], protocol)[0].windows
     return len(windows) * forward_counts(config, protocol.context_tokens, protocol.stride_tokens).flops / 2
 
@@ -152,8 +154,11 @@ def project_cost(speed: float | None, wanted: str | None) -> dict[str, Any]:
     for name, fields in found.items() if wanted is None else [(wanted, found[wanted])]:
         for num_targets in VAL_TARGETS.values():
             work = multiply_adds(config, fields, challenge_documents(num_targets))
-            seconds = scoring_seconds(config, parse_protocol(fields), 65536, _PROCESSES, num_targets)
-            row = {"per_target": work / num_targets, "seconds": work / speed / _PROCESSES if speed else seconds}
+            seconds = scoring_seconds(config, parse_protocol(fields), 65536, MACHINES[_MACHINE], num_targets)
+            row = {
+                "per_target": work / num_targets,
+                "seconds": work / speed / MACHINES[_MACHINE].processes if speed else seconds,
+            }
             projected.setdefault(name, {})[num_targets] = row
             print(f"{name}, {num_targets:,} targets: {row['per_target'] / 1e9:.2f} G each, {row['seconds']:.0f} s")
     return projected

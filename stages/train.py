@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @params_option
 @click.option("--dry-run", is_flag=True, help="Print the schedule and the memory of a step; train nothing.")
 @click.option("--step-ms", type=float, help="Assumed milliseconds per step of a dry run; without, steps alone end it.")
-def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> None:
+@click.option("--machine", metavar="NAME", help="Machine, as 8xh100, of which a dry run projects the seconds.")
+def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None, machine: str | None) -> None:
     """Train the float checkpoint of one seed: Muon on matrices, AdamW on the rest.
 
     Reads sections `model`, `train`, `launch` and the train shards. With launch.num_processes above 1 it runs itself
@@ -36,13 +37,12 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None) -> 
     """
     from pipeline.base.config import load_params
 
-    params = load_params(params_path, ["model", "train", "launch"])
     if dry_run:
-        from pipeline.reports.schedule_table import memory_line, schedule_table
+        from stages.shell.dry_run import dry_run_text
 
-        click.echo(schedule_table(params.train, params.model.schedule, None if step_ms is None else step_ms / 1000))
-        click.echo(memory_line(params))
+        click.echo(dry_run_text(params_path, step_ms, machine))
         return
+    params = load_params(params_path, ["model", "train", "launch"])
     run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
 
 

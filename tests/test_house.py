@@ -30,6 +30,7 @@ RANK = {
     "interop": 4,
     "calibration": 5,
     "inference": 5,
+    "projection": 5,
     "reports": 6,
     "record": 7,
     "verification": 8,

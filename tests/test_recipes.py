@@ -64,6 +64,7 @@ def test_there_is_a_recipe_for_every_published_system():
         "sp8192-loop3",
         "parallel-lanes",
         "frontier",
+        "fairway-16mb",
         "single-h100",
         "poscond-bigram",
         "demo",

@@ -36,7 +36,7 @@ def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: 
         step_seconds is not None or config.max_steps is not None,
         "--step-ms",
         None,
-        "the milliseconds of a step, as in `--step-ms 100`: only the clock ends this run",
+        "the milliseconds of a step, as in `--step-ms 100`, or `--machine 8xh100`: only the clock ends this run",
     )
     require(step_seconds is None or step_seconds > 0, "--step-ms", step_seconds, "above 0")
     rows = [_HEADER, *(_row(config, step, step_seconds) for step in _shown_steps(config, step_seconds))]

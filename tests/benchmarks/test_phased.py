@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.phased import arms, describe, multiply_adds
-from benchmarks.projection import phase_seconds
 from benchmarks.quantization.data import ScoredStream
+from pipeline.projection.machines import MACHINES
+from pipeline.projection.scoring_time import phase_seconds
 from pipeline.scoring.phased_config import PhasedProtocol
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.windows import plan
@@ -17,6 +18,7 @@ DOCUMENTS = [60, 90, 30, 200, 40]
 ARMS = arms(32, 2, 2, 64)
 ARMS = {name: {**fields, "chunk_tokens": 8} if "chunk_tokens" in fields else fields for name, fields in ARMS.items()}
 ARMS = {name: {**fields, "stride_tokens": 8} if "stride_tokens" in fields else fields for name, fields in ARMS.items()}
+GPUS = MACHINES["8xh100"]
 ARMS["both, short chunks"]["short_chunks"] = [[20, 2], [60, 4]]
 
 
@@ -32,9 +34,9 @@ def test_the_phase_takes_its_time_in_a_projection() -> None:
     without, whole = (parse_protocol(ARMS[name]) for name in ("phased", "global phase"))
     assert isinstance(without, PhasedProtocol)
     assert isinstance(whole, PhasedProtocol)
-    assert phase_seconds(TINY, without, plan(DOCUMENTS, without), 8) == 0
-    assert phase_seconds(TINY, whole, plan(DOCUMENTS[:2], whole), 8) == 0  # nobody follows
-    once, longer = (phase_seconds(TINY, whole, plan([count, *DOCUMENTS], whole), 8) for count in (100, 1000))
+    assert phase_seconds(TINY, without, plan(DOCUMENTS, without), GPUS) == 0
+    assert phase_seconds(TINY, whole, plan(DOCUMENTS[:2], whole), GPUS) == 0  # nobody follows
+    once, longer = (phase_seconds(TINY, whole, plan([count, *DOCUMENTS], whole), GPUS) for count in (100, 1000))
     assert 0 < once < longer
 
 

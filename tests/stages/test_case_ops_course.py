@@ -11,13 +11,18 @@ from pipeline.corpus.prepare import split_of
 from tests.stages.conftest import TINY, Project, make_project
 
 
+def capitals(corpus: str) -> list[str]:
+    """Return the lines of a .jsonl with capitals in every document."""
+    texts = [json.loads(line)["text"] for line in corpus.splitlines()]
+    cased = [f"{text[:90].title()} {text[90:180].upper()} {text[180:]} \ue004\ue005" for text in texts]
+    return [json.dumps({"text": text}) + "\n" for text in cased]
+
+
 def capitalised_project(root: Path, programs: str, case_ops: str) -> Project:
     """Return a tiny project whose words begin with capitals, or are nothing else, or hold a literal marker."""
     project = make_project(root, programs)
     corpus = project.root / "corpus/documents.jsonl"
-    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
-    cased = [f"{text[:90].title()} {text[90:180].upper()} {text[180:]} \ue004\ue005" for text in texts]
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in cased))
+    corpus.write_text("".join(capitals(corpus.read_text())))
     project.edit(data={"case_ops": case_ops}, evaluate={"items": ["blocks", "sliding", "ttt"]})
     return project
 
