@@ -37,6 +37,8 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None, mac
     """
     from pipeline.base.config import load_params
 
+    if not dry_run and (step_ms, machine) != (None, None):
+        raise click.UsageError("--step-ms and --machine tell a dry run how fast a machine is: add --dry-run.")
     if dry_run:
         from stages.shell.dry_run import dry_run_text
 

@@ -67,7 +67,6 @@ def test_a_step_grows_with_its_sequences_and_loops_and_reads_its_weights_once() 
 
 
 def test_the_size_of_chunks_is_the_cpus_again_afterwards() -> None:
-    before = dict(CHUNK_LOGITS)
     with fake_network(TINY, 32):
         assert CHUNK_LOGITS["cpu"] == CHUNK_LOGITS["cuda"]
-    assert before == CHUNK_LOGITS
+    assert CHUNK_LOGITS["cpu"] < CHUNK_LOGITS["cuda"]

@@ -45,3 +45,9 @@ def test_a_dry_run_says_where_the_seconds_go() -> None:
 @pytest.mark.slow
 def test_the_same_of_every_part_at_full_size() -> None:
     check(dry_run("fairway-16mb", "8xh100"), 580, items=3)
+
+
+def test_a_speed_without_a_dry_run_starts_no_training() -> None:
+    shown = CliRunner().invoke(fairway, ["train", "--seed", "1", "--machine", "8xh100"])
+    assert shown.exit_code == 2
+    assert "add --dry-run" in shown.output
