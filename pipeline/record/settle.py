@@ -103,8 +103,8 @@ class _Settler(ast.NodeTransformer):
     def known(self, node: ast.expr) -> list[Any]:
         """Return all values that an expression can have; one of `_UNKNOWN` is raised where that is not known."""
         match node:
-            case ast.Constant():
-                return [node.value]
+            case ast.Constant() | ast.Tuple():
+                return [ast.literal_eval(node)]
             case ast.Name():
                 return self.names[node.id]
             case ast.Attribute():

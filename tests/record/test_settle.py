@@ -125,6 +125,11 @@ DECIDED = {
         "gone",
         "print((1, 2))",
     ),
+    "a list that is there": (
+        "def main(bike: Bike):\n    print('gone' if bike.gears is None else bike.gears)",
+        "gone",
+        "print((1, 2))",
+    ),
     "a part that is not there": (
         "def show(part: Part):\n    print(getattr(part, 'spokes', 0))\n"
         "    if isinstance(part, Wheel) and part.tube:\n        print('gone')\n"
