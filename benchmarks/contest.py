@@ -81,7 +81,9 @@ def contest(base: dict[str, Any], seconds: float, folder: Path) -> dict[str, Any
     """Run both arms of a configuration seed by seed in `folder`; return the figures of both and their difference."""
     for name, make in ARMS.items():
         path = folder / name / "params.yaml"
-        write_bytes(path, yaml.safe_dump(make(base, seconds), sort_keys=False).encode())
+        text = yaml.safe_dump(make(base, seconds), sort_keys=False).encode()
+        require(not path.exists() or path.read_bytes() == text, str(path), "another run", f"this one; remove {folder}")
+        write_bytes(path, text)
     first, second = (folder / name / path_of("manifest").parent for name in ARMS)
     stage(folder / "published", path_of("manifest"), "prepare")
     if not second.exists():

@@ -14,6 +14,8 @@ Checked by: tests/benchmarks/test_phased.py
 """
 
 import argparse
+import hashlib
+import json
 import math
 import time
 from pathlib import Path
@@ -98,7 +100,9 @@ def multiply_adds(config: ModelConfig, fields: dict[str, Any], documents: list[i
 
 def measure_arm(name: str, model: LoopedUNet, scored: ScoredStream, fields: dict[str, Any]) -> np.ndarray:
     """Return the nats of an arm, kept from before or measured now; prints the speed of what is measured."""
-    path = _KEPT / f"{name}-{len(scored.bytes_N)}.f64"
+    weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+    asked = hashlib.sha256(weights + scored.tokens_M.tobytes() + json.dumps(fields, sort_keys=True).encode())
+    path = _KEPT / f"{name}-{asked.hexdigest()[:12]}.f64"
     if not path.is_file():
         started = time.process_time()
         nats_N = score_tokens(model, scored.tokens_M, fields)

@@ -105,6 +105,7 @@ def ask_future(basis: Basis) -> Question:
     cuts = [(MANY, cut) for cut in (2, *basis.maker.random.integers(3, len(basis.streams[MANY].tokens), 3).tolist())]
     longest = len(basis.streams[LONG].tokens)
     cuts += [(MANY, len(basis.streams[MANY].tokens) - 1), (LONG, int(0.72 * longest))]
+    cuts += [(LONG, cut) for cut in cuts_behind_phases(basis)]
     streams = [
         basis.maker.changed(basis.streams[index], np.arange(cut, len(basis.streams[index].tokens)))
         for index, cut in cuts
@@ -114,6 +115,10 @@ def ask_future(basis: Basis) -> Question:
     streams += [other_documents(basis, inside, starts) for starts in bounds]
 
     def judge(answers: Sequence[Ledgers]) -> Finding:
+        if by_length := [item for item, each in basis.protocols.items() if each.get("chunks_by") == "length"]:
+            return failed(
+                f"{by_length[0]} declares chunks by the length of a document, which nobody knows before its end"
+            )
         comparisons = []
         for (index, cut), tokens, ledgers in zip([*cuts, *[(MANY, inside)] * 2], streams, answers, strict=True):
             base, base_M = basis.ledgers[index], basis.streams[index].tokens
@@ -128,6 +133,13 @@ def ask_future(basis: Basis) -> Question:
         return both_hold(content, layout)
 
     return Question(streams, judge)
+
+
+def cuts_behind_phases(basis: Basis) -> list[int]:
+    """Return places of the long stream in the middle of the first document behind each declared phase."""
+    starts, phases = basis.streams[LONG].starts, [each.get("global_phase") for each in basis.protocols.values()]
+    ends = [phase["documents"] for phase in phases if phase and phase["documents"] + 1 < len(starts)]
+    return [(int(starts[end]) + int(starts[end + 1])) // 2 for end in ends]
 
 
 def other_documents(basis: Basis, cut: int, starts: Sequence[int]) -> np.ndarray:

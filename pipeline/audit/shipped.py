@@ -181,10 +181,14 @@ def _declared_protocol(path: Path, text: str) -> dict[str, Any]:
         one_line(text),
         "JSON with a kind and context_tokens",
     )
-    for key, value in protocol.items():
-        if key.endswith("_tokens") and (value is not None or key == "context_tokens"):
-            is_count = type(value) is int and 1 <= value <= _LONGEST_DECLARED_TOKENS
-            require(is_count, f"{path.name}: protocol.{key}", one_line(value), f"1 to {_LONGEST_DECLARED_TOKENS}")
+    phase = protocol.get("global_phase") or {}
+    require(isinstance(phase, dict), f"{path.name}: protocol.global_phase", one_line(phase), "null or a mapping")
+    counts = {key: value for key, value in protocol.items() if key.endswith("_tokens")}
+    counts |= {f"global_phase.{key}": phase.get(key) for key in ("documents", "chunk_tokens") if phase}
+    for key, value in counts.items():
+        is_count = type(value) is int and 1 <= value <= _LONGEST_DECLARED_TOKENS
+        is_off = value is None and key in protocol and key != "context_tokens"
+        require(is_count or is_off, f"{path.name}: protocol.{key}", one_line(value), f"1 to {_LONGEST_DECLARED_TOKENS}")
     return protocol
 
 

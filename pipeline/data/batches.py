@@ -51,8 +51,8 @@ class SequenceSampler:
         if not self.num_sequences:
             raise ValueError(
                 f"training text: no shard holds a sequence of {sequence_tokens} tokens and its last target (longest: "
-                f"{max((len(shard) for shard in self.shards), default=0)} tokens); add text or lower "
-                "model.context_tokens"
+                f"{max((len(shard) for shard in self.shards), default=0)} tokens); add text or "
+                "shorten sequences: model.context_tokens, train.context_stages"
             )
         self._cached_order: dict[int, tuple[np.ndarray, int]] = {}
 

@@ -25,6 +25,7 @@ from pipeline.base.checks import one_line
 from pipeline.base.progress import Log
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
+from pipeline.data.text import decode_texts
 
 RUN_TOKENS = 16
 """A power of two; shorter documents mean nothing."""
@@ -58,7 +59,7 @@ class Overlap(NamedTuple):
             "recurring": len(self.recurring),
             "bytes": sum(int(count_bytes(tokens_M, table).sum()) for tokens_M in self.recurring),
             "by_shard": self.by_shard,
-            "first": one_line(processor.decode(first), 80),
+            "first": one_line(decode_texts(processor, [first])[0], 80),
         }
 
 

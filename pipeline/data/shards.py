@@ -79,7 +79,7 @@ def shard_paths(directory: Path, split: Literal["train", "val"]) -> list[Path]:
         return sorted([*directory.glob(pattern), *directory.glob(f"*/{pattern}")])
 
     pattern = f"*{split}_*.bin"
-    paths = named(pattern)
+    paths = [path for path in named(pattern) if f"{split}_bytes_" not in path.name]  # case-ops exports: no tokens
     for listing in named(f"{split}_shards.txt"):
         lines = listing.read_text("utf-8", "replace").splitlines()
         if any({*line} & {"\0", "\ufffd"} or not 0 < len(line) < _TOO_LONG for line in lines):

@@ -50,9 +50,11 @@ def sampled_tokens(stages: tuple[ContextStage, ...]) -> int:
 
 def check_contexts(stages: tuple[ContextStage, ...], model_tokens: int, batch_tokens: int) -> None:
     """Raise ValueError when no batch is made of a stage's sequences, or the last one's are not the model's context."""
+    span = sampled_tokens(stages)
+    expected = f"a multiple of {span}, in which train.context_stages all go"
+    require(batch_tokens % span == 0, "train.batch_tokens", batch_tokens, expected)
     for i, stage in enumerate(stages):
         where, tokens = f"train.context_stages[{i}].context_tokens", stage.context_tokens
-        require(batch_tokens % tokens == 0, where, tokens, f"a divisor of train.batch_tokens ({batch_tokens})")
         require(tokens <= model_tokens, where, tokens, f"at most {model_tokens}, model.context_tokens")
     where, tokens = "train.context_stages[-1].context_tokens", stages[-1].context_tokens
     expected = f"{model_tokens}, model.context_tokens: what is never trained is scored all the same"

@@ -29,7 +29,14 @@ def stages_at_work(repo: "Repo") -> dict[str, int]:
 
 def queue_counts(repo: "Repo") -> dict[str, int]:
     """Return state -> experiments of DVC's queue, those of success left out; asks DVC only where there is a queue."""
-    if not any((Path(repo.tmp_dir) / "exps/celery/broker").glob("*/*.msg")):
+    messages = list((Path(repo.tmp_dir) / "exps/celery/broker").glob("*/*.msg"))
+    if not messages:
         return {}
-    counts = Counter(task["status"].lower() for task in repo.experiments.celery_queue.status())
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        counts = Counter(task["status"].lower() for task in repo.experiments.celery_queue.status())
+    except (DvcException, SCMError):  # a commit of an experiment is gone, as after `git gc`
+        return {"unreadable": len(messages)}
     return {state: count for state, count in counts.items() if state != "success"}

@@ -22,6 +22,7 @@ def check_params(path: str) -> "Params":
     _check_statistics(params)
     _check_mixtures(params)
     _check_block_factors(params)
+    _check_average(params)
     if params.train.context_stages is not None:
         from pipeline.training.contexts import check_contexts
 
@@ -35,6 +36,16 @@ def _check_block_factors(params: "Params") -> None:
     factors, blocks = getattr(params.train.matrix_lr, "block_factors", None), params.model.schedule.num_blocks
     expected = f"{blocks} numbers, one for each block of the model"
     require(factors is None or len(factors) == blocks, "train.matrix_lr.block_factors", factors, expected)
+
+
+def _check_average(params: "Params") -> None:
+    from pipeline.base.checks import require
+
+    average, steps = params.train.average, params.train.max_steps
+    every, from_frac = getattr(average, "every_steps", 1), getattr(average, "from_frac", 0.0)
+    last = steps and steps // every * every - 1
+    expected = f"steps of which one ends between average.from_frac and max_steps ({steps})"
+    require(last is None or last >= from_frac * (steps or 0), "train.average.every_steps", every, expected)
 
 
 def _check_token_ids(params: "Params") -> None:

@@ -142,6 +142,15 @@ def test_markers_of_capitals_are_no_bytes(name: str) -> None:
         assert judge_bytes(Basis(maker, streams, ledgers, evaluator.protocols, 0.0)).verdict == verdict
 
 
+def test_chunks_by_the_length_of_a_document_need_no_proof(small_processor) -> None:
+    class Declared(WarmLanes):
+        protocols: ClassVar[dict] = {"toy": {**WarmLanes.protocols["toy"], "chunks_by": "length"}}
+
+    findings = audit_behaviour(Declared(small_processor), StreamMaker(small_processor), tolerance=0.0, num_processes=2)
+    assert {check for check, finding in findings.items() if finding.verdict == "fail"} == {"T2"}
+    assert "declares chunks by the length of a document" in findings["T2"].evidence
+
+
 def test_a_stream_outlasts_the_wait_for_a_phase(small_processor) -> None:
     phase = {"documents": 300, "chunk_tokens": 900}
     seen: list[np.ndarray] = []

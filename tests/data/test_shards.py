@@ -87,8 +87,8 @@ def test_a_rank_may_leave_the_ids_to_another(tmp_path):
 
 
 def test_shard_paths_finds_both_layouts_and_not_the_other_split(tmp_path):
-    for name in ("fineweb_train_000001.bin", "fineweb_train_000000.bin", "fineweb_val_000000.bin"):
-        write_shard(tmp_path / name, np.arange(3))
+    for name in ("train_000001", "train_000000", "val_000000", "val_bytes_000000"):
+        write_shard(tmp_path / f"fineweb_{name}.bin", np.arange(3))
     write_shard(tmp_path / "train" / "train_000000.bin", np.arange(3))
     (tmp_path / "train" / ".train_000001.bin.1.partial").write_bytes(b"unfinished")
     names = [path.name for path in shard_paths(tmp_path, "train")]

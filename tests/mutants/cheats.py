@@ -285,7 +285,7 @@ class WarmLanes(Honest):
         logits, counts = self.hidden(tokens)[:-1] @ self.head_DV, np.zeros(len(self.embedding_VD))
         taught = np.zeros(len(self.embedding_VD))
         for number, document in enumerate(self.documents(tokens)):
-            if number == 3:
+            if number == self.phase:
                 taught = np.bincount(self.course(tokens, int(document[0])), minlength=len(taught))
             counts *= 0.5 * self.is_warm(number)
             chunks = np.split(document, range(self.chunk(document), len(document), self.chunk(document)))
@@ -296,11 +296,16 @@ class WarmLanes(Honest):
                 np.add.at(counts, tokens[late + 1], 1)
         return log_softmax(logits)
 
+    @property
+    def phase(self) -> int:
+        """The documents before the phase."""
+        return (self.protocols["toy"]["global_phase"] or {"documents": 3})["documents"]
+
     def course(self, tokens: np.ndarray, scored: int) -> np.ndarray:
         return tokens[1 : scored + 1]
 
     def is_warm(self, number: int) -> bool:
-        return number % 2 == 1 and number != 3
+        return number % 2 == 1 and number != self.phase
 
     def chunk(self, document: np.ndarray) -> int:
         return 8
@@ -329,6 +334,18 @@ class EarlyPhase(WarmLanes):
 
     def course(self, tokens: np.ndarray, scored: int) -> np.ndarray:
         return tokens[1:]
+
+
+class LatePhase(EarlyPhase):
+    """The same, with sizes for which the phase lies late in the audit's streams."""
+
+    protocols: ClassVar[dict] = {
+        "toy": {
+            **WarmLanes.protocols["toy"],
+            "context_tokens": 512,
+            "global_phase": {"documents": 20, "chunk_tokens": 1024},
+        }
+    }
 
 
 class ChunksByLength(WarmLanes):
@@ -476,6 +493,7 @@ EXPECTED = {
     StepBeforeScoring: {"T2", "T3", "T7", "T12"},
     NextChunk: {"T2", "T3", "T7", "T12"},
     EarlyPhase: {"T2", "T7"},
+    LatePhase: {"T2"},
     ChunksByLength: {"T2"},
     UndeclaredWarmth: {"T5"},
     FutureAttention: {"T2", "T7", "T12"},

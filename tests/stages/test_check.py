@@ -49,6 +49,11 @@ BAD = [
         {"peak": 0.02, "block_factors": [1, 2]},
         "train.matrix_lr.block_factors: got [1.0, 2.0], expected 5 numbers, one for each block of the model",
     ),
+    (
+        "train.average",
+        {"kind": "ema", "decay": 0.9, "from_frac": 0.9, "every_steps": 300},
+        "train.average.every_steps: got 300, expected steps of which one ends between average.from_frac and max_steps",
+    ),
     ("calibrate.mixture.tokens", 256, "calibrate.mixture.tokens: got 256, expected above 256, a sequence"),
     (
         "calibrate.mixture",

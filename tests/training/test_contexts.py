@@ -124,7 +124,7 @@ def test_on_a_clock_the_rise_counts_steps_at_their_mean_speed() -> None:
             "train.context_stages[-1].context_tokens: got 8, expected 16, model.context_tokens: what is never",
         ),
         ([(0.0, 32), (0.5, 16)], "train.context_stages[0].context_tokens: got 32, expected at most 16, model.context"),
-        ([(0.0, 12), (0.5, 16)], "train.context_stages[0].context_tokens: got 12, expected a divisor of train.batch_t"),
+        ([(0.0, 12), (0.5, 16)], "train.batch_tokens: got 64, expected a multiple of 48, in which train.context_sta"),
         ([(0.0, 0)], "context_tokens: got 0, expected at least 1"),
     ],
 )
