@@ -76,7 +76,7 @@ def test_bad_arguments_name_themselves():
         sampler.batch(0, 5, 0, 2)
     with pytest.raises(ValueError, match="rank: got 2"):
         sampler.batch(0, 4, 2, 2)
-    with pytest.raises(ValueError, match=r"longest: 10 tokens\); add text or lower model.context_tokens"):
+    with pytest.raises(ValueError, match=r"longest: 10 tokens\); add text or shorten sequences: model"):
         SequenceSampler(numbered_shards(10, 3), 10, 0)
 
 

@@ -138,13 +138,18 @@ def test_a_trained_tokenizer_reserves_the_markers_and_tells_its_form(name, token
 
 
 def side_car(processor: sentencepiece.SentencePieceProcessor, tokens: list[int], form) -> list[int]:
-    """Return the bytes of the original text that each token stands for, by the published rule."""
+    """Return the bytes of the original text that each token stands for, by the published rule.
+
+    A space that begins a document is none of its text: decoding drops it.
+    """
     texts = [processor.id_to_piece(token).replace(SPACE_MARK, " ").strip(form.markers) for token in tokens]
+    texts[:1] = [text.removeprefix(" ") for text in texts[:1]]
     return [1 if processor.is_byte(token) else len(text.encode()) for token, text in zip(tokens, texts, strict=True)]
 
 
 @settings(max_examples=100)
 @given(st.lists(TEXTS | st.lists(st.sampled_from(WORDS)).map(" ".join), max_size=3))
+@example(["\u2581\ue001", "\u2581A"])
 @example([" T\u0308he J\u030cA\u0331", "\uff34HE A\uff22 \ue004\ue001B", "e\uff25\u0301"])
 @pytest.mark.parametrize("name", CASE_FORMS)
 def test_any_document_comes_back_and_counts_the_bytes_of_its_normalised_text(name, tokenizers, documents):
