@@ -7,7 +7,7 @@ artifacts/bench/contest and not run again; another number of seconds gets a fold
 The one idea: an arm is a folder with a params.yaml, run by the stages themselves and judged by `fairway compare`. The
 published arm takes its optimizer from recipe nightcrawler-7f3c, durations in steps as the share of its run that they
 were there, runs all loops from the first step, quantizes by SDClip and GPTQ, codes with brotli alone and scores sliding
-windows. Ours is params.yaml. Ours counts the same bytes for code as the published arm, whose program is longer.
+windows. Ours is params.yaml. Both count the same bytes for code.
 
 Checked by: tests/benchmarks/test_contest.py.
 """

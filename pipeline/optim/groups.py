@@ -53,7 +53,7 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 def build_adamw(
     groups: ParameterGroups, *, embed_lr: float, scalar_lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """Return a fused AdamW over tables (decayed) and, as its second group, controls (not decayed)."""
+    """Return a fused AdamW over tables (decayed) and, as its second group, controls (not decayed, unless set there)."""
     return torch.optim.AdamW(
         [
             {"params": groups.tables, "lr": embed_lr, "weight_decay": weight_decay},

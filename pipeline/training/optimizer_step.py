@@ -86,6 +86,7 @@ class OptimizerStep:
 
 
 def _build_adamw(groups: ParameterGroups, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW with the settings of both groups; written so that a record without longer forms holds none."""
     adamw = build_adamw(
         groups,
         embed_lr=config.embed_lr,

@@ -163,4 +163,6 @@ def test_any_document_comes_back_and_counts_the_bytes_of_its_normalised_text(nam
     for row, text in zip(tokens, texts, strict=True):
         counted = count_bytes(np.array([processor.bos_id(), *row]), table)
         assert counted.tolist() == side_car(processor, row, CASE_FORMS[name])
+        for cut in (at for at, token in enumerate(row) if not processor.is_byte(token)):
+            assert int(counted[:cut].sum()) == len(decode_texts(processor, [row[:cut]])[0].encode())
         assert int(counted.sum()) == len(text.encode())

@@ -54,3 +54,9 @@ def test_caps_that_do_not_train_are_in_no_group_and_others_among_the_controls():
     assert not frozen.cap.caps.requires_grad
     assert len(parameter_groups(frozen).controls) == len(parameter_groups(trained).controls) - 1
     assert "cap.caps" in frozen.state_dict()
+    ids_BT = random_ids(frozen.config, 2, 9)
+    for model in (frozen, trained):
+        model(ids_BT, ids_BT).backward()
+    assert frozen.cap.caps.grad is None
+    assert bool(trained.cap.caps.grad.any())
+    assert torch.equal(frozen.token_embedding.weight.grad, trained.token_embedding.weight.grad)

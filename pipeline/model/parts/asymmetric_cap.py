@@ -27,7 +27,13 @@ class _CappedNats(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, caps: Tensor, targets_N: Tensor, dtype: torch.dtype
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        caps: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        trained: bool,
     ) -> Tensor:
         products_VD = weight_VD.to(dtype)
         grad_VD, caps_grad = torch.zeros_like(weight_VD), torch.zeros_like(caps)
@@ -40,8 +46,9 @@ class _CappedNats(torch.autograd.Function):
             nats.append(-logs_RV.gather(1, targets_R[:, None]).sum())
             grad_RV = logs_RV.exp().scatter_add(1, targets_R[:, None], torch.full_like(logs_RV[:, :1], -1.0))
             grad_RV, slope_RV = grad_RV / len(targets_N), 1 - tanh_RV.square()
-            by_cap_RV = grad_RV * (tanh_RV - z_RV / cap_RV * slope_RV)
-            caps_grad += torch.stack([(by_cap_RV * side_RV).sum() for side_RV in (z_RV >= 0, z_RV < 0)])
+            if trained:
+                by_cap_RV = grad_RV * (tanh_RV - z_RV / cap_RV * slope_RV)
+                caps_grad += torch.stack([(by_cap_RV * side_RV).sum() for side_RV in (z_RV >= 0, z_RV < 0)])
             z_grad_RV = (grad_RV * slope_RV).to(dtype)
             grads.append(z_grad_RV @ products_VD)
             grad_VD += z_grad_RV.mT @ hidden_RD
@@ -49,9 +56,9 @@ class _CappedNats(torch.autograd.Function):
         return torch.stack(nats).sum() / len(targets_N)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         grad_ND, grad_VD, caps_grad = ctx.saved_tensors
-        return grad_ND * grad.to(grad_ND.dtype), grad_VD * grad, caps_grad * grad, None, None
+        return grad_ND * grad.to(grad_ND.dtype), grad_VD * grad, caps_grad * grad, None, None, None
 
 
 class AsymmetricCap(nn.Module):
@@ -72,7 +79,8 @@ class AsymmetricCap(nn.Module):
             return self.nats(hidden, weight_VD, targets).mean()
         dtype = compute_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return _CappedNats.apply(hidden.flatten(0, -2), weight_VD, self.caps, targets.flatten(), dtype)
+            rows_ND, targets_N, trained = hidden.flatten(0, -2), targets.flatten(), self.caps.requires_grad
+            return _CappedNats.apply(rows_ND, weight_VD, self.caps, targets_N, dtype, trained)
 
     @torch.no_grad()
     def nats(self, hidden: Tensor, weight_VD: Tensor, targets: Tensor) -> Tensor:
