@@ -3,16 +3,17 @@
 `python -m benchmarks.case_ops tokens DATA` prepares the demo's corpus, and the sample of FineWeb documents in the
 folder DATA, in every form and for several vocabularies, and counts the tokens of what is held out.
 
-`python -m benchmarks.case_ops train --seconds 60` trains the demo's model by its recipe in every form for so long, on a
-machine that does nothing else (`--steps`: for so many steps instead, on any), with several seeds, scores the float
-weights on the demo's held-out documents, and compares runs of the same seed. Runs that are done are kept under
-`.cache/case_ops`, so that a command that was stopped goes on.
+`python -m benchmarks.case_ops train DATA --seconds 60` trains the demo's model by its recipe in every form on each of
+these corpora for so long, on a machine that does nothing else (`--steps`: for so many steps instead, on any), with
+several seeds, scores the float weights on the held-out documents, and compares runs of the same seed. Runs that are
+done are kept under `.cache/case_ops` by all their settings, so that a command that was stopped goes on.
 
 Checked by: tests/benchmarks/test_case_ops.py.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -52,22 +53,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.case_ops", description=__doc__.split("\n")[0])
     parts = parser.add_subparsers(dest="part", required=True)
     tokens = parts.add_parser("tokens", help="count tokens per byte")
-    tokens.add_argument("data", metavar="DATA", type=Path, help=f"folder with {DOCUMENTS}")
-    tokens.add_argument("--pieces", type=int, nargs="+", default=[1024, 4096, 8192], help="sizes of the vocabulary")
     train = parts.add_parser("train", help="train and score")
+    for part in (tokens, train):
+        part.add_argument("data", metavar="DATA", type=Path, help=f"folder with {DOCUMENTS}")
+    tokens.add_argument("--pieces", type=int, nargs="+", default=[1024, 4096, 8192], help="sizes of the vocabulary")
     budget = train.add_mutually_exclusive_group(required=True)
     budget.add_argument("--seconds", type=float, help="of training, each run")
     budget.add_argument("--steps", type=int, help="of training, each run")
     train.add_argument("--seeds", type=int, nargs="+", default=[444, 445, 446])
     options = parser.parse_args()
     demo = load_params(ROOT / "recipes" / "demo.yaml", ["data", "model", "train", "evaluate"])
+    sample = dataclasses.replace(
+        demo.data, source="text", files=(str(options.data / DOCUMENTS),), val_frac=_SAMPLE_VAL_FRAC
+    )
+    corpora = {"wikipedia-leads": demo.data, "fineweb": sample}
     if options.part == "tokens":
-        sample = dataclasses.replace(
-            demo.data, source="text", files=(str(options.data / DOCUMENTS),), val_frac=_SAMPLE_VAL_FRAC
-        )
-        found = count_tokens({"wikipedia-leads": demo.data, "fineweb": sample}, options.pieces, WORK)
+        found = count_tokens(corpora, options.pieces, WORK)
     else:
-        found = train_arms(demo, options.seconds, options.steps, options.seeds, WORK)
+        demo.train = dataclasses.replace(demo.train, max_seconds=options.seconds, max_steps=options.steps)
+        found = {corpus: train_arms(demo, corpus, data, options.seeds, WORK) for corpus, data in corpora.items()}
     print(write_result(f"case_ops_{options.part}", hardware_name(_CPU), found).relative_to(ROOT))
 
 
@@ -95,38 +99,38 @@ def prepared(data: DataConfig, arm: str, folder: Path) -> dict[str, Any]:
     return dict(manifest["splits"]["val"])
 
 
-def train_arms(
-    demo: Params, seconds: float | None, steps: int | None, seeds: Sequence[int], work: Path
-) -> dict[str, Any]:
-    """Return the runs of all arms and seeds, and how each arm differs from plain text, seed by seed."""
-    settings = dataclasses.replace(demo.train, max_seconds=seconds, max_steps=steps)
-    demo.train = settings
-    runs = list(_runs(demo, seeds, work / (f"{seconds:g}s" if seconds else f"{steps}-steps"), work))
+def train_arms(demo: Params, corpus: str, data: DataConfig, seeds: Sequence[int], work: Path) -> dict[str, Any]:
+    """Return the runs of all arms and seeds on a corpus, and how each arm differs from plain text, seed by seed."""
+    demo.data = data
+    runs = list(_runs(demo, corpus, seeds, work))
     bpb = {(run["arm"], run["seed"]): run["bpb"] for run in runs}
     differences = {}
     for arm in ARMS:
         by_seed = [bpb[arm, seed] - bpb["none", seed] for seed in seeds]
         deviation = statistics.stdev(by_seed) if len(by_seed) > 1 else None
-        differences[arm] = {"by_seed": by_seed, "mean": statistics.mean(by_seed), "deviation": deviation}
-        print(f"{arm}: {differences[arm]['mean']:+.4f} bpb, by seed {', '.join(f'{each:+.4f}' for each in by_seed)}")
-    return {"seconds": seconds, "steps": steps, "runs": runs, "difference_to_none": differences}
+        mean = statistics.mean(by_seed)
+        differences[arm] = {"by_seed": by_seed, "mean": mean, "deviation": deviation}
+        print(f"{corpus}, {arm}: {mean:+.4f} bpb, by seed {', '.join(f'{each:+.4f}' for each in by_seed)}", flush=True)
+    limits = {"seconds": demo.train.max_seconds, "steps": demo.train.max_steps}
+    return {**limits, "runs": runs, "difference_to_none": differences}
 
 
-def _runs(demo: Params, seeds: Sequence[int], done: Path, work: Path) -> Iterator[dict[str, Any]]:
+def _runs(demo: Params, corpus: str, seeds: Sequence[int], work: Path) -> Iterator[dict[str, Any]]:
     """Yield every run, made unless it is there: all arms of a seed one after the other, for the machine's sake."""
+    settings = hashlib.sha256(repr(vars(demo)).encode()).hexdigest()[:12]
     for seed in seeds:
         for arm in ARMS:
-            path = done / f"{arm}-{seed}.json"
+            path = work / f"{corpus}-{settings}" / f"{arm}-{seed}.json"
             if not path.exists():
-                write_json(path, train_and_score(demo, arm, seed, work))
+                folder = work / f"{corpus}-{demo.data.vocab_size}-{arm}"
+                write_json(path, train_and_score(demo, arm, seed, folder))
             run = json.loads(path.read_text())
-            print(f"seed {seed}, {arm}: {run['bpb']:.4f} bpb after {run['steps']} steps", flush=True)
+            print(f"{corpus}, seed {seed}, {arm}: {run['bpb']:.4f} bpb after {run['steps']} steps", flush=True)
             yield run
 
 
-def train_and_score(demo: Params, arm: str, seed: int, work: Path) -> dict[str, Any]:
+def train_and_score(demo: Params, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train a model on an arm's tokens and return its bits per byte on the held-out ones, sliding, float weights."""
-    folder = work / f"{demo.data.source}-{demo.data.vocab_size}-{arm}"
     prepared(demo.data, arm, folder)
     shards = open_shards(shard_paths(folder / "train", "train"), demo.model.vocab_size)
     model, result = train_from_shards(

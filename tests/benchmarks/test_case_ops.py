@@ -29,15 +29,19 @@ def test_fewer_tokens_stand_for_the_same_bytes(data, tmp_path: Path) -> None:
 
 def test_runs_are_paired_by_seed_and_made_once(data, repo: Path, tmp_path: Path) -> None:
     demo = load_params(repo / "recipes" / "demo.yaml", ["data", "model", "train", "evaluate"])
-    demo.data, demo.model = data, changed(TINY, {"vocab_size": 400})
+    demo.model = changed(TINY, {"vocab_size": 400})
     demo.train = dataclasses.replace(demo.train, batch_tokens=256, warmup_steps=1, warmdown_frac=None, loop_stages=None)
+    demo.train = dataclasses.replace(demo.train, max_seconds=None, max_steps=2)
     demo.evaluate.protocols["sliding"] = dataclasses.replace(
         demo.evaluate.protocols["sliding"], context_tokens=16, stride_tokens=8
     )
-    found = train_arms(demo, None, 2, [3], tmp_path)
+    found = train_arms(demo, "toy", data, [3], tmp_path)
     assert [(run["arm"], run["seed"], run["steps"]) for run in found["runs"]] == [(arm, 3, 2) for arm in ARMS]
     bpb = {run["arm"]: run["bpb"] for run in found["runs"]}
     assert found["difference_to_none"]["fused"]["mean"] == bpb["fused"] - bpb["none"]
-    kept = tmp_path / "2-steps" / "fused-3.json"
+    (kept,) = tmp_path.glob("toy-*/fused-3.json")
     kept.write_text(json.dumps({"arm": "fused", "seed": 3, "steps": 2, "bpb": 9.0}))
-    assert train_arms(demo, None, 2, [3], tmp_path)["difference_to_none"]["fused"]["mean"] == 9.0 - bpb["none"]
+    assert train_arms(demo, "toy", data, [3], tmp_path)["difference_to_none"]["fused"]["mean"] == 9.0 - bpb["none"]
+    demo.train = dataclasses.replace(demo.train, max_steps=1)
+    again = train_arms(demo, "toy", data, [3], tmp_path)
+    assert {run["steps"] for run in again["runs"]} == {1}, "runs by other settings"
