@@ -107,12 +107,10 @@ def last_seconds(name: str, params: "Params") -> float | None:
         seconds = report.get("seconds")
         whole = seconds_taken(*parse_name(name))
         return whole or (seconds["total"] if isinstance(seconds, dict) else seconds) or None
-    if report.get("imported"):
-        return None
     steps, clock = params.train.max_steps, params.train.train_seconds
     ends = (steps and steps * report["step_avg_ms"] / 1000, clock)
     around = report.get("stage_seconds", 0.0) - report["seconds"]  # below 0 when a stopped run had trained before, too
-    return max(0.0, around) + min(end for end in ends if end is not None)
+    return max(0.0, around) + min(end for end in ends if end is not None) or None
 
 
 def expected_seconds(names: Iterable[str], params: "Params") -> dict[str, float | None]:
