@@ -13,7 +13,7 @@ def prepare(params_path: str) -> None:
     Reads section `data`. Documents go to val by a hash of their content, or val is data.val_files; published shards
     come with their own split and stay in data.fineweb.folder. Writes artifacts/data/.
     """
-    from pipeline.base.artifacts import CACHE, outputs_of, path_of
+    from pipeline.base.artifacts import CACHE, outputs_of, path_of, write_json
     from pipeline.base.checks import counted, one_line
     from pipeline.base.config import load_params
     from pipeline.corpus.prepare import LEFT_OUT_KEY
@@ -35,6 +35,7 @@ def prepare(params_path: str) -> None:
         stage.log(f"prepare: {note}")
     with stage.progress("prepare", "shards" if config.source == "fineweb" else "documents") as progress:
         manifest = prepare_data(config, path_of("manifest").parent, CACHE, progress)
+    write_json(path_of("prepare_report"), {"provenance": stage.provenance})
     if left_out := manifest.get(LEFT_OUT_KEY):
         stage.log(f"prepare: left out {counted(left_out, 'document')} of data.files that data.val_files hold too")
     overlap = manifest["overlap"]

@@ -91,7 +91,8 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     if ranks.rank == 0:
         report = train_report(model, result, precision, seed, device, ranks)
         report["resumed_at_steps"] = snapshots.resumed_at_steps if snapshots else []
-        _write_outputs(model, result, seed, lines, {**report, "provenance": stage.provenance})
+        report |= {"stage_seconds": stage.seconds, "provenance": stage.provenance}
+        _write_outputs(model, result, seed, lines, report)
     last, ending = result.last, _ending(result, params.train.max_steps)
     if snapshots:
         snapshots.discard()

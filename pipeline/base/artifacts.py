@@ -49,6 +49,7 @@ TABLE = {
     "manifest": Artifact("data/manifest.json", "prepare", "JSON: digests, documents, tokens, bytes per split"),
     "train_shards": Artifact("data/train", "prepare", "folder of shards: 256 x int32 header, uint16 tokens"),
     "val_shards": Artifact("data/val", "prepare", "folder of shards"),
+    "prepare_report": Artifact("data/report.json", "prepare", "JSON: what the data were made from"),
     "checkpoint": Artifact("seeds/{seed}/train/checkpoint.safetensors", "train", "float32 tensors, model config"),
     "train_report": Artifact("seeds/{seed}/train/report.json", "train", "JSON: steps, seconds, loss, hardware"),
     "train_log": Artifact("seeds/{seed}/train/train.log", "train", "the record's training log lines"),

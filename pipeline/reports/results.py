@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.base.artifacts import params_digest, path_of, read_json
 from pipeline.base.checks import counted
 from pipeline.base.config import Params
+from pipeline.base.files import sha256_of_file
 
 SECONDS = ("train", "calibrate", "quantize", "evaluate")
 """Stages of a seed whose reports say how long they took."""
@@ -42,25 +43,37 @@ def run_results(params: Params, run: Path = Path()) -> dict[str, Any]:
         "verdict": audit.get("verdict") if is_audited else None,
         "alarms": sum(check["verdict"] == "alarm" for check in audit.get("checks", [])) if is_audited else None,
         "record": str(run / path_of("submission")) if audited else None,
+        "record_item": submission.get("compliance", {}).get("headline_item"),
     }
 
 
 def report_results(params: Params) -> dict[str, Any]:
-    """Return the results of the run in this folder, and `changed`: the stages that ran with other parameters.
+    """Return the results of the run in this folder, and `changed`: the stages whose results are not of what is here.
 
     `params`: with all sections.
     """
-    changed = {
-        stage: None
-        for seed in params.seeds
-        for stage, report, sections in _parameters_of_reports(params, seed)
-        if _made_with_others(stage, report, sections)
-    }
-    return {**run_results(params), "changed": list(changed)}
+    results = run_results(params)
+    changed = [*_changed_stages(params)]
+    changed += ["package"] * (results["record_item"] not in (None, params.evaluate.headline))
+    return {**results, "changed": list(dict.fromkeys(changed))}
+
+
+def _changed_stages(params: Params) -> Iterator[str]:
+    """Yield the stages that ran with other parameters, or on other files, than those of now; an import states none."""
+    held = _held_files(params)
+    for seed in params.seeds:
+        for stage, path, sections in _parameters_of_reports(params, seed):
+            stated = (read_report(path) or {}).get("provenance", {})
+            has_others = stated.get("params_sha256") != params_digest(sections) or any(
+                held.get(name, digest) != digest for name, digest in stated.get("inputs_sha256", {}).items()
+            )
+            if stated.get("stage") == stage and has_others:
+                yield stage
 
 
 def _parameters_of_reports(params: Params, seed: int) -> Iterator[tuple[str, Path, Mapping[str, object]]]:
-    """Yield the stages of a seed, their reports, and the parameters whose digest these state."""
+    """Yield prepare and the stages of a seed, their reports, and the parameters whose digest these state."""
+    yield "prepare", path_of("prepare_report"), {"data": params.data}
     launch = params.launch
     train = {"model": params.model, "train": params.train, "launch": launch.result_settings()}
     yield "train", path_of("train_report", seed=seed), train
@@ -70,10 +83,15 @@ def _parameters_of_reports(params: Params, seed: int) -> Iterator[tuple[str, Pat
         yield "evaluate", path_of("scores", seed=seed, item=item), {"protocol": params.evaluate.protocols[item]}
 
 
-def _made_with_others(stage: str, path: Path, sections: Mapping[str, object]) -> bool:
-    """Return whether the report of a stage states another digest of its parameters; an import's states none."""
-    stated = (read_report(path) or {}).get("provenance", {})
-    return stated.get("stage") == stage and stated.get("params_sha256") != params_digest(sections)
+def _held_files(params: Params) -> dict[str, str]:
+    """Return the sha256 of files that stages read: taken of small ones, of others as their makers' reports state it."""
+    small = (path_of(name) for name in ("manifest", "byte_table"))
+    held = {str(path): sha256_of_file(path) for path in small if path.exists()}
+    for seed in params.seeds:
+        for name in ("train_report", "calibrate_report"):
+            held |= (read_report(path_of(name, seed=seed)) or {}).get("outputs_sha256", {})
+    artifacts = _artifact_digests(params, Path()).items()
+    return held | {str(path_of("model", seed=seed)): digest for seed, digest in artifacts if digest}
 
 
 def _artifact_digests(params: Params, run: Path) -> dict[str, str | None]:
@@ -213,16 +231,16 @@ def results_ending(results: Mapping[str, Any]) -> list[str]:
     lines.append(f"audit   {audit_text(results)}")
     lines.append(f"record  {results['record']}/" if results["record"] else "record  not packaged and audited yet")
     if results["changed"]:
-        lines.append(f"changed parameters of {', '.join(results['changed'])}; run `dvc repro`")
+        lines.append(f"outdated {', '.join(results['changed'])}; run `dvc repro`")
     return lines
 
 
 def audit_text(results: Mapping[str, Any]) -> str:
-    """Return the verdict on these artifacts with its alarms, and whether it still holds for the parameters of now."""
+    """Return the verdict on these artifacts with its alarms, and whether it is of what is here now."""
     if results["verdict"] is None:
         return "not done yet"
     alarms = f" with {counted(results['alarms'], 'alarm')}" if results["alarms"] else ""
-    changed = ", of other parameters than these" if results["changed"] else ""
+    changed = ", outdated" if results["changed"] else ""
     over = ", ABOVE the limit of now" if (results["total_bytes"] or 0) > results["limit_bytes"] else ""
     return f"{results['verdict']}{alarms}{changed}{over}"
 

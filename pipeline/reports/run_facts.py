@@ -9,7 +9,7 @@ Checked by: tests/reports/test_page.py.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.schedule import build_schedule
 from pipeline.reports.comparison import Comparison, Divergence, block_divergences, compare, group_of, training_slice
 from pipeline.reports.results import quantization_gap, read_report, report_results
+from pipeline.reports.schedule_table import with_dense_average
 from pipeline.reports.text_losses import (
     PositionLoss,
     WorstDocument,
@@ -121,10 +122,14 @@ def _are_there(names: Sequence[str], seed: int) -> bool:
 
 
 def _changes(params: Params, seed: SeedFacts) -> list[tuple[int, str]]:
-    """Return when loops, averages and quantization began, as far as the rows of the curve can tell."""
+    """Return when loops, averages and quantization began, as far as the rows of the curve can tell.
+
+    What is done in every n-th step, an average or all loops, begins once.
+    """
+    config = replace(with_dense_average(params.train), all_loops_every_steps=None)
     found, before = [], ["all loops"]
     for row in seed.curve if seed.train and not seed.train["imported"] else []:
-        settings = settings_at(params.train, int(row["step"]) - 1, row["seconds"])
+        settings = settings_at(config, int(row["step"]) - 1, row["seconds"])
         loops = "all loops" if settings.active_loops is None else f"{settings.active_loops} of the loops"
         names = [
             loops,

@@ -9,13 +9,14 @@ Checked by: tests/reports/test_schedule_table.py.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pipeline.base.checks import require
 from pipeline.base.config import Params
 from pipeline.launching.processes import resolve_processes
 from pipeline.model.schedule_config import ScheduleConfig
-from pipeline.optim.config import GroupDecay
-from pipeline.training.config import TrainConfig
+from pipeline.optim.config import GroupDecay, SparseEmaConfig
+from pipeline.training.config import SwaConfig, TrainConfig
 from pipeline.training.memory import step_bytes
 from pipeline.training.regime import StepSettings, check_loops, settings_at
 
@@ -32,6 +33,7 @@ def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: 
     when nothing would end it then, or when the network has not the loops of the schedule.
     """
     check_loops(config, schedule)
+    config = with_dense_average(config)
     require(
         step_seconds is not None or config.max_steps is not None,
         "--step-ms",
@@ -45,6 +47,13 @@ def schedule_table(config: TrainConfig, schedule: ScheduleConfig, step_seconds: 
     if step_seconds is None and config.train_seconds is not None:
         lines.append("train.max_seconds may end it earlier: `--step-ms 100` says where")
     return "\n".join(lines)
+
+
+def with_dense_average(config: TrainConfig) -> TrainConfig:
+    """Return a configuration whose average takes in every step: one of every n-th begins once, not at each of them."""
+    if not isinstance(config.average, SparseEmaConfig | SwaConfig):
+        return config
+    return replace(config, average=replace(config.average, every_steps=1))
 
 
 def memory_line(params: Params) -> str:

@@ -98,17 +98,19 @@ def last_report(name: str) -> Mapping[str, Any]:
 def last_seconds(name: str, params: "Params") -> float | None:
     """Return the seconds of a stage's last run, of training at the steps and the clock it has now.
 
-    Where it did not run in this folder its report says them, without start and end. None when nothing says so, as of an
-    imported checkpoint.
+    Where it did not run in this folder its report says them, without start and end. Of training its report alone does:
+    `dvc exp apply` may have brought another run's, and no part of one run is taken with parts of another. None when
+    nothing says so, as of an imported checkpoint.
     """
-    report, whole = last_report(name), seconds_taken(*parse_name(name))
+    report = last_report(name)
     if "step_avg_ms" not in report:
         seconds = report.get("seconds")
+        whole = seconds_taken(*parse_name(name))
         return whole or (seconds["total"] if isinstance(seconds, dict) else seconds) or None
     steps, clock = params.train.max_steps, params.train.train_seconds
     ends = (steps and steps * report["step_avg_ms"] / 1000, clock)
-    around = (whole or 0.0) - report["seconds"]  # below 0 after an interruption: that run trained before, too
-    return max(0.0, around) + min(end for end in ends if end is not None)
+    around = report.get("stage_seconds", 0.0) - report["seconds"]  # below 0 when a stopped run had trained before, too
+    return max(0.0, around) + min(end for end in ends if end is not None) or None
 
 
 def expected_seconds(names: Iterable[str], params: "Params") -> dict[str, float | None]:

@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from pipeline.base.artifacts import path_of, write_json
 from pipeline.base.config import SECTIONS, load_params
+from pipeline.optim.config import SparseEmaConfig
 from pipeline.reports.page import page
 from pipeline.reports.run_facts import run_facts
 from pipeline.reports.text_losses import PositionLoss, WorstDocument
@@ -82,3 +84,17 @@ def test_after_training_alone_no_mark_is_told_of(monkeypatch, tmp_path):
     curve = [{"step": n, "loss": 2.0, "lr_scale": 1.0, "seconds": n} for n in (1, 2)]
     run = dataclasses.replace(run, seeds=[dataclasses.replace(run.seeds[0], curve=curve)])
     assert "Loss of single training batches, as they were logged. Below:" in page([run])
+
+
+def test_what_every_nth_step_does_begins_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    params = load_params(str(REPO / "params.yaml"), SECTIONS)
+    average = SparseEmaConfig(kind="ema", decay=0.9, from_frac=0.25, every_steps=7)
+    params.train = dataclasses.replace(
+        params.train, max_steps=500, average=average, quantization=None, loop_stages=None, all_loops_every_steps=2
+    )
+    (seed,) = params.seeds
+    write_json(path_of("train_report", seed=seed), {"imported": None})
+    rows = [f"{step},2.0,1.0,0.0,{step}" for step in (1, 100, 140, 200, 210, 301)]
+    path_of("curve", seed=seed).write_text("\n".join(["step,loss,lr_scale,seconds,tokens", *rows, ""]))
+    assert run_facts(params, "run", False).changes == [(140, "average")]

@@ -2,12 +2,14 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
+from pipeline.optim.config import SparseEmaConfig
 from pipeline.reports.schedule_table import planned_steps, schedule_table
-from pipeline.training.config import EmaConfig, LoopStage, NoiseConfig
+from pipeline.training.config import EmaConfig, LoopStage, NoiseConfig, SwaConfig
 from pipeline.training.regime import settings_at
 from stages.cli import fairway
 from tests.networks import TINY
@@ -53,6 +55,14 @@ step  seconds  lr scale  momentum  weight decay  loops  context  averaged  quant
 def test_the_table_shows_every_change() -> None:
     """Two seconds a step: 50 steps in the 100 seconds that the reserve leaves, a row every fifth."""
     assert schedule_table(CONFIG, MODEL.schedule, 2.0) == TABLE.strip("\n")
+
+
+def test_an_average_of_every_nth_step_begins_once() -> None:
+    sparse = replace(CONFIG, average=SparseEmaConfig(kind="ema", decay=0.99, from_frac=0.25, every_steps=4))
+    assert schedule_table(sparse, MODEL.schedule, 2.0) == TABLE.strip("\n")
+    swa = replace(CONFIG, average=SwaConfig(kind="swa", every_steps=4))
+    averages = [line.split()[7] for line in schedule_table(swa, MODEL.schedule, 2.0).splitlines()[1:]]
+    assert averages == 9 * ["-"] + 6 * ["swa"], "from the warm-down on, as the learning rate falls"
 
 
 def test_a_step_budget_needs_no_speed() -> None:

@@ -94,7 +94,10 @@ def test_before_any_stage_the_next_command_is_named(params):
 
 
 def test_an_audit_of_other_parameters_says_so(finished: Project, monkeypatch: pytest.MonkeyPatch):
-    """The digests that reports state are those of the parameters that their stages run with, and of no others."""
+    """The digests that reports state are those of the parameters that their stages run with, and of no others.
+
+    The record states its headline, the last item.
+    """
     monkeypatch.chdir(finished.root)
 
     def told(section: str, **values: object) -> tuple[str, str]:
@@ -103,19 +106,47 @@ def test_an_audit_of_other_parameters_says_so(finished: Project, monkeypatch: py
         lines = results_ending(report_results(params))
         return lines[2], lines[-1]
 
-    sound, changed = "audit   pass", "audit   pass, of other parameters than these"
-    for section in ("evaluate", "package", "data"):  # what no figure depends on, and what only prepare reads
-        values = {"evaluate": {"batch_tokens": 96}, "package": {"blurb": "x"}, "data": {"val_frac": 0.2}}[section]
+    sound, changed = "audit   pass", "audit   pass, outdated"
+    for section, values in (("evaluate", {"batch_tokens": 96}), ("package", {"blurb": "x"})):  # no figure depends on
         assert told(section, **values) == (sound, "record  artifacts/submission/")
     for stage, section, values in (
+        ("prepare", "data", {"val_frac": 0.2}),
+        ("package", "evaluate", {"items": ("ttt", "sliding")}),
         ("train", "train", {"warmup_steps": 3}),
         ("train", "model", {"logit_softcap": 11.0}),
         ("calibrate", "calibrate", {"sweeps": 2}),
         ("quantize", "budget", {"limit_bytes": 431_000}),
         ("train, calibrate", "launch", {"device": "auto"}),
     ):
-        assert told(section, **values) == (changed, f"changed parameters of {stage}; run `dvc repro`")
+        assert told(section, **values) == (changed, f"outdated {stage}; run `dvc repro`")
     assert told("budget", limit_bytes=365_000, code_reserve_bytes=340_000)[0] == f"{changed}, ABOVE the limit of now"
     protocols = load_params("params.yaml", ["evaluate"]).evaluate.protocols
     finer = dataclasses.replace(protocols["sliding"], stride_tokens=8)
-    assert told("evaluate", protocols={**protocols, "sliding": finer})[1].startswith("changed parameters of evaluate;")
+    assert told("evaluate", protocols={**protocols, "sliding": finer})[1].startswith("outdated evaluate;")
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("manifest", "train, calibrate, evaluate"),
+        ("byte_table", "evaluate"),
+        ("train_report", "calibrate, quantize, evaluate"),
+        ("calibrate_report", "quantize"),
+        ("quantize_report", "evaluate"),
+    ],
+)
+def test_results_of_other_files_than_are_here_are_outdated(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str, stages: str
+):
+    """As after `fairway prepare` of another corpus: the file, or the outputs that its maker's report states, change."""
+    monkeypatch.chdir(project.root)
+    path, params = path_of(name, seed=1), load_params("params.yaml", SECTIONS)
+    content = path.read_bytes()
+    path.unlink()  # what it may link to in DVC's cache stays
+    if name.endswith("report"):
+        report = json.loads(content)
+        outputs = dict.fromkeys(report.get("outputs_sha256", ()), "another")
+        write_json(path, {**report, "outputs_sha256": outputs, "artifact_sha256": "another"})
+    else:
+        path.write_bytes(content + b"\n")
+    assert results_ending(report_results(params))[-1] == f"outdated {stages}; run `dvc repro`"

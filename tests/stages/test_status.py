@@ -338,14 +338,23 @@ def test_stages_take_what_they_or_other_seeds_took(small: Project):
 def test_what_a_stage_took_here_counts_before_its_report(small: Project):
     write_json(TOOK / "quantize-1.json", {"seconds": 7.5})
     write_json(TOOK / "audit.json", {"seconds": 9.5})
-    write_json(TOOK / "train-1.json", {"seconds": 60.0})
-    report = path_of("train_report", seed=1)
-    write_json(report, {**read_json(report), "seconds": 50.0, "step_avg_ms": 100.0})
     params = check_params("params.yaml")
-    steps, known = params.train.max_steps, expected_seconds(stages_of(params), params)
-    assert (known["quantize@1"], known["audit"], known["train@1"]) == (7.5, 9.5, 10.0 + 0.1 * steps)
+    known = expected_seconds(stages_of(params), params)
+    assert (known["quantize@1"], known["audit"]) == (7.5, 9.5)
     (TOOK / "quantize-1.json").write_text("[]")
     assert expected_seconds(["quantize@1"], params) == {"quantize@1": 3.0}
+
+
+def test_training_takes_what_its_report_says_and_no_part_of_another_run(small: Project):
+    """As after `dvc exp apply` and `fairway import`: what training took here was another run."""
+    write_json(TOOK / "train-1.json", {"seconds": 600.0})
+    path, params = path_of("train_report", seed=1), check_params("params.yaml")
+    report = {**read_json(path), "seconds": 50.0, "step_avg_ms": 100.0, "imported": None}
+    for stage_seconds, around in ((60.0, 10.0), (40.0, 0.0)):
+        write_json(path, {**report, "stage_seconds": stage_seconds})
+        assert expected_seconds(["train@1"], params) == {"train@1": around + 0.1 * params.train.max_steps}
+    write_json(path, {**report, "seconds": 0.0, "step_avg_ms": 0.0, "imported": {"layout": "crawler"}})
+    assert expected_seconds(["train@1"], params) == {"train@1": params.train.train_seconds}
 
 
 @pytest.mark.parametrize("name", ["prepare", "train@444", "evaluate-float@444", "evaluate@444-sliding"])
