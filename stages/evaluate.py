@@ -6,6 +6,7 @@ import click
 
 from stages.shell.console import params_option, seal, seed_option
 from stages.shell.ranks import run_on_ranks
+from stages.shell.rules import check_corpus
 
 if TYPE_CHECKING:
     from pipeline.base.config import Params
@@ -34,12 +35,12 @@ def evaluate(seed: int, item: str, params_path: str) -> None:
         seed,
         params_path,
         params.launch,
-        lambda ranks: _evaluate_rank(params, seed, item, ranks),
+        lambda ranks: _evaluate_rank(params, seed, item, params_path, ranks),
         ["--item", item],
     )
 
 
-def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> None:
+def _evaluate_rank(params: "Params", seed: int, item: str, params_path: str, ranks: "Ranks") -> None:
     import numpy as np
 
     from pipeline.base.artifacts import outputs_of, path_of, write_json
@@ -62,6 +63,7 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     inputs = [weights, path_of("byte_table"), path_of("manifest")]
     outputs = outputs_of("evaluate", seed=seed, item=item)
     stage = seal("evaluate", {"protocol": protocol}, inputs, outputs, ranks.rank, note, seed, item)
+    check_corpus(params_path)
     try:
         model, mixtures = (load_checkpoint(weights), {}) if item == "float" else load_artifact_model(weights)
     except ArtifactError as error:
@@ -74,12 +76,6 @@ def _evaluate_rank(params: "Params", seed: int, item: str, ranks: "Ranks") -> No
     )
     tokens_M = np.concatenate(shards)
     table, manifest = load_byte_table(path_of("byte_table")), read_manifest(path_of("manifest"))
-    require(
-        getattr(protocol, "bos_id", manifest["bos_id"]) == manifest["bos_id"],
-        f"evaluate.protocols.{item}.bos_id",
-        protocol,
-        f"{manifest['bos_id']}, the tokenizer's",
-    )
     loaded = stage.seconds
     with stage.progress(f"evaluate {item}", "targets") as progress, process_group(ranks, device):
         clock = ScoringClock(params.evaluate.limit_seconds if ranks.rank == 0 else None, loaded, progress)

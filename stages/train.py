@@ -10,9 +10,9 @@ import click
 
 from stages.shell.console import Stage, params_option, seal, seed_option
 from stages.shell.ranks import run_on_ranks
+from stages.shell.rules import check_corpus
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from pipeline.base.config import Params
@@ -45,14 +45,15 @@ def train(seed: int, params_path: str, dry_run: bool, step_ms: float | None, mac
         click.echo(dry_run_text(params_path, step_ms, machine))
         return
     params = load_params(params_path, ["model", "train", "launch"])
-    run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, ranks))
+    run_on_ranks("train", seed, params_path, params.launch, lambda ranks: _train_rank(params, seed, params_path, ranks))
 
 
-def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
+def _train_rank(params: "Params", seed: int, params_path: str, ranks: "Ranks") -> None:
     import torch._dynamo  # noqa: F401 optimizers would load it later, where a signal leaves the stage's lock
 
     from pipeline.base.artifacts import outputs_of, path_of
     from pipeline.data.byte_count import load_byte_table
+    from pipeline.data.manifest import listed_shards, open_listed
     from pipeline.launching.processes import StoppedError, resolve_device
     from pipeline.reports.training import train_report
     from pipeline.training.precision import precision_warning, resolve_precision
@@ -66,7 +67,9 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
     stage = seal("train", sections, inputs, outputs_of("train", seed=seed), ranks.rank, note, seed)
     if warning := precision_warning(params.train.precision, device):
         stage.log(warning)
-    shards = _open_shards(params, ranks)
+    check_corpus(params_path)
+    listed = listed_shards(path_of("manifest"), "train")
+    shards = open_listed(listed, params.model.vocab_size, check_content=ranks.rank == 0)
     lines: list[str] = []
     snapshots = _open_snapshots(params, seed, ranks, device, precision, stage, lines)
     try:
@@ -100,19 +103,6 @@ def _train_rank(params: "Params", seed: int, ranks: "Ranks") -> None:
         f"train: seed {seed}, {ending}, {last['tokens']:,} tokens, loss {last['loss']:.4f} nats",
         f"       {last['tokens'] / last['seconds']:,.0f} tokens/s; {path_of('checkpoint', seed=seed)}",
     )
-
-
-def _open_shards(params: "Params", ranks: "Ranks") -> "list[np.ndarray]":
-    """Return the train shards, of the model's vocabulary."""
-    from pipeline.base.artifacts import path_of
-    from pipeline.base.checks import require
-    from pipeline.data.manifest import listed_shards, open_listed, read_manifest
-
-    listed = listed_shards(path_of("manifest"), "train")
-    vocab_size = read_manifest(path_of("manifest"))["vocab_size"]
-    found, expected = params.model.vocab_size, f"{vocab_size}, the vocabulary of the prepared shards"
-    require(found == vocab_size, "model.vocab_size", found, expected)
-    return open_listed(listed, vocab_size, check_content=ranks.rank == 0)
 
 
 def _write_outputs(

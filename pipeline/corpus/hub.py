@@ -4,8 +4,9 @@ The one idea: the hub states a digest for every file (for large files their sha2
 has that digest, whatever happened before. A file that is done is not fetched again, one that is not is fetched anew;
 within a file the hub's client resumes a broken connection where it broke. The first answer names the commit that the
 revision stands for, and everything after it is asked of that commit: a branch that moves cannot mix two exports.
-`digests.json` in the folder pins every large file to the digest that it had when it was first fetched, or that
-somebody put there: a publisher who changes a file later, or a mirror that lies, is named and nothing is touched.
+`digests.json` in the folder pins, under every revision that was configured, every large file to the digest that it had
+when it was first fetched, or that somebody put there: a publisher who changes a file later, or a mirror that lies, is
+named and nothing is touched. Another revision is another choice, and has pins of its own.
 
 Source: huggingface_hub's public functions; digests are the ETag of a file's metadata.
 Differs: the client itself trusts a file that it finds in place with a note of its own beside it.
@@ -45,8 +46,9 @@ class HubDataset:
         """A branch, tag or commit; after the first file the commit."""
         self.endpoint = endpoint
         self.folder = folder / repository
+        self._configured = revision
         self._pins = self.folder / "digests.json"
-        self._pinned: dict[str, str] = _read_pins(self._pins)
+        self._pinned = _read_pins(self._pins).get(revision, {})
 
     def fetch(self, name: str) -> HubFile:
         """Return file `name` of the repository, downloaded unless it lies in place with the right content.
@@ -79,15 +81,16 @@ class HubDataset:
         if _is_sha256(stated) and pinned != stated:
             raise DownloadError(
                 f"{name}: got digest {stated} from {self.endpoint}, revision {self.revision}, expected {pinned}, to "
-                f"which {self._pins} pins it; set data.fineweb.revision to the commit that has it, or remove its line "
-                "there to take the new file"
+                f"which {self._pins} pins it; set data.fineweb.revision to the commit that has it, or remove the entry "
+                f"{self._configured!r} there to take what the hub has now"
             )
 
     def _pin(self, name: str, digest: str) -> None:
         """Note the digest of a large file that lies in place, at its first fetch."""
         if _is_sha256(digest) and name not in self._pinned:
-            self._pinned = {**_read_pins(self._pins), name: digest}  # another checkout may share the folder
-            write_bytes(self._pins, (json.dumps(self._pinned, indent=0, sort_keys=True) + "\n").encode())
+            pins = _read_pins(self._pins)  # another checkout may share the folder
+            self._pinned = pins[self._configured] = {**pins.get(self._configured, {}), name: digest}
+            write_bytes(self._pins, (json.dumps(pins, indent=0, sort_keys=True) + "\n").encode())
 
     def _published_digest(self, name: str) -> str:
         """Return the digest that the hub states for a file, and hold on to the commit it is asked of."""
@@ -144,15 +147,18 @@ class HubDataset:
         )
 
 
-def _read_pins(path: Path) -> dict[str, str]:
-    """Return the digests of a file of pins by name; none where there is no such file."""
+def _read_pins(path: Path) -> dict[str, dict[str, str]]:
+    """Return the digests of a file of pins by revision and name; none where there is no such file."""
     try:
-        pinned = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        pinned = None
-    if not isinstance(pinned, dict) or not all(isinstance(each, str) and _is_sha256(each) for each in pinned.values()):
-        raise DownloadError(f"{path}: not a JSON object of names and their sha256; mend it, or remove it to pin anew")
-    return pinned
+        pins = json.loads(path.read_bytes()) if path.is_file() else {}
+        sound = all(_is_sha256(digest) for pinned in pins.values() for digest in pinned.values())
+    except (AttributeError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise DownloadError(
+            f"{path}: not a JSON object of revisions, each of names and their sha256; mend it, or remove it to pin anew"
+        )
+    return pins
 
 
 def _is_sha256(digest: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline.projection.counts import training_counts
 from pipeline.projection.machines import Machine
 from pipeline.training.config import TrainConfig
 from pipeline.training.contexts import stage_at
-from pipeline.training.loop import sequences_per_step
+from pipeline.training.loop import sequences_per_process
 
 
 class TrainingStage(NamedTuple):
@@ -69,7 +69,7 @@ def train_once(
     model: ModelConfig, train: TrainConfig, machine: Machine, loops: int | None, context_tokens: int
 ) -> float:
     """Return the seconds of one step, in passes of at most `train.micro_batch_sequences`."""
-    share = sequences_per_step(train.batch_tokens, context_tokens, machine.processes) // machine.processes
+    share = sequences_per_process(train, context_tokens, machine.processes)
     passes = math.ceil(share / (train.micro_batch_sequences or share))
     counts = training_counts(model, math.ceil(share / passes), context_tokens, loops)
     return passes * counts.training_seconds(machine, train.compile)

@@ -27,11 +27,18 @@ class DeviceMemoryError(FairwayError):
 
 
 def build_backward(
-    model: nn.Module, device: torch.device, *, bf16: bool, compiled: bool, micro_batch_sequences: int | None
+    model: nn.Module,
+    device: torch.device,
+    *,
+    bf16: bool,
+    compiled: bool,
+    micro_batch_sequences: int | None,
+    longest_tokens: int | None = None,
 ) -> Backward:
     """Return the function that runs a rank's share of a batch forward and backward, micro batch by micro batch.
 
-    `model` maps ids (B, T) and targets (B, T) to their mean nats. Raises DeviceMemoryError when a pass does not fit.
+    `model` maps ids (B, T) and targets (B, T) to their mean nats; `longest_tokens` is a sequence's length at the end of
+    the run, where that is another. Raises DeviceMemoryError when a pass does not fit.
     """
 
     def mean_nats_of(tokens_BT: Tensor) -> Tensor:
@@ -50,14 +57,20 @@ def build_backward(
                 loss.backward()
                 total_loss += loss.detach()
         except torch.OutOfMemoryError:
-            half = len(parts[0]) // 2
-            remedy = f"set train.micro_batch_sequences to {half}" if half else "shorten model.context_tokens"
             raise DeviceMemoryError(
-                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; {remedy}"
+                f"a pass over {len(parts[0])} sequences does not fit into the GPU's memory; "
+                f"{_how_to_halve(parts[0][:, 1:], longest_tokens)}"
             ) from None
         return total_loss
 
     return backward
+
+
+def _how_to_halve(ids_BT: Tensor, longest_tokens: int | None) -> str:
+    """Return the setting under which no pass of a run has more than half of the tokens of this one."""
+    half = ids_BT.numel() // (2 * (longest_tokens or ids_BT.size(1)))
+    shorter = "shorten model.context_tokens, and train.context_stages where set"
+    return f"set train.micro_batch_sequences to {half}" if half else shorter
 
 
 def with_room(backward: Backward, model: LoopedUNet, micro_batch_sequences: int | None) -> Backward:

@@ -185,12 +185,8 @@ class TrainConfig:
             self.reserve_seconds,
             f"0 or more and below max_seconds ({self.max_seconds})",
         )
-        require(
-            self.micro_batch_sequences is None or self.micro_batch_sequences >= 1,
-            "micro_batch_sequences",
-            self.micro_batch_sequences,
-            "null or at least 1",
-        )
+        micro = self.micro_batch_sequences
+        require(micro is None or micro >= 1, "micro_batch_sequences", micro, "null or at least 1")
         for name in ("batch_tokens", "newton_schulz_steps", "log_every_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("matrix_lr", "embed_lr", "scalar_lr"):
@@ -205,6 +201,9 @@ class TrainConfig:
             require(self._number(name, 0.0) >= 0, name, getattr(self, name), "0 or more")
         for name in ("muon_momentum", "muon_momentum_start", "adam_beta1", "adam_beta2", "min_lr_frac"):
             require(0 <= self._number(name, 0.0) < 1, name, getattr(self, name), "at least 0 and below 1")
+        low, high = self.muon_momentum_start, self.muon_momentum
+        cycles = isinstance(self.muon_momentum_warmup_steps, MomentumCycle)
+        require(low < high or not cycles, "muon_momentum_start", low, f"below muon_momentum ({high}), the cycle's peak")
         require(
             self.document_bos_id is None or self.document_bos_id >= 0,
             "document_bos_id",

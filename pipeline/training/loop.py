@@ -11,6 +11,7 @@ Differs: no DistributedDataParallel: gradients are averaged after the backward p
 Checked by: tests/training/test_loop.py, tests/training/test_ranks.py, tests/training/test_resume.py.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import cast
@@ -28,6 +29,7 @@ from pipeline.model.network import LoopedUNet
 from pipeline.optim.lr_schedule import budget_progress
 from pipeline.training.backward import Backward, build_backward, warm_up, with_room
 from pipeline.training.config import TrainConfig
+from pipeline.training.contexts import sampled_tokens
 from pipeline.training.journal import Journal, TrainResult
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.precision import BF16
@@ -143,6 +145,7 @@ def _set_up(
         bf16=config.precision == BF16,
         compiled=config.compile,
         micro_batch_sequences=config.micro_batch_sequences,
+        longest_tokens=None if config.context_stages is None else config.context_stages[-1].context_tokens,
     )
     if config.compile:
         network, (batch, length) = cast(LoopedUNet, model), shape_BT
@@ -165,6 +168,15 @@ def sequences_per_step(batch_tokens: int, sequence_tokens: int, world_size: int)
     expected = f"a multiple of {sequence_tokens} tokens per sequence x {world_size} processes, such as {nearest}"
     require_always(batch_tokens % unit_tokens == 0, "train.batch_tokens", batch_tokens, expected)
     return batch_tokens // sequence_tokens
+
+
+def sequences_per_process(config: TrainConfig, context_tokens: int, world_size: int) -> int:
+    """Return the sequences of this length in a process's share of a batch, which is dealt out in the sampler's spans.
+
+    Raises ValueError for the batches that `train` refuses.
+    """
+    span = math.lcm(context_tokens, sampled_tokens(config.context_stages or ()))
+    return sequences_per_step(config.batch_tokens, span, world_size) // world_size * (span // context_tokens)
 
 
 def _require_unbroken(broken_at: int) -> None:

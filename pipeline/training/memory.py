@@ -30,7 +30,7 @@ from pipeline.model.loss import CHUNK_LOGITS
 from pipeline.model.network import LoopedUNet
 from pipeline.optim.groups import parameter_groups
 from pipeline.training.config import TrainConfig
-from pipeline.training.loop import sequences_per_step
+from pipeline.training.loop import sequences_per_process
 from pipeline.training.precision import FP32
 from pipeline.training.quant_aware import grid_weights
 
@@ -46,7 +46,7 @@ def step_bytes(model: ModelConfig, train: TrainConfig, world_size: int) -> int:
 
     Precision `auto` counts as bf16. Raises ValueError for a batch that does not divide into sequences over processes.
     """
-    share = sequences_per_step(train.batch_tokens, model.context_tokens, world_size) // world_size
+    share = sequences_per_process(train, model.context_tokens, world_size)
     num_tokens = min(share, train.micro_batch_sequences or share) * model.context_tokens
     num_logits = min(CHUNK_LOGITS["cuda"], num_tokens * model.vocab_size)
     with torch.device("meta"):

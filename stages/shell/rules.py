@@ -30,6 +30,23 @@ def check_params(path: str) -> "Params":
     return params
 
 
+def check_corpus(path: str) -> None:
+    """Raise ValueError, one line, unless the prepared corpus has the vocabulary and the document starts of the file.
+
+    For the stages that read the corpus: before `prepare` has run on the file, what lies there may be another's.
+    """
+    from pipeline.base.artifacts import path_of
+    from pipeline.base.checks import require
+    from pipeline.data.manifest import read_manifest
+
+    params, manifest = check_params(path), read_manifest(path_of("manifest"))
+    found, expected = params.model.vocab_size, f"{manifest['vocab_size']}, the vocabulary of the prepared shards"
+    require(found == manifest["vocab_size"], "model.vocab_size", found, expected)
+    for key, token in _document_starts(params).items():
+        expected = f"{manifest['bos_id']}, with which documents of the prepared shards begin"
+        require(token in (None, manifest["bos_id"]), key, token, expected)
+
+
 def _check_block_factors(params: "Params") -> None:
     from pipeline.base.checks import require
 
@@ -58,11 +75,19 @@ def _check_token_ids(params: "Params") -> None:
         vocab_size,
         f"{params.data.vocab_size}, as data.vocab_size",
     )
-    ids = {"train.document_bos_id": params.train.document_bos_id}
-    for name, protocol in params.evaluate.protocols.items():
-        ids[f"evaluate.protocols.{name}.bos_id"] = getattr(protocol, "bos_id", None)
-    for key, token in ids.items():
+    for key, token in _document_starts(params).items():
         require(token is None or token < vocab_size, key, token, f"a token id below model.vocab_size ({vocab_size})")
+
+
+def _document_starts(params: "Params") -> dict[str, int | None]:
+    """Return every token id that the file takes for the start of a document, by its key; None is off."""
+    model, train, protocols = params.model, params.train, params.evaluate.protocols
+    return {
+        "model.attention.document_bos_id": model.attention.document_bos_id,
+        "model.smear.bos_id": getattr(model.smear, "bos_id", None),
+        "train.document_bos_id": train.document_bos_id,
+        **{f"evaluate.protocols.{name}.bos_id": getattr(each, "bos_id", None) for name, each in protocols.items()},
+    }
 
 
 def _check_statistics(params: "Params") -> None:

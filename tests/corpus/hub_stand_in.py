@@ -26,6 +26,8 @@ class HubStandIn:
         """File -> bytes after which the connection breaks, once."""
         self.false_content: dict[str, bytes] = {}
         """File -> what is sent instead, always."""
+        self.exports: dict[str, dict[str, bytes]] = {}
+        """Commit -> its files, where they are others than `files`, which every other revision has."""
         self.refused: set[str] = set()
         """Revisions that do not exist any more."""
         self.states_digests = True
@@ -34,6 +36,10 @@ class HubStandIn:
     def downloads(self) -> list[str]:
         """Return the files whose content was asked for, in order."""
         return [name for method, name, _ in self.requests if method == "GET"]
+
+    def files_at(self, revision: str) -> dict[str, bytes]:
+        """Return the files of a revision."""
+        return self.exports.get(revision, self.files)
 
     @contextmanager
     def serving(self) -> Iterator["HubStandIn"]:
@@ -66,20 +72,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        blob = re.fullmatch("/blobs/(.+)", self.path)
+        blob = re.fullmatch("/blobs/([^/]+)/(.+)", self.path)
         asked = re.fullmatch(f"/datasets/{self.hub.repository}/resolve/([^/]+)/(.+)", self.path)
+        found = blob or asked
+        revision, name = found.groups() if found else ("", "")
+        files = self.hub.files_at(revision)
+        commit = revision if revision in self.hub.exports else self.hub.commit
         if blob:
-            self._send_content(blob[1])
-        elif asked is None or asked[2] not in self.hub.files:
+            self._send_content(name, files[name])
+        elif asked is None or name not in files:
             self._refuse("EntryNotFound" if asked else "RepoNotFound")
-        elif asked[1] in self.hub.refused:
+        elif revision in self.hub.refused:
             self._refuse("RevisionNotFound")
-        elif asked[2].endswith(".json"):
-            content = self.hub.files[asked[2]]
+        elif name.endswith(".json"):
+            content = files[name]
             digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-            self._send_content(asked[2], {"ETag": f'"{digest}"', "X-Repo-Commit": self.hub.commit})
+            self._send_content(name, content, {"ETag": f'"{digest}"', "X-Repo-Commit": commit})
         else:
-            self._redirect(asked[2])
+            self._redirect(f"{revision}/{name}", files[name], commit)
 
     def _refuse(self, code: str) -> None:
         self.send_response(404)
@@ -87,14 +97,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _redirect(self, name: str) -> None:
-        content = self.hub.files[name]
+    def _redirect(self, place: str, content: bytes, commit: str) -> None:
         if self.command == "HEAD":
-            self.hub.requests.append((self.command, name, 0))
+            self.hub.requests.append((self.command, place.partition("/")[2], 0))
         self.send_response(302)
         # Another host, as the hub redirects to its CDN: the client takes the digest from this answer, not from there.
-        self.send_header("Location", self.hub.endpoint.replace("127.0.0.1", "localhost") + f"/blobs/{name}")
-        self.send_header("X-Repo-Commit", self.hub.commit)
+        self.send_header("Location", self.hub.endpoint.replace("127.0.0.1", "localhost") + f"/blobs/{place}")
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("X-Linked-Size", str(len(content)))
         if self.hub.states_digests:
             self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
@@ -102,8 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _send_content(self, name: str, headers: dict[str, str] | None = None) -> None:
-        content = self.hub.false_content.get(name, self.hub.files[name])
+    def _send_content(self, name: str, content: bytes, headers: dict[str, str] | None = None) -> None:
+        content = self.hub.false_content.get(name, content)
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         first = int(asked[1]) if asked else 0
         self.hub.requests.append((self.command, name, first))

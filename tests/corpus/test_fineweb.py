@@ -152,20 +152,31 @@ def test_shards_are_taken_as_they_are_and_counted(tmp_path, config, hub, export)
         assert shard_paths(out, split) == paths  # a folder above is fine, too
 
 
-def test_an_export_whose_val_stands_in_train_is_refused(tmp_path, config, hub, export):
-    """Val of 30 documents, of which train holds the last 24, as in an export that counted its front twice."""
+def test_an_export_whose_val_stands_in_train_is_refused_and_left_by_every_way_that_is_named(
+    tmp_path, config, hub, export
+):
+    """Val of 30 documents, of which train holds the last 24, as in an export that counted its front twice.
+
+    The broken shards stay pinned: to another revision that is nothing, and a branch that is mended says what to do.
+    """
     bos_id = int(export.splits["val"].tokens_M[0])
     val_M = export.splits["val"].tokens_M
     starts = np.flatnonzero(val_M == bos_id)
-    shards = export.num_shards["train"]
-    assert run(config, tmp_path / "sound")["overlap"]["recurring"] == 0
+    assert export.num_shards["train"] > 1
     write_shard(tmp_path / "shard.bin", np.concatenate([val_M[starts[6] :], export.splits["train"].tokens_M]))
     hub.files[shard_name("train", 0)] = (tmp_path / "shard.bin").read_bytes()
-    (tmp_path / "kept" / REPOSITORY / "digests.json").unlink()
-    with pytest.raises(ValueError, match=r"sp1024: 2\d of \d\d val documents .* in fineweb_train_000000\.bin; the"):
+    commit = "e" * 40
+    hub.exports[commit] = export.files
+    with pytest.raises(ValueError, match=r"sp1024: 2\d of \d\d val .* in fineweb_train_000000\.bin; the.*fineweb\.rev"):
         run(config, tmp_path / "data")
     assert not (tmp_path / "data").exists()
-    assert shards > 1
+    assert run(changed(config, revision=commit), tmp_path / "other")["overlap"]["recurring"] == 0
+    hub.files[shard_name("train", 0)] = export.files[shard_name("train", 0)]
+    with pytest.raises(DownloadError, match=r"set data\.fineweb\.revision to the commit .* or remove the entry 'main'"):
+        run(config, tmp_path / "data")
+    pins = tmp_path / "kept" / REPOSITORY / "digests.json"
+    pins.write_text(json.dumps({commit: json.loads(pins.read_text())[commit]}))
+    assert run(config, tmp_path / "data")["overlap"]["recurring"] == 0
 
 
 def test_counts_do_not_depend_on_how_much_is_counted_at_once(tmp_path, config, monkeypatch):

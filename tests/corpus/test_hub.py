@@ -13,6 +13,8 @@ from tests.corpus.hub_stand_in import REPOSITORY, HubStandIn
 
 SMALL = random.Random(1).randbytes(5000)
 FILES = {"root/manifest.json": b'{"a": 1}\n', "root/one.bin": SMALL, "root/two.bin": SMALL[::-1]}
+OLD = "01d" + 37 * "0"
+"""A commit before main's."""
 
 
 @pytest.fixture
@@ -24,6 +26,10 @@ def hub():
 
 def dataset(hub: HubStandIn, folder: Path, revision: str = "main") -> HubDataset:
     return HubDataset(REPOSITORY, revision, hub.endpoint, folder)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -47,34 +53,44 @@ def test_fetches_large_and_small_files_once(tmp_path, hub, name):
 
 
 def test_what_the_publisher_changes_later_is_named_with_both_digests_and_not_taken(tmp_path, hub):
-    """Whoever fetched it first keeps it; removing the line, as the message says, takes the new file."""
+    """Whoever fetched it first keeps it; both ways out that the message names are open."""
     path, first = dataset(hub, tmp_path).fetch("root/one.bin")
     dataset(hub, tmp_path).fetch("root/two.bin")
+    hub.exports[OLD] = dict(hub.files)
     hub.files["root/one.bin"] = b"changed"
     now = hashlib.sha256(b"changed").hexdigest()
     with pytest.raises(DownloadError, match=f"^root/one.bin: got digest {now} from .*, expected {first}, to which"):
         dataset(hub, tmp_path).fetch("root/one.bin")
     assert path.read_bytes() == SMALL
+    assert dataset(hub, tmp_path, OLD).fetch("root/one.bin") == (path, first)
     pins = tmp_path / REPOSITORY / "digests.json"
-    pins.write_text(json.dumps({name: each for name, each in json.loads(pins.read_text()).items() if each != first}))
+    pins.write_text(json.dumps({revision: each for revision, each in read(pins).items() if revision != "main"}))
     assert dataset(hub, tmp_path).fetch("root/one.bin") == (path, now)
-    assert json.loads(pins.read_text()) == {
-        "root/one.bin": now,
-        "root/two.bin": hashlib.sha256(SMALL[::-1]).hexdigest(),
-    }
+    assert read(pins) == {"main": {"root/one.bin": now}, OLD: {"root/one.bin": first}}
+
+
+def test_every_revision_has_pins_of_its_own(tmp_path, hub):
+    """Going to another revision and back again fetches what each has, and meets no pin of the other."""
+    hub.exports[OLD] = {**hub.files, "root/one.bin": b"older"}
+    for revision, content in (("main", SMALL), (OLD, b"older"), ("main", SMALL), (OLD, b"older")):
+        assert dataset(hub, tmp_path, revision).fetch("root/one.bin").path.read_bytes() == content
+    hub.exports[OLD]["root/one.bin"] = SMALL
+    with pytest.raises(DownloadError, match=f"revision {OLD}, expected .* remove the entry '{OLD}' there"):
+        dataset(hub, tmp_path, OLD).fetch("root/one.bin")
 
 
 def test_a_table_of_digests_from_elsewhere_is_held_to_before_anything_is_fetched(tmp_path, hub):
     pins = tmp_path / REPOSITORY / "digests.json"
     pins.parent.mkdir(parents=True)
-    pins.write_text(json.dumps({"root/two.bin": "0" * 64}))
+    pins.write_text(json.dumps({"main": {"root/two.bin": "0" * 64}}))
     dataset(hub, tmp_path).fetch("root/one.bin")
     with pytest.raises(DownloadError, match=f"expected {'0' * 64}, to which"):
         dataset(hub, tmp_path).fetch("root/two.bin")
     assert hub.downloads() == ["root/one.bin"]
-    for damaged in ("[", "[]", '{"root/one.bin": 1}', '{"root/one.bin": "12"}'):
+    flat = json.dumps({"root/one.bin": "0" * 64})
+    for damaged in ("[", "[]", "null", flat, '{"main": {"root/one.bin": 1}}', '{"main": {"root/one.bin": "12"}}'):
         pins.write_text(damaged)
-        with pytest.raises(DownloadError, match=r"digests\.json: not a JSON object of names and their sha256; mend it"):
+        with pytest.raises(DownloadError, match=r"digests\.json: not a JSON object of revisions, .*; mend it"):
             dataset(hub, tmp_path)
 
 

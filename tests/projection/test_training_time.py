@@ -11,7 +11,7 @@ from pipeline.projection.training_time import step_seconds, training_stages
 from pipeline.training.config import LoopStage
 from pipeline.training.contexts import ContextStage
 from pipeline.training.regime import settings_at
-from tests.networks import TINY
+from tests.networks import TINY, changed
 from tests.training.tiny_run import train_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -58,6 +58,15 @@ def test_stages_are_those_of_a_run_step_by_step(budget: dict) -> None:
         seen[kind] += 1
         step, seconds = step + 1, seconds + speed[kind]
     assert [stage.steps for stage in stages] == [*seen.values()]
+
+
+def test_a_batch_that_a_run_refuses_is_not_projected_and_the_one_named_is() -> None:
+    """Spans of 48 hold the sequences of 16 and of 24 without rest; a multiple of one length may be none of both."""
+    stages = (ContextStage(from_frac=0.0, context_tokens=16), ContextStage(from_frac=0.5, context_tokens=24))
+    config, train = changed(TINY, {"context_tokens": 24}), train_config(batch_tokens=192, context_stages=stages)
+    with pytest.raises(ValueError, match=r"^train\.batch_tokens: got 192, expected a multiple of 48 .*, such as 384$"):
+        training_stages(config, train, MACHINE)
+    assert len(training_stages(config, replace(train, batch_tokens=384), MACHINE)) == 2
 
 
 def test_a_cadence_takes_the_mean_and_micro_batches_start_again() -> None:

@@ -1,11 +1,13 @@
 """params.yaml as a whole: `fairway check`, and every command that reads the file, refuse what a later stage would."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from stages.shell.rules import check_params
+from pipeline.base.artifacts import path_of
+from stages.shell.rules import check_corpus, check_params
 from tests.configurations import FILES, REPO, changed, documents
 from tests.stages.test_cli import fairway
 
@@ -122,6 +124,49 @@ def test_demo_checks_the_file_before_anything_runs(tmp_path: Path):
     edited(tmp_path, "package.github", "fairway")
     done = fairway("demo", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
+
+
+STARTS = [
+    ("model.attention.document_bos_id", "model.attention.document_bos_id", 2),
+    ("model.smear.bos_id", "model.smear", {"kind": "token", "width": 12, "bos_id": 2}),
+    ("train.document_bos_id", "train.document_bos_id", 2),
+    (
+        "evaluate.protocols.blocks.bos_id",
+        "evaluate.protocols.blocks",
+        {"kind": "blocks", "documents": True, "bos_id": 2, "context_tokens": 8, "mixture": None},
+    ),
+]
+"""Key whose token id begins no document of the prepared corpus, and what is set to have it."""
+
+
+def prepare_nothing(folder: Path) -> None:
+    """Write what lies there after `prepare`, without a shard, and weights that nobody can read."""
+    empty = {"documents": 0, "tokens": 0, "targets": 0, "bytes": 0, "shards": []}
+    manifest = {"vocab_size": 1024, "bos_id": 1, "unigram_bpb": 1.0, "tokenizer_sha256": ""}
+    for path in (path_of("manifest"), path_of("byte_table"), path_of("model", seed=444)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(json.dumps(manifest | {"splits": {"train": empty, "val": empty}}))
+
+
+@pytest.mark.parametrize(("key", "changed_key", "value"), STARTS)
+def test_documents_begin_as_in_the_prepared_corpus(key, changed_key, value, tmp_path: Path, monkeypatch):
+    """`fairway check` says nothing of it: what lies there may be from before an edit of section `data`."""
+    prepare_nothing(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    check_corpus(edited(tmp_path, "train.document_bos_id", 1))
+    with pytest.raises(ValueError, match=f"^{re.escape(key)}: got 2, expected 1, with which documents of the prepared"):
+        check_corpus(edited(tmp_path, changed_key, value))
+    check_params("params.yaml")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_stages_that_read_the_corpus_compare_it_first(command: str, tmp_path: Path):
+    """Whatever key it is: nobody trains for hours before the scorer tells."""
+    prepare_nothing(tmp_path)
+    params = edited(tmp_path, *STARTS[-1][1:])
+    done = fairway(command, *READERS[command], "--params", params, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"fairway: error: {STARTS[-1][0]}: got 2, expected 1")
 
 
 def test_recipes_may_replace_a_file_that_is_wrong(tmp_path: Path):

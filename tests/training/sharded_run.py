@@ -14,23 +14,25 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.base.ranks import Ranks
 from pipeline.launching.processes import current_ranks, process_group
+from pipeline.optim.config import BlockRates
 from pipeline.training.optimizer_step import OptimizerStep
 from tests.training.tiny_run import train_config
 
 NUM_STEPS, SAVED_STEPS = 4, 2
-ACTIVE_STEPS = {"wide.0": (0, 1, 3), "alone": (1, 2), "square.2": (0, 2), "never": ()}
+RATES = BlockRates(peak=0.03, block_factors=(1.0, 0.5, 1.0, 2.0))
+ACTIVE_STEPS = {"wide.0": (0, 1, 3), "alone": (1, 2), "blocks.2": (0, 2), "never": ()}
 """Steps in which a module has gradients; all steps when not named."""
 
 
 class Uneven(nn.Module):
-    """Three matrices of one shape up to a transpose, four square ones, one alone, one never trained, AdamW's."""
+    """Three matrices of one shape up to a transpose, four square ones in blocks, one alone, one untrained, AdamW's."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.wide = nn.ModuleList([nn.Linear(24, 8), nn.Linear(24, 8)])
         self.tall = nn.Linear(8, 24, bias=False)
-        self.square = nn.ModuleList([nn.Linear(12, 12, bias=False) for _ in range(4)])
+        self.blocks = nn.ModuleList([nn.Linear(12, 12, bias=False) for _ in range(4)])
         self.alone = nn.Linear(20, 20, bias=False)
         self.never = nn.Linear(6, 9, bias=False)
         self.table = nn.Embedding(10, 8)
@@ -65,14 +67,14 @@ def take_steps(
     return {"losses": losses, "norms": norms, "weights": copy.deepcopy(model.state_dict())}
 
 
-def optimizer_step_of(model: nn.Module, ranks: Ranks, grad_clip: float) -> OptimizerStep:
+def optimizer_step_of(model: nn.Module, ranks: Ranks, grad_clip: float, **changes: Any) -> OptimizerStep:
     """Return the step of a model under the settings of the test."""
-    return OptimizerStep(model, train_config(weight_decay=0.5, grad_clip=grad_clip), ranks)
+    return OptimizerStep(model, train_config(weight_decay=0.5, grad_clip=grad_clip, **changes), ranks)
 
 
 @record
 def main(folder: str) -> None:
-    """Step unclipped, stopping for a snapshot on the way; go on from the snapshot; step clipped."""
+    """Step unclipped, stopping for a snapshot; go on from it; step clipped; step with rates per block."""
     torch.set_num_threads(1)
     ranks = current_ranks()
     with process_group(ranks, torch.device("cpu")):
@@ -85,6 +87,9 @@ def main(folder: str) -> None:
         seen["resumed"] = resume(seen["first"]["weights"], seen["states"], ranks, [ranks.rank])
         model = Uneven()
         seen["clipped"] = take_steps(model, optimizer_step_of(model, ranks, 0.3), range(NUM_STEPS), [ranks.rank])
+        model = Uneven()
+        rated = optimizer_step_of(model, ranks, 0.0, matrix_lr=RATES)
+        seen["rated"] = take_steps(model, rated, range(NUM_STEPS), [ranks.rank])
         torch.save(seen, Path(folder) / f"rank{ranks.rank}.pt")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import SequenceSampler, shorter_sequences
 from pipeline.model.network import build
+from pipeline.training.backward import DeviceMemoryError
 from pipeline.training.contexts import SWITCH_STEPS, ContextStage, check_contexts, sampled_tokens
 from pipeline.training.regime import settings_at
 from tests.training.test_loop import ticking_clock
@@ -114,6 +116,36 @@ def test_on_a_clock_the_rise_counts_steps_at_their_mean_speed() -> None:
     given = [settings_at(config, step, 2.0 * step).lr_scale for step in range(200)]
     rise = [(step + 1) / SWITCH_STEPS for step in range(SWITCH_STEPS)]
     assert given == pytest.approx([1.0] * 50 + rise + [1.0] * 18 + rise + [1.0] * 68)
+
+
+class _Full(_Recording):
+    """A model on a GPU that holds so many tokens."""
+
+    def __init__(self, most_tokens: int) -> None:
+        super().__init__()
+        self.most_tokens = most_tokens
+
+    def forward(self, input_ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        if input_ids_BT.numel() > self.most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB")
+        return super().forward(input_ids_BT, targets_BT)
+
+
+def test_a_full_gpu_names_a_micro_batch_that_fits_until_the_end() -> None:
+    """Half as many of the first, short sequences would fit them, and fill the GPU again when they get longer."""
+    config = train_config(context_stages=GROWING)
+    with pytest.raises(DeviceMemoryError, match=r"32 sequences .*set train\.micro_batch_sequences to 4$"):
+        train_tiny(config, _Full(64))
+    model = _Full(64)
+    train_tiny(replace(config, micro_batch_sequences=4), model)
+    assert max(model.shapes) == (4, SEQUENCE_TOKENS)
+
+
+def test_a_gpu_too_small_for_one_sequence_names_all_lengths() -> None:
+    advice = "shorten model.context_tokens, and train.context_stages where set"
+    with pytest.raises(DeviceMemoryError, match=f"1 sequences .*; {advice}$"):
+        train_tiny(train_config(context_stages=GROWING, micro_batch_sequences=1), _Full(8))
+    check_contexts(GROWING[:2], 8, train_config().batch_tokens)
 
 
 @pytest.mark.parametrize(

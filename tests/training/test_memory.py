@@ -12,6 +12,7 @@ from pipeline.model.attention import LONGEST_PRODUCTS_TOKENS
 from pipeline.model.network import LoopedUNet, build
 from pipeline.recipes.recipes import recipe_names, recipe_path
 from pipeline.training.config import EmaConfig, FakeQuantConfig
+from pipeline.training.contexts import ContextStage
 from pipeline.training.memory import activation_bytes, state_bytes, step_bytes
 from pipeline.training.optimizer_step import OptimizerStep
 from pipeline.training.regime import Regime, settings_at
@@ -105,6 +106,16 @@ def test_the_state_is_that_of_a_step_that_was_taken() -> None:
 def test_a_pass_over_fewer_sequences_needs_less() -> None:
     assert estimate("universal-4b7l", 12) < 0.6 * estimate("universal-4b7l", 24)
     assert estimate("universal-4b7l", 1000) == estimate("universal-4b7l", 48), "no more than a process has"
+
+
+def test_stages_need_what_the_longest_does_of_a_batch_that_a_run_takes() -> None:
+    """192 tokens are a sequence of 24 for each of 8 processes, but not the span of 48 that holds those of 16, too."""
+    config = changed(MODEL, {"context_tokens": 24})
+    stages = (ContextStage(from_frac=0.0, context_tokens=16), ContextStage(from_frac=0.5, context_tokens=24))
+    train = train_config(batch_tokens=384)
+    assert step_bytes(config, replace(train, context_stages=stages), 8) == step_bytes(config, train, 8)
+    with pytest.raises(ValueError, match=r"^train\.batch_tokens: got 192, expected a multiple of 48 .* x 8 .* as 384$"):
+        step_bytes(config, replace(train, context_stages=stages, batch_tokens=192), 8)
 
 
 @pytest.mark.parametrize("name", ["tiny", "frontier"])

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.base.ranks import Ranks
 from pipeline.launching.processes import torchrun
-from tests.training.sharded_run import NUM_STEPS, Uneven, optimizer_step_of, resume, take_steps
+from tests.training.sharded_run import NUM_STEPS, RATES, Uneven, optimizer_step_of, resume, take_steps
 
 ALONE = Ranks(0, 0, 1)
 
@@ -25,10 +25,11 @@ def ranked(
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
-def alone(num_ranks: int, grad_clip: float) -> dict[str, Any]:
+def alone(num_ranks: int, grad_clip: float, **changes: Any) -> dict[str, Any]:
     """Return what one process sees that is given the mean gradients of the ranks."""
     model = Uneven()
-    return take_steps(model, optimizer_step_of(model, ALONE, grad_clip), range(NUM_STEPS), list(range(num_ranks)))
+    step = optimizer_step_of(model, ALONE, grad_clip, **changes)
+    return take_steps(model, step, range(NUM_STEPS), list(range(num_ranks)))
 
 
 def distance_over_moved(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -41,7 +42,7 @@ def distance_over_moved(weights: dict[str, torch.Tensor], expected: dict[str, to
 
 
 def test_ranks_hold_identical_weights(ranked: list[dict[str, Any]]) -> None:
-    for part in ("first", "second", "clipped"):
+    for part in ("first", "second", "clipped", "rated"):
         for other in ranked[1:]:
             for name, weight in ranked[0][part]["weights"].items():
                 assert torch.equal(weight, other[part]["weights"][name]), f"{part}: {name} drifted apart"
@@ -68,11 +69,19 @@ def test_the_norm_is_the_whole_gradients_and_clips_it(ranked: list[dict[str, Any
     assert distance_over_moved(ranked[0]["clipped"]["weights"], expected["weights"]) < 0.03
 
 
+def test_rates_per_block_are_those_of_one_process(ranked: list[dict[str, Any]]) -> None:
+    """Matrices of one shape then lie in stacks of several rates; tolerance as above, far below what a rate changes."""
+    expected = alone(len(ranked), grad_clip=0.0, matrix_lr=RATES)
+    assert distance_over_moved(ranked[0]["rated"]["weights"], expected["weights"]) < 0.03
+    plain = alone(len(ranked), grad_clip=0.0)
+    assert distance_over_moved(plain["weights"], expected["weights"]) > 0.3
+
+
 def test_matrices_without_a_gradient_stay(ranked: list[dict[str, Any]]) -> None:
     """Neither decayed nor given momentum, in a stack of its own and among others that have gradients."""
     start, first = Uneven().state_dict(), ranked[0]["first"]["weights"]
     assert torch.equal(ranked[0]["second"]["weights"]["never.weight"], start["never.weight"])
-    assert not torch.equal(first["square.2.weight"], start["square.2.weight"])
+    assert not torch.equal(first["blocks.2.weight"], start["blocks.2.weight"])
     names = [name for name, parameter in Uneven().named_parameters() if parameter.ndim == 2 and "table" not in name]
     for seen in ranked:
         assert names.index("never.weight") not in seen["states"][1]["state"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.config import parse_value
+from pipeline.optim.config import MomentumCycle
 from pipeline.training.config import EmaConfig, LoopStage, NoiseConfig, SwaConfig, TrainConfig
 from pipeline.training.contexts import ContextStage
 from tests.training.tiny_run import train_config
@@ -36,6 +37,7 @@ def noise(from_frac: float) -> NoiseConfig:
 CLOCK = {"max_steps": None, "max_seconds": 60.0}
 NO_WARMDOWN = {"warmdown_frac": None}
 COUNTED = {"warmdown_frac": None, "warmdown_steps": 5}
+CYCLE = {"muon_momentum_warmup_steps": MomentumCycle(cycle_steps=2)}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,8 @@ COUNTED = {"warmdown_frac": None, "warmdown_steps": 5}
         ({"loop_stages": stages((0.0, 0))}, "loop_stages[0].loops: got 0, expected at least 1"),
         ({"context_stages": ()}, "context_stages: got [], expected null or at least one stage"),
         ({"context_stages": contexts((0.1, 8))}, "context_stages[0].from_frac: got 0.1, expected 0: the first stage"),
+        (CYCLE | {"muon_momentum_start": 0.95}, "muon_momentum_start: got 0.95, expected below muon_momentum (0.95"),
+        (CYCLE | {"muon_momentum_start": 0.99}, "muon_momentum_start: got 0.99, expected below muon_momentum (0.95"),
         (
             {"context_stages": contexts((0.0, 16)), "document_bos_id": 1},
             "document_bos_id: got 1, expected null beside context_stages, which cut anywhere; model.attention",
@@ -101,6 +105,8 @@ def test_what_could_never_take_effect_is_refused(changes: dict[str, Any], messag
         {"loop_stages": stages((0.0, 1), (11 / 12, 2))},
         {"all_loops_every_steps": 12},
         CLOCK | {"all_loops_every_steps": 5000},
+        CYCLE | {"muon_momentum_start": 0.94},
+        {"muon_momentum_start": 0.95},
     ],
 )
 def test_what_takes_effect_at_the_very_last_is_accepted(changes: dict[str, Any]) -> None:
