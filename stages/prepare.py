@@ -22,7 +22,7 @@ def prepare(params_path: str) -> None:
     from pipeline.corpus.source_files import unread_files
     from pipeline.corpus.text_files import TEXT_SUFFIXES
     from pipeline.data.manifest import split_fingerprints
-    from pipeline.data.overlap import RECURRING_FRAC, overlap_line
+    from pipeline.data.overlap import overlap_limit, overlap_line
 
     config = load_params(params_path, ["data"]).data
     stage = seal("prepare", {"data": config}, [], outputs_of("prepare"), 0, f"source {config.source}")
@@ -38,10 +38,9 @@ def prepare(params_path: str) -> None:
     write_json(path_of("prepare_report"), {"provenance": stage.provenance})
     if left_out := manifest.get(LEFT_OUT_KEY):
         stage.log(f"prepare: left out {counted(left_out, 'document')} of data.files that data.val_files hold too")
-    overlap = manifest["overlap"]
-    stage.log(f"prepare: {overlap_line(overlap)}")
-    if overlap["recurring"] > RECURRING_FRAC * overlap["documents"]:
-        stage.log(f"prepare: that is more than the {RECURRING_FRAC:.1%} that check T10 of the audit lets pass")
+    stage.log(f"prepare: {overlap_line(manifest['overlap'])}")
+    if limit := overlap_limit(manifest["overlap"]):
+        stage.log(f"prepare: check T10 of the audit will fail: {limit}")
     for split, digest in split_fingerprints(manifest).items():
         stage.log(f"prepare: fingerprint of {split} {digest}")
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]

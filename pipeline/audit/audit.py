@@ -31,7 +31,7 @@ from pipeline.base.files import atomic_folder, files_below, folder_digest, requi
 from pipeline.base.progress import Log
 from pipeline.data.tokenizer import load_tokenizer
 
-AUDIT_VERSION = "fairway-audit-3"
+AUDIT_VERSION = "fairway-audit-4"
 _LONGEST_EVIDENCE = 500
 TITLES = {
     "T1": "every target exactly once",

@@ -14,15 +14,8 @@ import sentencepiece
 
 from pipeline.audit.evaluator import Evaluator, Finding, failed, judged, passed
 from pipeline.audit.isolation import ask_isolation
-from pipeline.audit.questions import (
-    Basis,
-    Question,
-    ask_future,
-    ask_normalisation,
-    ask_order,
-    ask_positions,
-    ask_repetition,
-)
+from pipeline.audit.questions import LONG, Basis, Question, ask_future, ask_normalisation, ask_order, ask_positions
+from pipeline.audit.repetition import ask_repetition
 from pipeline.audit.streams import Stream, StreamMaker, piece_bytes
 from pipeline.base.checks import counted
 from pipeline.data.text import decode_texts
@@ -33,13 +26,17 @@ DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
 def audit_behaviour(
     evaluate: Evaluator, maker: StreamMaker, tolerance: float, num_processes: int
 ) -> dict[str, Finding]:
-    """Return the findings of T1 to T7 and T12; the evaluator is called twice.
+    """Return the findings of T1 to T7 and T12; the evaluator is called twice, and
+    a third time where a protocol declares a phase of learning, which the first streams may be too short for.
 
-    `tolerance`: nats by which two equal runs may differ, 0 on a CPU; `num_processes`: of the first call, for T7.
+    `tolerance`: nats by which two equal runs may differ, 0 on a CPU; `num_processes`: of all calls
+    but the last, for T7.
     """
     many, short = maker.stream("many documents", DOCUMENT_TOKENS), maker.repeated("short", 12)
     on_processes = evaluate([many.tokens, short.tokens], num_processes=num_processes)
     streams = [many, short, *_sized_streams(maker, evaluate.protocols), maker.boundaries("boundary pieces")]
+    if any(protocol.get("global_phase") for protocol in evaluate.protocols.values()):
+        on_processes += evaluate([streams[LONG].tokens], num_processes=num_processes)
     basis = Basis(maker, streams, [], evaluate.protocols, tolerance)
     questions = {
         "T1": Question([], lambda answers: judge_exactly_once(basis)),

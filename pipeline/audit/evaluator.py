@@ -102,8 +102,8 @@ class Evaluator(Protocol):
         """Item -> the protocol it declares, as plain data; known after the first call."""
         ...
 
-    def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
-        """Return the ledgers of every stream, in order."""
+    def __call__(self, streams: Sequence[np.ndarray], num_processes: int | None = None) -> list[Ledgers]:
+        """Return the ledgers of every stream, in order; None: one process, in which train shards are at hand, too."""
         ...
 
 

@@ -78,9 +78,9 @@ class ShippedProgram:
         self.silenced = 0
         """Processes that stopped telling before they ended."""
 
-    def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
+    def __call__(self, streams: Sequence[np.ndarray], num_processes: int | None = None) -> list[Ledgers]:
         """Return the ledgers of every stream. Raises ShippedError, in one line, when the program fails."""
-        parts = min(len(streams), self.side_by_side if num_processes == 1 else 1)
+        parts = min(len(streams), self.side_by_side if num_processes is None else 1)
         with ThreadPoolExecutor(parts) as pool:
             try:
                 scored = list(pool.map(lambda part: self._score(streams[part::parts], num_processes), range(parts)))
@@ -91,11 +91,11 @@ class ShippedProgram:
         self.first = streams[0], answers[0]
         return answers
 
-    def _score(self, streams: Sequence[np.ndarray], num_processes: int) -> list[Ledgers]:
+    def _score(self, streams: Sequence[np.ndarray], num_processes: int | None) -> list[Ledgers]:
         """Return the ledgers of every stream from one start of the program."""
         with workplace() as place:
-            self._furnish(place.folder, streams, with_train=num_processes == 1)
-            self._run(place, ["--ledger", "ledger"], num_processes)
+            self._furnish(place.folder, streams, with_train=num_processes is None)
+            self._run(place, ["--ledger", "ledger"], num_processes or 1)
             ledger = place.folder / "ledger"
             files = sorted(ledger.glob("*.npz"))
             if not 0 < len(files) <= _MOST_ITEMS:

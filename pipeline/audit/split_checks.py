@@ -1,4 +1,4 @@
-"""Check T10: shards and tokenizer are those that the record states, and no val document was trained on.
+"""Check T10: shards and tokenizer are those that the record states, and val was not trained on.
 
 Checked by: tests/stages/test_audit.py; the search for val text among train shards by tests/data/test_overlap.py.
 """
@@ -10,12 +10,12 @@ from pipeline.audit.record_files import NO_RUN, Evidence, RecordFolder
 from pipeline.audit.untrusted import field, one_line
 from pipeline.base.checks import require
 from pipeline.data.manifest import fingerprint
-from pipeline.data.overlap import RECURRING_FRAC, RUN_TOKENS, find_overlap, overlap_line
+from pipeline.data.overlap import RUN_TOKENS, find_overlap, overlap_limit, overlap_line
 from pipeline.data.tokenizer import load_tokenizer
 
 
 def check_split(record: RecordFolder, evidence: Evidence | None, bos_id: int) -> Finding:
-    """T10: shards and tokenizer are those of manifest, logs and submission; no val document was trained on."""
+    """T10: shards and tokenizer are those of manifest, logs and submission; val was not trained on."""
     if evidence is None:
         return not_applicable(NO_RUN)
     manifest = evidence.report("manifest")
@@ -28,9 +28,10 @@ def check_split(record: RecordFolder, evidence: Evidence | None, bos_id: int) ->
         return failed(fault)
     overlap = find_overlap(evidence.shards("val"), evidence.shards("train"), bos_id)
     require(overlap.documents > 0, "val shards", "no document", f"documents of at least {RUN_TOKENS} tokens")
-    line = overlap_line(overlap.summary(load_tokenizer(record.tokenizer)))
-    if len(overlap.recurring) > RECURRING_FRAC * overlap.documents:
-        return failed(f"{line}; at most {RECURRING_FRAC:.1%} may")
+    summary = overlap.summary(load_tokenizer(record.tokenizer))
+    line = overlap_line(summary)
+    if limit := overlap_limit(summary):
+        return failed(f"{line}; {limit}")
     return passed(f"digests and fingerprints of the splits agree; {line}")
 
 

@@ -36,7 +36,7 @@ from pipeline.data.tokenizer import load_tokenizer
 
 _COUNTED_AT_ONCE_TOKENS = 1 << 16
 _BROKEN_FRAC = 0.1
-"""Share of val documents in train from which on an export is refused; the audit's limit is far below it."""
+"""Share of val's text in train above which an export is refused; the audit's limit is below it."""
 
 
 class _Export(NamedTuple):
@@ -80,8 +80,8 @@ def write_fineweb(config: DataConfig, root: Path, progress: Progress) -> dict[st
 
 
 def _require_apart(overlap: Mapping[str, Any], variant: str) -> None:
-    """Raise ValueError for an export whose val documents were trained on: no chance repeats so many."""
-    if overlap["recurring"] > _BROKEN_FRAC * overlap["documents"]:
+    """Raise ValueError for an export whose val was trained on: no chance repeats so much."""
+    if overlap["copied_tokens"] > _BROKEN_FRAC * overlap["tokens"]:
         raise ValueError(
             f"data.fineweb: {variant}: {overlap_line(overlap)}: train and val are not apart, and no score on this val "
             "means anything; set data.fineweb.repository or data.fineweb.revision to an export that keeps them apart"

@@ -1,12 +1,14 @@
-"""Val documents that stand among train shards: found by hashes of short runs of tokens, confirmed by the tokens.
+"""Val text that stands among train shards: found by hashes of short runs of tokens, confirmed by the tokens.
 
 The one idea: texts are compared by runs of tokens, not by whole documents, so that copies are found that are shifted,
 joined, or cut by the end of a shard. A val document recurs when more than half of its runs of `RUN_TOKENS` tokens,
-taken end to end from its BOS, stand anywhere in the train shards; a shorter document says nothing. Train streams by, a
+taken end to end from its BOS, stand anywhere in the train shards; a shorter document says nothing. Of other documents
+`STRETCH_RUNS` runs in a row that all stand there are copied text; fewer are a phrase or a notice. Train streams by, a
 piece that fits the processor's cache at a time: each of its runs is hashed, a table of the hashes' first bits sorts out
 nearly all of them, and what is left is compared token by token, so that no hash raises a false alarm.
 
-Axes: M tokens of a stream, D documents, R runs of val, U their distinct contents.
+Axes: M tokens of a stream, D documents, R runs of val, U their distinct contents, S stretches: runs in a row that all
+stand in train, or all do not.
 Source: none; that 80 % of a published val split stood in train is known from records 2018 and 2118 of the challenge.
 Checked by: tests/data/test_overlap.py (slow oracle: Python sets of tuples).
 """
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sentencepiece
 
-from pipeline.base.checks import one_line
+from pipeline.base.checks import counted, one_line
 from pipeline.base.progress import Log
 from pipeline.data.byte_count import byte_table, count_bytes
 from pipeline.data.shards import open_shard
@@ -29,8 +31,12 @@ from pipeline.data.text import decode_texts
 
 RUN_TOKENS = 16
 """A power of two; shorter documents mean nothing."""
-RECURRING_FRAC = 1e-3
-"""Share of val documents that may recur: crawls hold a few texts twice."""
+STRETCH_RUNS = 4
+"""Runs of val in a row that are copied text when all of them stand in train."""
+DOCUMENTS_PER_RECURRING = 1000
+"""Of so many val documents one may recur, and one of fewer: crawls hold a few texts twice."""
+COPIED_FRAC = 0.05
+"""Share of val's text that may be copied: overlap affects over 4 % of standard val sets (arXiv 2107.06499)."""
 _PIECE_TOKENS = 1 << 16
 """Train tokens in work at a time: their hashes stay in the cache."""
 _PLACES_PER_RUN = 32
@@ -49,17 +55,22 @@ class Overlap(NamedTuple):
     """Tokens of those that recur, in order, BOS first."""
     by_shard: dict[str, int]
     """Train shard -> val documents that recur in it alone; shards without any are left out."""
+    tokens: int
+    """Of all runs of val."""
+    copied_M: np.ndarray
+    """Tokens of the runs that are copied text, in order: those found of documents that recur, and stretches."""
 
     def summary(self, processor: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
-        """Return how many documents recur, of how many, their bytes, in which shards, how the first begins."""
+        """Return how many documents recur, their bytes and shards, how much text is copied and how that begins."""
         table = byte_table(processor)
-        first = self.recurring[0][:_SHOWN_TOKENS].tolist() if self.recurring else []
         return {
             "documents": self.documents,
             "recurring": len(self.recurring),
             "bytes": sum(int(count_bytes(tokens_M, table).sum()) for tokens_M in self.recurring),
             "by_shard": self.by_shard,
-            "first": one_line(decode_texts(processor, [first])[0], 80),
+            "tokens": self.tokens,
+            "copied_tokens": len(self.copied_M),
+            "first": one_line(decode_texts(processor, [self.copied_M[:_SHOWN_TOKENS].tolist()])[0], 80),
         }
 
 
@@ -71,12 +82,14 @@ class _ValRuns(NamedTuple):
     """Where in the stream a document of at least one run lies."""
     first_run_D: np.ndarray
     """Its first run."""
+    start_R: np.ndarray
+    """Where in the stream a run begins."""
     content_R: np.ndarray
     """Which distinct content a run has."""
     digest_U: np.ndarray
     """uint64, ascending."""
     start_U: np.ndarray
-    """Where in the stream such a run begins."""
+    """Where in the stream the first such run begins."""
     likely: np.ndarray
     """bool, by a digest's first bits: whether one of val begins so."""
 
@@ -93,16 +106,26 @@ class _ValRuns(NamedTuple):
         hits_D = np.add.reduceat(found_U[self.content_R].astype(np.int64), self.first_run_D)
         return 2 * hits_D > np.diff(self.first_run_D, append=len(self.content_R))
 
+    def copied(self, found_U: np.ndarray) -> np.ndarray:
+        """Return the tokens of the found runs of documents that recur and of `STRETCH_RUNS` or more found in a row."""
+        found_R = found_U[self.content_R]
+        begins_R = np.append(True, found_R[1:] != found_R[:-1])
+        begins_R[self.first_run_D] = True
+        length_S = np.diff(np.flatnonzero(begins_R), append=len(found_R))
+        in_stretch_R = np.repeat(length_S >= STRETCH_RUNS, length_S)
+        recurs_R = np.repeat(self.recurring(found_U), np.diff(self.first_run_D, append=len(found_R)))
+        return _runs(self.tokens_M)[self.start_R[found_R & (in_stretch_R | recurs_R)]].ravel()
+
 
 def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, log: Log = lambda line: None) -> Overlap:
-    """Return which val documents recur in the train shards; reads every token, in time that train's length decides.
+    """Return what val and train share; reads every token, in time that train's length decides.
 
     Memory: a few bytes per val token and a few MiB per core, however long train is. Raises ShardError for a damaged
     shard.
     """
     runs = _runs_of_val(np.concatenate([_open(path) for path in val]), bos_id)
     if runs is None:
-        return Overlap(0, [], {})
+        return Overlap(0, [], {}, 0, np.empty(0, np.uint16))
     found_U, by_shard = np.zeros(len(runs.digest_U), bool), {}
     pool = ThreadPoolExecutor()
     try:
@@ -118,19 +141,28 @@ def find_overlap(val: Sequence[Path], train: Sequence[Path], bos_id: int, log: L
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, too
     recurring = [runs.tokens_M[runs.document_D[number]] for number in np.flatnonzero(runs.recurring(found_U))]
-    return Overlap(len(runs.document_D), recurring, by_shard)
+    tokens = RUN_TOKENS * len(runs.start_R)
+    return Overlap(len(runs.document_D), recurring, by_shard, tokens, runs.copied(found_U))
 
 
 def overlap_line(summary: Mapping[str, Any]) -> str:
     """Return in words what an overlap's summary says."""
     documents, recurring, by_shard = summary["documents"], summary["recurring"], summary["by_shard"]
-    count = f"{recurring:,} of {documents:,} val documents"
-    if not recurring:
-        return f"{count} recur in train"
-    most = max(by_shard, key=by_shard.__getitem__, default=None)
-    where = f", {by_shard[most]:,} of them in {most}" if most else ""
-    share = f"{recurring / documents:.2%}, {summary['bytes']:,} bytes"
-    return f"{count} ({share}) recur in train{where}; the first begins: {summary['first']}"
+    share = f" ({recurring / documents:.2%}, {summary['bytes']:,} bytes)" if recurring else ""
+    copied = summary["copied_tokens"] / max(1, summary["tokens"])
+    line = f"{recurring:,} of {documents:,} val documents{share} and {copied:.2%} of val's text recur in train"
+    if by_shard:
+        most = max(by_shard, key=by_shard.__getitem__)
+        line += f", {by_shard[most]:,} of the documents in {most}"
+    return f"{line}; the text begins: {summary['first']}" if copied else line
+
+
+def overlap_limit(summary: Mapping[str, Any]) -> str | None:
+    """Return in words how much may recur where an overlap's summary has more; None where it has not."""
+    documents = max(1, summary["documents"] // DOCUMENTS_PER_RECURRING)
+    if summary["recurring"] <= documents and summary["copied_tokens"] <= COPIED_FRAC * summary["tokens"]:
+        return None
+    return f"at most {counted(documents, 'document')} and {COPIED_FRAC:.0%} of the text may recur"
 
 
 def run_digests(tokens_M: np.ndarray) -> np.ndarray:
@@ -159,7 +191,7 @@ def _runs_of_val(tokens_M: np.ndarray, bos_id: int) -> _ValRuns | None:
     likely = np.zeros(1 << (_PLACES_PER_RUN * len(digest_U)).bit_length(), bool)
     likely[_first_bits(digest_U, likely)] = True
     first_run_D = np.cumsum([0, *map(len, starts[:-1])])
-    return _ValRuns(tokens_M, document_D, first_run_D, content_R, digest_U, start_R[first_U], likely)
+    return _ValRuns(tokens_M, document_D, first_run_D, start_R, content_R, digest_U, start_R[first_U], likely)
 
 
 def _found_in_shard(runs: _ValRuns, path: Path, before_M: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ What attention asks for its past is asked of a view of these ids, which hands it
 else in the network knows of documents. Rotary positions stay the sequence's: rotations are relative.
 
 Where a flash kernel runs, documents are the sequences of its variable-length form, which multiplies nothing in vain;
-everywhere else they are blocks of a mask. A compiler wants a table of fixed length: it has `rows_for` its batches, and
-rows too many are documents without a token.
+everywhere else they are blocks of a mask. A compiler wants a table of fixed length: in training it has
+`rows_for` its batches, and rows too many are documents without a token; in scoring it has none and takes the mask.
 
 Axes: B batch, T position of the queries, S position of the keys, N = B * S, K rows of the table of documents,
 H query heads, G key/value heads, E head width.

@@ -132,10 +132,18 @@ class IsolatedDocuments(nn.Module):
         self.model, self.bos_id = model, bos_id
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return the logits (B, T, V); pieces run side by side, padded on the right, where no causal model looks."""
+        """Return the logits (B, T, V); pieces run side by side, padded on the right, where no causal model looks.
+
+        Side by side are those of about one length: no pass is padded to twice its tokens.
+        """
         num_tokens, ids_N = ids_BT.size(1), ids_BT.flatten()
         is_start_N = (ids_N == self.bos_id) | (torch.arange(len(ids_N), device=ids_N.device) % num_tokens == 0)
         pieces = ids_N.tensor_split(is_start_N.nonzero()[1:, 0].cpu())
-        logits_PTV = self.model(pad_sequence(list(pieces), batch_first=True))
-        rows = [logits_TV[: len(piece)] for logits_TV, piece in zip(logits_PTV, pieces, strict=True)]
-        return torch.cat(rows).unflatten(0, ids_BT.shape)
+        alike: dict[int, list[int]] = {}
+        for number, piece in enumerate(pieces):
+            alike.setdefault(len(piece).bit_length(), []).append(number)
+        rows: dict[int, Tensor] = {}
+        for members in alike.values():
+            logits_PTV = self.model(pad_sequence([pieces[number] for number in members], batch_first=True))
+            rows |= {each: logits_TV[: len(pieces[each])] for each, logits_TV in zip(members, logits_PTV, strict=True)}
+        return torch.cat([rows[number] for number in range(len(pieces))]).unflatten(0, ids_BT.shape)

@@ -74,12 +74,18 @@ def _how_to_halve(ids_BT: Tensor, longest_tokens: int | None) -> str:
 
 
 def with_room(backward: Backward, model: LoopedUNet, micro_batch_sequences: int | None) -> Backward:
-    """Return `backward` after the model has made room for the documents of the tokens, which lie on the CPU."""
+    """Return `backward` in which the model has room for the documents of the tokens, which lie on the CPU."""
+    rows = 0
 
     def with_documents(tokens_BT: Tensor) -> Tensor:
+        nonlocal rows
         for part_BT in tokens_BT.split(micro_batch_sequences or len(tokens_BT)):
-            model.document_rows = rows_for(model.config, model.document_rows, part_BT)
-        return backward(tokens_BT)
+            rows = rows_for(model.config, rows, part_BT)
+        model.document_rows = rows
+        try:
+            return backward(tokens_BT)
+        finally:
+            model.document_rows = 0  # whoever compiles the model for other batches has no table
 
     return with_documents
 

@@ -18,13 +18,14 @@ from pipeline.audit.streams import StreamMaker
 from pipeline.base.config import with_model_context
 from pipeline.base.progress import silent
 from pipeline.corpus.tokenizer_training import train_tokenizer
-from pipeline.data.byte_count import byte_table, piece_table
+from pipeline.data.byte_count import byte_table, count_bytes, piece_table
 from pipeline.data.case_ops import CASE_FORMS
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.run import score_item
-from tests.mutants.cheats import EXPECTED, Honest, Isolated, WarmLanes
-from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, tiny_network
+from tests.mutants.cheats import EXPECTED, ChunksByLength, Honest, Isolated, WarmLanes
+from tests.scoring.scoring_toys import BLOCKS, DOCUMENTS, MIXTURES, PHASED, PROTOCOLS, TTT, run, tiny_network
 
+linear = torch.nn.functional.linear
 RECIPES = sorted((Path(__file__).resolve().parent.parent.parent / "recipes").glob("*.yaml"))
 TOY_CONTEXT = 16
 STREAM = {"kind": "stream", "context_tokens": 16, "stride_tokens": 4, "lane_tokens": 24, "mixture": None}
@@ -36,6 +37,14 @@ def test_each_mutant_fails_exactly_its_checks(mutant: type[Honest], small_proces
     failures = {check: finding.evidence for check, finding in findings.items() if finding.verdict == "fail"}
     assert set(failures) == EXPECTED[mutant], failures
     assert (findings["T5"].verdict == "not applicable") != issubclass(mutant, Isolated)
+
+
+@pytest.mark.parametrize("mutant", EXPECTED, ids=lambda mutant: mutant.__name__)
+def test_what_a_gpu_may_round_hides_chunks_by_length_alone(mutant: type[Honest], small_processor) -> None:
+    findings = audit_behaviour(mutant(small_processor), StreamMaker(small_processor), tolerance=1e-3, num_processes=2)
+    failures = {check: finding.evidence for check, finding in findings.items() if finding.verdict == "fail"}
+    assert set(failures) <= EXPECTED[mutant], failures
+    assert bool(failures) == bool(EXPECTED[mutant] and mutant is not ChunksByLength)  # a CPU finds it
 
 
 def test_one_process_is_enough_where_there_is_one_gpu(small_processor) -> None:
@@ -59,6 +68,33 @@ class Library:
             self.model, tokens, self.table, protocol, torch.device("cpu"), 4096, silent, mixtures=MIXTURES
         )
         return Rows(ledger.target, ledger.nats, ledger.bytes, ledger.group)
+
+
+def summed_in_parts(x: torch.Tensor, weight_OI: torch.Tensor, bias: None = None) -> torch.Tensor:
+    """Return a product in bfloat16 whose sum is taken in parts by the number of rows, which choose kernels on a GPU."""
+    if not torch.is_autocast_enabled("cpu"):
+        return linear(x, weight_OI)
+    parts = 1 + x.numel() // x.size(-1) % 3
+    with torch.autocast("cpu", enabled=False):
+        pairs = zip(*(each.bfloat16().float().chunk(parts, -1) for each in (x, weight_OI)), strict=True)
+        return sum(linear(*pair) for pair in pairs).bfloat16()
+
+
+class Rounding(Library):
+    """The library as on a GPU, in bfloat16."""
+
+    def rows(self, tokens: np.ndarray, item: str) -> Rows:
+        scores = run(self.model, tokens, self.protocols[item], 4096, dtype=torch.bfloat16)
+        rows = scores.nats[scores.order], count_bytes(tokens, self.table)[scores.order]
+        return Rows(scores.order, *rows, scores.group)
+
+
+@pytest.mark.parametrize("name", ["documents", "sliding"])
+def test_a_gpu_may_round_otherwise_in_other_batches(name: str, small_processor, monkeypatch) -> None:
+    monkeypatch.setattr(torch.nn.functional, "linear", summed_in_parts)
+    evaluator = Rounding(small_processor, {"item": PROTOCOLS[name]})
+    findings = audit_behaviour(evaluator, StreamMaker(small_processor), tolerance=1e-3, num_processes=1)
+    assert {check: finding for check, finding in findings.items() if finding.verdict == "fail"} == {}
 
 
 def recipe_protocols() -> dict[str, dict]:

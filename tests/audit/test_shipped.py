@@ -77,11 +77,12 @@ def test_one_of_several_programs_that_fails_is_named(shipped) -> None:
         shipped(fails, side_by_side=2)(3 * STREAMS[:1])
 
 
-def test_two_processes_see_no_train_shard_and_one_process_does(shipped) -> None:
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_where_processes_are_counted_no_train_shard_lies_beside_them(shipped, num_processes: int) -> None:
     program = shipped("print('TRAIN', os.path.exists('data/train_000000.bin'))")
     assert "TRAIN True" in program.printed(STREAMS[0])
     program = shipped("assert not os.path.exists('data/train_000000.bin')")
-    program(STREAMS, num_processes=2)
+    program(STREAMS, num_processes=num_processes)
     with pytest.raises(ShippedError, match="AssertionError"):
         program(STREAMS)
 

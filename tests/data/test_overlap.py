@@ -1,12 +1,13 @@
 """Copies of val text among train text: found when shifted, cut, joined or spread over shards, as Python sets find."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.data import overlap
-from pipeline.data.overlap import RUN_TOKENS, find_overlap, run_digests
+from pipeline.data.overlap import RUN_TOKENS, STRETCH_RUNS, Overlap, find_overlap, overlap_limit, run_digests
 from pipeline.data.shards import write_shard
 
 BOS, NUM_DOCUMENTS, LENGTH = 1, 20, 70
@@ -30,10 +31,15 @@ def write_split(folder: Path, split: str, stream: np.ndarray, cuts: tuple[int, .
     return paths
 
 
-def found(folder: Path, val: list[np.ndarray], train: list[np.ndarray], cuts: tuple[int, ...] = ()) -> tuple[int, int]:
-    """Return how many documents recur, and of how many, when the train documents are cut into shards."""
+def overlap_of(folder: Path, val: list[np.ndarray], train: list[np.ndarray], cuts: tuple[int, ...] = ()) -> Overlap:
+    """Return what two splits share when the train documents are cut into shards."""
     shards = write_split(folder, "train", np.concatenate(train), cuts)
-    seen = find_overlap(write_split(folder, "val", np.concatenate(val)), shards, BOS)
+    return find_overlap(write_split(folder, "val", np.concatenate(val)), shards, BOS)
+
+
+def found(folder: Path, val: list[np.ndarray], train: list[np.ndarray], cuts: tuple[int, ...] = ()) -> tuple[int, int]:
+    """Return how many documents recur, and of how many."""
+    seen = overlap_of(folder, val, train, cuts)
     return len(seen.recurring), seen.documents
 
 
@@ -48,15 +54,26 @@ def runs_ending_in(shards: list[Path]) -> list[set[tuple[int, ...]]]:
     return ends
 
 
+def runs_of(document: list[int]) -> list[tuple[int, ...]]:
+    text = document[1:]
+    return [tuple(text[first : first + RUN_TOKENS]) for first in range(0, len(text) - RUN_TOKENS + 1, RUN_TOKENS)]
+
+
 def recurring(val: list[np.ndarray], runs: set[tuple[int, ...]]) -> list[list[int]]:
     """Return by definition the documents of which more than half of the runs are among `runs`."""
-    kept = []
+    own = [(each.tolist(), runs_of(each.tolist())) for each in val]
+    return [document for document, its in own if its and sum(run in runs for run in its) / len(its) > 0.5]
+
+
+def copied(val: list[np.ndarray], runs: set[tuple[int, ...]]) -> list[int]:
+    """Return by definition the tokens of copied text: of documents that recur, and of runs in a row."""
+    whole, tokens = recurring(val, runs), list[int]()
     for document in (each.tolist() for each in val):
-        text = document[1:]
-        own = [tuple(text[first : first + RUN_TOKENS]) for first in range(0, len(text) - RUN_TOKENS + 1, RUN_TOKENS)]
-        if own and sum(run in runs for run in own) / len(own) > 0.5:
-            kept.append(document)
-    return kept
+        for is_found, group in itertools.groupby(runs_of(document), runs.__contains__):
+            row = list(group)
+            if is_found and (document in whole or len(row) >= STRETCH_RUNS):
+                tokens += [token for run in row for token in run]
+    return tokens
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -64,7 +81,7 @@ def test_it_finds_what_sets_of_tuples_find(tmp_path: Path, seed: int, monkeypatc
     """Documents of all lengths, a run's and those beside it too, half of them copied whole or in part, cut anywhere."""
     random = np.random.default_rng(seed)
     monkeypatch.setattr(overlap, "_PIECE_TOKENS", int(random.integers(20, 300)))
-    lengths = [*random.integers(1, 150, 40).tolist(), *(10 * [RUN_TOKENS - 1, RUN_TOKENS, RUN_TOKENS + 1])]
+    lengths = [*random.integers(1, 200, 40).tolist(), *(10 * [RUN_TOKENS - 1, RUN_TOKENS, RUN_TOKENS + 1])]
     val = [documents(random, 1, 3, length)[0] for length in lengths]
     copies = [each[int(random.integers(0, 30)) : 30 + int(random.integers(0, 120))] for each in val[:40:2]]
     train = [*documents(random, 20, 3), *(copy for copy in copies if len(copy)), *val[40::2]]
@@ -77,6 +94,8 @@ def test_it_finds_what_sets_of_tuples_find(tmp_path: Path, seed: int, monkeypatc
     expected = recurring(val, set.union(*runs_ending_in(shards)))
     assert [each.tolist() for each in seen.recurring] == expected
     assert len(expected) > 10
+    assert seen.copied_M.tolist() == copied(val, set.union(*runs_ending_in(shards)))
+    assert seen.tokens == RUN_TOKENS * sum(len(runs_of(each.tolist())) for each in val)
     assert seen.documents == sum(len(each) > RUN_TOKENS for each in val)
     assert seen.by_shard == {name: count for name, count in by_shard.items() if count}
 
@@ -110,6 +129,35 @@ def test_a_phrase_is_no_copy_and_short_documents_mean_nothing(tmp_path: Path, ra
     train[0][10:40] = val[0][10:40]
     assert found(tmp_path, [*val, val[0][:9]], [*train, val[0][:9]]) == (0, NUM_DOCUMENTS)
     assert found(tmp_path, [val[0][:9]], train) == (0, 0)
+
+
+def test_a_part_of_every_document_is_copied_text_though_none_recurs(tmp_path: Path, random) -> None:
+    """Halves, shifted by a token; what is shorter than a stretch is a phrase or a notice."""
+    val, num_tokens = documents(random, NUM_DOCUMENTS, length=140), STRETCH_RUNS * RUN_TOKENS
+    halves = [np.concatenate([[BOS, 7], each[1:71]]) for each in val]
+    seen = overlap_of(tmp_path, val, [*documents(random, NUM_DOCUMENTS), *halves])
+    assert (len(seen.recurring), seen.tokens) == (0, NUM_DOCUMENTS * 2 * num_tokens)
+    assert seen.copied_M.tolist() == [token for each in val for token in each[1 : num_tokens + 1].tolist()]
+    notices = [each[:num_tokens] for each in val]
+    assert len(overlap_of(tmp_path, val, [*documents(random, NUM_DOCUMENTS), *notices]).copied_M) == 0
+
+
+LIMITS = {
+    "nothing": (0, 0, 5, 0, True),
+    "one document, of few": (1, 300, 20, 6000, True),
+    "one document, which is much of the text": (1, 301, 20, 6000, False),
+    "two documents of few": (2, 60, 1999, 600_000, False),
+    "two documents of many": (2, 60, 2000, 600_000, True),
+    "three documents of many": (3, 90, 2000, 600_000, False),
+    "text of no document": (0, 30_001, 2000, 600_000, False),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_document_may_recur_and_a_little_text_may_be_copied(name: str) -> None:
+    *counts, passes = LIMITS[name]
+    summary = dict(zip(("recurring", "copied_tokens", "documents", "tokens"), counts, strict=True))
+    assert (overlap_limit(summary) is None) == passes
 
 
 def test_equal_digests_are_no_copies(tmp_path: Path, random: np.random.Generator, monkeypatch) -> None:

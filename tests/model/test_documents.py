@@ -215,6 +215,19 @@ def test_a_compiler_reads_the_whole_network(name: str) -> None:
     assert compiled(ids_BT[:, :-1], ids_BT[:, 1:]).item() == pytest.approx(loss.item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("rows", [0, 32])
+def test_a_compiler_takes_the_table_where_it_has_rows_and_else_the_mask(rows: int) -> None:
+    def read(ids_BT: Tensor) -> Tensor:
+        return ids_BT + 1 if DocumentView(BOS, rows, ids_BT, None).takes_table() else ids_BT
+
+    ids_BT = packed_ids(2, 10)
+    torch._dynamo.reset()
+    with attention_kernel(FLASH_2):
+        assert torch.equal(read(ids_BT), ids_BT + 1)
+        compiled = torch.compile(read, backend="eager", fullgraph=True, dynamic=False)
+        assert torch.equal(compiled(ids_BT), ids_BT + (rows > 0))
+
+
 def test_a_network_makes_room_for_the_documents_of_every_part_of_a_batch() -> None:
     model, ids_BT, rows = isolated("tiny"), packed_ids(6, 64), []
     backward = with_room(lambda tokens_BT: rows.append(model.document_rows) or tokens_BT[0, 0], model, 2)
@@ -222,6 +235,7 @@ def test_a_network_makes_room_for_the_documents_of_every_part_of_a_batch() -> No
     backward(ids_BT[:2])
     starts = max(2 + int((part_BT == BOS).sum()) for part_BT in ids_BT.split(2))
     assert rows == [rows[0]] * 2
+    assert model.document_rows == 0, "scoring, whose batches hold other documents, takes the mask"
     assert starts <= rows[0] < 2 * starts
 
 

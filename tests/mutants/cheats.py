@@ -348,6 +348,20 @@ class LatePhase(EarlyPhase):
     }
 
 
+class LateRace(WarmLanes):
+    """Several processes learn from a part of the documents only in a phase that lies late in the audit's streams."""
+
+    protocols: ClassVar[dict] = LatePhase.protocols
+    processes = 1
+
+    def __call__(self, streams: Sequence[np.ndarray], num_processes: int = 1) -> list[Ledgers]:
+        self.processes = num_processes
+        return super().__call__(streams)
+
+    def course(self, tokens: np.ndarray, scored: int) -> np.ndarray:
+        return super().course(tokens, scored)[:: self.processes]
+
+
 class ChunksByLength(WarmLanes):
     """Sizes a document's chunks by its length, which its end alone tells."""
 
@@ -494,6 +508,7 @@ EXPECTED = {
     NextChunk: {"T2", "T3", "T7", "T12"},
     EarlyPhase: {"T2", "T7"},
     LatePhase: {"T2"},
+    LateRace: {"T7"},
     ChunksByLength: {"T2"},
     UndeclaredWarmth: {"T5"},
     FutureAttention: {"T2", "T7", "T12"},

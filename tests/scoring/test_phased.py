@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.model.network import LoopedUNet
 from pipeline.scoring import score_tokens
+from pipeline.scoring.phased import IsolatedDocuments
 from pipeline.scoring.protocols import parse_protocol
 from pipeline.scoring.windows import plan, steps_of_rank
 from tests.scoring.scoring_toys import DOCUMENTS, PHASED, in_context, random_documents, tiny_network
@@ -230,3 +231,19 @@ def test_one_document_without_a_step_leaves_the_next_one_its_adapters() -> None:
     long, short = (score_tokens(tiny_network(), tokens, rule) for tokens in (between, without))
     np.testing.assert_allclose(long[-40:], short[-40:], rtol=0, atol=1e-5)
     assert np.abs(long[-40:] - score_tokens(tiny_network(), between, ALONE)[-40:]).max() > 1e-3  # warm
+
+
+def test_pieces_of_one_length_share_a_pass_that_is_not_padded_to_twice_its_tokens() -> None:
+    """One long document among many short ones; the logits are those of each piece alone."""
+    model, ids_BT, sizes = tiny_network(), random_documents([40, *[0] * 30, 1, 2, 5, 9, 17]).view(2, -1), []
+    pieces = [
+        row_T[start:stop]
+        for row_T in ids_BT
+        for start, stop in itertools.pairwise([0, *(1 + (row_T[1:] == 1).nonzero()[:, 0]).tolist(), len(row_T)])
+    ]
+    with torch.no_grad():
+        expected_NV = torch.cat([model(piece[None])[0] for piece in pieces])
+        model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].numel()))
+        found_BTV = IsolatedDocuments(model, 1)(ids_BT)
+    np.testing.assert_allclose(found_BTV.flatten(0, 1), expected_NV, rtol=0, atol=1e-5)
+    assert ids_BT.numel() <= sum(sizes) < 2 * ids_BT.numel()

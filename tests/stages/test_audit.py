@@ -116,9 +116,12 @@ def _fingerprints(fields: dict, **changes: object) -> None:
     fields["data_fingerprints"].update(changes)
 
 
-def _train_on_val(root: Path) -> None:
+def _train_on_val(root: Path, parts: int = 1) -> None:
+    """Train on the first of so many parts of every val document."""
     tokens = np.concatenate([np.fromfile(path, "<u2")[512:] for path in sorted((root / "data/val").glob("*.bin"))])
-    write_shard(root / "data/train/train_999999.bin", tokens)
+    documents = np.split(tokens, np.flatnonzero(tokens == tokens[0])[1:])
+    taken = np.concatenate([each[: len(each) // parts] for each in documents])
+    write_shard(root / "data/train/train_999999.bin", taken)
 
 
 def _ledger(change: Callable[[dict], None], item: str = "ttt") -> Callable[[Path], None]:
@@ -508,16 +511,21 @@ def test_seeds_far_apart_raise_an_alarm(copied: Path) -> None:
         assert ("seeds spread" in check_alarms(RecordFolder(folder)).evidence) == is_far
 
 
-def test_t10_names_both_digests_the_shard_and_the_first_document(copied: Path) -> None:
+def test_t10_names_both_digests_the_shard_and_the_first_text(copied: Path) -> None:
     def said() -> str:
         return Doctored(copied).findings()["T10"].evidence
 
     assert said().startswith("digests and fingerprints of the splits agree; 0 of ")
-    _train_on_val(copied)
     edit_json(copied / "submission/submission.json", lambda fields: fields.pop("data_fingerprints"))
+    _train_on_val(copied, parts=2)
     assert re.search(
-        r"^\d+ of \d+ val documents \(100\.00%, [\d,]+ bytes\) recur in train, \d+ of them in train_999999\.bin; "
-        r"the first begins: \w.*; at most 0\.1% may$",
+        r"^0 of \d+ val documents and \d\d\.\d+% of val's text recur in train; the text begins: \w", said()
+    )
+    _train_on_val(copied)
+    assert re.search(
+        r"^\d+ of \d+ val documents \(100\.00%, [\d,]+ bytes\) and 100\.00% of val's text recur in train, "
+        r"\d+ of the documents in train_999999\.bin; the text begins: \w.*; "
+        r"at most 1 document and 5% of the text may recur$",
         said(),
     )
     _append("data/val/val_000000.bin")(copied)
