@@ -7,7 +7,7 @@ from pipeline.base.artifacts import ROOT
 VAL = "artifacts/data/val/val_000000.bin"
 TRAIN = "artifacts/data/train/train_000000.bin"
 ATTEMPTS = {
-    "train": (["--seed", "1"], "    vocab_size = read_manifest", VAL),
+    "train": (["--seed", "1"], "    listed = listed_shards", VAL),
     "calibrate": (["--seed", "1"], "    model = load_checkpoint(checkpoint)", VAL),
     "quantize": (["--seed", "1"], "    model = load_checkpoint(checkpoint)", VAL),
     "evaluate": (["--seed", "1", "--item", "blocks"], "    table, manifest = load_byte_table", TRAIN),
