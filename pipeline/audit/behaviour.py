@@ -26,11 +26,11 @@ DOCUMENT_TOKENS = (200, 0, 1, 90, 5, 300, 33, 0, 1, 61, 120, 17)
 def audit_behaviour(
     evaluate: Evaluator, maker: StreamMaker, tolerance: float, num_processes: int
 ) -> dict[str, Finding]:
-    """Return the findings of T1 to T7 and T12; the evaluator is called twice, and
-    a third time where a protocol declares a phase of learning, which the first streams may be too short for.
+    """Return the findings of T1 to T7 and T12.
 
-    `tolerance`: nats by which two equal runs may differ, 0 on a CPU; `num_processes`: of all calls
-    but the last, for T7.
+    The evaluator is called twice, and a third time where a protocol declares a phase of learning, which the streams of
+    the first call may be too short for. `tolerance`: nats by which two equal runs may differ, 0 on a CPU;
+    `num_processes`: of all calls but the last, for T7.
     """
     many, short = maker.stream("many documents", DOCUMENT_TOKENS), maker.repeated("short", 12)
     on_processes = evaluate([many.tokens, short.tokens], num_processes=num_processes)
