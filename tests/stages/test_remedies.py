@@ -59,7 +59,7 @@ def test_what_was_lost_comes_back_by_the_command_that_the_message_names(project,
     done = project.run(*advice[0].split())
     ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
     assert ran in ([], ["Running stage 'prepare':"])
-    shutil.rmtree(project.root / STATE)
+    shutil.rmtree(project.root / STATE, ignore_errors=True)  # not there where no stage came so far
     assert folder_digest(project.root / ROOT) == before
 
 
