@@ -28,8 +28,31 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
     `item`: what the record is scored under; None is the headline.
     """
     document = read_yaml(path)
+    shrink(document, _PIECES)
+    for protocol in document["evaluate"]["protocols"].values():
+        if protocol.get("global_phase"):
+            protocol["bos_id"] = _FREQUENT_PIECE
+    sections = {name: parse_value(section_class(name), document[name], name) for name in _CARRIED}
+    evaluate = parse_value(EvaluateConfig, document["evaluate"], "evaluate")
+    item = item or evaluate.headline
+    protocol = evaluate.protocols[item]
+    return Recipe(
+        seed=3,
+        meta={"model": dataclasses.asdict(sections["model"])},
+        device="cpu",
+        attention="auto",
+        protocols={item: protocol},
+        score_name=score_name(dataclasses.asdict(protocol)),
+        batch_tokens=evaluate.batch_tokens,
+        silent_tokens=None,
+        **sections,
+    )
+
+
+def shrink(document: dict[str, Any], pieces: int) -> None:
+    """Make the numbers of a recipe small, all but those of its data; `pieces`: of its vocabulary."""
     model, train = document["model"], document["train"]
-    _shrink_model(model)
+    _shrink_model(model, pieces)
     stages = train["context_stages"] or []
     for shorter, stage in enumerate(reversed(stages)):
         stage["context_tokens"] = _CONTEXT_TOKENS >> shorter
@@ -58,29 +81,13 @@ def shrunk_recipe(path: Path, item: str | None = None) -> Recipe:
         sizes = {"context_tokens": _CONTEXT_TOKENS, "stride_tokens": 32, "chunk_tokens": chunk, "epochs": 1, "rank": 4}
         protocol |= {key: value for key, value in sizes.items() if key in protocol}
         if protocol.get("global_phase"):
-            protocol["bos_id"] = _FREQUENT_PIECE
             protocol["global_phase"] |= {"context_tokens": 32, "chunk_tokens": 64, "documents": 4}
-    sections = {name: parse_value(section_class(name), document[name], name) for name in _CARRIED}
-    evaluate = parse_value(EvaluateConfig, document["evaluate"], "evaluate")
-    item = item or evaluate.headline
-    protocol = evaluate.protocols[item]
-    return Recipe(
-        seed=3,
-        meta={"model": dataclasses.asdict(sections["model"])},
-        device="cpu",
-        attention="auto",
-        protocols={item: protocol},
-        score_name=score_name(dataclasses.asdict(protocol)),
-        batch_tokens=evaluate.batch_tokens,
-        silent_tokens=None,
-        **sections,
-    )
 
 
-def _shrink_model(model: dict[str, Any]) -> None:
+def _shrink_model(model: dict[str, Any], pieces: int) -> None:
     heads = model["attention"]["num_heads"]
     factored = model["embedding_dim"] != model["model_dim"]
-    model |= {"vocab_size": _PIECES, "context_tokens": _CONTEXT_TOKENS, "model_dim": 8 * heads}
+    model |= {"vocab_size": pieces, "context_tokens": _CONTEXT_TOKENS, "model_dim": 8 * heads}
     model["embedding_dim"] = 4 * heads if factored else 8 * heads
     rope = model["rope"]
     rope["dims"] = min(rope["dims"], 8)
